@@ -1,0 +1,160 @@
+/**
+ * The errors of `@x/kernels`. Each class has a stable `code`; `isInstance` recognises an error by a global
+ * symbol, so the check works even when two copies of the package are loaded.
+ */
+
+const BRAND = Symbol.for("x.kernels.error");
+
+/** Stable identifiers of the failures that a caller can act on. */
+export type KernelsErrorCode =
+  | "KERNELS"
+  | "ADAPTER_NOT_FOUND"
+  | "DEVICE_LOST"
+  | "GPU_VALIDATION"
+  | "OUT_OF_MEMORY"
+  | "SHAPE"
+  | "DTYPE"
+  | "CONFIG"
+  | "DISPOSED"
+  | "DUPLICATE_PACKAGE";
+
+function hasCode(value: unknown, code: KernelsErrorCode): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  const codes = (value as Record<symbol, unknown>)[BRAND];
+  return Array.isArray(codes) && codes.includes(code);
+}
+
+/** Base of every error of this project's GPU packages. `who` is the op or kernel that failed. */
+export class KernelsError extends Error {
+  readonly code: KernelsErrorCode = "KERNELS";
+  readonly who: string;
+
+  constructor(who: string, message: string, options?: ErrorOptions) {
+    super(`${who}: ${message}`, options);
+    this.name = new.target.name;
+    this.who = who;
+    Object.defineProperty(this, BRAND, { value: ["KERNELS"], writable: true, enumerable: false });
+  }
+
+  static isInstance(value: unknown): value is KernelsError {
+    return hasCode(value, "KERNELS");
+  }
+
+  protected brand(code: KernelsErrorCode): void {
+    const codes = (this as unknown as Record<symbol, KernelsErrorCode[]>)[BRAND];
+    codes?.push(code);
+  }
+}
+
+/** No WebGPU adapter could be opened; the message says what to install on this platform. */
+export class AdapterNotFoundError extends KernelsError {
+  override readonly code = "ADAPTER_NOT_FOUND";
+  constructor(who: string, message: string, options?: ErrorOptions) {
+    super(who, message, options);
+    this.brand("ADAPTER_NOT_FOUND");
+  }
+  static override isInstance(value: unknown): value is AdapterNotFoundError {
+    return hasCode(value, "ADAPTER_NOT_FOUND");
+  }
+}
+
+/** The GPU device is gone (driver reset, removal, or `destroy()`); open a new one with `openDevice()`. */
+export class DeviceLostError extends KernelsError {
+  override readonly code = "DEVICE_LOST";
+  readonly reason: "unknown" | "destroyed";
+  constructor(who: string, message: string, reason: "unknown" | "destroyed" = "unknown") {
+    super(who, message);
+    this.reason = reason;
+    this.brand("DEVICE_LOST");
+  }
+  static override isInstance(value: unknown): value is DeviceLostError {
+    return hasCode(value, "DEVICE_LOST");
+  }
+}
+
+/** The implementation refused a shader or a command; the message holds its report and the kernel's name. */
+export class GpuValidationError extends KernelsError {
+  override readonly code = "GPU_VALIDATION";
+  constructor(who: string, message: string, options?: ErrorOptions) {
+    super(who, message, options);
+    this.brand("GPU_VALIDATION");
+  }
+  static override isInstance(value: unknown): value is GpuValidationError {
+    return hasCode(value, "GPU_VALIDATION");
+  }
+}
+
+/** An allocation exceeded the memory budget or a limit of the device, or was refused by it. */
+export class OutOfMemoryError extends KernelsError {
+  override readonly code = "OUT_OF_MEMORY";
+  /** Bytes that were asked for. */
+  readonly requested: number;
+  constructor(who: string, message: string, requested: number, options?: ErrorOptions) {
+    super(who, message, options);
+    this.requested = requested;
+    this.brand("OUT_OF_MEMORY");
+  }
+  static override isInstance(value: unknown): value is OutOfMemoryError {
+    return hasCode(value, "OUT_OF_MEMORY");
+  }
+}
+
+/** A tensor has the wrong rank or extent. */
+export class ShapeError extends KernelsError {
+  override readonly code = "SHAPE";
+  constructor(who: string, message: string) {
+    super(who, message);
+    this.brand("SHAPE");
+  }
+  static override isInstance(value: unknown): value is ShapeError {
+    return hasCode(value, "SHAPE");
+  }
+}
+
+/** A tensor has the wrong element type. */
+export class DTypeError extends KernelsError {
+  override readonly code = "DTYPE";
+  constructor(who: string, message: string) {
+    super(who, message);
+    this.brand("DTYPE");
+  }
+  static override isInstance(value: unknown): value is DTypeError {
+    return hasCode(value, "DTYPE");
+  }
+}
+
+/** A configuration or argument has an unknown key or a value that the rule forbids. */
+export class ConfigError extends KernelsError {
+  override readonly code = "CONFIG";
+  constructor(who: string, message: string) {
+    super(who, message);
+    this.brand("CONFIG");
+  }
+  static override isInstance(value: unknown): value is ConfigError {
+    return hasCode(value, "CONFIG");
+  }
+}
+
+/** A tensor or recording was used after it had been freed. */
+export class DisposedError extends KernelsError {
+  override readonly code = "DISPOSED";
+  constructor(who: string, message: string) {
+    super(who, message);
+    this.brand("DISPOSED");
+  }
+  static override isInstance(value: unknown): value is DisposedError {
+    return hasCode(value, "DISPOSED");
+  }
+}
+
+/** Two incompatible copies of `@x/kernels` are loaded in one program. */
+export class DuplicatePackageError extends KernelsError {
+  override readonly code = "DUPLICATE_PACKAGE";
+  constructor(who: string, message: string) {
+    super(who, message);
+    this.brand("DUPLICATE_PACKAGE");
+  }
+  static override isInstance(value: unknown): value is DuplicatePackageError {
+    return hasCode(value, "DUPLICATE_PACKAGE");
+  }
+}

@@ -1,0 +1,13 @@
+/** The browser's WebGPU entry point, or undefined where the browser has none. */
+export function provideGpu(): Promise<GPU | undefined> {
+  const host = globalThis as { navigator?: { gpu?: GPU } };
+  return Promise.resolve(host.navigator?.gpu);
+}
+
+/** What to do when there is no adapter on this platform. */
+export function adapterAdvice(): string {
+  return (
+    "this browser offers no WebGPU adapter. Use a current Chrome, Edge, Firefox or Safari over https or " +
+    "localhost, and check that hardware acceleration is on"
+  );
+}

@@ -1,0 +1,46 @@
+let dawn: Promise<GPU> | undefined;
+
+async function loadDawn(): Promise<GPU> {
+  const name = "webgpu";
+  const loaded = (await import(name)) as { create(flags: string[]): GPU; globals: Record<string, unknown> };
+  for (const [key, value] of Object.entries(loaded.globals)) {
+    if (!(key in globalThis)) Object.defineProperty(globalThis, key, { value, configurable: true, writable: true });
+  }
+  return loaded.create([]);
+}
+
+/** `navigator.gpu` where the runtime has it (Deno), else Dawn through the optional peer `webgpu`. */
+export async function provideGpu(): Promise<GPU | undefined> {
+  const host = globalThis as { navigator?: { gpu?: GPU } };
+  if (host.navigator?.gpu) return host.navigator.gpu;
+  dawn ??= loadDawn();
+  try {
+    return await dawn;
+  } catch (cause) {
+    dawn = undefined;
+    throw new Error(
+      "WebGPU for Node is the optional peer dependency `webgpu` (Dawn), which could not be loaded. " +
+        "Install it beside @x/kernels: npm install webgpu@0.6.2",
+      { cause },
+    );
+  }
+}
+
+/** What to install on this platform when Dawn finds no adapter. */
+export function adapterAdvice(): string {
+  switch (process.platform) {
+    case "linux":
+      return (
+        "no Vulkan driver that Dawn accepts was found. Install your GPU's Vulkan driver, or Mesa 25 or newer " +
+        "for software rendering: on Debian 13 and Ubuntu 24.04 `apt-get install libvulkan1 mesa-vulkan-drivers`, " +
+        "on Debian 12 the same from the backports suite: `apt-get install -t bookworm-backports libvulkan1 " +
+        "mesa-vulkan-drivers` (its own Mesa 22.3 is refused)"
+      );
+    case "darwin":
+      return "no Metal device was found; WebGPU needs macOS 11 or newer on hardware with Metal";
+    case "win32":
+      return "no Direct3D 12 device was found; update the graphics driver";
+    default:
+      return `there is no WebGPU adapter for ${process.platform}`;
+  }
+}

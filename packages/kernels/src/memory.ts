@@ -1,0 +1,170 @@
+import { OutOfMemoryError } from "./errors.js";
+import { bucketSize, type Storage, type StorageHome } from "./storage.js";
+
+/** Public memory figures, in bytes; live and pooled memory are told apart. */
+export interface MemoryStatistics {
+  /** Buffers that a tensor, a tape or a recording holds. */
+  readonly liveBuffers: number;
+  readonly liveBytes: number;
+  /** Buffers kept for reuse; `trim()` gives them back. */
+  readonly pooledBuffers: number;
+  readonly pooledBytes: number;
+  /** The most live bytes so far. */
+  readonly peakBytes: number;
+  /** The limit that was set for live and pooled bytes together, or Infinity. */
+  readonly budget: number;
+}
+
+/**
+ * Buffers by bucket size. A freed buffer is kept while the pool is below its limit. Commands run in the order in
+ * which they were queued, so a buffer may be reused as soon as it is freed; destroying one has to wait until the
+ * commands that use it are submitted, which `destroyLater` sees to.
+ */
+export class BufferPool implements StorageHome {
+  readonly #device: GPUDevice;
+  readonly #destroyLater: (storage: Storage) => void;
+  readonly #free: Map<number, Storage[]> = new Map<number, Storage[]>();
+  readonly #poolLimit: number;
+  readonly budget: number;
+  #nextId = 1;
+  #liveBuffers = 0;
+  #liveBytes = 0;
+  #pooledBuffers = 0;
+  #pooledBytes = 0;
+  #peakBytes = 0;
+
+  constructor(
+    device: GPUDevice,
+    options: { poolLimit: number; budget: number; destroyLater: (storage: Storage) => void },
+  ) {
+    this.#device = device;
+    this.#poolLimit = options.poolLimit;
+    this.budget = options.budget;
+    this.#destroyLater = options.destroyLater;
+  }
+
+  /** A buffer of at least `bytes`, with one reference. `fresh` says that no queued command has touched it. */
+  acquire(who: string, bytes: number): Storage {
+    const size = bucketSize(bytes);
+    const limit = this.#device.limits.maxBufferSize;
+    if (size > limit) {
+      throw new OutOfMemoryError(
+        who,
+        `asked for a buffer of ${String(bytes)} bytes; this device allows ${String(limit)} per buffer`,
+        bytes,
+      );
+    }
+    const pooled = this.#free.get(size)?.pop();
+    if (pooled) {
+      this.#pooledBuffers--;
+      this.#pooledBytes -= size;
+      pooled.references = 1;
+      this.#count(size);
+      return pooled;
+    }
+    if (this.#liveBytes + this.#pooledBytes + size > this.budget) {
+      this.trim();
+      if (this.#liveBytes + size > this.budget) {
+        throw new OutOfMemoryError(
+          who,
+          `asked for ${String(size)} bytes while ${String(this.#liveBytes)} are live; the memory budget is ${String(this.budget)}`,
+          bytes,
+        );
+      }
+    }
+    const buffer = this.#device.createBuffer({
+      size,
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST | GPUBufferUsage.INDIRECT,
+    });
+    this.#count(size);
+    return { id: this.#nextId++, buffer, bytes: size, references: 1, lastUse: 0, home: this };
+  }
+
+  #count(size: number): void {
+    this.#liveBuffers++;
+    this.#liveBytes += size;
+    this.#peakBytes = Math.max(this.#peakBytes, this.#liveBytes);
+  }
+
+  release(storage: Storage): void {
+    this.#liveBuffers--;
+    this.#liveBytes -= storage.bytes;
+    if (this.#pooledBytes + storage.bytes > this.#poolLimit) {
+      this.#destroyLater(storage);
+      return;
+    }
+    const list = this.#free.get(storage.bytes);
+    if (list) list.push(storage);
+    else this.#free.set(storage.bytes, [storage]);
+    this.#pooledBuffers++;
+    this.#pooledBytes += storage.bytes;
+  }
+
+  /** Give every pooled buffer back to the device. */
+  trim(): void {
+    for (const list of this.#free.values()) for (const storage of list) this.#destroyLater(storage);
+    this.#free.clear();
+    this.#pooledBuffers = 0;
+    this.#pooledBytes = 0;
+  }
+
+  statistics(): MemoryStatistics {
+    return {
+      liveBuffers: this.#liveBuffers,
+      liveBytes: this.#liveBytes,
+      pooledBuffers: this.#pooledBuffers,
+      pooledBytes: this.#pooledBytes,
+      peakBytes: this.#peakBytes,
+      budget: this.budget,
+    };
+  }
+}
+
+/**
+ * The private pool of a recording: what the recorded step frees stays with the recording, because a replay will
+ * write to it again.
+ */
+export class RecordingPool implements StorageHome {
+  readonly #parent: BufferPool;
+  readonly #free: Map<number, Storage[]> = new Map<number, Storage[]>();
+  readonly #owned: Set<Storage> = new Set<Storage>();
+
+  constructor(parent: BufferPool) {
+    this.#parent = parent;
+  }
+
+  acquire(who: string, bytes: number): Storage {
+    const pooled = this.#free.get(bucketSize(bytes))?.pop();
+    if (pooled) {
+      pooled.references = 1;
+      return pooled;
+    }
+    const storage = this.#parent.acquire(who, bytes);
+    storage.home = this;
+    this.#owned.add(storage);
+    return storage;
+  }
+
+  release(storage: Storage): void {
+    const list = this.#free.get(storage.bytes);
+    if (list) list.push(storage);
+    else this.#free.set(storage.bytes, [storage]);
+  }
+
+  /** Hand everything back to the device's pool; what is still referred to follows when it is freed. */
+  close(): void {
+    for (const storage of this.#owned) storage.home = this.#parent;
+    for (const list of this.#free.values()) for (const storage of list) this.#parent.release(storage);
+    this.#free.clear();
+    this.#owned.clear();
+  }
+}
+
+export function retain(storage: Storage): void {
+  storage.references++;
+}
+
+export function release(storage: Storage): void {
+  storage.references--;
+  if (storage.references === 0) storage.home.release(storage);
+}

@@ -1,0 +1,125 @@
+import { GpuValidationError } from "./errors.js";
+import {
+  resolveBindings,
+  resolveParams,
+  shaderText,
+  variantKey,
+  type Kernel,
+  type KernelEnvironment,
+  type KernelSource,
+  type ParamLayout,
+  type ResolvedBinding,
+} from "./kernel.js";
+
+/** A kernel's variant on one device: layouts at once, the pipeline when the implementation has compiled it. */
+export interface PipelineEntry {
+  readonly id: number;
+  readonly name: string;
+  readonly bindings: readonly ResolvedBinding[];
+  readonly params: ParamLayout;
+  readonly layout: GPUBindGroupLayout;
+  pipeline: GPUComputePipeline | undefined;
+  /** Settles when compiled or refused; never rejects (a refusal is in `failure`). */
+  readonly ready: Promise<void>;
+  failure: GpuValidationError | undefined;
+}
+
+function numbered(text: string, around: number): string {
+  return text
+    .split("\n")
+    .map((line, i) => `${String(i + 1).padStart(4)}  ${line}`)
+    .slice(Math.max(0, around - 4), around + 3)
+    .join("\n");
+}
+
+/** Creates pipelines asynchronously, once per kernel and variant. */
+export class PipelineCache {
+  readonly #device: GPUDevice;
+  readonly #environment: KernelEnvironment;
+  readonly #entries: Map<unknown, Map<string, PipelineEntry>> = new Map<unknown, Map<string, PipelineEntry>>();
+  readonly #pending: Set<PipelineEntry> = new Set<PipelineEntry>();
+  #count = 0;
+
+  constructor(device: GPUDevice, environment: KernelEnvironment) {
+    this.#device = device;
+    this.#environment = environment;
+  }
+
+  /** Pipelines being compiled. */
+  get pending(): ReadonlySet<PipelineEntry> {
+    return this.#pending;
+  }
+
+  /** Pipelines created so far. */
+  get size(): number {
+    return this.#count;
+  }
+
+  get<V>(kernel: Kernel<V>, variant: V): PipelineEntry {
+    let variants = this.#entries.get(kernel);
+    if (!variants) this.#entries.set(kernel, (variants = new Map<string, PipelineEntry>()));
+    const key = variantKey(variant);
+    let entry = variants.get(key);
+    if (!entry) variants.set(key, (entry = this.#create(kernel.source, variant)));
+    return entry;
+  }
+
+  #create<V>(source: KernelSource<V>, variant: V): PipelineEntry {
+    const device = this.#device;
+    const bindings = resolveBindings(source, variant);
+    const params = resolveParams(source, variant);
+    const key = variantKey(variant);
+    const label = key === "" ? source.name : `${source.name} ${key}`;
+    const text = shaderText(source, variant, this.#environment, bindings, params);
+    const entries: GPUBindGroupLayoutEntry[] = bindings.map((b, index) => ({
+      binding: index + 1,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type: b.access === "read" ? "read-only-storage" : "storage" },
+    }));
+    if (params.words > 0) {
+      entries.push({
+        binding: 0,
+        visibility: GPUShaderStage.COMPUTE,
+        buffer: { type: "uniform", hasDynamicOffset: true, minBindingSize: params.words * 4 },
+      });
+    }
+    const layout = device.createBindGroupLayout({ label, entries });
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ label, code: text });
+    const compiled = device.createComputePipelineAsync({
+      label,
+      layout: device.createPipelineLayout({ label, bindGroupLayouts: [layout] }),
+      compute: { module, entryPoint: "main" },
+    });
+    const refused = device.popErrorScope();
+    const settle = async (): Promise<void> => {
+      try {
+        entry.pipeline = await compiled;
+        await refused;
+      } catch (cause) {
+        const info = await module.getCompilationInfo().catch(() => undefined);
+        const messages = (info?.messages ?? [])
+          .filter((m) => m.type === "error")
+          .map((m) => `line ${String(m.lineNum)}:${String(m.linePos)}: ${m.message}\n${numbered(text, m.lineNum)}`);
+        const reason = messages.length > 0 ? messages.join("\n") : String(cause instanceof Error ? cause.message : cause);
+        entry.failure = new GpuValidationError(label, `the shader was refused: ${reason}`, { cause });
+        await refused.catch(() => null);
+      } finally {
+        this.#pending.delete(entry);
+      }
+    };
+    const entry: PipelineEntry = {
+      id: this.#count++,
+      name: source.name,
+      bindings,
+      params,
+      layout,
+      pipeline: undefined,
+      failure: undefined,
+      ready: Promise.resolve(),
+    };
+    this.#pending.add(entry);
+    (entry as { ready: Promise<void> }).ready = settle();
+    return entry;
+  }
+}

@@ -1,0 +1,145 @@
+import { ConfigError, DTypeError, ShapeError } from "./errors.js";
+import type { DType } from "./dtype.js";
+
+/** `[2, 3, 4]` as text. */
+export function showShape(shape: readonly number[]): string {
+  return `[${shape.join(", ")}]`;
+}
+
+/** Number of elements of a shape. */
+export function sizeOf(shape: readonly number[]): number {
+  let size = 1;
+  for (const extent of shape) size *= extent;
+  return size;
+}
+
+/** Check that a shape consists of non-negative integers. */
+export function checkShape(who: string, shape: readonly number[]): void {
+  for (const extent of shape) {
+    if (!Number.isSafeInteger(extent) || extent < 0) {
+      throw new ShapeError(who, `shape is ${showShape(shape)}; every extent must be a non-negative integer`);
+    }
+  }
+}
+
+/**
+ * Check rank and extents. An expected extent is a number, a name (any value, but the same name must have the
+ * same value), or null (any value). Returns the values of the names.
+ */
+export function expectShape(
+  who: string,
+  name: string,
+  tensor: { readonly shape: readonly number[] },
+  expected: readonly (number | string | null)[],
+  names: Record<string, number> = {},
+): Record<string, number> {
+  const text = `[${expected.map((e) => (e === null ? "any" : typeof e === "string" && e in names ? `${e} = ${String(names[e])}` : String(e))).join(", ")}]`;
+  const fail = (): never => {
+    throw new ShapeError(who, `${name} has shape ${showShape(tensor.shape)}; it must be ${text}`);
+  };
+  if (tensor.shape.length !== expected.length) fail();
+  expected.forEach((want, axis) => {
+    const got = tensor.shape[axis] ?? -1;
+    if (want === null) return;
+    if (typeof want === "number") {
+      if (want !== got) fail();
+    } else if (want in names) {
+      if (names[want] !== got) fail();
+    } else {
+      names[want] = got;
+    }
+  });
+  return names;
+}
+
+/** Check the element type. */
+export function expectDType(
+  who: string,
+  name: string,
+  tensor: { readonly dtype: DType },
+  ...allowed: DType[]
+): void {
+  if (!allowed.includes(tensor.dtype)) {
+    throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be ${allowed.join(" or ")}`);
+  }
+}
+
+/** Normalise an axis that may count from the end. */
+export function normalizeAxis(who: string, axis: number, rank: number): number {
+  const positive = axis < 0 ? axis + rank : axis;
+  if (!Number.isInteger(axis) || positive < 0 || positive >= rank) {
+    throw new ShapeError(who, `axis is ${String(axis)}; it must lie in ${String(-rank)}..${String(rank - 1)}`);
+  }
+  return positive;
+}
+
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replace = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(replace, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
+
+/** The candidate nearest in spelling, if one is near enough to be meant. */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let bestDistance = Math.max(2, Math.floor(word.length / 3)) + 1;
+  for (const candidate of candidates) {
+    const d = distance(word.toLowerCase(), candidate.toLowerCase());
+    if (d < bestDistance) {
+      best = candidate;
+      bestDistance = d;
+    }
+  }
+  return best;
+}
+
+/** Refuse configuration keys that are not known, naming the nearest known one. */
+export function checkConfig(who: string, config: object, known: readonly string[]): void {
+  for (const key of Object.keys(config)) {
+    if (known.includes(key)) continue;
+    const near = nearest(key, known);
+    throw new ConfigError(
+      who,
+      `unknown key "${key}"${near === undefined ? "" : `; did you mean "${near}"?`} (known: ${known.join(", ")})`,
+    );
+  }
+}
+
+/** Check that a number is an integer in a range. */
+export function expectInteger(who: string, name: string, value: unknown, min: number, max = Infinity): asserts value is number {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
+    const range = max === Infinity ? `at least ${String(min)}` : `in ${String(min)}..${String(max)}`;
+    throw new ConfigError(who, `${name} is ${String(value)}; it must be an integer ${range}`);
+  }
+}
+
+/** Check that a number is finite and in a range (bounds included). */
+export function expectNumber(
+  who: string,
+  name: string,
+  value: unknown,
+  min = -Infinity,
+  max = Infinity,
+): asserts value is number {
+  if (typeof value !== "number" || !Number.isFinite(value) || value < min || value > max) {
+    throw new ConfigError(who, `${name} is ${String(value)}; it must be a finite number in [${String(min)}, ${String(max)}]`);
+  }
+}
+
+/** Check that a value is one of the listed strings. */
+export function expectOneOf<T extends string>(who: string, name: string, value: unknown, allowed: readonly T[]): asserts value is T {
+  if (typeof value !== "string" || !(allowed as readonly string[]).includes(value)) {
+    const near = typeof value === "string" ? nearest(value, allowed) : undefined;
+    throw new ConfigError(
+      who,
+      `${name} is ${JSON.stringify(value)}; it must be one of ${allowed.join(", ")}${near === undefined ? "" : ` (did you mean "${near}"?)`}`,
+    );
+  }
+}
