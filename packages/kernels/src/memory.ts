@@ -1,3 +1,4 @@
+import { BufferUsage } from "./constants.js";
 import { OutOfMemoryError } from "./errors.js";
 import { bucketSize, type Storage, type StorageHome } from "./storage.js";
 
@@ -22,6 +23,7 @@ export interface MemoryStatistics {
  */
 export class BufferPool implements StorageHome {
   readonly #device: GPUDevice;
+  readonly #onFailure: (error: OutOfMemoryError) => void;
   readonly #destroyLater: (storage: Storage) => void;
   readonly #free: Map<number, Storage[]> = new Map<number, Storage[]>();
   readonly #poolLimit: number;
@@ -35,15 +37,21 @@ export class BufferPool implements StorageHome {
 
   constructor(
     device: GPUDevice,
-    options: { poolLimit: number; budget: number; destroyLater: (storage: Storage) => void },
+    options: {
+      poolLimit: number;
+      budget: number;
+      destroyLater: (storage: Storage) => void;
+      onFailure: (error: OutOfMemoryError) => void;
+    },
   ) {
     this.#device = device;
     this.#poolLimit = options.poolLimit;
     this.budget = options.budget;
     this.#destroyLater = options.destroyLater;
+    this.#onFailure = options.onFailure;
   }
 
-  /** A buffer of at least `bytes`, with one reference. `fresh` says that no queued command has touched it. */
+  /** A buffer of at least `bytes`, with one reference. */
   acquire(who: string, bytes: number): Storage {
     const size = bucketSize(bytes);
     const limit = this.#device.limits.maxBufferSize;
@@ -72,10 +80,17 @@ export class BufferPool implements StorageHome {
         );
       }
     }
+    this.#device.pushErrorScope("out-of-memory");
     const buffer = this.#device.createBuffer({
       size,
-      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST | GPUBufferUsage.INDIRECT,
+      usage: BufferUsage.STORAGE | BufferUsage.COPY_SRC | BufferUsage.COPY_DST | BufferUsage.INDIRECT,
     });
+    this.#device.popErrorScope().then(
+      (error) => {
+        if (error) this.#onFailure(new OutOfMemoryError(who, `the device refused ${String(size)} bytes: ${error.message}`, bytes));
+      },
+      () => undefined,
+    );
     this.#count(size);
     return { id: this.#nextId++, buffer, bytes: size, references: 1, lastUse: 0, home: this };
   }

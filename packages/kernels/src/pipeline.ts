@@ -1,3 +1,4 @@
+import { SHADER_STAGE_COMPUTE } from "./constants.js";
 import { GpuValidationError } from "./errors.js";
 import {
   resolveBindings,
@@ -73,13 +74,13 @@ export class PipelineCache {
     const text = shaderText(source, variant, this.#environment, bindings, params);
     const entries: GPUBindGroupLayoutEntry[] = bindings.map((b, index) => ({
       binding: index + 1,
-      visibility: GPUShaderStage.COMPUTE,
+      visibility: SHADER_STAGE_COMPUTE,
       buffer: { type: b.access === "read" ? "read-only-storage" : "storage" },
     }));
     if (params.words > 0) {
       entries.push({
         binding: 0,
-        visibility: GPUShaderStage.COMPUTE,
+        visibility: SHADER_STAGE_COMPUTE,
         buffer: { type: "uniform", hasDynamicOffset: true, minBindingSize: params.words * 4 },
       });
     }

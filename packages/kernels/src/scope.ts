@@ -16,6 +16,9 @@ export class Scope {
   forget(tensor: Tensor): void {
     this.tensors.delete(tensor);
   }
+
+  /** Called when the scope ends, before its tensors are freed. */
+  readonly endings: (() => void)[] = [];
 }
 
 function isPlain(value: object): boolean {

@@ -34,7 +34,10 @@ export class Tensor {
     this.#storage = storage;
     this.#scope = scope;
     scope?.adopt(this);
-    Object.defineProperty(this, BRAND, { value: true });
+  }
+
+  static {
+    Object.defineProperty(this.prototype, BRAND, { value: true });
   }
 
   /** True for a tensor of any loaded copy of the package. */

@@ -113,7 +113,7 @@ export function checkConfig(who: string, config: object, known: readonly string[
 }
 
 /** Check that a number is an integer in a range. */
-export function expectInteger(who: string, name: string, value: unknown, min: number, max = Infinity): asserts value is number {
+export function expectInteger(who: string, name: string, value: unknown, min: number, max: number = Infinity): asserts value is number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
     const range = max === Infinity ? `at least ${String(min)}` : `in ${String(min)}..${String(max)}`;
     throw new ConfigError(who, `${name} is ${String(value)}; it must be an integer ${range}`);
@@ -125,8 +125,8 @@ export function expectNumber(
   who: string,
   name: string,
   value: unknown,
-  min = -Infinity,
-  max = Infinity,
+  min: number = -Infinity,
+  max: number = Infinity,
 ): asserts value is number {
   if (typeof value !== "number" || !Number.isFinite(value) || value < min || value > max) {
     throw new ConfigError(who, `${name} is ${String(value)}; it must be a finite number in [${String(min)}, ${String(max)}]`);

@@ -1,0 +1,243 @@
+/**
+ * Elementwise expressions: a small language whose values are float32 (or lanes of it). From one definition come
+ * the WGSL and, by symbolic reverse-mode differentiation (`derive.ts`), the gradient's WGSL.
+ */
+
+/** Operations of the language and their number of operands. */
+export const ARITY: {
+  readonly add: 2;
+  readonly sub: 2;
+  readonly mul: 2;
+  readonly div: 2;
+  readonly min: 2;
+  readonly max: 2;
+  readonly lt: 2;
+  readonly le: 2;
+  readonly eq: 2;
+  readonly pow: 2;
+  readonly neg: 1;
+  readonly exp: 1;
+  readonly log: 1;
+  readonly sqrt: 1;
+  readonly rsqrt: 1;
+  readonly abs: 1;
+  readonly sign: 1;
+  readonly tanh: 1;
+  readonly sigmoid: 1;
+  readonly softplus: 1;
+  readonly erf: 1;
+  readonly sin: 1;
+  readonly cos: 1;
+  readonly floor: 1;
+  readonly select: 3;
+} = {
+  add: 2,
+  sub: 2,
+  mul: 2,
+  div: 2,
+  min: 2,
+  max: 2,
+  lt: 2,
+  le: 2,
+  eq: 2,
+  pow: 2,
+  neg: 1,
+  exp: 1,
+  log: 1,
+  sqrt: 1,
+  rsqrt: 1,
+  abs: 1,
+  sign: 1,
+  tanh: 1,
+  sigmoid: 1,
+  softplus: 1,
+  erf: 1,
+  sin: 1,
+  cos: 1,
+  floor: 1,
+  select: 3,
+};
+
+export type ExprOp = keyof typeof ARITY;
+
+/** An expression: a constant, an input by name, or an operation. */
+export type Expr =
+  | { readonly op: "const"; readonly value: number; readonly args: readonly [] }
+  | { readonly op: "input"; readonly name: string; readonly args: readonly [] }
+  | { readonly op: ExprOp; readonly args: readonly Expr[] };
+
+/** An operand: an expression or a number that stands for a constant. */
+export type Operand = Expr | number;
+
+function lift(x: Operand): Expr {
+  return typeof x === "number" ? { op: "const", value: x, args: [] } : x;
+}
+
+export function input(name: string): Expr {
+  return { op: "input", name, args: [] };
+}
+
+function isConst(x: Expr, value?: number): x is Extract<Expr, { op: "const" }> {
+  return x.op === "const" && (value === undefined || (x as { value: number }).value === value);
+}
+
+function node(op: ExprOp, ...args: Operand[]): Expr {
+  return { op, args: args.map(lift) };
+}
+
+function add(a: Operand, b: Operand): Expr {
+  const [x, y] = [lift(a), lift(b)];
+  if (isConst(x) && isConst(y)) return lift(x.value + y.value);
+  if (isConst(x, 0)) return y;
+  if (isConst(y, 0)) return x;
+  return node("add", x, y);
+}
+
+function sub(a: Operand, b: Operand): Expr {
+  const [x, y] = [lift(a), lift(b)];
+  if (isConst(x) && isConst(y)) return lift(x.value - y.value);
+  if (isConst(y, 0)) return x;
+  if (isConst(x, 0)) return neg(y);
+  return node("sub", x, y);
+}
+
+function mul(a: Operand, b: Operand): Expr {
+  const [x, y] = [lift(a), lift(b)];
+  if (isConst(x) && isConst(y)) return lift(x.value * y.value);
+  if (isConst(x, 0) || isConst(y, 0)) return lift(0);
+  if (isConst(x, 1)) return y;
+  if (isConst(y, 1)) return x;
+  return node("mul", x, y);
+}
+
+function div(a: Operand, b: Operand): Expr {
+  const [x, y] = [lift(a), lift(b)];
+  if (isConst(x) && isConst(y)) return lift(x.value / y.value);
+  if (isConst(x, 0)) return lift(0);
+  if (isConst(y, 1)) return x;
+  return node("div", x, y);
+}
+
+function neg(a: Operand): Expr {
+  const x = lift(a);
+  if (isConst(x)) return lift(-x.value);
+  if (x.op === "neg") return x.args[0] as Expr;
+  return node("neg", x);
+}
+
+function pow(a: Operand, exponent: number): Expr {
+  const x = lift(a);
+  switch (exponent) {
+    case 0:
+      return lift(1);
+    case 1:
+      return x;
+    case 2:
+      return mul(x, x);
+    case 3:
+      return mul(mul(x, x), x);
+    case -1:
+      return div(1, x);
+    case 0.5:
+      return node("sqrt", x);
+    default:
+      return node("pow", x, exponent);
+  }
+}
+
+const one =
+  (op: ExprOp) =>
+  (x: Operand): Expr =>
+    node(op, x);
+const two =
+  (op: ExprOp) =>
+  (a: Operand, b: Operand): Expr =>
+    node(op, a, b);
+
+const sigmoid = one("sigmoid");
+const tanh = one("tanh");
+const softplus = one("softplus");
+const erf = one("erf");
+
+/** The vocabulary of elementwise expressions. */
+export const e: {
+  readonly const: (value: number) => Expr;
+  readonly add: (a: Operand, b: Operand) => Expr;
+  readonly sub: (a: Operand, b: Operand) => Expr;
+  readonly mul: (a: Operand, b: Operand) => Expr;
+  readonly div: (a: Operand, b: Operand) => Expr;
+  readonly neg: (a: Operand) => Expr;
+  readonly exp: (x: Operand) => Expr;
+  readonly log: (x: Operand) => Expr;
+  readonly sqrt: (x: Operand) => Expr;
+  readonly rsqrt: (x: Operand) => Expr;
+  /** x^c for a constant c; x must be positive unless c is -1, 0, 1, 2 or 3. */
+  readonly pow: (x: Operand, exponent: number) => Expr;
+  readonly abs: (x: Operand) => Expr;
+  readonly sign: (x: Operand) => Expr;
+  readonly min: (a: Operand, b: Operand) => Expr;
+  readonly max: (a: Operand, b: Operand) => Expr;
+  readonly tanh: (x: Operand) => Expr;
+  readonly sigmoid: (x: Operand) => Expr;
+  /** log(1 + e^x), without overflow. */
+  readonly softplus: (x: Operand) => Expr;
+  /** x sigmoid(x). */
+  readonly silu: (x: Operand) => Expr;
+  /** x Phi(x), with the error function. */
+  readonly gelu: (x: Operand) => Expr;
+  /** 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). */
+  readonly geluTanh: (x: Operand) => Expr;
+  /** x tanh(softplus(x)). */
+  readonly mish: (x: Operand) => Expr;
+  readonly relu: (x: Operand) => Expr;
+  readonly erf: (x: Operand) => Expr;
+  readonly sin: (x: Operand) => Expr;
+  readonly cos: (x: Operand) => Expr;
+  readonly floor: (x: Operand) => Expr;
+  /** a where the condition is not zero, else b. */
+  readonly select: (condition: Operand, a: Operand, b: Operand) => Expr;
+  /** Comparisons give 1 or 0. */
+  readonly lt: (a: Operand, b: Operand) => Expr;
+  readonly le: (a: Operand, b: Operand) => Expr;
+  readonly gt: (a: Operand, b: Operand) => Expr;
+  readonly ge: (a: Operand, b: Operand) => Expr;
+  readonly eq: (a: Operand, b: Operand) => Expr;
+  /** 1 where x > 0, else 0. */
+  readonly step: (x: Operand) => Expr;
+} = {
+  const: lift,
+  add,
+  sub,
+  mul,
+  div,
+  neg,
+  exp: one("exp"),
+  log: one("log"),
+  sqrt: one("sqrt"),
+  rsqrt: one("rsqrt"),
+  pow,
+  abs: one("abs"),
+  sign: one("sign"),
+  min: two("min"),
+  max: two("max"),
+  tanh,
+  sigmoid,
+  softplus,
+  silu: (x) => mul(x, sigmoid(x)),
+  gelu: (x) => mul(mul(0.5, x), add(1, erf(mul(x, Math.SQRT1_2)))),
+  geluTanh: (x) =>
+    mul(mul(0.5, x), add(1, tanh(mul(Math.sqrt(2 / Math.PI), add(x, mul(0.044715, pow(x, 3))))))),
+  mish: (x) => mul(x, tanh(softplus(x))),
+  relu: (x) => node("max", x, 0),
+  erf,
+  sin: one("sin"),
+  cos: one("cos"),
+  floor: one("floor"),
+  select: (condition, a, b) => node("select", condition, a, b),
+  lt: two("lt"),
+  le: two("le"),
+  gt: (a, b) => node("lt", b, a),
+  ge: (a, b) => node("le", b, a),
+  eq: two("eq"),
+  step: (x) => node("lt", 0, x),
+};

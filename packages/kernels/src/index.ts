@@ -1,0 +1,91 @@
+export { openDevice, type OpenDeviceOptions } from "./device.js";
+export { Gpu, type KernelTime, type Recording } from "./gpu.js";
+export { Tensor } from "./tensor.js";
+export type { DType, HostArray } from "./dtype.js";
+export { BYTES_PER_ELEMENT, fromHalfBits, toHalfBits } from "./dtype.js";
+export type { MemoryStatistics } from "./memory.js";
+export { VERSION } from "./abi.js";
+export {
+  defineKernel,
+  grid1d,
+  type AdapterDescription,
+  type Bindable,
+  type BindingSpec,
+  type GpuFeatures,
+  type Kernel,
+  type KernelCall,
+  type KernelEnvironment,
+  type KernelSource,
+  type ParamType,
+  type ParamValue,
+  type TensorSlice,
+} from "./kernel.js";
+export {
+  applyOp,
+  checkpoint,
+  noGrad,
+  stopGradient,
+  valueAndGrad,
+  vjp,
+  type BackwardContext,
+  type ForwardResult,
+  type OpSpec,
+  type Pullback,
+} from "./tape.js";
+export {
+  AdapterNotFoundError,
+  ConfigError,
+  DeviceLostError,
+  DisposedError,
+  DTypeError,
+  DuplicatePackageError,
+  GpuValidationError,
+  KernelsError,
+  OutOfMemoryError,
+  ShapeError,
+  type KernelsErrorCode,
+} from "./errors.js";
+export {
+  checkConfig,
+  expectDType,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  expectShape,
+  nearest,
+  normalizeAxis,
+  showShape,
+  sizeOf,
+} from "./validate.js";
+export { namedParameters, subParameters, takeParameter, type Module } from "./module.js";
+export { e, input, type Expr, type Operand } from "./expr/expr.js";
+export { derive } from "./expr/derive.js";
+export { exprFunction, exprToWgsl, type ExprCode, type ExprType } from "./expr/wgsl.js";
+export { ACTIVATIONS, activationExpr, type Activation, type ActivationName } from "./expr/activation.js";
+export { broadcastShapes, cast, elementwise } from "./ops/elementwise.js";
+export {
+  abs,
+  add,
+  div,
+  exp,
+  gelu,
+  geluTanh,
+  log,
+  maximum,
+  minimum,
+  mul,
+  neg,
+  relu,
+  rsqrt,
+  sigmoid,
+  silu,
+  sqrt,
+  square,
+  sub,
+  tanh,
+  where,
+} from "./ops/arithmetic.js";
+export * from "./ops/index.js";
+export * from "./optim/index.js";
+export * from "./random/index.js";
+export * from "./contract/index.js";

@@ -1,0 +1,329 @@
+import { ConfigError, DTypeError, ShapeError } from "../errors.js";
+import { isFloat, type DType } from "../dtype.js";
+import { derive } from "../expr/derive.js";
+import { input, type Expr } from "../expr/expr.js";
+import { exprToWgsl } from "../expr/wgsl.js";
+import type { Gpu } from "../gpu.js";
+import { defineKernel, grid1d, type BindingSpec, type Kernel, type ParamType, type ParamValue } from "../kernel.js";
+import { sumToShape } from "../reduce.js";
+import { applyOp } from "../tape.js";
+import type { Tensor } from "../tensor.js";
+import { showShape, sizeOf } from "../validate.js";
+
+/**
+ * How an operand is indexed. `same`: element i; `one`: a single element; `row`: element i mod P (a trailing part
+ * of the shape); `col`: element i / P (a leading part); `strided`: by strides; `number`: a uniform.
+ */
+type Access = "same" | "one" | "row" | "col" | "strided" | "number";
+
+interface Operand {
+  readonly access: Access;
+  readonly dtype: DType | "number";
+}
+
+interface Variant {
+  readonly operands: readonly Operand[];
+  readonly out: DType;
+  /** Lanes of a thread: 4, or 1 when an operand is strided or a period is no multiple of 4. */
+  readonly lanes: 1 | 4;
+  /** Which inputs' gradients to write; absent in the forward. */
+  readonly needs?: readonly boolean[];
+}
+
+const MAX_RANK = 8;
+
+/** numpy's broadcasting rule. */
+export function broadcastShapes(who: string, shapes: readonly (readonly number[])[]): number[] {
+  const rank = Math.max(0, ...shapes.map((s) => s.length));
+  return Array.from({ length: rank }, (_, axis) => {
+    let extent = 1;
+    for (const shape of shapes) {
+      const n = shape[axis - rank + shape.length] ?? 1;
+      if (n === 1 || n === extent) continue;
+      if (extent !== 1) {
+        throw new ShapeError(who, `shapes ${shapes.map(showShape).join(" and ")} do not broadcast: ${String(extent)} meets ${String(n)}`);
+      }
+      extent = n;
+    }
+    return extent;
+  });
+}
+
+function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((n, i) => n === b[i]);
+}
+
+function strides(shape: readonly number[], rank: number): number[] {
+  const out = new Array<number>(rank).fill(0);
+  let stride = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    const n = shape[axis] ?? 1;
+    if (n !== 1) out[axis + rank - shape.length] = stride;
+    stride *= n;
+  }
+  return out;
+}
+
+/** Access of an operand of `shape` in an output of `out`, and its period. */
+function classify(shape: readonly number[], out: readonly number[]): { access: Access; period: number } {
+  if (sizeOf(shape) === sizeOf(out)) return { access: "same", period: 1 };
+  if (sizeOf(shape) === 1) return { access: "one", period: 1 };
+  const padded = [...Array<number>(out.length - shape.length).fill(1), ...shape];
+  const first = padded.findIndex((n) => n !== 1);
+  const last = padded.findLastIndex((n) => n !== 1);
+  const exact = (from: number, to: number): boolean => padded.slice(from, to).every((n, i) => n === out[from + i]);
+  if (exact(first, padded.length)) return { access: "row", period: sizeOf(shape) };
+  const leadingOnes = out.slice(0, first).every((n) => n === 1);
+  if (leadingOnes && exact(first, last + 1)) return { access: "col", period: sizeOf(out.slice(last + 1)) };
+  return { access: "strided", period: 1 };
+}
+
+interface Layout {
+  readonly operands: readonly Operand[];
+  readonly periods: readonly number[];
+  readonly lanes: 1 | 4;
+}
+
+function layout(args: readonly (Tensor | number)[], out: readonly number[]): Layout {
+  const periods: number[] = [];
+  let lanes: 1 | 4 = 4;
+  const operands = args.map((arg): Operand => {
+    if (typeof arg === "number") {
+      periods.push(1);
+      return { access: "number", dtype: "number" };
+    }
+    const { access, period } = classify(arg.shape, out);
+    periods.push(period);
+    if (access === "strided" || ((access === "row" || access === "col") && period % 4 !== 0)) lanes = 1;
+    return { access, dtype: arg.dtype };
+  });
+  return { operands, periods, lanes };
+}
+
+const vector = (dtype: DType, lanes: 1 | 4): string => (lanes === 4 ? `vec4<${dtype}>` : dtype);
+
+/** Text of one definition's kernels: forward if `needs` is absent, else the gradients of the needed inputs. */
+function kernelOf(name: string, inputs: readonly string[], root: Expr): Kernel<Variant> {
+  return defineKernel<Variant>({
+    name,
+    bindings: (v) => {
+      const bindings: Record<string, BindingSpec> = {};
+      v.operands.forEach((o, i) => {
+        if (o.dtype === "number") return;
+        const wide = o.access === "same" || o.access === "row" ? v.lanes : 1;
+        bindings[`in${String(i)}`] = `read ${vector(o.dtype, wide)}`;
+      });
+      if (!v.needs) {
+        bindings["out"] = `write ${vector(v.out, v.lanes)}`;
+        return bindings;
+      }
+      bindings["grad"] = `read ${vector(v.out, v.lanes)}`;
+      v.needs.forEach((needed, i) => {
+        const dtype = v.operands[i]?.dtype;
+        if (needed && dtype && dtype !== "number") bindings[`d${String(i)}`] = `write ${vector(dtype, v.lanes)}`;
+      });
+      return bindings;
+    },
+    params: (v) => {
+      const params: Record<string, ParamType> = { count: "u32" };
+      v.operands.forEach((o, i) => {
+        const n = String(i);
+        if (o.access === "number") params[`number${n}`] = "f32";
+        if (o.access === "row" || o.access === "col") params[`period${n}`] = "u32";
+        if (o.access === "strided") Object.assign(params, { [`strideLow${n}`]: "vec4<u32>", [`strideHigh${n}`]: "vec4<u32>" });
+      });
+      if (v.operands.some((o) => o.access === "strided")) Object.assign(params, { dimsLow: "vec4<u32>", dimsHigh: "vec4<u32>" });
+      return params;
+    },
+    wgsl: (v) => {
+      const T = v.lanes === 4 ? "vec4f" : "f32";
+      const lines: string[] = [];
+      const strided = v.operands.flatMap((o, i) => (o.access === "strided" ? [i] : []));
+      if (strided.length > 0) {
+        // Indices from the last axis to the first; absent axes have extent 1 and stride 0.
+        lines.push("var rest = i;", ...strided.map((i) => `var at${String(i)} = 0u;`));
+        for (let axis = MAX_RANK - 1; axis >= 0; axis--) {
+          const [half, lane] = axis < 4 ? ["Low", axis] : ["High", axis - 4];
+          const dim = `params.dims${half}[${String(lane)}]`;
+          lines.push(`{ let index = rest % ${dim}; rest /= ${dim};`);
+          for (const i of strided) lines.push(`  at${String(i)} += index * params.stride${half}${String(i)}[${String(lane)}];`);
+          lines.push("}");
+        }
+      }
+      v.operands.forEach((o, i) => {
+        const n = String(i);
+        const element = v.lanes === 4 ? "(i * 4u)" : "i";
+        const index: Record<Access, string> = {
+          same: "i",
+          one: "0u",
+          row: v.lanes === 4 ? `i % (params.period${n} / 4u)` : `i % params.period${n}`,
+          col: `${element} / params.period${n}`,
+          strided: `at${n}`,
+          number: "",
+        };
+        lines.push(`let v${n} = ${T}(${o.access === "number" ? `params.number${n}` : `in${n}[${index[o.access]}]`});`);
+      });
+      const names = (given: string): string => (given === "\u2202" ? "seed" : `v${String(inputs.indexOf(given))}`);
+      let helpers: ReadonlyMap<string, string>;
+      if (v.needs) {
+        const needs = v.needs;
+        const seeded = derive(root, inputs, input("\u2202"));
+        const wanted = inputs.flatMap((_, i) => (needs[i] === true ? [i] : []));
+        const code = exprToWgsl(
+          wanted.map((i) => seeded[i] ?? { op: "const", value: 0, args: [] }),
+          names,
+          T,
+        );
+        helpers = code.helpers;
+        lines.push(`let seed = ${T}(grad[i]);`, ...code.statements);
+        wanted.forEach((i, k) => {
+          const dtype = v.operands[i]?.dtype as DType;
+          lines.push(`d${String(i)}[i] = ${vector(dtype, v.lanes)}(${code.results[k] ?? ""});`);
+        });
+      } else {
+        const code = exprToWgsl([root], names, T);
+        helpers = code.helpers;
+        lines.push(...code.statements, `out[i] = ${vector(v.out, v.lanes)}(${code.results[0] ?? ""});`);
+      }
+      return /* wgsl */ `
+${[...helpers.values()].join("\n")}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  ${lines.join("\n  ")}
+}`;
+    },
+  });
+}
+
+function parameters(args: readonly (Tensor | number)[], out: readonly number[], l: Layout): Record<string, ParamValue> {
+  const params: Record<string, ParamValue> = { count: Math.ceil(sizeOf(out) / l.lanes) };
+  const rank = out.length;
+  args.forEach((arg, i) => {
+    const n = String(i);
+    if (typeof arg === "number") {
+      params[`number${n}`] = arg;
+      return;
+    }
+    const access = l.operands[i]?.access;
+    if (access === "row" || access === "col") params[`period${n}`] = l.periods[i] ?? 1;
+    if (access !== "strided") return;
+    const padded = [...Array<number>(MAX_RANK - rank).fill(0), ...strides(arg.shape, rank)];
+    params[`strideLow${n}`] = padded.slice(0, 4);
+    params[`strideHigh${n}`] = padded.slice(4);
+    const dims = [...Array<number>(MAX_RANK - rank).fill(1), ...out];
+    params["dimsLow"] = dims.slice(0, 4);
+    params["dimsHigh"] = dims.slice(4);
+  });
+  return params;
+}
+
+/**
+ * Define an elementwise op with its gradient from an expression, as one fused kernel each way.
+ *
+ * The op's arguments broadcast as in numpy; an argument may be a number, which is passed as a uniform and never
+ * recompiles anything. Computed in float32; the result is f16 if every tensor is f16, else f32. Integer tensors
+ * are taken as numbers and get no gradient.
+ *
+ * @example const swiglu = elementwise("swiglu", ["gate", "up"], (gate, up) => e.mul(e.silu(gate), up));
+ */
+export function elementwise(
+  name: string,
+  inputs: readonly string[],
+  define: (...args: Expr[]) => Expr,
+): (...args: (Tensor | number)[]) => Tensor {
+  if (new Set(inputs).size !== inputs.length) throw new ConfigError(name, `its inputs ${inputs.join(", ")} must have different names`);
+  const root = define(...inputs.map(input));
+  const forward = kernelOf(name, inputs, root);
+  const backward = kernelOf(`${name}Backward`, inputs, root);
+  return (...args) => {
+    if (args.length !== inputs.length) {
+      throw new ConfigError(name, `given ${String(args.length)} arguments; it takes ${inputs.join(", ")}`);
+    }
+    const tensors = args.map((arg) => (typeof arg === "number" ? undefined : arg));
+    const present = tensors.filter((t) => t !== undefined);
+    const gpu: Gpu | undefined = present[0]?.gpu;
+    if (!gpu) throw new ConfigError(name, "every argument is a number; at least one must be a tensor");
+    const shape = broadcastShapes(name, present.map((t) => t.shape));
+    if (shape.length > MAX_RANK) throw new ShapeError(name, `rank ${String(shape.length)} is above ${String(MAX_RANK)}`);
+    const out: DType = present.every((t) => t.dtype === "f16") ? "f16" : "f32";
+    const l = layout(args, shape);
+    const bindings = Object.fromEntries(tensors.flatMap((t, i) => (t ? [[`in${String(i)}`, t] as const] : [])));
+    const params = parameters(args, shape, l);
+    const workgroups = grid1d(Math.ceil((params["count"] as number) / 64));
+    return applyOp({
+      name,
+      inputs: tensors,
+      forward: () => {
+        const result = gpu.empty(shape, out);
+        gpu.run(forward, {
+          variant: { operands: l.operands, out, lanes: l.lanes },
+          bindings: { ...bindings, out: result },
+          params,
+          workgroups,
+        });
+        return { outputs: [result] };
+      },
+      backward: ({ grads, needs }) => {
+        const wanted = tensors.map((t, i) => (needs[i] && t ? gpu.empty(shape, t.dtype) : undefined));
+        const written = Object.fromEntries(wanted.flatMap((t, i) => (t ? [[`d${String(i)}`, t] as const] : [])));
+        gpu.run(backward, {
+          variant: { operands: l.operands, out, lanes: l.lanes, needs },
+          bindings: { ...bindings, grad: grads[0] as Tensor, ...written },
+          params,
+          workgroups,
+        });
+        return wanted.map((t, i) => {
+          const target = tensors[i];
+          if (!t || !target) return undefined;
+          return sameShape(t.shape, target.shape) ? t : sumToShape(t, target.shape);
+        });
+      },
+    })[0] as Tensor;
+  };
+}
+
+interface CastVariant {
+  readonly from: DType;
+  readonly to: DType;
+}
+
+const castKernel: Kernel<CastVariant> = defineKernel({
+  name: "cast",
+  bindings: (v: CastVariant) => ({ x: `read vec4<${v.from}>` as const, out: `write vec4<${v.to}>` as const }),
+  params: { count: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  out[i] = vec4<${v.to}>(x[i]);
+}`,
+});
+
+function runCast(x: Tensor, dtype: DType): Tensor {
+  const out = x.gpu.empty(x.shape, dtype);
+  const count = Math.ceil(x.size / 4);
+  x.gpu.run(castKernel, {
+    variant: { from: x.dtype, to: dtype },
+    bindings: { x, out },
+    params: { count },
+    workgroups: grid1d(Math.ceil(count / 64)),
+  });
+  return out;
+}
+
+/** The same values in another dtype (integers truncate towards zero). Differentiable between f32 and f16. */
+export function cast(x: Tensor, dtype: DType): Tensor {
+  if (dtype === "f16" && !x.gpu.features.f16) {
+    throw new DTypeError("cast", `the adapter ${x.gpu.info.name} has no f16`);
+  }
+  if (x.dtype === dtype) return x.reshape(x.shape);
+  return applyOp({
+    name: "cast",
+    inputs: [x],
+    forward: () => ({ outputs: [runCast(x, dtype)] }),
+    backward: ({ grads }) => [isFloat(dtype) && grads[0] ? runCast(grads[0], x.dtype) : undefined],
+  })[0] as Tensor;
+}
