@@ -33,11 +33,17 @@ function numbered(text: string, around: number): string {
     .join("\n");
 }
 
+/** The variants of one kernel: by their text, and at once by the object that was given last time. */
+interface Variants {
+  readonly byKey: Map<string, PipelineEntry>;
+  readonly byObject: WeakMap<object, PipelineEntry>;
+}
+
 /** Creates pipelines asynchronously, once per kernel and variant. */
 export class PipelineCache {
   readonly #device: GPUDevice;
   readonly #environment: KernelEnvironment;
-  readonly #entries: Map<unknown, Map<string, PipelineEntry>> = new Map<unknown, Map<string, PipelineEntry>>();
+  readonly #entries: Map<unknown, Variants> = new Map<unknown, Variants>();
   readonly #pending: Set<PipelineEntry> = new Set<PipelineEntry>();
   #count = 0;
 
@@ -58,10 +64,17 @@ export class PipelineCache {
 
   get<V>(kernel: Kernel<V>, variant: V): PipelineEntry {
     let variants = this.#entries.get(kernel);
-    if (!variants) this.#entries.set(kernel, (variants = new Map<string, PipelineEntry>()));
+    if (!variants) {
+      variants = { byKey: new Map<string, PipelineEntry>(), byObject: new WeakMap<object, PipelineEntry>() };
+      this.#entries.set(kernel, variants);
+    }
+    const object = typeof variant === "object" && variant !== null ? variant : undefined;
+    let entry = object && variants.byObject.get(object);
+    if (entry) return entry;
     const key = variantKey(variant);
-    let entry = variants.get(key);
-    if (!entry) variants.set(key, (entry = this.#create(kernel.source, variant)));
+    entry = variants.byKey.get(key);
+    if (!entry) variants.byKey.set(key, (entry = this.#create(kernel.source, variant)));
+    if (object) variants.byObject.set(object, entry);
     return entry;
   }
 

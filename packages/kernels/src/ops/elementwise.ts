@@ -219,6 +219,36 @@ function parameters(args: readonly (Tensor | number)[], out: readonly number[], 
   return params;
 }
 
+/** What a call needs that follows from shapes and dtypes alone. */
+interface Plan {
+  readonly shape: readonly number[];
+  readonly out: DType;
+  readonly variant: Variant;
+  readonly params: Record<string, ParamValue>;
+  readonly workgroups: readonly [number, number];
+}
+
+const PLAN_LIMIT = 512;
+
+function makePlan(name: string, args: readonly (Tensor | number)[]): Plan {
+  const present = args.filter((arg) => typeof arg !== "number");
+  const shape = broadcastShapes(
+    name,
+    present.map((t) => t.shape),
+  );
+  if (shape.length > MAX_RANK) throw new ShapeError(name, `rank ${String(shape.length)} is above ${String(MAX_RANK)}`);
+  const out: DType = present.every((t) => t.dtype === "f16") ? "f16" : "f32";
+  const l = layout(args, shape);
+  const params = parameters(args, shape, l);
+  return {
+    shape,
+    out,
+    variant: { operands: l.operands, out, lanes: l.lanes },
+    params,
+    workgroups: grid1d(Math.ceil((params["count"] as number) / 64)),
+  };
+}
+
 /**
  * Define an elementwise op with its gradient from an expression, as one fused kernel each way.
  *
@@ -237,39 +267,42 @@ export function elementwise(
   const root = define(...inputs.map(input));
   const forward = kernelOf(name, inputs, root);
   const backward = kernelOf(`${name}Backward`, inputs, root);
+  const plans = new Map<string, Plan>();
   return (...args) => {
     if (args.length !== inputs.length) {
       throw new ConfigError(name, `given ${String(args.length)} arguments; it takes ${inputs.join(", ")}`);
     }
     const tensors = args.map((arg) => (typeof arg === "number" ? undefined : arg));
-    const present = tensors.filter((t) => t !== undefined);
-    const gpu: Gpu | undefined = present[0]?.gpu;
+    const gpu: Gpu | undefined = tensors.find((t) => t !== undefined)?.gpu;
     if (!gpu) throw new ConfigError(name, "every argument is a number; at least one must be a tensor");
-    const shape = broadcastShapes(name, present.map((t) => t.shape));
-    if (shape.length > MAX_RANK) throw new ShapeError(name, `rank ${String(shape.length)} is above ${String(MAX_RANK)}`);
-    const out: DType = present.every((t) => t.dtype === "f16") ? "f16" : "f32";
-    const l = layout(args, shape);
-    const bindings = Object.fromEntries(tensors.flatMap((t, i) => (t ? [[`in${String(i)}`, t] as const] : [])));
-    const params = parameters(args, shape, l);
-    const workgroups = grid1d(Math.ceil((params["count"] as number) / 64));
+    const key = args.map((arg) => (typeof arg === "number" ? "number" : `${arg.dtype}${arg.shape.join()}`)).join(";");
+    let plan = plans.get(key);
+    if (!plan) {
+      if (plans.size >= PLAN_LIMIT) plans.clear();
+      plans.set(key, (plan = makePlan(name, args)));
+    }
+    const { shape, out, variant, workgroups } = plan;
+    const bindings: Record<string, Tensor> = {};
+    tensors.forEach((t, i) => {
+      if (t) bindings[`in${String(i)}`] = t;
+    });
+    let params = plan.params;
+    args.forEach((arg, i) => {
+      if (typeof arg === "number") params = { ...params, [`number${String(i)}`]: arg };
+    });
     return applyOp({
       name,
       inputs: tensors,
       forward: () => {
         const result = gpu.empty(shape, out);
-        gpu.run(forward, {
-          variant: { operands: l.operands, out, lanes: l.lanes },
-          bindings: { ...bindings, out: result },
-          params,
-          workgroups,
-        });
+        gpu.run(forward, { variant, bindings: { ...bindings, out: result }, params, workgroups });
         return { outputs: [result] };
       },
       backward: ({ grads, needs }) => {
         const wanted = tensors.map((t, i) => (needs[i] && t ? gpu.empty(shape, t.dtype) : undefined));
         const written = Object.fromEntries(wanted.flatMap((t, i) => (t ? [[`d${String(i)}`, t] as const] : [])));
         gpu.run(backward, {
-          variant: { operands: l.operands, out, lanes: l.lanes, needs },
+          variant: { ...variant, needs },
           bindings: { ...bindings, grad: grads[0] as Tensor, ...written },
           params,
           workgroups,

@@ -1,0 +1,48 @@
+import js from "@eslint/js";
+import { defineConfig, globalIgnores } from "eslint/config";
+import tseslint from "typescript-eslint";
+
+const topics = ["positional", "norm", "attention", "ffn", "moe"];
+
+export default defineConfig(
+  globalIgnores(["**/dist/**", "**/node_modules/**", "tooling/fixtures/**", "tooling/bench/results/**"]),
+  js.configs.recommended,
+  {
+    files: ["**/*.ts"],
+    extends: [tseslint.configs.strictTypeChecked],
+    languageOptions: {
+      parserOptions: {
+        projectService: {
+          allowDefaultProject: ["vitest.config.ts", "vitest.shared.ts"],
+          defaultProject: "tsconfig.test.json",
+        },
+      },
+    },
+    rules: {
+      "@typescript-eslint/no-floating-promises": "error",
+      "no-restricted-syntax": [
+        "error",
+        { selector: "ExportDefaultDeclaration", message: "Use named exports." },
+        { selector: "Program > ExpressionStatement > AwaitExpression", message: "No top-level await in libraries." },
+      ],
+    },
+  },
+  {
+    files: ["**/vitest.config.ts", "vitest.shared.ts"],
+    rules: { "no-restricted-syntax": "off" },
+  },
+  // Arrows point one way: apps -> topic packages -> kernels; topic packages do not know each other.
+  ...["kernels", ...topics, "tokenizer"].map((name) => ({
+    files: [`packages/${name}/src/**/*.ts`],
+    rules: {
+      "no-restricted-imports": [
+        "error",
+        { patterns: [{ regex: name === "kernels" || name === "tokenizer" ? "^@x/(?!testing)" : "^@x/(?!kernels$|testing$)" }] },
+      ],
+    },
+  })),
+  {
+    files: ["**/*.mjs", "**/*.js"],
+    languageOptions: { globals: { process: "readonly", console: "readonly", performance: "readonly", URL: "readonly" } },
+  },
+);

@@ -1,0 +1,9 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    projects: ["packages/*", "apps/*", "tooling/testing", "tooling/conformance"],
+    maxWorkers: 2,
+    pool: "forks",
+  },
+});
