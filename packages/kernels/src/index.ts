@@ -23,6 +23,7 @@ export {
 export {
   applyOp,
   checkpoint,
+  isTracked,
   noGrad,
   stopGradient,
   valueAndGrad,

@@ -85,6 +85,12 @@ function withTape<T>(tape: Tape | undefined, fn: () => T): T {
   }
 }
 
+/** True while a tape is written and a gradient could flow to one of the tensors. */
+export function isTracked(tensors: readonly (Tensor | undefined)[]): boolean {
+  const tape = current;
+  return tape !== undefined && tensors.some((t) => t !== undefined && tape.tracks(t));
+}
+
 /**
  * Run a differentiable operation and put it on the tape if one is being written and an input is tracked. Inside
  * `forward` and `backward` nothing is taped, and tensors that they do not return are freed.

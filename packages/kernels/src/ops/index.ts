@@ -1,1 +1,1 @@
-export {};
+export { linear, matmul, type MatmulForm, type MatmulOptions } from "./matmul/matmul.js";
