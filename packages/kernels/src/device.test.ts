@@ -108,7 +108,12 @@ describe("a lost device", () => {
 describe("errors", () => {
   it("carry a code, the op's name, and are recognised by brand", () => {
     const error = new OutOfMemoryError("matmul", "too big", 5);
-    expect([error.code, error.who, error.message, error.requested]).toEqual(["OUT_OF_MEMORY", "matmul", "matmul: too big", 5]);
+    expect([error.code, error.who, error.message, error.requested]).toEqual([
+      "OUT_OF_MEMORY",
+      "matmul",
+      "matmul: too big",
+      5,
+    ]);
     expect(KernelsError.isInstance(error)).toBe(true);
     expect(OutOfMemoryError.isInstance(error)).toBe(true);
     expect(DeviceLostError.isInstance(error)).toBe(false);

@@ -41,7 +41,7 @@ function describe(info: GPUAdapterInfo | undefined): AdapterDescription {
   };
 }
 
-const OPTIONAL: readonly GPUFeatureName[] = ["shader-f16", "subgroups" as GPUFeatureName, "timestamp-query"];
+const OPTIONAL: readonly GPUFeatureName[] = ["shader-f16", "subgroups", "timestamp-query"];
 
 function fullLimits(adapter: GPUAdapter): Record<string, number> {
   const limits: Record<string, number> = {};
@@ -110,16 +110,22 @@ export async function openDevice(options: OpenDeviceOptions = {}): Promise<Gpu> 
   });
 }
 
-async function requestDevice(options: OpenDeviceOptions): Promise<{ device: GPUDevice; info: GPUAdapterInfo | undefined }> {
+async function requestDevice(
+  options: OpenDeviceOptions,
+): Promise<{ device: GPUDevice; info: GPUAdapterInfo | undefined }> {
   let adapter = options.adapter ?? null;
   if (!adapter) {
     let gpu = options.gpu;
     try {
       gpu ??= await provideGpu();
     } catch (cause) {
-      throw new AdapterNotFoundError("openDevice", cause instanceof Error ? cause.message : String(cause), { cause });
+      throw new AdapterNotFoundError("openDevice", cause instanceof Error ? cause.message : String(cause), {
+        cause,
+      });
     }
-    adapter = gpu ? await gpu.requestAdapter({ powerPreference: options.powerPreference ?? "high-performance" }) : null;
+    adapter = gpu
+      ? await gpu.requestAdapter({ powerPreference: options.powerPreference ?? "high-performance" })
+      : null;
   }
   if (!adapter) throw new AdapterNotFoundError("openDevice", adapterAdvice());
   const found = adapter;

@@ -6,7 +6,8 @@ describe("half precision", () => {
     for (let bits = 0; bits < 65536; bits++) {
       const value = fromHalfBits(bits);
       if (Number.isNaN(value)) expect(Number.isNaN(fromHalfBits(toHalfBits(value)))).toBe(true);
-      else if (toHalfBits(value) !== bits) throw new Error(`${String(bits)} became ${String(toHalfBits(value))}`);
+      else if (toHalfBits(value) !== bits)
+        throw new Error(`${String(bits)} became ${String(toHalfBits(value))}`);
     }
   });
 

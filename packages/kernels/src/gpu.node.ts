@@ -4,7 +4,8 @@ async function loadDawn(): Promise<GPU> {
   const name = "webgpu";
   const loaded = (await import(name)) as { create(flags: string[]): GPU; globals: Record<string, unknown> };
   for (const [key, value] of Object.entries(loaded.globals)) {
-    if (!(key in globalThis)) Object.defineProperty(globalThis, key, { value, configurable: true, writable: true });
+    if (!(key in globalThis))
+      Object.defineProperty(globalThis, key, { value, configurable: true, writable: true });
   }
   return loaded.create([]);
 }

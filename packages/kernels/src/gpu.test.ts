@@ -36,7 +36,9 @@ describe("tensors", () => {
     expect(await list(gpu.tensor([1.5, -2], [2]))).toEqual([1.5, -2]);
     expect(await list(gpu.tensor([1, -2, 3], [3], "i32"))).toEqual([1, -2, 3]);
     expect(await list(gpu.tensor([1, 4294967295], [2], "u32"))).toEqual([1, 4294967295]);
-    expect(await list(gpu.tensor([1, 0.333251953125, 65504], [3], "f16"))).toEqual([1, 0.333251953125, 65504]);
+    expect(await list(gpu.tensor([1, 0.333251953125, 65504], [3], "f16"))).toEqual([
+      1, 0.333251953125, 65504,
+    ]);
     expect(await list(gpu.full([2, 2], 7, "i32"))).toEqual([7, 7, 7, 7]);
     expect(await list(gpu.zeros([3]))).toEqual([0, 0, 0]);
     expect(await gpu.tensor([4], []).item()).toBe(4);
@@ -177,11 +179,23 @@ describe("kernels", () => {
   it("run with parameters, variants and slices", async () => {
     const x = gpu.tensor([1, 2, 3], [3]);
     const out = gpu.empty([3]);
-    gpu.run(scale, { variant: { by: 3 }, bindings: { x, out }, params: { count: 3, offset: 0.5, weights: [0, 1, 0, 0] }, workgroups: [1] });
+    gpu.run(scale, {
+      variant: { by: 3 },
+      bindings: { x, out },
+      params: { count: 3, offset: 0.5, weights: [0, 1, 0, 0] },
+      workgroups: [1],
+    });
     expect(await list(out)).toEqual([4.5, 7.5, 10.5]);
     const step = gpu.limits.minStorageBufferOffsetAlignment / 4;
-    const long = gpu.tensor(Float32Array.from({ length: step + 3 }, (_, i) => i), [step + 3]);
-    const call = { variant: { by: 3 }, params: { count: 3, offset: 0, weights: [0, 0, 0, 0] }, workgroups: [1] as const };
+    const long = gpu.tensor(
+      Float32Array.from({ length: step + 3 }, (_, i) => i),
+      [step + 3],
+    );
+    const call = {
+      variant: { by: 3 },
+      params: { count: 3, offset: 0, weights: [0, 0, 0, 0] },
+      workgroups: [1] as const,
+    };
     gpu.run(scale, { ...call, bindings: { x: { tensor: long, offset: step, length: 3 }, out } });
     expect(await list(out)).toEqual([3 * step, 3 * step + 3, 3 * step + 6]);
     expect(() => {
@@ -210,7 +224,11 @@ describe("kernels", () => {
   });
 
   it("report a shader that is refused, with its name and line, once", async () => {
-    const broken = defineKernel({ name: "broken", bindings: { x: "write f32" }, wgsl: () => "@compute @workgroup_size(1) fn main() { x[0] = nothing; }" });
+    const broken = defineKernel({
+      name: "broken",
+      bindings: { x: "write f32" },
+      wgsl: () => "@compute @workgroup_size(1) fn main() { x[0] = nothing; }",
+    });
     const x = gpu.tensor([1], [1]);
     gpu.run(broken, { bindings: { x }, workgroups: [1] });
     const error = await failure(x.read());

@@ -113,7 +113,10 @@ export class Gpu {
     checkDType("tensor", dtype);
     checkShape("tensor", shape);
     if (data.length !== sizeOf(shape)) {
-      throw new ShapeError("tensor", `given ${String(data.length)} numbers; shape ${showShape(shape)} takes ${String(sizeOf(shape))}`);
+      throw new ShapeError(
+        "tensor",
+        `given ${String(data.length)} numbers; shape ${showShape(shape)} takes ${String(sizeOf(shape))}`,
+      );
     }
     return this.fromBytes(encode(data, dtype), shape, dtype);
   }
@@ -199,7 +202,10 @@ export class Gpu {
       const result = fn(scope);
       if (result instanceof Promise) {
         result.catch(() => undefined);
-        throw new ConfigError("scope", "the function returned a promise; a scope ends when its function returns, so await outside it");
+        throw new ConfigError(
+          "scope",
+          "the function returned a promise; a scope ends when its function returns, so await outside it",
+        );
       }
       for (const tensor of collectTensors(result, Tensor.isInstance)) {
         if (scope.tensors.has(tensor)) tensor.moveTo(parent);
@@ -242,7 +248,10 @@ export class Gpu {
     if (x === 0 || y === 0 || z === 0) return;
     const limit = this.limits.maxComputeWorkgroupsPerDimension;
     if (x > limit || y > limit || z > limit || !Number.isInteger(x * y * z)) {
-      throw new ConfigError(name, `workgroups are [${String(x)}, ${String(y)}, ${String(z)}]; each must be an integer of at most ${String(limit)}`);
+      throw new ConfigError(
+        name,
+        `workgroups are [${String(x)}, ${String(y)}, ${String(z)}]; each must be an integer of at most ${String(limit)}`,
+      );
     }
     const ranges: BoundRange[] = [];
     for (const binding of entry.bindings) {
@@ -256,7 +265,10 @@ export class Gpu {
         const a = entry.bindings[i];
         const b = entry.bindings[j];
         if (a?.access === "read" && b?.access === "read") continue;
-        throw new ConfigError(name, `bindings ${String(b?.name)} and ${String(a?.name)} are the same buffer and one of them is written`);
+        throw new ConfigError(
+          name,
+          `bindings ${String(b?.name)} and ${String(a?.name)} are the same buffer and one of them is written`,
+        );
       }
     }
     this.#push({
@@ -271,7 +283,7 @@ export class Gpu {
 
   #range(kernel: string, name: string, given: Bindable): BoundRange {
     const whole = given instanceof Tensor || !("tensor" in given);
-    const tensor = whole ? (given as Tensor) : given.tensor;
+    const tensor = whole ? given : given.tensor;
     if (tensor.gpu !== this) throw new KernelsError(kernel, `${name} is on another device`);
     const storage = tensor.storage;
     const width = BYTES_PER_ELEMENT[tensor.dtype];
@@ -316,11 +328,16 @@ export class Gpu {
   }
 
   /** Copy bytes between tensors in queue order (offsets and lengths in elements, multiples of four bytes). */
-  copy(from: Tensor, to: Tensor, options: { fromOffset?: number; toOffset?: number; length?: number } = {}): void {
+  copy(
+    from: Tensor,
+    to: Tensor,
+    options: { fromOffset?: number; toOffset?: number; length?: number } = {},
+  ): void {
     this.#check();
     const width = BYTES_PER_ELEMENT[from.dtype];
     const { fromOffset = 0, toOffset = 0, length = from.size - fromOffset } = options;
-    if (from.dtype !== to.dtype) throw new ConfigError("copy", `from is ${from.dtype}, to is ${to.dtype}; they must be equal`);
+    if (from.dtype !== to.dtype)
+      throw new ConfigError("copy", `from is ${from.dtype}, to is ${to.dtype}; they must be equal`);
     if (fromOffset < 0 || toOffset < 0 || fromOffset + length > from.size || toOffset + length > to.size) {
       throw new ShapeError(
         "copy",
@@ -333,7 +350,14 @@ export class Gpu {
       throw new ShapeError("copy", "offsets and length must be multiples of four bytes");
     }
     if (bytes === 0) return;
-    this.#push({ kind: "copy", from: from.storage, fromOffset: fromOffset * width, to: to.storage, toOffset: toOffset * width, bytes });
+    this.#push({
+      kind: "copy",
+      from: from.storage,
+      fromOffset: fromOffset * width,
+      to: to.storage,
+      toOffset: toOffset * width,
+      bytes,
+    });
   }
 
   // ---- waiting ----------------------------------------------------------------------------------------------
@@ -362,8 +386,16 @@ export class Gpu {
       promise.catch(() => undefined);
       if (KernelsError.isInstance(error)) throw error;
       // A refused map is how a lost device shows first; its own promise follows.
-      const loss = await Promise.race([this.lost, new Promise<undefined>((resolve) => setTimeout(resolve, 250, undefined))]);
-      throw loss ?? new KernelsError("gpu", `waiting failed: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+      const loss = await Promise.race([
+        this.lost,
+        new Promise<undefined>((resolve) => setTimeout(resolve, 250, undefined)),
+      ]);
+      throw (
+        loss ??
+        new KernelsError("gpu", `waiting failed: ${error instanceof Error ? error.message : String(error)}`, {
+          cause: error,
+        })
+      );
     }
   }
 
@@ -498,7 +530,9 @@ export class Gpu {
       const total = totals.get(kernel) ?? { calls: 0, milliseconds: 0 };
       totals.set(kernel, { calls: total.calls + 1, milliseconds: total.milliseconds + milliseconds });
     }
-    return [...totals].map(([kernel, total]) => ({ kernel, ...total })).sort((a, b) => b.milliseconds - a.milliseconds);
+    return [...totals]
+      .map(([kernel, total]) => ({ kernel, ...total }))
+      .sort((a, b) => b.milliseconds - a.milliseconds);
   }
 
   /** Dispatches, submits, cached bind groups and pipelines so far. */
@@ -508,7 +542,11 @@ export class Gpu {
 
   /** Free the device and everything on it. */
   destroy(): void {
-    this.#loss ??= new DeviceLostError("gpu", "the device was destroyed; open a new one with openDevice()", "destroyed");
+    this.#loss ??= new DeviceLostError(
+      "gpu",
+      "the device was destroyed; open a new one with openDevice()",
+      "destroyed",
+    );
     this.#queue.abandon();
     this.device.destroy();
   }

@@ -33,9 +33,11 @@ export type ParamType = "u32" | "i32" | "f32" | "vec4<u32>" | "vec4<i32>" | "vec
 export interface KernelSource<V> {
   /** Label of the pipeline; errors and profiles name it. */
   readonly name: string;
-  readonly bindings: Readonly<Record<string, BindingSpec>> | ((variant: V) => Readonly<Record<string, BindingSpec>>);
+  readonly bindings:
+    Readonly<Record<string, BindingSpec>> | ((variant: V) => Readonly<Record<string, BindingSpec>>);
   /** Uniform parameters, in the shader as `params.<name>`. */
-  readonly params?: Readonly<Record<string, ParamType>> | ((variant: V) => Readonly<Record<string, ParamType>>);
+  readonly params?:
+    Readonly<Record<string, ParamType>> | ((variant: V) => Readonly<Record<string, ParamType>>);
   /** Emit `enable subgroups;`. */
   readonly subgroups?: boolean | ((variant: V) => boolean);
   /** Emit `enable f16;` even if no binding holds f16. */
@@ -130,7 +132,10 @@ export function packParams(
     } else if (value !== undefined && field.type.startsWith("vec4") && value.length === 4) {
       for (let i = 0; i < 4; i++) words[field.word + i] = toWord(field.type, value[i] ?? 0);
     } else {
-      throw new ConfigError(kernel, `parameter ${field.name} is ${JSON.stringify(value)}; it must be ${field.type}`);
+      throw new ConfigError(
+        kernel,
+        `parameter ${field.name} is ${JSON.stringify(value)}; it must be ${field.type}`,
+      );
     }
   }
   return words;
@@ -149,7 +154,11 @@ function call<T, V>(value: T | ((variant: V) => T), variant: V): T {
 export function resolveBindings<V>(source: KernelSource<V>, variant: V): ResolvedBinding[] {
   return Object.entries(call(source.bindings, variant)).map(([name, spec]) => {
     const space = spec.indexOf(" ");
-    return { name, access: spec.slice(0, space) as ResolvedBinding["access"], element: spec.slice(space + 1) };
+    return {
+      name,
+      access: spec.slice(0, space) as ResolvedBinding["access"],
+      element: spec.slice(space + 1),
+    };
   });
 }
 
@@ -175,7 +184,9 @@ export function shaderText<V>(
   }
   bindings.forEach((b, index) => {
     const access = b.access === "read" ? "read" : "read_write";
-    lines.push(`@group(0) @binding(${String(index + 1)}) var<storage, ${access}> ${b.name}: array<${b.element}>;`);
+    lines.push(
+      `@group(0) @binding(${String(index + 1)}) var<storage, ${access}> ${b.name}: array<${b.element}>;`,
+    );
   });
   lines.push(source.wgsl(variant, env));
   return lines.join("\n");
@@ -184,7 +195,7 @@ export function shaderText<V>(
 /** Canonical text of a variant: the pipeline cache's key next to the kernel. */
 export function variantKey(variant: unknown): string {
   if (variant === undefined || variant === null) return "";
-  if (typeof variant !== "object") return String(variant);
+  if (typeof variant !== "object") return JSON.stringify(variant);
   return JSON.stringify(variant, (_, value: unknown) => {
     if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
     return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0)));

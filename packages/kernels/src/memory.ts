@@ -87,7 +87,10 @@ export class BufferPool implements StorageHome {
     });
     this.#device.popErrorScope().then(
       (error) => {
-        if (error) this.#onFailure(new OutOfMemoryError(who, `the device refused ${String(size)} bytes: ${error.message}`, bytes));
+        if (error)
+          this.#onFailure(
+            new OutOfMemoryError(who, `the device refused ${String(size)} bytes: ${error.message}`, bytes),
+          );
       },
       () => undefined,
     );

@@ -7,7 +7,9 @@ export interface Module {
 }
 
 /** Flatten children into one record: a tensor keeps its name, a module's parameters get it as a prefix. */
-export function namedParameters(children: Readonly<Record<string, Module | Tensor | undefined>>): Record<string, Tensor> {
+export function namedParameters(
+  children: Readonly<Record<string, Module | Tensor | undefined>>,
+): Record<string, Tensor> {
   const flat: Record<string, Tensor> = {};
   for (const [name, child] of Object.entries(children)) {
     if (child === undefined) continue;
@@ -21,15 +23,26 @@ export function namedParameters(children: Readonly<Record<string, Module | Tenso
 }
 
 /** The parameters below a prefix, with the prefix taken off. */
-export function subParameters(parameters: Readonly<Record<string, Tensor>>, prefix: string): Record<string, Tensor> {
+export function subParameters(
+  parameters: Readonly<Record<string, Tensor>>,
+  prefix: string,
+): Record<string, Tensor> {
   const start = `${prefix}.`;
   const entries = Object.entries(parameters).filter(([name]) => name.startsWith(start));
   return Object.fromEntries(entries.map(([name, tensor]) => [name.slice(start.length), tensor]));
 }
 
 /** A parameter that must be there. @throws ConfigError naming what is missing and what was given. */
-export function takeParameter(who: string, parameters: Readonly<Record<string, Tensor>>, name: string): Tensor {
+export function takeParameter(
+  who: string,
+  parameters: Readonly<Record<string, Tensor>>,
+  name: string,
+): Tensor {
   const tensor = parameters[name];
-  if (!tensor) throw new ConfigError(who, `parameter ${name} is missing (given: ${Object.keys(parameters).join(", ") || "none"})`);
+  if (!tensor)
+    throw new ConfigError(
+      who,
+      `parameter ${name} is missing (given: ${Object.keys(parameters).join(", ") || "none"})`,
+    );
   return tensor;
 }

@@ -114,8 +114,12 @@ export class PipelineCache {
         const info = await module.getCompilationInfo().catch(() => undefined);
         const messages = (info?.messages ?? [])
           .filter((m) => m.type === "error")
-          .map((m) => `line ${String(m.lineNum)}:${String(m.linePos)}: ${m.message}\n${numbered(text, m.lineNum)}`);
-        const reason = messages.length > 0 ? messages.join("\n") : String(cause instanceof Error ? cause.message : cause);
+          .map(
+            (m) =>
+              `line ${String(m.lineNum)}:${String(m.linePos)}: ${m.message}\n${numbered(text, m.lineNum)}`,
+          );
+        const reason =
+          messages.length > 0 ? messages.join("\n") : String(cause instanceof Error ? cause.message : cause);
         entry.failure = new GpuValidationError(label, `the shader was refused: ${reason}`, { cause });
         await refused.catch(() => null);
       } finally {

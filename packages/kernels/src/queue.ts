@@ -166,7 +166,11 @@ export class CommandQueue {
       const count = this.#runnable();
       if (count > 0) this.#encode(this.#commands.splice(0, count));
       const next = this.#commands[0];
-      if (next === undefined || (next.kind === "dispatch" && next.entry.pipeline === undefined && !next.entry.failure)) break;
+      if (
+        next === undefined ||
+        (next.kind === "dispatch" && next.entry.pipeline === undefined && !next.entry.failure)
+      )
+        break;
     }
     this.#settle();
     const blocked = this.#commands[0];
@@ -219,7 +223,8 @@ export class CommandQueue {
   #bindGroup(command: DispatchCommand): GPUBindGroup {
     const { entry, ranges } = command;
     let key = String(entry.id);
-    for (const range of ranges) key += `,${String(range.storage.id)}:${String(range.offset)}:${String(range.size)}`;
+    for (const range of ranges)
+      key += `,${String(range.storage.id)}:${String(range.offset)}:${String(range.size)}`;
     let group = this.#bindGroups.get(key);
     if (group) return group;
     const entries: GPUBindGroupEntry[] = ranges.map((range, i) => ({
@@ -227,7 +232,10 @@ export class CommandQueue {
       resource: { buffer: range.storage.buffer, offset: range.offset, size: range.size },
     }));
     if (entry.params.words > 0) {
-      entries.push({ binding: 0, resource: { buffer: this.#arena, offset: 0, size: entry.params.words * 4 } });
+      entries.push({
+        binding: 0,
+        resource: { buffer: this.#arena, offset: 0, size: entry.params.words * 4 },
+      });
     }
     group = this.#device.createBindGroup({ label: entry.name, layout: entry.layout, entries });
     if (this.#bindGroups.size >= BIND_GROUP_LIMIT) {
@@ -311,7 +319,13 @@ export class CommandQueue {
       endPass();
       if (command.kind === "copy") {
         const to = isStorage(command.to) ? command.to.buffer : command.to;
-        encoder.copyBufferToBuffer(command.from.buffer, command.fromOffset, to, command.toOffset, command.bytes);
+        encoder.copyBufferToBuffer(
+          command.from.buffer,
+          command.fromOffset,
+          to,
+          command.toOffset,
+          command.bytes,
+        );
       } else {
         encoder.clearBuffer(command.to.buffer, 0, command.bytes);
       }
@@ -329,7 +343,10 @@ export class CommandQueue {
         const error = errors.find((e) => e !== null);
         if (error) {
           this.fail(
-            new GpuValidationError("gpu", `a batch of commands was refused (kernels: ${[...names].join(", ")}): ${error.message}`),
+            new GpuValidationError(
+              "gpu",
+              `a batch of commands was refused (kernels: ${[...names].join(", ")}): ${error.message}`,
+            ),
           );
         }
       },
@@ -341,8 +358,14 @@ export class CommandQueue {
 
   #resolve(encoder: GPUCommandEncoder, queries: { set: GPUQuerySet; names: string[] }): void {
     const count = queries.names.length * 2;
-    const resolved = this.#device.createBuffer({ size: count * 8, usage: BufferUsage.QUERY_RESOLVE | BufferUsage.COPY_SRC });
-    const staging = this.#device.createBuffer({ size: count * 8, usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST });
+    const resolved = this.#device.createBuffer({
+      size: count * 8,
+      usage: BufferUsage.QUERY_RESOLVE | BufferUsage.COPY_SRC,
+    });
+    const staging = this.#device.createBuffer({
+      size: count * 8,
+      usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST,
+    });
     encoder.resolveQuerySet(queries.set, 0, count, resolved, 0);
     encoder.copyBufferToBuffer(resolved, 0, staging, 0, count * 8);
     const times = this.#times ?? [];

@@ -123,7 +123,7 @@ export function sumToShape(x: Tensor, shape: readonly number[]): Tensor {
   const padded = [...Array<number>(rank - shape.length).fill(1), ...shape];
   let dims = [...x.shape];
   let value = x;
-  for (let axis = 0; axis < rank; ) {
+  for (let axis = 0; axis < rank;) {
     if (padded[axis] === dims[axis]) {
       axis++;
       continue;

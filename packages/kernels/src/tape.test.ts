@@ -54,9 +54,20 @@ describe("tape", () => {
 
   it("follows reshape, and stops where it is told to", async () => {
     const x = gpu.tensor([1, 2, 3, 4], [4]);
-    const { grads } = valueAndGrad(() => total(mul(x.reshape([2, 2]), stopGradient(x).reshape([2, -1]))), { x });
+    const { grads } = valueAndGrad(() => total(mul(x.reshape([2, 2]), stopGradient(x).reshape([2, -1]))), {
+      x,
+    });
     expect(await list(grads.x)).toEqual([1, 2, 3, 4]);
-    const constant = valueAndGrad(() => total(add(noGrad(() => mul(x, x)), x)), { x });
+    const constant = valueAndGrad(
+      () =>
+        total(
+          add(
+            noGrad(() => mul(x, x)),
+            x,
+          ),
+        ),
+      { x },
+    );
     expect(await list(constant.grads.x)).toEqual([1, 1, 1, 1]);
   });
 
@@ -72,7 +83,7 @@ describe("tape", () => {
     const w = gpu.tensor([0.5, 0.25, -1], [3]);
     const body = (a: Tensor, b: Tensor): Tensor[] => [silu(mul(tanh(mul(a, b)), a))];
     const plain = valueAndGrad(() => total(body(x, w)[0] as Tensor), { x, w });
-    const again = valueAndGrad(() => total(checkpoint((a, b) => body(a as Tensor, b as Tensor), [x, w])[0] as Tensor), { x, w });
+    const again = valueAndGrad(() => total(checkpoint((a, b) => body(a, b), [x, w])[0] as Tensor), { x, w });
     expect(await list(again.grads.x)).toEqual(await list(plain.grads.x));
     expect(await list(again.grads.w)).toEqual(await list(plain.grads.w));
   });
@@ -84,9 +95,17 @@ describe("tape", () => {
     expect(() => vjp(() => [x], [])).toThrow(ConfigError);
     expect(() => vjp(() => [x], [gpu.zeros([1], "i32")])).toThrow(/i32/);
     const wrong = (): Tensor =>
-      applyOp({ name: "wrong", inputs: [x], forward: () => ({ outputs: [mul(x, 2)] }), backward: () => [gpu.zeros([3])] })[0] as Tensor;
-    expect(() => valueAndGrad(() => total(wrong()), { x })).toThrow("wrong: its gradient has shape [3]; the tensor has [2]");
-    const flat = (): Tensor => applyOp({ name: "flat", inputs: [x], forward: () => ({ outputs: [mul(x, 2)] }) })[0] as Tensor;
+      applyOp({
+        name: "wrong",
+        inputs: [x],
+        forward: () => ({ outputs: [mul(x, 2)] }),
+        backward: () => [gpu.zeros([3])],
+      })[0] as Tensor;
+    expect(() => valueAndGrad(() => total(wrong()), { x })).toThrow(
+      "wrong: its gradient has shape [3]; the tensor has [2]",
+    );
+    const flat = (): Tensor =>
+      applyOp({ name: "flat", inputs: [x], forward: () => ({ outputs: [mul(x, 2)] }) })[0] as Tensor;
     expect(() => valueAndGrad(() => total(flat()), { x })).toThrow("flat: has no gradient");
     const run = vjp(() => [mul(x, x)], [x]);
     run.pullback([gpu.full([2], 1)]);

@@ -105,7 +105,9 @@ export function applyOp(spec: OpSpec): Tensor[] {
     void input.storage; // throws if it was freed
   }
   const tape = current;
-  const needs = spec.inputs.map((t) => t !== undefined && tape !== undefined && isFloat(t.dtype) && tape.tracks(t));
+  const needs = spec.inputs.map(
+    (t) => t !== undefined && tape !== undefined && isFloat(t.dtype) && tape.tracks(t),
+  );
   const recorded = tape !== undefined && needs.includes(true);
   if (recorded && spec.backward === undefined) {
     throw new KernelsError(spec.name, "has no gradient; apply stopGradient to its inputs");
@@ -114,7 +116,8 @@ export function applyOp(spec: OpSpec): Tensor[] {
   gpu.within((scope) =>
     withTape(undefined, () => {
       const result = spec.forward();
-      for (const output of result.outputs) outputs.push(scope.tensors.has(output) ? output : output.alias(output.shape));
+      for (const output of result.outputs)
+        outputs.push(scope.tensors.has(output) ? output : output.alias(output.shape));
       if (recorded) tape.push(spec, { outputs, saved: result.saved ?? [] }, needs);
       return outputs;
     }),
@@ -139,9 +142,11 @@ export interface Pullback {
 export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
   const gpu = wrt[0]?.gpu;
   if (!gpu) throw new ConfigError("vjp", "wrt is empty; give at least one tensor");
-  if (current) throw new ConfigError("vjp", "called inside another vjp; gradients of gradients are not supported");
+  if (current)
+    throw new ConfigError("vjp", "called inside another vjp; gradients of gradients are not supported");
   for (const tensor of wrt) {
-    if (!isFloat(tensor.dtype)) throw new DTypeError("vjp", `wrt holds a tensor of ${tensor.dtype}; it must be f32 or f16`);
+    if (!isFloat(tensor.dtype))
+      throw new DTypeError("vjp", `wrt holds a tensor of ${tensor.dtype}; it must be f32 or f16`);
   }
   const tape = new Tape();
   for (const tensor of wrt) tape.track(tensor);
@@ -165,7 +170,10 @@ export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
   const pullback = (cotangents: readonly (Tensor | undefined)[]): Tensor[] => {
     if (!open) throw new ConfigError("vjp", "pullback was called twice, or after its scope had ended");
     if (cotangents.length !== outputs.length) {
-      throw new ShapeError("vjp", `given ${String(cotangents.length)} cotangents for ${String(outputs.length)} outputs`);
+      throw new ShapeError(
+        "vjp",
+        `given ${String(cotangents.length)} cotangents for ${String(outputs.length)} outputs`,
+      );
     }
     try {
       return gpu.scope(() => backward(tape, outputs, cotangents, wrt));
@@ -185,8 +193,14 @@ function backward(
   const gradients = new Map<Tensor, Tensor>();
   const wanted = new Set(wrt);
   const accumulate = (who: string, target: Tensor, gradient: Tensor): void => {
-    if (gradient.shape.length !== target.shape.length || gradient.shape.some((n, i) => n !== target.shape[i])) {
-      throw new ShapeError(who, `its gradient has shape ${showShape(gradient.shape)}; the tensor has ${showShape(target.shape)}`);
+    if (
+      gradient.shape.length !== target.shape.length ||
+      gradient.shape.some((n, i) => n !== target.shape[i])
+    ) {
+      throw new ShapeError(
+        who,
+        `its gradient has shape ${showShape(gradient.shape)}; the tensor has ${showShape(target.shape)}`,
+      );
     }
     if (gradient.dtype !== target.dtype) {
       throw new DTypeError(who, `its gradient is ${gradient.dtype}; the tensor is ${target.dtype}`);
@@ -219,7 +233,10 @@ function backward(
               const gradient = given[i];
               if (!input || !gradient || needs[i] !== true) return;
               // Each slot owns its tensor: what is not the backward's own, or is given twice, is shared by an alias.
-              const own = scope.tensors.has(gradient) && !owned.has(gradient) ? gradient : gradient.alias(gradient.shape);
+              const own =
+                scope.tensors.has(gradient) && !owned.has(gradient)
+                  ? gradient
+                  : gradient.alias(gradient.shape);
               owned.add(own);
               accumulate(spec.name, input, own);
             });
@@ -258,7 +275,10 @@ export function valueAndGrad<K extends string>(
   const value = run.outputs[0] as Tensor;
   if (value.size !== 1) {
     run.dispose();
-    throw new ShapeError("valueAndGrad", `the loss has shape ${showShape(value.shape)}; it must have one element`);
+    throw new ShapeError(
+      "valueAndGrad",
+      `the loss has shape ${showShape(value.shape)}; it must have one element`,
+    );
   }
   const gpu = value.gpu;
   const seed = gpu.full(value.shape, 1, value.dtype);

@@ -41,9 +41,8 @@ export class Tensor {
   }
 
   /** True for a tensor of any loaded copy of the package. */
-  static isInstance(value: unknown): value is Tensor {
-    return typeof value === "object" && value !== null && BRAND in value;
-  }
+  static readonly isInstance = (value: unknown): value is Tensor =>
+    typeof value === "object" && value !== null && BRAND in value;
 
   get rank(): number {
     return this.shape.length;
@@ -66,7 +65,11 @@ export class Tensor {
 
   /** @internal */
   get storage(): Storage {
-    if (this.#freed) throw new DisposedError("tensor", `a tensor of shape ${showShape(this.shape)} was used after it was freed`);
+    if (this.#freed)
+      throw new DisposedError(
+        "tensor",
+        `a tensor of shape ${showShape(this.shape)} was used after it was freed`,
+      );
     return this.#storage;
   }
 
@@ -86,7 +89,10 @@ export class Tensor {
     if (open < 0) {
       checkShape("reshape", shape);
       if (sizeOf(shape) !== this.size) {
-        throw new ShapeError("reshape", `${showShape(this.shape)} has ${String(this.size)} elements, ${showShape(shape)} has ${String(sizeOf(shape))}`);
+        throw new ShapeError(
+          "reshape",
+          `${showShape(this.shape)} has ${String(this.size)} elements, ${showShape(shape)} has ${String(sizeOf(shape))}`,
+        );
       }
       return shape;
     }
@@ -115,14 +121,18 @@ export class Tensor {
 
   /** The value of a tensor of one element. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new ShapeError("item", `shape is ${showShape(this.shape)}; it must have one element`);
+    if (this.size !== 1)
+      throw new ShapeError("item", `shape is ${showShape(this.shape)}; it must have one element`);
     return (await this.read())[0] ?? NaN;
   }
 
   /** Overwrite the contents, in the order of the queued commands. */
   write(data: ArrayLike<number>): void {
     if (data.length !== this.size) {
-      throw new ShapeError("write", `given ${String(data.length)} numbers; shape ${showShape(this.shape)} takes ${String(this.size)}`);
+      throw new ShapeError(
+        "write",
+        `given ${String(data.length)} numbers; shape ${showShape(this.shape)} takes ${String(this.size)}`,
+      );
     }
     this.gpu.writeBytes(this.storage, encode(data, this.dtype));
   }

@@ -50,7 +50,11 @@ export function relativeError(computed: ArrayLike<number>, expected: ArrayLike<n
   return error / scale;
 }
 
-export async function expectClose(actual: Tensor, expected: ArrayLike<number>, tolerance = 2e-5): Promise<void> {
+export async function expectClose(
+  actual: Tensor,
+  expected: ArrayLike<number>,
+  tolerance = 2e-5,
+): Promise<void> {
   expect(relativeError(await actual.read(), expected)).toBeLessThan(tolerance);
 }
 
@@ -59,7 +63,10 @@ export interface Operand {
   readonly data: Float64Array;
 }
 
-export const operand = (shape: readonly number[], seed: number): Operand => ({ shape, data: numbers(product(shape), seed) });
+export const operand = (shape: readonly number[], seed: number): Operand => ({
+  shape,
+  data: numbers(product(shape), seed),
+});
 
 export interface CheckOptions {
   readonly tolerance?: number;
@@ -115,7 +122,9 @@ export async function checkOp(
       values[i] = value;
       return (up - down) / (2 * h);
     });
-    expect(relativeError(await grad.read(), differences), `gradient of input ${String(index)}`).toBeLessThan(gradientTolerance);
+    expect(relativeError(await grad.read(), differences), `gradient of input ${String(index)}`).toBeLessThan(
+      gradientTolerance,
+    );
   }
   for (const t of [...run.outputs, ...tensors, ...cotangents, ...grads]) t.dispose();
 }

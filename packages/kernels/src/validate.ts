@@ -68,7 +68,10 @@ export function expectDType(
 export function normalizeAxis(who: string, axis: number, rank: number): number {
   const positive = axis < 0 ? axis + rank : axis;
   if (!Number.isInteger(axis) || positive < 0 || positive >= rank) {
-    throw new ShapeError(who, `axis is ${String(axis)}; it must lie in ${String(-rank)}..${String(rank - 1)}`);
+    throw new ShapeError(
+      who,
+      `axis is ${String(axis)}; it must lie in ${String(-rank)}..${String(rank - 1)}`,
+    );
   }
   return positive;
 }
@@ -113,7 +116,13 @@ export function checkConfig(who: string, config: object, known: readonly string[
 }
 
 /** Check that a number is an integer in a range. */
-export function expectInteger(who: string, name: string, value: unknown, min: number, max: number = Infinity): asserts value is number {
+export function expectInteger(
+  who: string,
+  name: string,
+  value: unknown,
+  min: number,
+  max: number = Infinity,
+): asserts value is number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
     const range = max === Infinity ? `at least ${String(min)}` : `in ${String(min)}..${String(max)}`;
     throw new ConfigError(who, `${name} is ${String(value)}; it must be an integer ${range}`);
@@ -129,12 +138,20 @@ export function expectNumber(
   max: number = Infinity,
 ): asserts value is number {
   if (typeof value !== "number" || !Number.isFinite(value) || value < min || value > max) {
-    throw new ConfigError(who, `${name} is ${String(value)}; it must be a finite number in [${String(min)}, ${String(max)}]`);
+    throw new ConfigError(
+      who,
+      `${name} is ${String(value)}; it must be a finite number in [${String(min)}, ${String(max)}]`,
+    );
   }
 }
 
 /** Check that a value is one of the listed strings. */
-export function expectOneOf<T extends string>(who: string, name: string, value: unknown, allowed: readonly T[]): asserts value is T {
+export function expectOneOf<T extends string>(
+  who: string,
+  name: string,
+  value: unknown,
+  allowed: readonly T[],
+): asserts value is T {
   if (typeof value !== "string" || !(allowed as readonly string[]).includes(value)) {
     const near = typeof value === "string" ? nearest(value, allowed) : undefined;
     throw new ConfigError(

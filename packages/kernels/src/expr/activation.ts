@@ -4,16 +4,7 @@ import { e, input, type Expr } from "./expr.js";
 
 /** Activations that fused ops know by name. */
 export type ActivationName =
-  | "identity"
-  | "relu"
-  | "gelu"
-  | "gelu_tanh"
-  | "silu"
-  | "mish"
-  | "sigmoid"
-  | "tanh"
-  | "softplus"
-  | "relu2";
+  "identity" | "relu" | "gelu" | "gelu_tanh" | "silu" | "mish" | "sigmoid" | "tanh" | "softplus" | "relu2";
 
 /** The expression of each named activation. */
 export const ACTIVATIONS: Readonly<Record<ActivationName, (x: Expr) => Expr>> = {
@@ -39,7 +30,7 @@ export function activationExpr(who: string, activation: Activation): Expr {
     const near = nearest(activation, Object.keys(ACTIVATIONS));
     throw new ConfigError(
       who,
-      `activation is "${String(activation)}"; it must be one of ${Object.keys(ACTIVATIONS).join(", ")}${near === undefined ? "" : ` (did you mean "${near}"?)`}`,
+      `activation is "${activation}"; it must be one of ${Object.keys(ACTIVATIONS).join(", ")}${near === undefined ? "" : ` (did you mean "${near}"?)`}`,
     );
   }
   return ACTIVATIONS[activation](input("x"));

@@ -14,7 +14,7 @@ function erf(x: number): number {
   }
   // Continued fraction of erfc for large arguments.
   let tail = 0;
-  for (let n = 60; n > 0; n--) tail = (n / 2) / (z + tail);
+  for (let n = 60; n > 0; n--) tail = n / 2 / (z + tail);
   return Math.sign(x) * (1 - Math.exp(-z * z) / ((z + tail) * Math.sqrt(Math.PI)));
 }
 

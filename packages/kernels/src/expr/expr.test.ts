@@ -1,5 +1,15 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ConfigError, derive, e, elementwise, input, openDevice, vjp, type Expr, type Gpu } from "../index.js";
+import {
+  ConfigError,
+  derive,
+  e,
+  elementwise,
+  input,
+  openDevice,
+  vjp,
+  type Expr,
+  type Gpu,
+} from "../index.js";
 import { evaluate } from "./evaluate.reference.js";
 
 let gpu: Gpu;
@@ -10,7 +20,8 @@ afterAll(() => {
   gpu.destroy();
 });
 
-const range = (low: number, high: number): number[] => Array.from({ length: 61 }, (_, i) => low + ((high - low) * (i + 0.37)) / 61);
+const range = (low: number, high: number): number[] =>
+  Array.from({ length: 61 }, (_, i) => low + ((high - low) * (i + 0.37)) / 61);
 
 /** Each function of one operand with a domain on which it is smooth. */
 const unary: Record<string, { f: (x: Expr) => Expr; domain: number[] }> = {
@@ -35,33 +46,44 @@ const unary: Record<string, { f: (x: Expr) => Expr; domain: number[] }> = {
   erf: { f: e.erf, domain: range(-4, 4) },
   sin: { f: e.sin, domain: range(-6, 6) },
   cos: { f: e.cos, domain: range(-6, 6) },
-  composed: { f: (x) => e.select(e.gt(x, 1), e.mul(x, e.sin(x)), e.div(e.exp(x), e.add(2, e.mul(x, x)))), domain: range(-3, 3) },
+  composed: {
+    f: (x) => e.select(e.gt(x, 1), e.mul(x, e.sin(x)), e.div(e.exp(x), e.add(2, e.mul(x, x)))),
+    domain: range(-3, 3),
+  },
   extremes: { f: (x) => e.max(e.min(e.mul(2, x), 1.5), e.neg(x)), domain: range(-3, 3) },
 };
 
 describe("expressions", () => {
-  it.each(Object.entries(unary))("%s and its derivative match double precision", async (name, { f, domain }) => {
-    const root = f(input("x"));
-    const derivative = derive(root, ["x"], 1)[0] as Expr;
-    const op = elementwise(`test_${name}`, ["x"], f);
-    const x = gpu.tensor(domain, [domain.length]);
-    const { outputs, pullback } = vjp(() => [op(x)], [x]);
-    const [dx] = pullback([gpu.full([domain.length], 1)]);
-    const y = await outputs[0]?.read();
-    const slope = await dx?.read();
-    domain.forEach((exact, i) => {
-      const v = Math.fround(exact);
-      const value = evaluate(root, { x: v });
-      // Terms of order max(1, |x|) cancel in float32 (1 + erf, 1 - tanh^2), so that is the scale of the error.
-      const scale = Math.max(1, Math.abs(v), Math.abs(value));
-      expect(Math.abs((y?.[i] ?? NaN) - value) / scale, `${name}(${String(v)})`).toBeLessThan(1e-6);
-      const h = 1e-6 * Math.max(1, Math.abs(v));
-      const numeric = (evaluate(root, { x: v + h }) - evaluate(root, { x: v - h })) / (2 * h);
-      const symbolic = evaluate(derivative, { x: v });
-      expect(Math.abs(symbolic - numeric) / Math.max(0.1, Math.abs(numeric)), `${name}'(${String(v)})`).toBeLessThan(1e-6);
-      expect(Math.abs((slope?.[i] ?? NaN) - symbolic) / Math.max(scale, Math.abs(symbolic))).toBeLessThan(2e-6);
-    });
-  });
+  it.each(Object.entries(unary))(
+    "%s and its derivative match double precision",
+    async (name, { f, domain }) => {
+      const root = f(input("x"));
+      const derivative = derive(root, ["x"], 1)[0] as Expr;
+      const op = elementwise(`test_${name}`, ["x"], f);
+      const x = gpu.tensor(domain, [domain.length]);
+      const { outputs, pullback } = vjp(() => [op(x)], [x]);
+      const [dx] = pullback([gpu.full([domain.length], 1)]);
+      const y = await outputs[0]?.read();
+      const slope = await dx?.read();
+      domain.forEach((exact, i) => {
+        const v = Math.fround(exact);
+        const value = evaluate(root, { x: v });
+        // Terms of order max(1, |x|) cancel in float32 (1 + erf, 1 - tanh^2), so that is the scale of the error.
+        const scale = Math.max(1, Math.abs(v), Math.abs(value));
+        expect(Math.abs((y?.[i] ?? NaN) - value) / scale, `${name}(${String(v)})`).toBeLessThan(1e-6);
+        const h = 1e-6 * Math.max(1, Math.abs(v));
+        const numeric = (evaluate(root, { x: v + h }) - evaluate(root, { x: v - h })) / (2 * h);
+        const symbolic = evaluate(derivative, { x: v });
+        expect(
+          Math.abs(symbolic - numeric) / Math.max(0.1, Math.abs(numeric)),
+          `${name}'(${String(v)})`,
+        ).toBeLessThan(1e-6);
+        expect(Math.abs((slope?.[i] ?? NaN) - symbolic) / Math.max(scale, Math.abs(symbolic))).toBeLessThan(
+          2e-6,
+        );
+      });
+    },
+  );
 
   it("stay finite at extreme arguments", async () => {
     const x = gpu.tensor([-1e30, -200, -89, 89, 200, 1e30], [6]);

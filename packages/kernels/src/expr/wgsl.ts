@@ -136,7 +136,12 @@ export function exprToWgsl(
 }
 
 /** A whole WGSL function `fn name(a: T, b: T) -> T` for an expression, with the helpers it needs. */
-export function exprFunction(name: string, args: readonly string[], root: Expr, type: ExprType = "f32"): string {
+export function exprFunction(
+  name: string,
+  args: readonly string[],
+  root: Expr,
+  type: ExprType = "f32",
+): string {
   const code = exprToWgsl([root], (input) => input, type);
   return [
     ...code.helpers.values(),

@@ -56,4 +56,6 @@ export const geluTanh: Unary = /* @__PURE__ */ unary("geluTanh", e.geluTanh);
 
 /** a where `condition` is not zero, else b. The condition gets no gradient. */
 export const where: (condition: Tensor, a: Tensor | number, b: Tensor | number) => Tensor =
-  /* @__PURE__ */ elementwise("where", ["condition", "a", "b"], (condition, a, b) => e.select(condition, a, b));
+  /* @__PURE__ */ elementwise("where", ["condition", "a", "b"], (condition, a, b) =>
+    e.select(condition, a, b),
+  );

@@ -1,6 +1,19 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { add, cast, div, elementwise, e, mul, openDevice, ShapeError, vjp, where, type Gpu, type Tensor } from "../index.js";
+import {
+  add,
+  cast,
+  div,
+  elementwise,
+  e,
+  mul,
+  openDevice,
+  ShapeError,
+  vjp,
+  where,
+  type Gpu,
+  type Tensor,
+} from "../index.js";
 
 let gpu: Gpu;
 beforeAll(async () => {
@@ -10,7 +23,8 @@ afterAll(() => {
   gpu.destroy();
 });
 
-const numbers = (n: number, seed: number): number[] => Array.from({ length: n }, (_, i) => Math.fround(Math.sin(i * 12.9898 + seed) * 2));
+const numbers = (n: number, seed: number): number[] =>
+  Array.from({ length: n }, (_, i) => Math.fround(Math.sin(i * 12.9898 + seed) * 2));
 const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 /** Offset in an operand of `shape` for the flat index of an output of `out`. */
@@ -28,8 +42,13 @@ function offset(flat: number, shape: readonly number[], out: readonly number[]):
 }
 
 const shapePairs = fc
-  .array(fc.tuple(fc.integer({ min: 1, max: 5 }), fc.constantFrom("both", "left", "right")), { minLength: 1, maxLength: 5 })
-  .chain((dims) => fc.tuple(fc.constant(dims), fc.integer({ min: 0, max: 2 }), fc.integer({ min: 0, max: 2 })))
+  .array(fc.tuple(fc.integer({ min: 1, max: 5 }), fc.constantFrom("both", "left", "right")), {
+    minLength: 1,
+    maxLength: 5,
+  })
+  .chain((dims) =>
+    fc.tuple(fc.constant(dims), fc.integer({ min: 0, max: 2 }), fc.integer({ min: 0, max: 2 })),
+  )
   .map(([dims, dropLeft, dropRight]) => {
     const left = dims.map(([n, who]) => (who === "right" ? 1 : n));
     const right = dims.map(([n, who]) => (who === "left" ? 1 : n));
@@ -94,7 +113,10 @@ describe("elementwise", () => {
     };
     const first = await gradients();
     expect(first.slice(0, width).every((v) => Math.abs(v - rows * 0.5) < 1e-2)).toBe(true);
-    const total = numbers(rows * width, 1).reduce((s, v, i) => s + v + (numbers(width, 2)[i % width] ?? NaN), 0);
+    const total = numbers(rows * width, 1).reduce(
+      (s, v, i) => s + v + (numbers(width, 2)[i % width] ?? NaN),
+      0,
+    );
     expect(Math.abs((first[width] ?? NaN) - total) / Math.abs(total)).toBeLessThan(1e-3);
     expect(await gradients()).toEqual(first);
   });
@@ -135,7 +157,9 @@ describe("elementwise", () => {
 
   it("refuses shapes that do not broadcast, naming them", () => {
     expect(() => add(gpu.zeros([2, 3]), gpu.zeros([2]))).toThrow(ShapeError);
-    expect(() => add(gpu.zeros([2, 3]), gpu.zeros([2]))).toThrow("add: shapes [2, 3] and [2] do not broadcast: 3 meets 2");
+    expect(() => add(gpu.zeros([2, 3]), gpu.zeros([2]))).toThrow(
+      "add: shapes [2, 3] and [2] do not broadcast: 3 meets 2",
+    );
     expect(() => add(1, 2)).toThrow(/at least one must be a tensor/);
   });
 });

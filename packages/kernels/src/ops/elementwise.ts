@@ -4,7 +4,14 @@ import { derive } from "../expr/derive.js";
 import { input, type Expr } from "../expr/expr.js";
 import { exprToWgsl } from "../expr/wgsl.js";
 import type { Gpu } from "../gpu.js";
-import { defineKernel, grid1d, type BindingSpec, type Kernel, type ParamType, type ParamValue } from "../kernel.js";
+import {
+  defineKernel,
+  grid1d,
+  type BindingSpec,
+  type Kernel,
+  type ParamType,
+  type ParamValue,
+} from "../kernel.js";
 import { sumToShape } from "../reduce.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
@@ -41,7 +48,10 @@ export function broadcastShapes(who: string, shapes: readonly (readonly number[]
       const n = shape[axis - rank + shape.length] ?? 1;
       if (n === 1 || n === extent) continue;
       if (extent !== 1) {
-        throw new ShapeError(who, `shapes ${shapes.map(showShape).join(" and ")} do not broadcast: ${String(extent)} meets ${String(n)}`);
+        throw new ShapeError(
+          who,
+          `shapes ${shapes.map(showShape).join(" and ")} do not broadcast: ${String(extent)} meets ${String(n)}`,
+        );
       }
       extent = n;
     }
@@ -71,7 +81,8 @@ function classify(shape: readonly number[], out: readonly number[]): { access: A
   const padded = [...Array<number>(out.length - shape.length).fill(1), ...shape];
   const first = padded.findIndex((n) => n !== 1);
   const last = padded.findLastIndex((n) => n !== 1);
-  const exact = (from: number, to: number): boolean => padded.slice(from, to).every((n, i) => n === out[from + i]);
+  const exact = (from: number, to: number): boolean =>
+    padded.slice(from, to).every((n, i) => n === out[from + i]);
   if (exact(first, padded.length)) return { access: "row", period: sizeOf(shape) };
   const leadingOnes = out.slice(0, first).every((n) => n === 1);
   if (leadingOnes && exact(first, last + 1)) return { access: "col", period: sizeOf(out.slice(last + 1)) };
@@ -120,7 +131,8 @@ function kernelOf(name: string, inputs: readonly string[], root: Expr): Kernel<V
       bindings["grad"] = `read ${vector(v.out, v.lanes)}`;
       v.needs.forEach((needed, i) => {
         const dtype = v.operands[i]?.dtype;
-        if (needed && dtype && dtype !== "number") bindings[`d${String(i)}`] = `write ${vector(dtype, v.lanes)}`;
+        if (needed && dtype && dtype !== "number")
+          bindings[`d${String(i)}`] = `write ${vector(dtype, v.lanes)}`;
       });
       return bindings;
     },
@@ -130,9 +142,11 @@ function kernelOf(name: string, inputs: readonly string[], root: Expr): Kernel<V
         const n = String(i);
         if (o.access === "number") params[`number${n}`] = "f32";
         if (o.access === "row" || o.access === "col") params[`period${n}`] = "u32";
-        if (o.access === "strided") Object.assign(params, { [`strideLow${n}`]: "vec4<u32>", [`strideHigh${n}`]: "vec4<u32>" });
+        if (o.access === "strided")
+          Object.assign(params, { [`strideLow${n}`]: "vec4<u32>", [`strideHigh${n}`]: "vec4<u32>" });
       });
-      if (v.operands.some((o) => o.access === "strided")) Object.assign(params, { dimsLow: "vec4<u32>", dimsHigh: "vec4<u32>" });
+      if (v.operands.some((o) => o.access === "strided"))
+        Object.assign(params, { dimsLow: "vec4<u32>", dimsHigh: "vec4<u32>" });
       return params;
     },
     wgsl: (v) => {
@@ -146,7 +160,8 @@ function kernelOf(name: string, inputs: readonly string[], root: Expr): Kernel<V
           const [half, lane] = axis < 4 ? ["Low", axis] : ["High", axis - 4];
           const dim = `params.dims${half}[${String(lane)}]`;
           lines.push(`{ let index = rest % ${dim}; rest /= ${dim};`);
-          for (const i of strided) lines.push(`  at${String(i)} += index * params.stride${half}${String(i)}[${String(lane)}];`);
+          for (const i of strided)
+            lines.push(`  at${String(i)} += index * params.stride${half}${String(i)}[${String(lane)}];`);
           lines.push("}");
         }
       }
@@ -161,9 +176,12 @@ function kernelOf(name: string, inputs: readonly string[], root: Expr): Kernel<V
           strided: `at${n}`,
           number: "",
         };
-        lines.push(`let v${n} = ${T}(${o.access === "number" ? `params.number${n}` : `in${n}[${index[o.access]}]`});`);
+        lines.push(
+          `let v${n} = ${T}(${o.access === "number" ? `params.number${n}` : `in${n}[${index[o.access]}]`});`,
+        );
       });
-      const names = (given: string): string => (given === "\u2202" ? "seed" : `v${String(inputs.indexOf(given))}`);
+      const names = (given: string): string =>
+        given === "\u2202" ? "seed" : `v${String(inputs.indexOf(given))}`;
       let helpers: ReadonlyMap<string, string>;
       if (v.needs) {
         const needs = v.needs;
@@ -197,7 +215,11 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   });
 }
 
-function parameters(args: readonly (Tensor | number)[], out: readonly number[], l: Layout): Record<string, ParamValue> {
+function parameters(
+  args: readonly (Tensor | number)[],
+  out: readonly number[],
+  l: Layout,
+): Record<string, ParamValue> {
   const params: Record<string, ParamValue> = { count: Math.ceil(sizeOf(out) / l.lanes) };
   const rank = out.length;
   args.forEach((arg, i) => {
@@ -236,7 +258,8 @@ function makePlan(name: string, args: readonly (Tensor | number)[]): Plan {
     name,
     present.map((t) => t.shape),
   );
-  if (shape.length > MAX_RANK) throw new ShapeError(name, `rank ${String(shape.length)} is above ${String(MAX_RANK)}`);
+  if (shape.length > MAX_RANK)
+    throw new ShapeError(name, `rank ${String(shape.length)} is above ${String(MAX_RANK)}`);
   const out: DType = present.every((t) => t.dtype === "f16") ? "f16" : "f32";
   const l = layout(args, shape);
   const params = parameters(args, shape, l);
@@ -263,7 +286,8 @@ export function elementwise(
   inputs: readonly string[],
   define: (...args: Expr[]) => Expr,
 ): (...args: (Tensor | number)[]) => Tensor {
-  if (new Set(inputs).size !== inputs.length) throw new ConfigError(name, `its inputs ${inputs.join(", ")} must have different names`);
+  if (new Set(inputs).size !== inputs.length)
+    throw new ConfigError(name, `its inputs ${inputs.join(", ")} must have different names`);
   const root = define(...inputs.map(input));
   const forward = kernelOf(name, inputs, root);
   const backward = kernelOf(`${name}Backward`, inputs, root);
@@ -275,7 +299,9 @@ export function elementwise(
     const tensors = args.map((arg) => (typeof arg === "number" ? undefined : arg));
     const gpu: Gpu | undefined = tensors.find((t) => t !== undefined)?.gpu;
     if (!gpu) throw new ConfigError(name, "every argument is a number; at least one must be a tensor");
-    const key = args.map((arg) => (typeof arg === "number" ? "number" : `${arg.dtype}${arg.shape.join()}`)).join(";");
+    const key = args
+      .map((arg) => (typeof arg === "number" ? "number" : `${arg.dtype}${arg.shape.join()}`))
+      .join(";");
     let plan = plans.get(key);
     if (!plan) {
       if (plans.size >= PLAN_LIMIT) plans.clear();
@@ -300,7 +326,9 @@ export function elementwise(
       },
       backward: ({ grads, needs }) => {
         const wanted = tensors.map((t, i) => (needs[i] && t ? gpu.empty(shape, t.dtype) : undefined));
-        const written = Object.fromEntries(wanted.flatMap((t, i) => (t ? [[`d${String(i)}`, t] as const] : [])));
+        const written = Object.fromEntries(
+          wanted.flatMap((t, i) => (t ? [[`d${String(i)}`, t] as const] : [])),
+        );
         gpu.run(backward, {
           variant: { ...variant, needs },
           bindings: { ...bindings, grad: grads[0] as Tensor, ...written },

@@ -1,6 +1,17 @@
 import { describe, expect, it } from "vitest";
 import { checkOp, numbers, operand, product, relativeError, useGpu } from "../../test-support.js";
-import { matmul, linear, ShapeError, DTypeError, ConfigError, silu, vjp, e, input, type Tensor } from "../../index.js";
+import {
+  matmul,
+  linear,
+  ShapeError,
+  DTypeError,
+  ConfigError,
+  silu,
+  vjp,
+  e,
+  input,
+  type Tensor,
+} from "../../index.js";
 import type { MatmulForm } from "./matmul.js";
 
 const device = useGpu();
@@ -18,7 +29,9 @@ interface Problem {
 function shapes(p: Problem): [number[], number[], number[]] {
   const { M, N, K, transposeA = false, transposeB = false, batchA = [], batchB = [] } = p;
   const rank = Math.max(batchA.length, batchB.length);
-  const batch = Array.from({ length: rank }, (_, i) => Math.max(batchA[i - rank + batchA.length] ?? 1, batchB[i - rank + batchB.length] ?? 1));
+  const batch = Array.from({ length: rank }, (_, i) =>
+    Math.max(batchA[i - rank + batchA.length] ?? 1, batchB[i - rank + batchB.length] ?? 1),
+  );
   return [
     [...batchA, ...(transposeA ? [K, M] : [M, K])],
     [...batchB, ...(transposeB ? [N, K] : [K, N])],
@@ -51,7 +64,9 @@ function reference(p: Problem): (a: Float64Array, b: Float64Array) => Float64Arr
         for (let j = 0; j < N; j++) {
           let sum = 0;
           for (let k = 0; k < K; k++)
-            sum += (a[za + (transposeA ? k * M + i : i * K + k)] ?? NaN) * (b[zb + (transposeB ? j * K + k : k * N + j)] ?? NaN);
+            sum +=
+              (a[za + (transposeA ? k * M + i : i * K + k)] ?? NaN) *
+              (b[zb + (transposeB ? j * K + k : k * N + j)] ?? NaN);
           out[(z * M + i) * N + j] = sum;
         }
     }
@@ -67,41 +82,55 @@ const transposes = [
 ] as const;
 
 describe("matmul", () => {
-  it.each(["subgroup", "tiled", "vector"] as const)("%s form: every transpose at odd and even sizes", async (form: MatmulForm) => {
-    const { gpu } = device;
-    for (const [transposeA, transposeB] of transposes)
-      for (const [M, N, K] of [
-        [1, 1, 1],
-        [3, 5, 7],
-        [12, 32, 16],
-        [13, 37, 19],
-        [64, 64, 64],
-        [4, 100, 33],
-        [70, 68, 36],
-      ] as const) {
-        const p: Problem = { M, N, K, transposeA, transposeB };
-        const [shapeA, shapeB] = shapes(p);
-        const [a, b] = [numbers(product(shapeA), 1), numbers(product(shapeB), 2)];
-        const result = gpu.scope(() => matmul(gpu.tensor(a, shapeA), gpu.tensor(b, shapeB), { transposeA, transposeB, form }));
-        const error = relativeError(await result.read(), reference(p)(a, b));
-        expect(error, JSON.stringify(p)).toBeLessThan(3e-6);
-        result.dispose();
-      }
-  });
+  it.each(["subgroup", "tiled", "vector"] as const)(
+    "%s form: every transpose at odd and even sizes",
+    async (form: MatmulForm) => {
+      const { gpu } = device;
+      for (const [transposeA, transposeB] of transposes)
+        for (const [M, N, K] of [
+          [1, 1, 1],
+          [3, 5, 7],
+          [12, 32, 16],
+          [13, 37, 19],
+          [64, 64, 64],
+          [4, 100, 33],
+          [70, 68, 36],
+        ] as const) {
+          const p: Problem = { M, N, K, transposeA, transposeB };
+          const [shapeA, shapeB] = shapes(p);
+          const [a, b] = [numbers(product(shapeA), 1), numbers(product(shapeB), 2)];
+          const result = gpu.scope(() =>
+            matmul(gpu.tensor(a, shapeA), gpu.tensor(b, shapeB), { transposeA, transposeB, form }),
+          );
+          const error = relativeError(await result.read(), reference(p)(a, b));
+          expect(error, JSON.stringify(p)).toBeLessThan(3e-6);
+          result.dispose();
+        }
+    },
+  );
 
   it("broadcasts batch axes, with gradients", async () => {
     for (const [batchA, batchB] of [
       [[3], [3]],
       [[3], []],
       [[], [3]],
-      [[2, 1], [1, 3]],
+      [
+        [2, 1],
+        [1, 3],
+      ],
       [[2, 3], [3]],
-      [[2, 1, 2], [3, 1]],
+      [
+        [2, 1, 2],
+        [3, 1],
+      ],
     ] as const)
       for (const [transposeA, transposeB] of transposes) {
         const p: Problem = { M: 5, N: 6, K: 3, batchA, batchB, transposeA, transposeB };
         const [shapeA, shapeB] = shapes(p);
-        await checkOp(device.gpu, (a, b) => matmul(a, b, { transposeA, transposeB }), reference(p), [operand(shapeA, 3), operand(shapeB, 4)]);
+        await checkOp(device.gpu, (a, b) => matmul(a, b, { transposeA, transposeB }), reference(p), [
+          operand(shapeA, 3),
+          operand(shapeB, 4),
+        ]);
       }
   });
 
@@ -111,7 +140,8 @@ describe("matmul", () => {
     await checkOp(
       device.gpu,
       (a, b, bias, residual) => matmul(a, b, { bias, residual, activation: "silu", alpha: 0.5 }),
-      (a, b, bias, residual) => reference(p)(a, b).map((z, i) => f(0.5 * z + (bias[i % 10] ?? 0)) + (residual[i] ?? 0)),
+      (a, b, bias, residual) =>
+        reference(p)(a, b).map((z, i) => f(0.5 * z + (bias[i % 10] ?? 0)) + (residual[i] ?? 0)),
       [operand([7, 5], 1), operand([5, 10], 2), operand([10], 3), operand([7, 10], 4)],
     );
   });
@@ -132,7 +162,9 @@ describe("matmul", () => {
             form,
           }),
         );
-        const expected = reference({ M: 6, N, K: 8 })(a, b).map((z, i) => (z + (bias[i % N] ?? 0)) ** 2 + (residual[i] ?? 0));
+        const expected = reference({ M: 6, N, K: 8 })(a, b).map(
+          (z, i) => (z + (bias[i % N] ?? 0)) ** 2 + (residual[i] ?? 0),
+        );
         expect(relativeError(await y.read(), expected)).toBeLessThan(1e-5);
         y.dispose();
       }
@@ -168,7 +200,9 @@ describe("matmul", () => {
 
   it("gives zeros (or the epilogue) for an empty inner axis and nothing for empty outputs", async () => {
     const { gpu } = device;
-    const y = gpu.scope(() => matmul(gpu.empty([3, 0]), gpu.empty([0, 5]), { bias: gpu.tensor([1, 2, 3, 4, 5], [5]) }));
+    const y = gpu.scope(() =>
+      matmul(gpu.empty([3, 0]), gpu.empty([0, 5]), { bias: gpu.tensor([1, 2, 3, 4, 5], [5]) }),
+    );
     expect([...(await y.read())]).toEqual([1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5]);
     const none = gpu.scope(() => matmul(gpu.empty([0, 4]), gpu.zeros([4, 5])));
     expect(none.shape).toEqual([0, 5]);
@@ -193,7 +227,9 @@ describe("matmul", () => {
     expect(() => matmul(a, gpu.zeros([4, 5]))).toThrow(/a \[2, 3\] has 3 columns, b \[4, 5\] has 4 rows/);
     expect(() => matmul(a, gpu.zeros([3]))).toThrow(ShapeError);
     expect(() => matmul(a, gpu.zeros([3, 4], "i32"))).toThrow(DTypeError);
-    expect(() => matmul(a, gpu.zeros([3, 4]), { bias: gpu.zeros([3]) })).toThrow(/bias has shape \[3\]; it must be \[4\]/);
+    expect(() => matmul(a, gpu.zeros([3, 4]), { bias: gpu.zeros([3]) })).toThrow(
+      /bias has shape \[3\]; it must be \[4\]/,
+    );
     expect(() => matmul(a, gpu.zeros([3, 4]), { residual: gpu.zeros([4, 2]) })).toThrow(/residual/);
     expect(() => matmul(a, gpu.zeros([3, 4]), { transposedB: true } as never)).toThrow(ConfigError);
     expect(() => matmul(gpu.zeros([2, 2, 3]), gpu.zeros([3, 3, 4]))).toThrow(ShapeError);

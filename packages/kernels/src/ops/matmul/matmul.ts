@@ -81,7 +81,10 @@ interface Dimensions {
 
 function dimensions(who: string, a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean): Dimensions {
   if (a.rank < 2 || b.rank < 2) {
-    throw new ShapeError(who, `a has shape ${showShape(a.shape)}, b has ${showShape(b.shape)}; both need at least two axes`);
+    throw new ShapeError(
+      who,
+      `a has shape ${showShape(a.shape)}, b has ${showShape(b.shape)}; both need at least two axes`,
+    );
   }
   const [a0 = 0, a1 = 0] = a.shape.slice(-2);
   const [b0 = 0, b1 = 0] = b.shape.slice(-2);
@@ -132,7 +135,8 @@ function batchLayout(
     strideA.unshift(x);
     strideB.unshift(y);
   }
-  if (dims.length > 4) throw new ShapeError(who, `batch axes ${showShape(batch)} broadcast in more than four groups`);
+  if (dims.length > 4)
+    throw new ShapeError(who, `batch axes ${showShape(batch)} broadcast in more than four groups`);
   while (dims.length < 4) {
     dims.unshift(1);
     strideA.unshift(0);
@@ -153,7 +157,9 @@ function runProduct(who: string, p: Product): Tensor {
   const { transposeA, transposeB } = p;
   let { a, b } = p;
   const gpu = a.gpu;
-  let { M, N, K, batch } = dimensions(who, a, b, transposeA, transposeB);
+  const found = dimensions(who, a, b, transposeA, transposeB);
+  const { N, K } = found;
+  let { M, batch } = found;
   const shape = [...batch, M, N];
   const out = gpu.empty(shape, a.dtype === "f16" && b.dtype === "f16" ? "f16" : "f32");
   if (out.size === 0) return out;
@@ -184,7 +190,13 @@ function runProduct(who: string, p: Product): Tensor {
     activation: p.activation,
   };
   const call = {
-    bindings: { a, b, ...(p.bias ? { bias: p.bias } : {}), ...(p.residual ? { residual: p.residual } : {}), out },
+    bindings: {
+      a,
+      b,
+      ...(p.bias ? { bias: p.bias } : {}),
+      ...(p.residual ? { residual: p.residual } : {}),
+      out,
+    },
     params: { batch: layout.dims, strideA: layout.strideA, strideB: layout.strideB, M, N, K, alpha: p.alpha },
   };
   let form = p.form;
@@ -203,7 +215,8 @@ function runProduct(who: string, p: Product): Tensor {
       break;
     }
     case "subgroup": {
-      if (!hasFixedSubgroups(gpu)) throw new ConfigError(who, `the adapter ${gpu.info.name} has no subgroups of one fixed size`);
+      if (!hasFixedSubgroups(gpu))
+        throw new ConfigError(who, `the adapter ${gpu.info.name} has no subgroups of one fixed size`);
       const lanes = gpu.features.subgroupMinSize;
       const rows = chooseRows(M);
       gpu.run(subgroupKernel, {
@@ -266,10 +279,14 @@ export function linear(
   bias?: Tensor,
   options: { activation?: Activation | undefined; residual?: Tensor | undefined; alpha?: number } = {},
 ): Tensor {
-  if (weight.rank !== 2) throw new ShapeError("linear", `weight has shape ${showShape(weight.shape)}; it must be [out, in]`);
+  if (weight.rank !== 2)
+    throw new ShapeError("linear", `weight has shape ${showShape(weight.shape)}; it must be [out, in]`);
   const [out = 0, width = 0] = weight.shape;
   if (x.shape.at(-1) !== width) {
-    throw new ShapeError("linear", `x has shape ${showShape(x.shape)}; its last axis must be ${String(width)} (weight is ${showShape(weight.shape)})`);
+    throw new ShapeError(
+      "linear",
+      `x has shape ${showShape(x.shape)}; its last axis must be ${String(width)} (weight is ${showShape(weight.shape)})`,
+    );
   }
   const rows = x.reshape([x.size / Math.max(width, 1), width]);
   const residual = options.residual?.reshape([rows.shape[0] ?? 0, out]);
@@ -282,7 +299,8 @@ function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { f
   const { transposeA = false, transposeB = false, bias, residual, alpha = 1, form = "auto" } = options;
   const inputs = { a, b, bias, residual };
   for (const [name, tensor] of Object.entries(inputs)) {
-    if (tensor && !isFloat(tensor.dtype)) throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be f32 or f16`);
+    if (tensor && !isFloat(tensor.dtype))
+      throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be f32 or f16`);
   }
   const { M, N, K, batch } = dimensions(who, a, b, transposeA, transposeB);
   if (bias && (bias.rank !== 1 || bias.shape[0] !== N)) {
@@ -290,7 +308,10 @@ function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { f
   }
   const shape = [...batch, M, N];
   if (residual && (residual.rank !== shape.length || residual.shape.some((n, i) => n !== shape[i]))) {
-    throw new ShapeError(who, `residual has shape ${showShape(residual.shape)}; it must be ${showShape(shape)}`);
+    throw new ShapeError(
+      who,
+      `residual has shape ${showShape(residual.shape)}; it must be ${showShape(shape)}`,
+    );
   }
   const activation = resolveActivation(who, options.activation);
   if (activation && isTracked([a, b, bias, residual])) {
@@ -302,7 +323,9 @@ function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { f
   return applyOp({
     name: who,
     inputs: [a, b, bias, residual],
-    forward: () => ({ outputs: [runProduct(who, { a, b, transposeA, transposeB, bias, residual, activation, alpha, form })] }),
+    forward: () => ({
+      outputs: [runProduct(who, { a, b, transposeA, transposeB, bias, residual, activation, alpha, form })],
+    }),
     backward: ({ grads, needs }) => {
       const g = grads[0] as Tensor;
       const gradA = (): Tensor => {

@@ -67,7 +67,10 @@ const seq = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
 /** Functions that load operands as float32; indices past an edge are clamped, so they stay inside the batch. */
 function loads(v: MatmulVariant): string {
-  const a4 = (index: string): string => (v.vecA ? `vec4f(a[(${index}) / 4u])` : `vec4f(f32(a[${index}]), f32(a[${index} + 1u]), f32(a[${index} + 2u]), f32(a[${index} + 3u]))`);
+  const a4 = (index: string): string =>
+    v.vecA
+      ? `vec4f(a[(${index}) / 4u])`
+      : `vec4f(f32(a[${index}]), f32(a[${index} + 1u]), f32(a[${index} + 2u]), f32(a[${index} + 3u]))`;
   const lines = [
     `fn a_at(index: u32) -> f32 { return f32(${v.vecA ? "a[index / 4u][index % 4u]" : "a[index]"}); }`,
     `fn b_at(index: u32) -> f32 { return f32(${v.vecB ? "b[index / 4u][index % 4u]" : "b[index]"}); }`,
@@ -90,7 +93,10 @@ export function storeFunction(v: MatmulVariant): string {
   const store = v.vecOut
     ? `out[index / 4u] = vec4<${v.out}>(y);`
     : seq(4)
-        .map((i) => `if (col + ${String(i)}u < params.N) { out[index + ${String(i)}u] = ${v.out}(y[${String(i)}]); }`)
+        .map(
+          (i) =>
+            `if (col + ${String(i)}u < params.N) { out[index + ${String(i)}u] = ${v.out}(y[${String(i)}]); }`,
+        )
         .join("\n  ");
   return /* wgsl */ `
 ${activation}
@@ -129,14 +135,17 @@ export function subgroupMatmul(v: MatmulVariant): string {
       : [`lane % ${String(per)}u`, "0u"];
   const pieces = seq(Math.ceil(R / per));
   const loadA = pieces.map((i) => {
-    const index = v.transposeA ? `aBase + (k0 + laneK) * params.M + p${String(i)}` : `p${String(i)} + k0 + laneK`;
+    const index = v.transposeA
+      ? `aBase + (k0 + laneK) * params.M + p${String(i)}`
+      : `p${String(i)} + k0 + laneK`;
     return `let q${String(i)} = ${v.vecA ? "a4_at" : "a_at"}(${index});`;
   });
   const valueA = (row: number, kk: number): string => {
     const piece = `q${String(Math.floor(row / per))}`;
     const r = row % per;
     if (!v.vecA) return `subgroupBroadcast(${piece}, ${String(r * BLOCK + kk)}u)`;
-    if (v.transposeA) return `subgroupBroadcast(${piece}[${String(r % 4)}], ${String(Math.floor(r / 4) * BLOCK + kk)}u)`;
+    if (v.transposeA)
+      return `subgroupBroadcast(${piece}[${String(r % 4)}], ${String(Math.floor(r / 4) * BLOCK + kk)}u)`;
     return `subgroupBroadcast(${piece}[${String(kk)}], ${String(r)}u)`;
   };
   const fma = (kk: number, b: string): string[] => [
@@ -147,12 +156,18 @@ export function subgroupMatmul(v: MatmulVariant): string {
   const indexB = (i: number, k: string): string =>
     v.transposeB ? `bBase + c${String(i)} * params.K + ${k}` : `bBase + (${k}) * params.N + c${String(i)}`;
   const valueB = (k: string): string =>
-    v.vecB && !v.transposeB ? `b4_at(${indexB(0, k)})` : `vec4f(${seq(4).map((i) => `b_at(${indexB(i, k)})`).join(", ")})`;
+    v.vecB && !v.transposeB
+      ? `b4_at(${indexB(0, k)})`
+      : `vec4f(${seq(4)
+          .map((i) => `b_at(${indexB(i, k)})`)
+          .join(", ")})`;
   const blockB =
     v.transposeB && v.vecB
       ? [
           ...seq(4).map((i) => `let w${String(i)} = b4_at(${indexB(i, "k0")});`),
-          ...seq(4).flatMap((j) => fma(j, `vec4f(w0[${String(j)}], w1[${String(j)}], w2[${String(j)}], w3[${String(j)}])`)),
+          ...seq(4).flatMap((j) =>
+            fma(j, `vec4f(w0[${String(j)}], w1[${String(j)}], w2[${String(j)}], w3[${String(j)}])`),
+          ),
         ]
       : seq(4).flatMap((j) => fma(j, valueB(`k0 + ${String(j)}u`)));
   // Rows and columns past an edge read the last ones instead; their results are not stored.
@@ -161,7 +176,9 @@ export function subgroupMatmul(v: MatmulVariant): string {
       ? `min(row0 + laneRow + ${String(i * per)}u, params.M - 4u)`
       : `min(row0 + laneRow + ${String(i * per)}u, params.M - 1u)`;
   const clampCol = (i: number): string =>
-    v.vecB && !v.transposeB ? `min(col + ${String(i)}u, params.N - 4u + ${String(i)}u)` : `min(col + ${String(i)}u, params.N - 1u)`;
+    v.vecB && !v.transposeB
+      ? `min(col + ${String(i)}u, params.N - 4u + ${String(i)}u)`
+      : `min(col + ${String(i)}u, params.N - 1u)`;
   const indexA = (i: number): string => {
     const row = `min(row0 + ${String(i)}u, params.M - 1u)`;
     return v.transposeA ? `aBase + k * params.M + ${row}` : `aBase + ${row} * params.K + k`;
@@ -180,8 +197,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   let laneRow = ${laneRow};
   let laneK = ${laneK};
   ${pieces.map((i) => `let p${String(i)} = ${v.transposeA ? clampRow(i) : `aBase + ${clampRow(i)} * params.K`};`).join("\n  ")}
-  ${seq(4).map((i) => `let c${String(i)} = ${clampCol(i)};`).join("\n  ")}
-  ${seq(R).map((i) => `var acc${String(i)} = vec4f();`).join("\n  ")}
+  ${seq(4)
+    .map((i) => `let c${String(i)} = ${clampCol(i)};`)
+    .join("\n  ")}
+  ${seq(R)
+    .map((i) => `var acc${String(i)} = vec4f();`)
+    .join("\n  ")}
   var k0 = 0u;
   for (; k0 + ${String(BLOCK)}u <= params.K; k0 += ${String(BLOCK)}u) {
     ${[...loadA, ...blockB].join("\n    ")}
@@ -196,7 +217,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   }`
       : ""
   }
-  ${seq(R).map((i) => `rows[${String(i)}] = acc${String(i)};`).join("\n  ")}
+  ${seq(R)
+    .map((i) => `rows[${String(i)}] = acc${String(i)};`)
+    .join("\n  ")}
   for (var i = 0u; i < ${String(R)}u; i++) { store(group.z, row0 + i, col, rows[i]); }
 }`;
 }
@@ -208,9 +231,12 @@ const STEP = 16;
 /** Both operands staged in workgroup memory; right on any adapter. */
 export function tiledMatmul(v: MatmulVariant): string {
   const stage = (name: "a" | "b"): string => {
-    const [extent, first, transposed] = name === "a" ? ["params.M", "row0", !v.transposeA] : ["params.N", "col0", v.transposeB];
+    const [extent, first, transposed] =
+      name === "a" ? ["params.M", "row0", !v.transposeA] : ["params.N", "col0", v.transposeB];
     // Neighbouring threads read neighbouring memory: along k when the operand is stored [extent, K].
-    const [e, k] = transposed ? [`i / ${String(STEP)}u`, `i % ${String(STEP)}u`] : [`i % ${String(TILE)}u`, `i / ${String(TILE)}u`];
+    const [e, k] = transposed
+      ? [`i / ${String(STEP)}u`, `i % ${String(STEP)}u`]
+      : [`i % ${String(TILE)}u`, `i / ${String(TILE)}u`];
     const index = transposed ? `(${first} + e) * params.K + k0 + k` : `(k0 + k) * ${extent} + ${first} + e`;
     return /* wgsl */ `
     for (var i = thread; i < ${String(TILE * STEP)}u; i += 64u) {
@@ -236,7 +262,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let bBase = batch_offset(group.z, params.strideB);
   let r = (thread / 8u) * 8u;
   let c = (thread % 8u) * 4u;
-  ${seq(8).map((i) => `var left${String(i)} = vec4f(); var right${String(i)} = vec4f();`).join("\n  ")}
+  ${seq(8)
+    .map((i) => `var left${String(i)} = vec4f(); var right${String(i)} = vec4f();`)
+    .join("\n  ")}
   for (var k0 = 0u; k0 < params.K; k0 += ${String(STEP)}u) {
     ${stage("a")}
     ${stage("b")}
@@ -246,7 +274,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
       let b0 = vec4f(tile_b[at], tile_b[at + 1u], tile_b[at + 2u], tile_b[at + 3u]);
       let b1 = vec4f(tile_b[at + 32u], tile_b[at + 33u], tile_b[at + 34u], tile_b[at + 35u]);
       ${seq(8)
-        .map((i) => `{ let x = vec4f(tile_a[k * ${String(TILE)}u + r + ${String(i)}u]); left${String(i)} = fma(x, b0, left${String(i)}); right${String(i)} = fma(x, b1, right${String(i)}); }`)
+        .map(
+          (i) =>
+            `{ let x = vec4f(tile_a[k * ${String(TILE)}u + r + ${String(i)}u]); left${String(i)} = fma(x, b0, left${String(i)}); right${String(i)} = fma(x, b1, right${String(i)}); }`,
+        )
         .join("\n      ")}
     }
     workgroupBarrier();
@@ -277,25 +308,36 @@ export function vectorMatmul(v: MatmulVariant): string {
     ? /* wgsl */ `
   // Thread t of a group of 8 takes every eighth vec4 of k for the 4 columns of its group.
   let col = group.y * ${String(VECTOR_COLUMNS)}u + (thread / 8u) * 4u;
-  ${seq(4).map((j) => `let c${String(j)} = min(col + ${String(j)}u, params.N - 1u);`).join("\n  ")}
+  ${seq(4)
+    .map((j) => `let c${String(j)} = min(col + ${String(j)}u, params.N - 1u);`)
+    .join("\n  ")}
   for (var k = (thread % 8u) * 4u; k + 4u <= params.K; k += 32u) {
     ${seq(4)
       .map((j) =>
         v.vecB
           ? `let w${String(j)} = b4_at(bBase + c${String(j)} * params.K + k);`
-          : `let w${String(j)} = vec4f(${seq(4).map((i) => `b_at(bBase + c${String(j)} * params.K + k + ${String(i)}u)`).join(", ")});`,
+          : `let w${String(j)} = vec4f(${seq(4)
+              .map((i) => `b_at(bBase + c${String(j)} * params.K + k + ${String(i)}u)`)
+              .join(", ")});`,
       )
       .join("\n    ")}
     ${rows
       .map((i) => {
-        const x = v.vecA && !v.transposeA ? `a4_at(${aIndex(i, "k")})` : `vec4f(${seq(4).map((q) => `a_at(${aIndex(i, `k + ${String(q)}u`)})`).join(", ")})`;
+        const x =
+          v.vecA && !v.transposeA
+            ? `a4_at(${aIndex(i, "k")})`
+            : `vec4f(${seq(4)
+                .map((q) => `a_at(${aIndex(i, `k + ${String(q)}u`)})`)
+                .join(", ")})`;
         return `{ let x = ${x}; acc${String(i)} += vec4f(dot(x, w0), dot(x, w1), dot(x, w2), dot(x, w3)); }`;
       })
       .join("\n    ")}
   }
   if (thread % 8u == 0u) {
     for (var k = params.K / 4u * 4u; k < params.K; k++) {
-      let w = vec4f(${seq(4).map((j) => `b_at(bBase + c${String(j)} * params.K + k)`).join(", ")});
+      let w = vec4f(${seq(4)
+        .map((j) => `b_at(bBase + c${String(j)} * params.K + k)`)
+        .join(", ")});
       ${rows.map((i) => `acc${String(i)} += a_at(${aIndex(i, "k")}) * w;`).join("\n      ")}
     }
   }
@@ -304,10 +346,19 @@ export function vectorMatmul(v: MatmulVariant): string {
   // Thread t takes every eighth k for 4 columns.
   let col = group.y * ${String(VECTOR_COLUMNS)}u + (thread % 8u) * 4u;
   ${seq(4)
-    .map((j) => `let c${String(j)} = ${v.vecB ? `min(col + ${String(j)}u, params.N - 4u + ${String(j)}u)` : `min(col + ${String(j)}u, params.N - 1u)`};`)
+    .map(
+      (j) =>
+        `let c${String(j)} = ${v.vecB ? `min(col + ${String(j)}u, params.N - 4u + ${String(j)}u)` : `min(col + ${String(j)}u, params.N - 1u)`};`,
+    )
     .join("\n  ")}
   for (var k = thread / 8u; k < params.K; k += 8u) {
-    let w = ${v.vecB ? "b4_at(bBase + k * params.N + c0)" : `vec4f(${seq(4).map((j) => `b_at(bBase + k * params.N + c${String(j)})`).join(", ")})`};
+    let w = ${
+      v.vecB
+        ? "b4_at(bBase + k * params.N + c0)"
+        : `vec4f(${seq(4)
+            .map((j) => `b_at(bBase + k * params.N + c${String(j)})`)
+            .join(", ")})`
+    };
     ${rows.map((i) => `acc${String(i)} += a_at(${aIndex(i, "k")}) * w;`).join("\n    ")}
   }
   let slot = (thread % 8u) * 8u + thread / 8u;`;
