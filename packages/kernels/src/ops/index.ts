@@ -25,3 +25,14 @@ export {
 } from "./reductions.js";
 export { rowElement, rowLanes, rowMain, rowPrelude, rowVariant, type RowVariant } from "./rows.js";
 export { stridedCopy, stridesOf, type StridedView } from "./strided.js";
+export { groupBy, type Grouping } from "./grouping.js";
+export { embedding, gather, scatterAdd, takeAlongLast } from "./indexing.js";
+export { argsort, sort, topk, type SortOptions } from "./sorting.js";
+export { associativeScan, cumsum, linearRecurrence, type AssociativeScan, type ScanOptions } from "./scan.js";
+export { causalConv1d } from "./conv.js";
+export {
+  crossEntropy,
+  linearCrossEntropy,
+  type CrossEntropyOptions,
+  type LinearCrossEntropyOptions,
+} from "./losses.js";

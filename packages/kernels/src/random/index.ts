@@ -1,1 +1,2 @@
-export {};
+export { dropout, randomNormal, randomUniform, type RandomOptions } from "./random.js";
+export { repetitionPenalty, sample, type SampleOptions } from "./sample.js";

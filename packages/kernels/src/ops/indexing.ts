@@ -1,0 +1,279 @@
+import { DTypeError, ShapeError } from "../errors.js";
+import { isFloat } from "../dtype.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel.js";
+import { applyOp } from "../tape.js";
+import type { Tensor } from "../tensor.js";
+import { expectInteger, normalizeAxis, showShape, sizeOf } from "../validate.js";
+import { groupBy } from "./grouping.js";
+
+interface IndexVariant {
+  readonly dtype: string;
+  readonly vec: boolean;
+}
+
+const element = (v: IndexVariant): string => (v.vec ? `vec4<${v.dtype}>` : v.dtype);
+
+/** out[o, n, :] = x[o, ids[n], :]; NaN (0 for integers) where ids[n] lies outside. */
+const gatherKernel: Kernel<IndexVariant> = defineKernel({
+  name: "gather",
+  bindings: (v: IndexVariant) => ({
+    x: `read ${element(v)}` as const,
+    ids: "read i32" as const,
+    out: `write ${element(v)}` as const,
+  }),
+  params: { outer: "u32", extent: "u32", inner: "u32", count: "u32", nan: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.outer * params.count * params.inner) { return; }
+  let n = i / params.inner;
+  let key = ids[n % params.count];
+  if (key < 0 || u32(key) >= params.extent) {
+    ${v.dtype === "f32" || v.dtype === "f16" ? `out[i] = ${element(v)}(${v.dtype}(bitcast<f32>(params.nan)));` : `out[i] = ${element(v)}(0);`}
+    return;
+  }
+  out[i] = x[(n / params.count * params.extent + u32(key)) * params.inner + i % params.inner];
+}`,
+});
+
+/** out[o, v, :] = sum over the positions n with ids[n] = v of g[o, n, :], in increasing n. */
+const gatherSumKernel: Kernel<IndexVariant> = defineKernel({
+  name: "gatherBackward",
+  bindings: (v: IndexVariant) => ({
+    g: `read ${element(v)}` as const,
+    offsets: "read u32" as const,
+    order: "read u32" as const,
+    out: `write ${element(v)}` as const,
+  }),
+  params: { outer: "u32", extent: "u32", inner: "u32", count: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.outer * params.extent * params.inner) { return; }
+  let row = i / params.inner;
+  let v = row % params.extent;
+  let base = row / params.extent * params.count;
+  var total = ${v.vec ? "vec4f()" : "0.0"};
+  for (var j = offsets[v]; j < offsets[v + 1u]; j++) {
+    total += ${v.vec ? "vec4f" : "f32"}(g[(base + order[j]) * params.inner + i % params.inner]);
+  }
+  out[i] = ${element(v)}(total);
+}`,
+});
+
+interface Extents {
+  readonly outer: number;
+  readonly extent: number;
+  readonly inner: number;
+  readonly count: number;
+}
+
+function call(
+  dtype: string,
+  e: Extents,
+  rows: number,
+): { variant: IndexVariant; params: Record<string, number>; workgroups: [number, number] } {
+  const vec = e.inner % 4 === 0 && e.inner > 0;
+  const inner = vec ? e.inner / 4 : e.inner;
+  return {
+    variant: { dtype, vec },
+    params: { ...e, inner },
+    workgroups: grid1d(Math.ceil((rows * inner) / 64)),
+  };
+}
+
+function runGather(x: Tensor, ids: Tensor, e: Extents, shape: readonly number[]): Tensor {
+  const out = x.gpu.empty(shape, x.dtype);
+  const { params, ...rest } = call(x.dtype, e, e.outer * e.count);
+  x.gpu.run(gatherKernel, { ...rest, params: { ...params, nan: 0x7fc00000 }, bindings: { x, ids, out } });
+  return out;
+}
+
+function runScatter(g: Tensor, ids: Tensor, e: Extents, shape: readonly number[]): Tensor {
+  const out = g.gpu.empty(shape, g.dtype);
+  const { offsets, order } = groupBy(ids, e.extent);
+  g.gpu.run(gatherSumKernel, {
+    ...call(g.dtype, e, e.outer * e.extent),
+    bindings: { g, offsets, order, out },
+  });
+  return out;
+}
+
+function expectIds(who: string, ids: Tensor): void {
+  if (ids.dtype !== "i32") throw new DTypeError(who, `indices are ${ids.dtype}; they must be i32`);
+}
+
+/**
+ * Rows of an axis by index: out.shape = x.shape[..axis] + indices.shape + x.shape[axis+1..]. Indices are i32;
+ * one outside 0..extent-1 gives NaN (0 for integers), never other memory. The gradient adds in a fixed order.
+ */
+export function gather(x: Tensor, indices: Tensor, axis = 0): Tensor {
+  expectIds("gather", indices);
+  const along = normalizeAxis("gather", axis, x.rank);
+  const e = {
+    outer: sizeOf(x.shape.slice(0, along)),
+    extent: x.shape[along]!,
+    inner: sizeOf(x.shape.slice(along + 1)),
+    count: indices.size,
+  };
+  const shape = [...x.shape.slice(0, along), ...indices.shape, ...x.shape.slice(along + 1)];
+  return applyOp({
+    name: "gather",
+    inputs: [x, indices],
+    forward: () => ({ outputs: [runGather(x, indices, e, shape)] }),
+    backward: ({ grads }) => [runScatter(grads[0]!, indices, e, x.shape), undefined],
+  })[0]!;
+}
+
+/** Rows of a table [vocab, dim] by id (i32, any shape): [...ids.shape, dim]. */
+export function embedding(table: Tensor, ids: Tensor): Tensor {
+  if (table.rank !== 2)
+    throw new ShapeError("embedding", `table has shape ${showShape(table.shape)}; it must be [vocab, dim]`);
+  expectIds("embedding", ids);
+  return gather(table, ids, 0);
+}
+
+/**
+ * Sum of rows by index: out[v] = sum of updates[n] over the n with indices[n] = v, for v in 0..size-1. The first
+ * axes of `updates` are those of `indices`. Repeatable: the order of the sum is that of n. Others are left out.
+ */
+export function scatterAdd(updates: Tensor, indices: Tensor, size: number): Tensor {
+  const who = "scatterAdd";
+  expectIds(who, indices);
+  expectInteger(who, "size", size, 1);
+  if (!isFloat(updates.dtype))
+    throw new DTypeError(who, `updates are ${updates.dtype}; they must be f32 or f16`);
+  if (indices.shape.some((n, i) => n !== updates.shape[i])) {
+    throw new ShapeError(
+      who,
+      `updates have shape ${showShape(updates.shape)}; the first axes must be those of indices, ${showShape(indices.shape)}`,
+    );
+  }
+  const rest = updates.shape.slice(indices.rank);
+  const e = { outer: 1, extent: size, inner: sizeOf(rest), count: indices.size };
+  return applyOp({
+    name: who,
+    inputs: [updates, indices],
+    forward: () => ({ outputs: [runScatter(updates, indices, e, [size, ...rest])] }),
+    backward: ({ grads }) => [zeroOutside(grads[0]!, indices, e, updates.shape), undefined],
+  })[0]!;
+}
+
+const guardedKernel: Kernel<IndexVariant> = defineKernel({
+  name: "scatterBackward",
+  bindings: (v: IndexVariant) => ({
+    x: `read ${element(v)}` as const,
+    ids: "read i32" as const,
+    out: `write ${element(v)}` as const,
+  }),
+  params: { extent: "u32", inner: "u32", count: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count * params.inner) { return; }
+  let key = ids[i / params.inner];
+  var value = ${element(v)}();
+  if (key >= 0 && u32(key) < params.extent) { value = x[u32(key) * params.inner + i % params.inner]; }
+  out[i] = value;
+}`,
+});
+
+function zeroOutside(g: Tensor, ids: Tensor, e: Extents, shape: readonly number[]): Tensor {
+  const out = g.gpu.empty(shape, g.dtype);
+  const { variant, params, workgroups } = call(g.dtype, e, e.count);
+  const { extent, inner, count } = params;
+  g.gpu.run(guardedKernel, {
+    variant,
+    params: { extent: extent!, inner: inner!, count: count! },
+    workgroups,
+    bindings: { x: g, ids, out },
+  });
+  return out;
+}
+
+interface AlongVariant {
+  readonly dtype: string;
+}
+
+const alongKernel: Kernel<AlongVariant> = defineKernel({
+  name: "takeAlong",
+  bindings: (v: AlongVariant) => ({
+    x: `read ${v.dtype}` as const,
+    ids: "read i32" as const,
+    out: `write ${v.dtype}` as const,
+  }),
+  params: { width: "u32", taken: "u32", count: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let key = clamp(ids[i], 0, i32(params.width) - 1);
+  out[i] = ${v.dtype}(x[i / params.taken * params.width + u32(key)]);
+}`,
+});
+
+const alongBackwardKernel: Kernel<AlongVariant> = defineKernel({
+  name: "takeAlongBackward",
+  bindings: (v: AlongVariant) => ({
+    g: `read ${v.dtype}` as const,
+    ids: "read i32" as const,
+    out: `write ${v.dtype}` as const,
+  }),
+  params: { width: "u32", taken: "u32", count: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let first = i / params.width * params.taken;
+  let own = i32(i % params.width);
+  var total = 0.0;
+  for (var j = 0u; j < params.taken; j++) { total += select(0.0, f32(g[first + j]), clamp(ids[first + j], 0, i32(params.width) - 1) == own); }
+  out[i] = ${v.dtype}(total);
+}`,
+});
+
+/** Elements of each row by index: x [..., width], indices i32 [..., k] -> [..., k]; indices are clamped to the row. */
+export function takeAlongLast(x: Tensor, indices: Tensor): Tensor {
+  const who = "takeAlongLast";
+  expectIds(who, indices);
+  const width = x.shape.at(-1) ?? 0;
+  const taken = indices.shape.at(-1) ?? 0;
+  if (x.rank !== indices.rank || x.shape.slice(0, -1).some((n, i) => n !== indices.shape[i]) || width === 0) {
+    throw new ShapeError(
+      who,
+      `x has shape ${showShape(x.shape)}, indices ${showShape(indices.shape)}; all but the last axis must be equal`,
+    );
+  }
+  const variant = { dtype: x.dtype };
+  return applyOp({
+    name: who,
+    inputs: [x, indices],
+    forward: () => {
+      const out = x.gpu.empty(indices.shape, x.dtype);
+      const count = out.size;
+      x.gpu.run(alongKernel, {
+        variant,
+        bindings: { x, ids: indices, out },
+        params: { width, taken, count },
+        workgroups: grid1d(Math.ceil(count / 64)),
+      });
+      return { outputs: [out] };
+    },
+    backward: ({ grads }) => {
+      const out = x.gpu.empty(x.shape, x.dtype);
+      const count = out.size;
+      x.gpu.run(alongBackwardKernel, {
+        variant,
+        bindings: { g: grads[0]!, ids: indices, out },
+        params: { width, taken, count },
+        workgroups: grid1d(Math.ceil(count / 64)),
+      });
+      return [out, undefined];
+    },
+  })[0]!;
+}

@@ -1,0 +1,130 @@
+import { describe, expect, it } from "vitest";
+import { associativeScan, causalConv1d, cumsum, e, linearRecurrence, ShapeError } from "../index.js";
+import { checkOp, numbers, operand, relativeError, useGpu } from "../test-support.js";
+
+const device = useGpu();
+
+describe("scans", () => {
+  const running = (extent: number, inner: number, f: (column: number[]) => number[]) => (x: Float64Array) => {
+    const out = new Float64Array(x.length);
+    for (let o = 0; o < x.length / (extent * inner); o++)
+      for (let i = 0; i < inner; i++) {
+        const column = f(Array.from({ length: extent }, (_, t) => x[(o * extent + t) * inner + i]!));
+        column.forEach((v, t) => (out[(o * extent + t) * inner + i] = v));
+      }
+    return out;
+  };
+  const sums = (column: number[]): number[] => {
+    let s = 0;
+    return column.map((v) => (s += v));
+  };
+
+  it("cumsum along any axis, exclusive and reversed, with gradients", async () => {
+    const x = operand([2, 5, 3], 1);
+    await checkOp(device.gpu, (t) => cumsum(t, { axis: 1 }), running(5, 3, sums), [x]);
+    await checkOp(
+      device.gpu,
+      (t) => cumsum(t, { axis: 1, exclusive: true }),
+      running(5, 3, (c) => sums(c).map((v, i) => v - c[i]!)),
+      [x],
+    );
+    await checkOp(
+      device.gpu,
+      (t) => cumsum(t, { axis: -1, reverse: true }),
+      running(3, 1, (c) => sums([...c].reverse()).reverse()),
+      [x],
+    );
+  });
+
+  it.each([129, 1000, 5003])("chunks an axis of %i", async (n) => {
+    const { gpu } = device;
+    const x = numbers(n, n);
+    const y = gpu.scope(() => cumsum(gpu.tensor(x, [n])));
+    expect(relativeError(await y.read(), sums([...x]))).toBeLessThan(1e-5);
+    const z = gpu.scope(() => cumsum(gpu.tensor(x, [n]), { reverse: true }));
+    expect(relativeError(await z.read(), sums([...x].reverse()).reverse())).toBeLessThan(1e-5);
+  });
+
+  it("linearRecurrence is h = a h + b, with gradients through both", async () => {
+    const a = operand([2, 7, 2], 1);
+    const b = operand([2, 7, 2], 2);
+    const reference = (av: Float64Array, bv: Float64Array): Float64Array => {
+      const out = new Float64Array(bv.length);
+      for (let o = 0; o < 2; o++)
+        for (let i = 0; i < 2; i++) {
+          let h = 0;
+          for (let t = 0; t < 7; t++) {
+            const at = (o * 7 + t) * 2 + i;
+            out[at] = h = av[at]! * h + bv[at]!;
+          }
+        }
+      return out;
+    };
+    await checkOp(device.gpu, (x, y) => linearRecurrence(x, y, { axis: 1 }), reference, [a, b]);
+  });
+
+  it("takes an operation that does not commute", async () => {
+    // Affine maps x -> a x + b under composition; long enough to be chunked.
+    const { gpu } = device;
+    const n = 700;
+    const affine = associativeScan("affine", ["a", "b"], (l, r) => [
+      e.mul(r[0]!, l[0]!),
+      e.add(e.mul(r[0]!, l[1]!), r[1]!),
+    ]);
+    const a = numbers(n, 1).map((x) => Math.fround(1 + 0.1 * x));
+    const b = numbers(n, 2);
+    const [, out] = gpu.scope(() => affine([gpu.tensor(a, [n]), gpu.tensor(b, [n])]));
+    let h = 0;
+    const expected = b.map((v, t) => (h = a[t]! * h + v));
+    expect(relativeError(await out!.read(), expected)).toBeLessThan(1e-5);
+  });
+
+  it("refuses tensors of different shapes", () => {
+    const { gpu } = device;
+    expect(() => linearRecurrence(gpu.zeros([3]), gpu.zeros([4]))).toThrow(ShapeError);
+  });
+});
+
+describe("causalConv1d", () => {
+  const [B, T, D, K] = [2, 6, 3, 4];
+  const reference = (
+    x: Float64Array,
+    w: Float64Array,
+    bias: Float64Array,
+    state: Float64Array,
+  ): Float64Array => {
+    const out = new Float64Array(B * T * D);
+    for (let b = 0; b < B; b++)
+      for (let t = 0; t < T; t++)
+        for (let d = 0; d < D; d++) {
+          let y = bias[d]!;
+          for (let j = 0; j < K; j++) {
+            const s = t - K + 1 + j;
+            y +=
+              w[d * K + j]! * (s < 0 ? state[(b * (K - 1) + s + K - 1) * D + d]! : x[(b * T + s) * D + d]!);
+          }
+          out[(b * T + t) * D + d] = y;
+        }
+    return out;
+  };
+
+  it("convolves with a state, with gradients of everything", async () => {
+    await checkOp(
+      device.gpu,
+      (x, weight, bias, state) => causalConv1d(x, weight, { bias, state }).out,
+      reference,
+      [operand([B, T, D], 1), operand([D, K], 2), operand([D], 3), operand([B, K - 1, D], 4)],
+    );
+  });
+
+  it("continues from its state as one long sequence would", async () => {
+    const { gpu } = device;
+    const x = gpu.tensor(numbers(1 * 8 * 5, 1), [1, 8, 5]);
+    const w = gpu.tensor(numbers(5 * 3, 2), [5, 3]);
+    const whole = await causalConv1d(x, w).out.read();
+    const first = causalConv1d(gpu.tensor((await x.read()).slice(0, 5), [1, 1, 5]), w);
+    const rest = causalConv1d(gpu.tensor((await x.read()).slice(5), [1, 7, 5]), w, { state: first.state });
+    expect([...(await first.out.read()), ...(await rest.out.read())]).toEqual([...whole]);
+    expect([...(await rest.state.read())]).toEqual([...(await x.read()).slice(30)]);
+  });
+});

@@ -1,0 +1,293 @@
+import { DTypeError, ShapeError } from "../errors.js";
+import { isFloat } from "../dtype.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel.js";
+import { applyOp } from "../tape.js";
+import type { Tensor } from "../tensor.js";
+import { expectInteger, showShape } from "../validate.js";
+import { slice } from "./shape.js";
+
+/** Elements that one workgroup sorts in workgroup memory. */
+const BLOCK = 1024;
+
+interface KeyVariant {
+  readonly dtype: string;
+  readonly descending: boolean;
+}
+
+/** Numbers as u32 whose order is theirs; -0 equals 0; NaN is largest. */
+const keyFunction = /* wgsl */ `
+fn order_key(x: f32) -> u32 {
+  let bits = bitcast<u32>(select(x, 0.0, x == 0.0));
+  return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
+}`;
+
+const prepareKernel: Kernel<KeyVariant> = defineKernel({
+  name: "sortPrepare",
+  bindings: (v: KeyVariant) => ({ x: `read ${v.dtype}` as const, pairs: "write vec2<u32>" as const }),
+  params: { width: "u32", padded: "u32", count: "u32" },
+  wgsl: (v) => /* wgsl */ `
+${keyFunction}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let at = i % params.padded;
+  var key = 0xffffffffu;
+  if (at < params.width) { key = order_key(f32(x[i / params.padded * params.width + at])); }
+  ${v.descending ? "if (at < params.width) { key = ~key; }" : ""}
+  // Padding comes last: its position is larger than any other.
+  pairs[i] = vec2u(key, at);
+}`,
+});
+
+const after = "fn after(a: vec2u, b: vec2u) -> bool { return a.x > b.x || (a.x == b.x && a.y > b.y); }";
+
+/** Bitonic stages inside blocks: all of them (`from` = 2) or the last of a larger stage (`from` = `to`). */
+const localKernel: Kernel<undefined> = defineKernel({
+  name: "sortLocal",
+  bindings: { pairs: "read_write vec2<u32>" },
+  params: { block: "u32", from_: "u32", to: "u32", padded: "u32" },
+  wgsl: () => /* wgsl */ `
+${after}
+var<workgroup> local: array<vec2u, ${String(BLOCK)}>;
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let base = (group.y * groups.x + group.x) * params.block;
+  for (var i = lane; i < params.block; i += 64u) { local[i] = pairs[base + i]; }
+  for (var stage = params.from_; stage <= params.to; stage <<= 1u) {
+    for (var step = min(stage, params.block) >> 1u; step > 0u; step >>= 1u) {
+      workgroupBarrier();
+      for (var t = lane; t < params.block / 2u; t += 64u) {
+        let i = 2u * t - (t & (step - 1u));
+        let j = i + step;
+        let up = (((base + i) % params.padded) & stage) == 0u;
+        let a = local[i];
+        let b = local[j];
+        if (after(a, b) == up) { local[i] = b; local[j] = a; }
+      }
+    }
+  }
+  workgroupBarrier();
+  for (var i = lane; i < params.block; i += 64u) { pairs[base + i] = local[i]; }
+}`,
+});
+
+const stepKernel: Kernel<undefined> = defineKernel({
+  name: "sortStep",
+  bindings: { pairs: "read_write vec2<u32>" },
+  params: { stage: "u32", step: "u32", padded: "u32", count: "u32" },
+  wgsl: () => /* wgsl */ `
+${after}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let t = id.y * groups.x * 64u + id.x;
+  if (t >= params.count) { return; }
+  let i = 2u * t - (t & (params.step - 1u));
+  let j = i + params.step;
+  let up = ((i % params.padded) & params.stage) == 0u;
+  let a = pairs[i];
+  let b = pairs[j];
+  if (after(a, b) == up) { pairs[i] = b; pairs[j] = a; }
+}`,
+});
+
+const finishKernel: Kernel<{ dtype: string }> = defineKernel({
+  name: "sortFinish",
+  bindings: (v: { dtype: string }) => ({
+    x: `read ${v.dtype}` as const,
+    pairs: "read vec2<u32>" as const,
+    values: `write ${v.dtype}` as const,
+    indices: "write i32" as const,
+  }),
+  params: { width: "u32", padded: "u32", count: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let row = i / params.width;
+  let at = pairs[row * params.padded + i % params.width].y;
+  values[i] = x[row * params.width + at];
+  indices[i] = i32(at);
+}`,
+});
+
+interface PlaceVariant {
+  readonly dtype: string;
+}
+
+/** dx[row, indices[row, j]] = g[row, j]: the indices of a row differ from each other. */
+const placeKernel: Kernel<PlaceVariant> = defineKernel({
+  name: "sortBackward",
+  bindings: (v: PlaceVariant) => ({
+    g: `read ${v.dtype}` as const,
+    indices: "read i32" as const,
+    out: `read_write ${v.dtype}` as const,
+  }),
+  params: { width: "u32", taken: "u32", count: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  out[i / params.taken * params.width + u32(indices[i])] = g[i];
+}`,
+});
+
+function placeBack(x: Tensor, g: Tensor, indices: Tensor, taken: number): Tensor {
+  const out = x.gpu.zeros(x.shape, x.dtype);
+  x.gpu.run(placeKernel, {
+    variant: { dtype: x.dtype },
+    bindings: { g, indices, out },
+    params: { width: x.shape.at(-1)!, taken, count: g.size },
+    workgroups: grid1d(Math.ceil(g.size / 64)),
+  });
+  return out;
+}
+
+export interface SortOptions {
+  /** Largest first. */
+  readonly descending?: boolean;
+}
+
+function expectRows(who: string, x: Tensor): void {
+  if (!isFloat(x.dtype)) throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
+  if (x.rank === 0) throw new ShapeError(who, "x is a scalar; it must have at least one axis");
+}
+
+/** Sort the last axis, equal elements in their order; values and their positions (i32). */
+export function sort(
+  x: Tensor,
+  { descending = false }: SortOptions = {},
+): { values: Tensor; indices: Tensor } {
+  expectRows("sort", x);
+  const { gpu } = x;
+  const width = x.shape.at(-1)!;
+  const [values, indices] = applyOp({
+    name: "sort",
+    inputs: [x],
+    forward: () => {
+      const out = gpu.empty(x.shape, x.dtype);
+      const positions = gpu.empty(x.shape, "i32");
+      if (x.size === 0) return { outputs: [out, positions] };
+      const rows = x.size / width;
+      const padded = Math.max(2, 2 ** Math.ceil(Math.log2(width)));
+      const total = rows * padded;
+      // A pair is two words; the tensor is only a buffer for them.
+      const pairs = gpu.empty([total, 2], "u32");
+      const items = (n: number): [number, number] => grid1d(Math.ceil(n / 64));
+      gpu.run(prepareKernel, {
+        variant: { dtype: x.dtype, descending },
+        bindings: { x, pairs },
+        params: { width, padded, count: total },
+        workgroups: items(total),
+      });
+      const block = Math.min(padded, BLOCK);
+      const local = (from: number, to: number): void => {
+        gpu.run(localKernel, {
+          bindings: { pairs },
+          params: { block, from_: from, to, padded },
+          workgroups: grid1d(total / block),
+        });
+      };
+      local(2, block);
+      for (let stage = block * 2; stage <= padded; stage *= 2) {
+        for (let step = stage / 2; step >= block; step /= 2) {
+          gpu.run(stepKernel, {
+            bindings: { pairs },
+            params: { stage, step, padded, count: total / 2 },
+            workgroups: items(total / 2),
+          });
+        }
+        local(stage, stage);
+      }
+      gpu.run(finishKernel, {
+        variant: { dtype: x.dtype },
+        bindings: { x, pairs, values: out, indices: positions },
+        params: { width, padded, count: x.size },
+        workgroups: items(x.size),
+      });
+      return { outputs: [out, positions] };
+    },
+    backward: ({ grads, outputs }) => [grads[0] ? placeBack(x, grads[0], outputs[1]!, width) : undefined],
+  });
+  return { values: values!, indices: indices! };
+}
+
+/** Positions (i32) that sort the last axis. */
+export function argsort(x: Tensor, options: SortOptions = {}): Tensor {
+  return x.gpu.scope(() => sort(x, options).indices);
+}
+
+/** Largest k that a thread keeps in registers. */
+const SMALL_K = 16;
+const SMALL_WIDTH = 1024;
+
+const topkKernel: Kernel<{ dtype: string }> = defineKernel({
+  name: "topk",
+  bindings: (v: { dtype: string }) => ({
+    x: `read ${v.dtype}` as const,
+    values: `write ${v.dtype}` as const,
+    indices: "write i32" as const,
+  }),
+  params: { rows: "u32", width: "u32", k: "u32" },
+  wgsl: (v) => /* wgsl */ `
+${keyFunction}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let row = id.y * groups.x * 64u + id.x;
+  if (row >= params.rows) { return; }
+  var keys: array<u32, ${String(SMALL_K)}>;
+  var at: array<u32, ${String(SMALL_K)}>;
+  var held = 0u;
+  for (var i = 0u; i < params.width; i++) {
+    let key = order_key(f32(x[row * params.width + i]));
+    if (held == params.k && key <= keys[held - 1u]) { continue; }
+    // Insert after the larger and the equal ones, which came first.
+    var j = min(held, params.k - 1u);
+    while (j > 0u && keys[j - 1u] < key) { keys[j] = keys[j - 1u]; at[j] = at[j - 1u]; j--; }
+    keys[j] = key;
+    at[j] = i;
+    held = min(held + 1u, params.k);
+  }
+  for (var j = 0u; j < params.k; j++) {
+    values[row * params.k + j] = ${v.dtype}(x[row * params.width + at[j]]);
+    indices[row * params.k + j] = i32(at[j]);
+  }
+}`,
+});
+
+/** The k largest of the last axis in falling order, and their positions (i32); on ties the lower position first. */
+export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } {
+  expectRows("topk", x);
+  const width = x.shape.at(-1)!;
+  expectInteger("topk", "k", k, 1);
+  if (k > width)
+    throw new ShapeError("topk", `k is ${k}; the last axis of ${showShape(x.shape)} has ${width}`);
+  if (k > SMALL_K || width > SMALL_WIDTH) {
+    return x.gpu.scope(() => {
+      const sorted = sort(x, { descending: true });
+      const first = { axis: -1, end: k };
+      return { values: slice(sorted.values, first), indices: slice(sorted.indices, first) };
+    });
+  }
+  const shape = [...x.shape.slice(0, -1), k];
+  const rows = x.size / width;
+  const [values, indices] = applyOp({
+    name: "topk",
+    inputs: [x],
+    forward: () => {
+      const out = x.gpu.empty(shape, x.dtype);
+      const positions = x.gpu.empty(shape, "i32");
+      x.gpu.run(topkKernel, {
+        variant: { dtype: x.dtype },
+        bindings: { x, values: out, indices: positions },
+        params: { rows, width, k },
+        workgroups: grid1d(Math.ceil(rows / 64)),
+      });
+      return { outputs: [out, positions] };
+    },
+    backward: ({ grads, outputs }) => [grads[0] ? placeBack(x, grads[0], outputs[1]!, k) : undefined],
+  });
+  return { values: values!, indices: indices! };
+}

@@ -1,0 +1,167 @@
+import { ConfigError, DTypeError } from "../errors.js";
+import { isFloat } from "../dtype.js";
+import type { Gpu } from "../gpu.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel.js";
+import { applyOp } from "../tape.js";
+import type { Tensor } from "../tensor.js";
+import { expectInteger, expectNumber, expectShape, sizeOf } from "../validate.js";
+import { philox } from "./philox.wgsl.js";
+
+/** Which numbers: equal options give equal numbers, on every adapter and in every order of calls. */
+export interface RandomOptions {
+  /** Integer in 0..2^53-1. */
+  readonly seed: number;
+  /** Tells uses of one seed apart (a layer, a parameter); integer in 0..2^32-1, default 0. */
+  readonly stream?: number;
+  /** u32 [1] on the GPU that tells steps apart, so that a recording draws new numbers at each replay. */
+  readonly step?: Tensor | undefined;
+}
+
+const MAX_U32 = 2 ** 32 - 1;
+
+/** Seed, stream and step as kernel parameters. @internal */
+export function randomParameters(
+  who: string,
+  options: RandomOptions,
+): Record<"seed_low" | "seed_high" | "stream", number> {
+  const { seed, stream = 0, step } = options;
+  expectInteger(who, "seed", seed, 0, Number.MAX_SAFE_INTEGER);
+  expectInteger(who, "stream", stream, 0, MAX_U32);
+  if (step) {
+    expectShape(who, "step", step, [1]);
+    if (step.dtype !== "u32") throw new DTypeError(who, `step is ${step.dtype}; it must be u32`);
+  }
+  return { seed_low: seed % 2 ** 32, seed_high: Math.floor(seed / 2 ** 32), stream };
+}
+
+interface RandomVariant {
+  readonly distribution: "uniform" | "normal";
+  readonly step: boolean;
+}
+
+const stepBinding = (present: boolean): Record<string, "read u32"> => (present ? { step: "read u32" } : {});
+const draw = (i: string, step: boolean): string =>
+  `philox(vec4u(${i}, 0u, ${step ? "step[0]" : "0u"}, params.stream), vec2u(params.seed_low, params.seed_high))`;
+const seeds = { seed_low: "u32", seed_high: "u32", stream: "u32", count: "u32" } as const;
+
+const randomKernel: Kernel<RandomVariant> = defineKernel({
+  name: "random",
+  bindings: (v: RandomVariant) => ({ out: "write vec4<f32>" as const, ...stepBinding(v.step) }),
+  params: { ...seeds, low: "f32", scale: "f32" },
+  wgsl: (v) => /* wgsl */ `
+${philox}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let r = ${draw("i", v.step)};
+  let u = vec4f(unit(r.x), unit(r.y), unit(r.z), unit(r.w));
+  ${
+    v.distribution === "uniform"
+      ? "out[i] = params.low + params.scale * u;"
+      : // Box and Muller (1958): two normals from two uniforms, the first in (0, 1].
+        `let radius = sqrt(-2.0 * log(vec2f(1.0) - u.xz));
+  let angle = 6.283185307179586 * u.yw;
+  out[i] = params.low + params.scale * vec4f(radius.x * cos(angle.x), radius.x * sin(angle.x), radius.y * cos(angle.y), radius.y * sin(angle.y));`
+  }
+}`,
+});
+
+function fill(
+  who: string,
+  gpu: Gpu,
+  shape: readonly number[],
+  options: RandomOptions,
+  distribution: "uniform" | "normal",
+  low: number,
+  scale: number,
+): Tensor {
+  const own = randomParameters(who, options);
+  const out = gpu.empty(shape);
+  const count = Math.ceil(sizeOf(shape) / 4);
+  gpu.run(randomKernel, {
+    variant: { distribution, step: options.step !== undefined },
+    bindings: { out, ...(options.step ? { step: options.step } : {}) },
+    params: { ...own, count, low, scale },
+    workgroups: grid1d(Math.ceil(count / 64)),
+  });
+  return out;
+}
+
+/** Numbers uniform in [low, high), f32. */
+export function randomUniform(
+  gpu: Gpu,
+  shape: readonly number[],
+  options: RandomOptions & { low?: number; high?: number },
+): Tensor {
+  const { low = 0, high = 1 } = options;
+  expectNumber("randomUniform", "low", low);
+  expectNumber("randomUniform", "high", high, low);
+  return fill("randomUniform", gpu, shape, options, "uniform", low, high - low);
+}
+
+/** Normal numbers, f32. */
+export function randomNormal(
+  gpu: Gpu,
+  shape: readonly number[],
+  options: RandomOptions & { mean?: number; std?: number },
+): Tensor {
+  const { mean = 0, std = 1 } = options;
+  expectNumber("randomNormal", "mean", mean);
+  expectNumber("randomNormal", "std", std, 0);
+  return fill("randomNormal", gpu, shape, options, "normal", mean, std);
+}
+
+interface DropoutVariant {
+  readonly dtype: string;
+  readonly step: boolean;
+}
+
+const dropoutKernel: Kernel<DropoutVariant> = defineKernel({
+  name: "dropout",
+  bindings: (v: DropoutVariant) => ({
+    x: `read vec4<${v.dtype}>` as const,
+    out: `write vec4<${v.dtype}>` as const,
+    ...stepBinding(v.step),
+  }),
+  params: { ...seeds, p: "f32" },
+  wgsl: (v) => /* wgsl */ `
+${philox}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let r = ${draw("i", v.step)};
+  let u = vec4f(unit(r.x), unit(r.y), unit(r.z), unit(r.w));
+  out[i] = vec4<${v.dtype}>(select(vec4f(), vec4f(x[i]) / (1.0 - params.p), u >= vec4f(params.p)));
+}`,
+});
+
+/**
+ * Dropout: each element is 0 with probability p, else x / (1 - p) (Srivastava et al. 2014). The mask is drawn again
+ * in the backward, not kept.
+ */
+export function dropout(x: Tensor, p: number, options: RandomOptions): Tensor {
+  const who = "dropout";
+  expectNumber(who, "p", p, 0, 1);
+  if (p === 1) throw new ConfigError(who, "p is 1; it must be below 1");
+  if (!isFloat(x.dtype)) throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
+  const own = randomParameters(who, options);
+  const run = (t: Tensor): Tensor => {
+    const out = t.gpu.empty(t.shape, t.dtype);
+    const count = Math.ceil(t.size / 4);
+    t.gpu.run(dropoutKernel, {
+      variant: { dtype: t.dtype, step: options.step !== undefined },
+      bindings: { x: t, out, ...(options.step ? { step: options.step } : {}) },
+      params: { ...own, count, p },
+      workgroups: grid1d(Math.ceil(count / 64)),
+    });
+    return out;
+  };
+  return applyOp({
+    name: who,
+    inputs: [x],
+    forward: () => ({ outputs: [p === 0 ? x.alias(x.shape) : run(x)] }),
+    backward: ({ grads }) => [p === 0 ? grads[0] : run(grads[0]!)],
+  })[0]!;
+}
