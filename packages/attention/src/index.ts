@@ -1,1 +1,10 @@
-export {};
+export {
+  attention,
+  attentionOutputs,
+  softcapModifier,
+  type AttentionLayout,
+  type AttentionOptions,
+  type AttentionPositions,
+  type AttentionResult,
+  type MaskFunction,
+} from "./engine/attention.js";

@@ -16,7 +16,8 @@ export type KernelsErrorCode =
   | "DTYPE"
   | "CONFIG"
   | "DISPOSED"
-  | "DUPLICATE_PACKAGE";
+  | "DUPLICATE_PACKAGE"
+  | "FORMAT";
 
 function hasCode(value: unknown, code: KernelsErrorCode): boolean {
   if (typeof value !== "object" || value === null) return false;
@@ -156,5 +157,17 @@ export class DuplicatePackageError extends KernelsError {
   }
   static override isInstance(value: unknown): value is DuplicatePackageError {
     return hasCode(value, "DUPLICATE_PACKAGE");
+  }
+}
+
+/** A file is not what it claims to be: the message names the file, the place in it and the reason. */
+export class FormatError extends KernelsError {
+  override readonly code = "FORMAT";
+  constructor(who: string, message: string, options?: ErrorOptions) {
+    super(who, message, options);
+    this.brand("FORMAT");
+  }
+  static override isInstance(value: unknown): value is FormatError {
+    return hasCode(value, "FORMAT");
   }
 }

@@ -40,6 +40,7 @@ export {
   DisposedError,
   DTypeError,
   DuplicatePackageError,
+  FormatError,
   GpuValidationError,
   KernelsError,
   OutOfMemoryError,
@@ -90,3 +91,4 @@ export * from "./ops/index.js";
 export * from "./optim/index.js";
 export * from "./random/index.js";
 export * from "./contract/index.js";
+export { addInto, sumMiddle, sumToShape } from "./reduce.js";

@@ -1,1 +1,7 @@
-export {};
+export {
+  RelativeIndex,
+  type ScoreModifier,
+  type PointwiseModifier,
+  type RelativeModifier,
+  type RelativeAxes,
+} from "./score_modifier.js";

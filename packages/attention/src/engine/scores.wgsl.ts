@@ -1,0 +1,124 @@
+import { derive, e, exprToWgsl, type BindingSpec, type Expr, type ParamType } from "@x/kernels";
+
+/** A term of the score as the shader sees it; tensors are bound under the term's number. */
+export type ScoreTerm =
+  | { readonly kind: "pointwise"; readonly expr: Expr; readonly slopes: boolean }
+  | { readonly kind: "relative"; readonly axes: "h" | "bhq" | "bhk" }
+  | { readonly kind: "bias" };
+
+/** Everything that changes the text of a score besides q.k. */
+export interface ScoreVariant {
+  readonly terms: readonly ScoreTerm[];
+  readonly causal: boolean;
+  readonly window: boolean;
+  readonly mask: boolean;
+  readonly keyMask: boolean;
+  readonly docs: boolean;
+  /** A boolean expression of h (u32), i and j (i32 positions), j_row (u32), from a pattern. */
+  readonly pattern: string | undefined;
+  /** Positions come from buffers (caches) instead of row numbers. */
+  readonly positions: boolean;
+}
+
+const read = (element: string): BindingSpec => `read ${element}`;
+
+export function scoreBindings(v: ScoreVariant): Record<string, BindingSpec> {
+  const out: Record<string, BindingSpec> = {};
+  v.terms.forEach((term, t) => {
+    if (term.kind !== "pointwise") out[`term${t}`] = read("f32");
+    if (term.kind === "relative") out[`index${t}`] = read("i32");
+    if (term.kind === "pointwise" && term.slopes) out[`slopes${t}`] = read("f32");
+  });
+  if (v.mask) out["mask"] = read("i32");
+  if (v.keyMask) out["key_mask"] = read("i32");
+  if (v.docs) out["docs"] = read("i32");
+  if (v.positions) {
+    out["query_positions"] = read("i32");
+    out["key_positions"] = read("i32");
+  }
+  return out;
+}
+
+export function scoreParams(v: ScoreVariant): Record<string, ParamType> {
+  const out: Record<string, ParamType> = {};
+  v.terms.forEach((term, t) => {
+    if (term.kind === "relative") {
+      out[`min${t}`] = "i32";
+      out[`rows${t}`] = "u32";
+    }
+    if (term.kind === "bias") out[`stride${t}`] = "vec4<u32>";
+  });
+  if (v.mask) out["mask_stride"] = "vec4<u32>";
+  return out;
+}
+
+/** Row of a relative term's tensor, before the row of the distance. */
+const relativeRow = (axes: "h" | "bhq" | "bhk"): string =>
+  ({
+    h: "h",
+    bhq: "(b * params.heads + h) * params.queries + row",
+    bhk: "(b * params.heads + h) * params.keys + col",
+  })[axes];
+
+/**
+ * `place(b, row, col)`: positions of a query and a key; `seen(..)`: whether the row may see the key;
+ * `score(raw, ..)`: (the score, its derivative by the raw one, or by what term `since` adds).
+ */
+export function scoreFunctions(v: ScoreVariant, since = -1): string {
+  const conditions = ["col < params.keys"];
+  if (v.positions) conditions.push("at.y >= 0");
+  if (v.causal) conditions.push("at.y <= at.x");
+  if (v.window) conditions.push("at.x - at.y <= params.window_left", "at.y - at.x <= params.window_right");
+  if (v.mask) conditions.push("mask[dot(vec4u(b, h, row, col), params.mask_stride)] != 0");
+  if (v.keyMask) conditions.push("key_mask[b * params.keys + col] != 0");
+  if (v.docs)
+    conditions.push(
+      "docs[b * params.keys + col] >= 0",
+      "docs[b * params.keys + col] == docs[b * params.keys + min(row + u32(params.offset), params.keys - 1u)]",
+    );
+  if (v.pattern !== undefined) conditions.push("pattern(h, at.x, at.y)");
+  const helpers = new Map<string, string>();
+  const body: string[] = [];
+  v.terms.forEach((term, t) => {
+    switch (term.kind) {
+      case "pointwise": {
+        const names: Record<string, string> = { score: `s${t}`, distance: "distance", slope: `slope${t}` };
+        const slope = derive(term.expr, ["score"], e.const(1))[0] ?? e.const(0);
+        const code = exprToWgsl([term.expr, slope], (name) => names[name] ?? name, "f32", `t${t}_`);
+        for (const [name, text] of code.helpers) helpers.set(name, text);
+        body.push(`let s${t} = value;`);
+        if (term.slopes) body.push(`let slope${t} = slopes${t}[h];`);
+        body.push(...code.statements, `value = ${code.results[0]!};`);
+        if (t > since) body.push(`rate *= ${code.results[1]!};`);
+        break;
+      }
+      case "relative":
+        body.push(
+          `value += term${t}[(${relativeRow(term.axes)}) * params.rows${t} + u32(index${t}[at.x - at.y - params.min${t}])];`,
+        );
+        break;
+      case "bias":
+        body.push(`value += term${t}[dot(vec4u(b, h, row, col), params.stride${t})];`);
+    }
+  });
+  return /* wgsl */ `
+${[...helpers.values()].join("\n")}
+${v.pattern === undefined ? "" : v.pattern}
+fn place(b: u32, row: u32, col: u32) -> vec2i {
+  ${
+    v.positions
+      ? "return vec2i(query_positions[b * params.queries + row], key_positions[b * params.keys + min(col, params.keys - 1u)]);"
+      : "return vec2i(i32(row) + params.offset, i32(col));"
+  }
+}
+fn seen(b: u32, h: u32, row: u32, col: u32, at: vec2i) -> bool {
+  return ${conditions.join("\n    && ")};
+}
+fn score(raw: f32, b: u32, h: u32, row: u32, col: u32, at: vec2i) -> vec2f {
+  var value = raw;
+  var rate = 1.0;
+  let distance = f32(at.x - at.y);
+  ${body.join("\n  ")}
+  return vec2f(value, rate);
+}`;
+}

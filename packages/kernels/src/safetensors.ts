@@ -1,0 +1,290 @@
+/**
+ * The safetensors format: eight bytes with the header's length, a JSON header, then the tensors without gaps.
+ * The reader trusts nothing: names, types, shapes, offsets and lengths are checked before a byte is used.
+ */
+import { fromHalfBits } from "./dtype.js";
+import { FormatError } from "./errors.js";
+
+/** Bytes of an element of each type that the format knows. */
+const WIDTHS = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
+} as const;
+
+export type SafetensorsDType = keyof typeof WIDTHS;
+
+/** One tensor of a file: its type, shape and the bytes from the start of the data. */
+export interface TensorEntry {
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  readonly begin: number;
+  readonly end: number;
+}
+
+export interface SafetensorsHeader {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly entries: ReadonlyMap<string, TensorEntry>;
+  /** Where the tensors' bytes start in the file. */
+  readonly dataOffset: number;
+}
+
+/** Random access to the bytes of a file. */
+export interface ByteSource {
+  readonly size: number;
+  read(begin: number, end: number): Promise<Uint8Array>;
+}
+
+const MAX_HEADER = 100_000_000;
+
+/** The header's length, from the first eight bytes. */
+function headerLength(file: string, start: Uint8Array, size: number): number {
+  if (size < 8)
+    throw new FormatError(file, `has ${size} bytes; a safetensors file starts with eight bytes of length`);
+  const view = new DataView(start.buffer, start.byteOffset, 8);
+  const length = view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
+  if (length > MAX_HEADER)
+    throw new FormatError(
+      file,
+      `says that its header has ${length} bytes; at most ${MAX_HEADER} are accepted`,
+    );
+  if (8 + length > size)
+    throw new FormatError(
+      file,
+      `says that its header has ${length} bytes, but the file has ${size} in all; it is truncated or no safetensors file`,
+    );
+  return length;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+function parseEntry(file: string, name: string, value: unknown, dataSize: number): TensorEntry {
+  const fail = (reason: string): never => {
+    throw new FormatError(file, `tensor ${JSON.stringify(name)}: ${reason}`);
+  };
+  if (!isRecord(value)) return fail(`its entry is ${JSON.stringify(value)}; it must be an object`);
+  const { dtype, shape, data_offsets: offsets } = value;
+  if (typeof dtype !== "string" || !Object.hasOwn(WIDTHS, dtype)) {
+    return fail(`dtype is ${JSON.stringify(dtype)}; it must be one of ${Object.keys(WIDTHS).join(", ")}`);
+  }
+  if (!Array.isArray(shape) || !shape.every(isCount))
+    return fail(`shape is ${JSON.stringify(shape)}; it must list non-negative integers`);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
+    return fail(`data_offsets are ${JSON.stringify(offsets)}; they must be [begin, end]`);
+  }
+  const [begin, end] = offsets as [number, number];
+  const bytes = shape.reduce<number>((a, b) => a * b, WIDTHS[dtype as SafetensorsDType]);
+  if (!Number.isSafeInteger(bytes)) return fail(`shape [${shape.join(", ")}] has too many elements`);
+  if (begin > end || end > dataSize)
+    return fail(`data_offsets [${begin}, ${end}] lie outside the ${dataSize} bytes of data (truncated?)`);
+  if (end - begin !== bytes)
+    return fail(
+      `${dtype} [${shape.join(", ")}] takes ${bytes} bytes; data_offsets [${begin}, ${end}] hold ${end - begin}`,
+    );
+  return { dtype: dtype as SafetensorsDType, shape, begin, end };
+}
+
+/** Parse and check a header of a file of `size` bytes. */
+function parseHeader(file: string, json: Uint8Array, size: number): SafetensorsHeader {
+  let root: unknown;
+  try {
+    root = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));
+  } catch (cause) {
+    throw new FormatError(
+      file,
+      `its header is no JSON (${cause instanceof Error ? cause.message : String(cause)})`,
+      { cause },
+    );
+  }
+  if (!isRecord(root)) throw new FormatError(file, "its header is no JSON object");
+  const dataOffset = 8 + json.byteLength;
+  const dataSize = size - dataOffset;
+  const entries = new Map<string, TensorEntry>();
+  let metadata: Record<string, string> = {};
+  for (const [name, value] of Object.entries(root)) {
+    if (name === "__metadata__") {
+      if (!isRecord(value) || !Object.values(value).every((v) => typeof v === "string")) {
+        throw new FormatError(file, "__metadata__ must map names to strings");
+      }
+      metadata = value as Record<string, string>;
+    } else entries.set(name, parseEntry(file, name, value, dataSize));
+  }
+  let at = 0;
+  let last = "";
+  for (const [name, entry] of [...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
+    if (entry.begin !== at) {
+      const what =
+        entry.begin < at
+          ? `overlaps ${JSON.stringify(last)}`
+          : `leaves a gap of ${entry.begin - at} bytes before it`;
+      throw new FormatError(
+        file,
+        `tensor ${JSON.stringify(name)}: data_offsets [${entry.begin}, ${entry.end}] ${what}`,
+      );
+    }
+    at = entry.end;
+    last = name;
+  }
+  if (at !== dataSize)
+    throw new FormatError(
+      file,
+      `has ${dataSize - at} bytes after the last tensor; it is oversized or its header lies`,
+    );
+  return { metadata, entries, dataOffset };
+}
+
+/** float32 numbers of any floating type of the format; integers of 32 bits and fewer as they are. */
+export function decodeTensor(
+  file: string,
+  name: string,
+  entry: TensorEntry,
+  bytes: Uint8Array,
+): Float32Array | Int32Array {
+  const copy = bytes.slice().buffer;
+  switch (entry.dtype) {
+    case "F32":
+      return new Float32Array(copy);
+    case "F64":
+      return Float32Array.from(new Float64Array(copy));
+    case "F16":
+      return Float32Array.from(new Uint16Array(copy), fromHalfBits);
+    case "BF16": {
+      const words = Uint32Array.from(new Uint16Array(copy), (half) => half << 16);
+      return new Float32Array(words.buffer);
+    }
+    case "I32":
+      return new Int32Array(copy);
+    case "I16":
+      return Int32Array.from(new Int16Array(copy));
+    case "I8":
+      return Int32Array.from(new Int8Array(copy));
+    case "U16":
+      return Int32Array.from(new Uint16Array(copy));
+    case "U8":
+    case "BOOL":
+      return Int32Array.from(new Uint8Array(copy));
+    case "I64": {
+      const out = new Int32Array(copy.byteLength / 8);
+      new BigInt64Array(copy).forEach((value, i) => {
+        if (value !== BigInt.asIntN(32, value))
+          throw new FormatError(file, `tensor ${JSON.stringify(name)}: ${value} does not fit 32 bits`);
+        out[i] = Number(value);
+      });
+      return out;
+    }
+    case "U32":
+    case "U64":
+      throw new FormatError(file, `tensor ${JSON.stringify(name)}: dtype ${entry.dtype} is not supported`);
+  }
+}
+
+/** An open file: its header is checked; tensors are read one by one. */
+export class Safetensors {
+  readonly file: string;
+  readonly header: SafetensorsHeader;
+  readonly #source: ByteSource;
+
+  private constructor(file: string, source: ByteSource, header: SafetensorsHeader) {
+    this.file = file;
+    this.#source = source;
+    this.header = header;
+  }
+
+  /** @throws FormatError naming the file, the tensor and the reason. */
+  static async open(file: string, source: ByteSource): Promise<Safetensors> {
+    const length = headerLength(file, await source.read(0, Math.min(8, source.size)), source.size);
+    return new Safetensors(file, source, parseHeader(file, await source.read(8, 8 + length), source.size));
+  }
+
+  /** A file that is in memory. */
+  static parse(file: string, bytes: Uint8Array): Promise<Safetensors> {
+    return Safetensors.open(file, {
+      size: bytes.byteLength,
+      read: (begin, end) => Promise.resolve(bytes.subarray(begin, end)),
+    });
+  }
+
+  get names(): string[] {
+    return [...this.header.entries.keys()];
+  }
+
+  entry(name: string): TensorEntry {
+    const entry = this.header.entries.get(name);
+    if (!entry) throw new FormatError(this.file, `has no tensor ${JSON.stringify(name)}`);
+    return entry;
+  }
+
+  /** The tensor's raw bytes. */
+  async bytes(name: string): Promise<Uint8Array> {
+    const { begin, end } = this.entry(name);
+    const { dataOffset } = this.header;
+    const bytes = await this.#source.read(dataOffset + begin, dataOffset + end);
+    if (bytes.byteLength !== end - begin)
+      throw new FormatError(this.file, `tensor ${JSON.stringify(name)}: the file ended early`);
+    return bytes;
+  }
+
+  /** The tensor's numbers: float32, or int32 for integer types. */
+  async numbers(name: string): Promise<Float32Array | Int32Array> {
+    return decodeTensor(this.file, name, this.entry(name), await this.bytes(name));
+  }
+}
+
+/** A tensor to be written. */
+export interface TensorData {
+  readonly shape: readonly number[];
+  readonly data: Float32Array | Int32Array;
+}
+
+/** The bytes of a file with the given tensors (F32 or I32), in order of their names. */
+export function writeSafetensors(
+  tensors: Readonly<Record<string, TensorData>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer> {
+  const names = Object.keys(tensors).sort();
+  const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
+  let at = 0;
+  for (const name of names) {
+    const { shape, data } = tensors[name]!;
+    const size = shape.reduce((a, b) => a * b, 1);
+    if (size !== data.length || name === "__metadata__") {
+      throw new FormatError(
+        "writeSafetensors",
+        `tensor ${JSON.stringify(name)}: shape [${shape.join(", ")}] does not take ${data.length} numbers`,
+      );
+    }
+    header[name] = {
+      dtype: data instanceof Int32Array ? "I32" : "F32",
+      shape,
+      data_offsets: [at, (at += data.byteLength)],
+    };
+  }
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const padded = Math.ceil(json.byteLength / 8) * 8;
+  const out = new Uint8Array(8 + padded + at).fill(0x20, 8, 8 + padded);
+  new DataView(out.buffer).setUint32(0, padded, true);
+  out.set(json, 8);
+  let offset = 8 + padded;
+  for (const name of names) {
+    const { data } = tensors[name]!;
+    out.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
+    offset += data.byteLength;
+  }
+  return out;
+}

@@ -1,0 +1,100 @@
+import { add, ConfigError, expectInteger, expectOneOf, mul, type Tensor } from "@x/kernels";
+
+/** A sublayer or a norm: a map of the stream. */
+export type StreamMap = (x: Tensor) => Tensor;
+
+/** Where a block puts its norms. */
+export type Placement = "postLn" | "preLn" | "subLn" | "sandwich" | "periLn" | "deepnorm";
+
+/** One residual step: the sublayer f, its norm N, the norm M of its output (sandwich), DeepNorm's alpha. */
+export interface ResidualStep {
+  readonly sublayer: StreamMap;
+  readonly norm: StreamMap;
+  readonly normOut?: StreamMap | undefined;
+  readonly alpha?: number;
+}
+
+/** Vaswani et al. 2017, arXiv:1706.03762: x' = N(x + f(x)). */
+export function postLn(x: Tensor, { sublayer, norm }: ResidualStep): Tensor {
+  return x.gpu.scope(() => norm(add(x, sublayer(x))));
+}
+
+/** Xiong et al. 2020, arXiv:2002.04745: x' = x + f(N(x)); the stack ends with a final norm. */
+export function preLn(x: Tensor, { sublayer, norm }: ResidualStep): Tensor {
+  return x.gpu.scope(() => add(x, sublayer(norm(x))));
+}
+
+/** Magneto, Wang et al. 2022, arXiv:2210.06423: as preLn, where f has another norm before its output projection. */
+export const subLn: typeof preLn = preLn;
+
+/** CogView, Ding et al. 2021, arXiv:2105.13290 (Gemma 2): x' = x + M(f(N(x))). */
+export function sandwich(x: Tensor, { sublayer, norm, normOut }: ResidualStep): Tensor {
+  if (!normOut)
+    throw new ConfigError("sandwich", "normOut is missing; the branch's output has a norm of its own");
+  return x.gpu.scope(() => add(x, normOut(sublayer(norm(x)))));
+}
+
+/** Kim et al. 2025, arXiv:2502.02732: the residual of `sandwich`; the embedding may have a norm, the end has one. */
+export const periLn: typeof sandwich = sandwich;
+
+/** Wang et al. 2022, arXiv:2203.00555: x' = N(alpha x + f(x)). */
+export function deepnorm(x: Tensor, { sublayer, norm, alpha = 1 }: ResidualStep): Tensor {
+  return x.gpu.scope(() => norm(add(mul(x, alpha), sublayer(x))));
+}
+
+const PLACEMENTS: Readonly<Record<Placement, (x: Tensor, step: ResidualStep) => Tensor>> = {
+  postLn,
+  preLn,
+  subLn,
+  sandwich,
+  periLn,
+  deepnorm,
+};
+
+/** The residual step of a placement, by name. @throws ConfigError */
+export function placement(name: Placement): (x: Tensor, step: ResidualStep) => Tensor {
+  expectOneOf("placement", "placement", name, Object.keys(PLACEMENTS) as Placement[]);
+  return PLACEMENTS[name];
+}
+
+/** Number of layers on each side; what it means depends on the architecture. */
+export interface DepthConfig {
+  readonly architecture?: "encoder" | "decoder" | "encoderDecoder";
+  /** Which side of an encoder-decoder the block is on. */
+  readonly side?: "encoder" | "decoder";
+  readonly encoderLayers?: number;
+  readonly decoderLayers?: number;
+}
+
+function depth(
+  who: string,
+  config: DepthConfig,
+): { side: "encoder" | "decoder"; both: boolean; N: number; M: number } {
+  const { architecture = "decoder", side, encoderLayers = 0, decoderLayers = 0 } = config;
+  expectOneOf(who, "architecture", architecture, ["encoder", "decoder", "encoderDecoder"]);
+  const both = architecture === "encoderDecoder";
+  if (both) expectOneOf(who, "side", side, ["encoder", "decoder"]);
+  const own = both ? side! : architecture;
+  if (own === "encoder" || both) expectInteger(who, "encoderLayers", encoderLayers, 1);
+  if (own === "decoder" || both) expectInteger(who, "decoderLayers", decoderLayers, 1);
+  return { side: own, both, N: encoderLayers, M: decoderLayers };
+}
+
+/** DeepNorm's constants: alpha scales the stream, beta the Xavier gain of v, o, w1 and w2 (arXiv:2203.00555, table 2). */
+export function deepnormConstants(config: DepthConfig): { alpha: number; beta: number } {
+  const { side, both, N, M } = depth("deepnormConstants", config);
+  if (!both) {
+    const layers = side === "encoder" ? N : M;
+    return { alpha: (2 * layers) ** 0.25, beta: (8 * layers) ** -0.25 };
+  }
+  if (side === "decoder") return { alpha: (3 * M) ** 0.25, beta: (12 * M) ** -0.25 };
+  return { alpha: 0.81 * (N ** 4 * M) ** (1 / 16), beta: 0.87 * (N ** 4 * M) ** (-1 / 16) };
+}
+
+/** Sub-LN's Xavier gain of v, o, w1 and w2 (arXiv:2210.06423, section 2.3). */
+export function subLnGain(config: DepthConfig): number {
+  const { side, both, N, M } = depth("subLnGain", config);
+  if (!both) return Math.sqrt(Math.log(2 * (side === "encoder" ? N : M)));
+  if (side === "decoder") return Math.sqrt(Math.log(3 * M));
+  return Math.sqrt((Math.log(3 * M) * Math.log(2 * N)) / 3);
+}

@@ -1,0 +1,37 @@
+import { checkConfig, ConfigError, expectNumber, expectOneOf, type Tensor } from "@x/kernels";
+import { rowNorm } from "./row_norm.js";
+
+export interface PartialRMSNormOptions {
+  /** Share of the features that the statistic is taken from, in (0, 1]; the paper: 0.0625. */
+  readonly p: number;
+  /** k = floor(dim p), as the authors' code, or ceil, as the paper; at least 1. Default "floor". */
+  readonly rounding?: "floor" | "ceil";
+  /** Default 1e-8. */
+  readonly eps?: number;
+  /** Default "outside". */
+  readonly epsPlacement?: "inside" | "outside";
+  readonly bias?: Tensor | undefined;
+}
+
+/**
+ * Partial RMSNorm: all features are divided by the root mean square of the first k.
+ *
+ * x [..., dim], weight [dim]. Zhang and Sennrich 2019, arXiv:1910.07467, section 4.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function partialRmsNorm(
+  x: Tensor,
+  weight: Tensor | undefined,
+  options: PartialRMSNormOptions,
+): Tensor {
+  const who = "partialRmsNorm";
+  checkConfig(who, options, ["p", "rounding", "eps", "epsPlacement", "bias"]);
+  const { p, rounding = "floor", eps = 1e-8, epsPlacement = "outside", bias } = options;
+  expectNumber(who, "p", p, 0, 1);
+  if (p === 0) throw new ConfigError(who, "p is 0; it must lie in (0, 1]");
+  expectOneOf(who, "rounding", rounding, ["floor", "ceil"]);
+  expectOneOf(who, "epsPlacement", epsPlacement, ["inside", "outside"]);
+  const k = Math.max(1, Math[rounding]((x.shape.at(-1) ?? 0) * p));
+  return rowNorm(x, { who, divisor: epsPlacement, eps, k, weight, bias }).out;
+}
