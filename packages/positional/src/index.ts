@@ -1,1 +1,17 @@
-export {};
+export { RotaryEmbedding, type RopeApplyOptions } from "./rope.js";
+export { plainFrequencies, ropeFrequencies, type RopeConfig, type RopeFrequencies, type RopeScaling } from "./rope_frequencies.js";
+export { ropeFromHuggingFace } from "./hf_rope.js";
+export { learnedRope } from "./rope_learned.js";
+export { Xpos, type XposApplyOptions, type XposConfig } from "./xpos.js";
+export { yarnMscale, type YarnScaling } from "./rope_yarn.js";
+export type { LinearScaling } from "./rope_linear.js";
+export type { SuperhotScaling } from "./rope_superhot.js";
+export type { NtkScaling } from "./rope_ntk.js";
+export type { DynamicNtkScaling } from "./rope_dynamic_ntk.js";
+export type { NtkByPartsScaling } from "./rope_ntk_by_parts.js";
+export type { LongropeScaling } from "./rope_longrope.js";
+export type { Llama3Scaling } from "./rope_llama3.js";
+export type { CustomScaling } from "./rope_custom.js";
+export type { HeadLayout } from "./rotate.js";
+export { alibi, alibiSlopes } from "./alibi.js";
+export { t5Bias, t5Buckets, t5Index, type T5BiasConfig } from "./t5_bias.js";

@@ -358,6 +358,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     v: v.dtype,
     out: q.dtype,
     lanes,
+    lockstep: lanes > 0 && gpu.info.software,
     vecQK: even(dim),
     vecV: even(valueDim),
     piecesQK: Math.ceil(dim / columns),

@@ -13,6 +13,8 @@ export interface FlashVariant extends ScoreVariant {
   readonly out: string;
   /** Lanes of a subgroup of fixed size, or 0: a workgroup of 32 without subgroup operations. */
   readonly lanes: number;
+  /** The subgroup is the whole workgroup and runs as one vector thread. */
+  readonly lockstep: boolean;
   /** Head sizes and strides are multiples of four. */
   readonly vecQK: boolean;
   readonly vecV: boolean;
@@ -28,6 +30,12 @@ const ROWS = 8;
 /** Lanes without subgroups. */
 const WIDTH = 32;
 const lanesOf = (v: FlashVariant): number => v.lanes || WIDTH;
+
+/**
+ * A barrier between the phases of a tile. A subgroup of the software adapter is one vector thread: its lanes are
+ * always at the same instruction, and a barrier there (40 % of the time) orders what is ordered already.
+ */
+const barrier = (v: FlashVariant): string => (v.lockstep ? "" : "workgroupBarrier();");
 
 /** Columns of a tile. */
 export const tileColumns = (v: FlashVariant): number => 4 * lanesOf(v);
@@ -131,7 +139,10 @@ function product(
     }`;
 }
 
-/** acc_{r,p} += sum_c tile[r, c] Y[c, columns of this lane]. */
+/**
+ * acc_{r,p} += sum_c tile[r, c] Y[c, columns of this lane]. A plain loop over the columns: unrolled text would run
+ * no faster and take the software adapter seconds to compile.
+ */
 function accumulate(
   v: FlashVariant,
   acc: string,
@@ -142,29 +153,16 @@ function accumulate(
   limit: string,
 ): string {
   const L = lanesOf(v);
+  const value = (r: number): string => (v.lanes > 0 ? `subgroupBroadcast(p_own, ${r}u)` : `${tile}[${r * L}u + c / 4u][c % 4u]`);
   return /* wgsl */ `
-    for (var t = 0u; t < ${L}u; t++) {
-      ${
-        v.lanes > 0
-          ? `let p_own = ${tile}[(lane % ${ROWS}u) * ${L}u + t];`
-          : seq(ROWS)
-              .map((r) => `let p${r} = ${tile}[${r * L}u + t];`)
-              .join(" ")
-      }
-      ${seq(4)
-        .map((i) => {
-          const value = (r: number): string =>
-            v.lanes > 0 ? `subgroupBroadcast(p_own[${i}], ${r}u)` : `p${r}[${i}]`;
-          return `{ let base = ${yBase(`c0 + 4u * t + ${i}u`)};
-        ${seq(pieces)
-          .map(
-            (p) => `{ let w = ${y}4(base, min(lane * 4u + ${p * 4 * L}u, ${limit} - 1u));
-          ${seq(ROWS)
-            .map((r) => `${acc}${r}_${p} = fma(vec4f(${value(r)}), w, ${acc}${r}_${p});`)
-            .join(" ")} }`,
-          )
-          .join("\n        ")} }`;
-        })
+    for (var c = 0u; c < 4u * used; c++) {
+      let base = ${yBase("c0 + c")};
+      ${v.lanes > 0 ? `let p_own = ${tile}[(lane % ${ROWS}u) * ${L}u + c / 4u][c % 4u];` : ""}
+      ${seq(pieces)
+        .map((p) => `let w${p} = ${y}4(base, min(lane * 4u + ${p * 4 * L}u, ${limit} - 1u));`)
+        .join("\n      ")}
+      ${seq(ROWS)
+        .map((r) => `{ let a = vec4f(${value(r)}); ${seq(pieces).map((p) => `${acc}${r}_${p} = fma(a, w${p}, ${acc}${r}_${p});`).join(" ")} }`)
         .join("\n      ")}
     }`;
 }
@@ -254,17 +252,19 @@ ${head(v)}
   var total = 0.0;
   ${declare("o", v.piecesV)}
   for (var c0 = u32(max(first_key, 0)) / ${4 * L}u * ${4 * L}u; i32(c0) < end_key; c0 += ${4 * L}u) {
+    // Columns in use, by fours; not a constant, so that compilers leave the loops below as loops.
+    let used = min(${L}u, (u32(end_key) - c0 + 3u) / 4u);
     ${seq(4)
       .map((i) => `let y_base${i} = k_base(b, kv_head, min(c0 + 4u * lane + ${i}u, params.keys - 1u));`)
       .join("\n    ")}
     ${zero("s")}
     ${product(v, "s", "q", "x_base", "k", "y_base", "params.head_dim")}
     ${toTile(v, "tile", "s", " * params.scale")}
-    workgroupBarrier();
+    ${barrier(v)}
     var alpha = 1.0;
     if (lane < ${ROWS}u) {
       var high = top;
-      for (var t = 0u; t < ${L}u; t++) {
+      for (var t = 0u; t < used; t++) {
         var s = tile[lane * ${L}u + t];
         for (var i = 0u; i < 4u; i++) {
           let col = c0 + 4u * t + i;
@@ -275,7 +275,7 @@ ${head(v)}
       }
       alpha = exp(top - high);
       total *= alpha;
-      for (var t = 0u; t < ${L}u; t++) {
+      for (var t = 0u; t < used; t++) {
         let s = tile[lane * ${L}u + t];
         let p = select(exp(s - high), vec4f(), s <= vec4f(${LOW}));
         total += (p.x + p.y) + (p.z + p.w);
@@ -284,7 +284,7 @@ ${head(v)}
       top = high;
       ${v.lanes > 0 ? "" : "rows_alpha[lane] = alpha;"}
     }
-    workgroupBarrier();
+    ${barrier(v)}
     ${seq(ROWS)
       .map(
         (r) =>
@@ -294,7 +294,7 @@ ${head(v)}
       )
       .join("\n    ")}
     ${accumulate(v, "o", "tile", "v", (col) => `v_base(b, kv_head, min(${col}, params.keys - 1u))`, v.piecesV, "params.value_dim")}
-    workgroupBarrier();
+    ${barrier(v)}
   }
   ${
     v.sinks
@@ -319,9 +319,9 @@ ${head(v)}
           .join(" ")} }`,
     )
     .join("\n  ")}
-  for (var r = 0u; r < ${ROWS}u && r0 + r < all_rows; r++) {
-    let base = o_base(b, head_of(r0 + r, kv_head), query_of(r0 + r));
-    for (var p = 0u; p < ${v.piecesV}u; p++) { store_out(base, lane * 4u + p * ${4 * L}u, result[r * ${v.piecesV}u + p]); }
+  for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesV}u; n++) {
+    let r = n / ${v.piecesV}u;
+    store_out(o_base(b, head_of(r0 + r, kv_head), query_of(r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
   }
 }`;
 }
@@ -374,6 +374,8 @@ ${head(v)}
   ${keyRange(v, "query_of(r0)", `query_of(min(r0 + ${ROWS - 1}u, all_rows - 1u))`)}
   ${declare("dq_", v.piecesQK)}
   for (var c0 = u32(max(first_key, 0)) / ${4 * L}u * ${4 * L}u; i32(c0) < end_key; c0 += ${4 * L}u) {
+    // Columns in use, by fours; not a constant, so that compilers leave the loops below as loops.
+    let used = min(${L}u, (u32(end_key) - c0 + 3u) / 4u);
     ${seq(4)
       .map(
         (i) =>
@@ -389,9 +391,9 @@ ${head(v)}
     ${shareBase(v, "g_base")}
     ${product(v, "dp", "dout", "g_base", "v", "z_base", "params.value_dim")}
     ${toTile(v, "tile_dp", "dp")}
-    workgroupBarrier();
+    ${barrier(v)}
     if (lane < ${ROWS}u) {
-      for (var t = 0u; t < ${L}u; t++) {
+      for (var t = 0u; t < used; t++) {
         let s = tile[lane * ${L}u + t];
         let dp = tile_dp[lane * ${L}u + t];
         var ds = vec4f();
@@ -406,9 +408,9 @@ ${head(v)}
         tile[lane * ${L}u + t] = ds;
       }
     }
-    workgroupBarrier();
+    ${barrier(v)}
     ${accumulate(v, "dq_", "tile", "k", (col) => `k_base(b, kv_head, min(${col}, params.keys - 1u))`, v.piecesQK, "params.head_dim")}
-    workgroupBarrier();
+    ${barrier(v)}
   }
   ${seq(ROWS)
     .map((r) =>
@@ -417,9 +419,9 @@ ${head(v)}
         .join(" "),
     )
     .join("\n  ")}
-  for (var r = 0u; r < ${ROWS}u && r0 + r < all_rows; r++) {
-    let base = q_base(b, head_of(r0 + r, kv_head), query_of(r0 + r));
-    for (var p = 0u; p < ${v.piecesQK}u; p++) { store_dq(base, lane * 4u + p * ${4 * L}u, result[r * ${v.piecesQK}u + p]); }
+  for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesQK}u; n++) {
+    let r = n / ${v.piecesQK}u;
+    store_dq(q_base(b, head_of(r0 + r, kv_head), query_of(r0 + r)), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
   }
 }`;
 }
@@ -471,6 +473,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   ${declare("dk_", v.piecesQK)}
   ${declare("dv_", v.piecesV)}
   for (var c0 = u32(max(first_row, 0)) * params.group / ${4 * L}u * ${4 * L}u; i32(c0) < end_column; c0 += ${4 * L}u) {
+    let used = min(${L}u, (u32(end_column) - c0 + 3u) / 4u);
     ${seq(4)
       .map(
         (i) => `let n${i} = min(c0 + 4u * lane + ${i}u, all_rows - 1u);
@@ -486,9 +489,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     ${shareBase(v, "g_base")}
     ${product(v, "dp", "v", "g_base", "dout", "z_base", "params.value_dim")}
     ${toTile(v, "tile_dp", "dp")}
-    workgroupBarrier();
+    ${barrier(v)}
     if (lane < ${ROWS}u) {
-      for (var t = 0u; t < ${L}u; t++) {
+      for (var t = 0u; t < used; t++) {
         let s = tile[lane * ${L}u + t];
         let dp = tile_dp[lane * ${L}u + t];
         var p = vec4f();
@@ -510,10 +513,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         tile_dp[lane * ${L}u + t] = ds;
       }
     }
-    workgroupBarrier();
+    ${barrier(v)}
     ${accumulate(v, "dv_", "tile", "dout", (n) => `o_base(b, head_of(min(${n}, all_rows - 1u), kv_head), query_of(min(${n}, all_rows - 1u)))`, v.piecesV, "params.value_dim")}
     ${accumulate(v, "dk_", "tile_dp", "q", (n) => `q_base(b, head_of(min(${n}, all_rows - 1u), kv_head), query_of(min(${n}, all_rows - 1u)))`, v.piecesQK, "params.head_dim")}
-    workgroupBarrier();
+    ${barrier(v)}
   }
   ${seq(ROWS)
     .map((r) =>
@@ -522,8 +525,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         .join(" "),
     )
     .join("\n  ")}
-  for (var r = 0u; r < ${ROWS}u && r0 + r < params.keys; r++) {
-    for (var p = 0u; p < ${v.piecesQK}u; p++) { store_dk(k_base(b, kv_head, r0 + r), lane * 4u + p * ${4 * L}u, result[r * ${v.piecesQK}u + p]); }
+  for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesQK}u; n++) {
+    let r = n / ${v.piecesQK}u;
+    store_dk(k_base(b, kv_head, r0 + r), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
   }
   ${seq(ROWS)
     .map((r) =>
@@ -532,8 +536,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         .join(" "),
     )
     .join("\n  ")}
-  for (var r = 0u; r < ${ROWS}u && r0 + r < params.keys; r++) {
-    for (var p = 0u; p < ${v.piecesV}u; p++) { store_dv(v_base(b, kv_head, r0 + r), lane * 4u + p * ${4 * L}u, result[r * ${v.piecesV}u + p]); }
+  for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesV}u; n++) {
+    let r = n / ${v.piecesV}u;
+    store_dv(v_base(b, kv_head, r0 + r), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
   }
 }`;
 }

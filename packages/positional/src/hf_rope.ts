@@ -1,0 +1,131 @@
+import { ConfigError } from "@x/kernels";
+import type { RopeConfig, RopeScaling } from "./rope_frequencies.js";
+
+type Json = Readonly<Record<string, unknown>>;
+
+function record(value: unknown): Json | undefined {
+  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Json) : undefined;
+}
+
+/** null and absent are the same in these files. */
+function number(source: Json, key: string): number | undefined {
+  const value = source[key] ?? undefined;
+  if (value === undefined) return undefined;
+  if (typeof value !== "number" || !Number.isFinite(value)) throw new ConfigError("rope config", `${key} is ${JSON.stringify(value)}; it must be a number`);
+  return value;
+}
+
+function required(source: Json, key: string, type: string): number {
+  const value = number(source, key);
+  if (value === undefined) throw new ConfigError("rope config", `rope type "${type}" needs ${key}`);
+  return value;
+}
+
+function list(source: Json, key: string): number[] {
+  const value = source[key];
+  if (!Array.isArray(value) || !value.every((x) => typeof x === "number")) throw new ConfigError("rope config", `${key} is ${JSON.stringify(value)}; it must list numbers`);
+  return value;
+}
+
+function present<T extends object>(value: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as never;
+}
+
+/** Zero counts as absent for these, as in transformers. */
+const orNone = (x: number | undefined): number | undefined => (x === 0 ? undefined : x);
+
+function scaling(type: string, dict: Json, config: Json): RopeScaling {
+  const trained = number(config, "max_position_embeddings");
+  const limit = number(dict, "original_max_position_embeddings") ?? number(config, "original_max_position_embeddings") ?? trained;
+  const length = (): number => {
+    if (limit === undefined) throw new ConfigError("rope config", `rope type "${type}" needs original_max_position_embeddings or max_position_embeddings`);
+    return limit;
+  };
+  const ratio = (): number => {
+    const given = number(dict, "factor");
+    if (given !== undefined) return given;
+    if (trained === undefined) throw new ConfigError("rope config", `rope type "${type}" needs factor or max_position_embeddings`);
+    return trained / length();
+  };
+  switch (type) {
+    case "default":
+    case "mrope":
+      return { type: "none" };
+    case "linear":
+      return { type: "linear", factor: required(dict, "factor", type) };
+    case "dynamic": {
+      if (trained === undefined) throw new ConfigError("rope config", 'rope type "dynamic" needs max_position_embeddings');
+      return { type: "dynamicNtk", factor: required(dict, "factor", type), originalMaxPositionEmbeddings: trained };
+    }
+    case "ntk":
+      return { type: "ntk", factor: number(dict, "factor") ?? required(dict, "alpha", type) };
+    case "yarn": {
+      const truncate = dict["truncate"];
+      return present({
+        type: "yarn" as const,
+        factor: ratio(),
+        originalMaxPositionEmbeddings: length(),
+        betaFast: orNone(number(dict, "beta_fast")),
+        betaSlow: orNone(number(dict, "beta_slow")),
+        attentionFactor: number(dict, "attention_factor"),
+        mscale: number(dict, "mscale"),
+        mscaleAllDim: number(dict, "mscale_all_dim"),
+        truncate: typeof truncate === "boolean" ? truncate : undefined,
+      });
+    }
+    case "longrope":
+    case "su": {
+      const [short, long] = [number(dict, "short_mscale"), number(dict, "long_mscale")];
+      return present({
+        type: "longrope" as const,
+        shortFactor: list(dict, "short_factor"),
+        longFactor: list(dict, "long_factor"),
+        originalMaxPositionEmbeddings: length(),
+        factor: ratio(),
+        attentionFactor: number(dict, "attention_factor") ?? (short !== undefined && long !== undefined ? { short, long } : undefined),
+      });
+    }
+    case "llama3":
+      return {
+        type: "llama3",
+        factor: required(dict, "factor", type),
+        lowFreqFactor: required(dict, "low_freq_factor", type),
+        highFreqFactor: required(dict, "high_freq_factor", type),
+        originalMaxPositionEmbeddings: length(),
+      };
+    default:
+      throw new ConfigError(
+        "rope config",
+        `rope type ${JSON.stringify(type)} is not known; known: default, linear, dynamic, ntk, yarn, longrope, llama3`,
+      );
+  }
+}
+
+/**
+ * RoPE's configuration from a Hugging Face model config: `rope_scaling` (older) or `rope_parameters` (newer). Where
+ * the dictionary has one entry per layer type ("full_attention", ..), `layerType` chooses.
+ *
+ * @throws ConfigError naming the key or the type that is not understood.
+ */
+export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfig {
+  let dict = record(config["rope_parameters"]) ?? record(config["rope_scaling"]) ?? {};
+  const perLayer = layerType === undefined ? undefined : record(dict[layerType]);
+  if (perLayer) dict = perLayer;
+  else if (Object.values(dict).some((v) => record(v) !== undefined)) {
+    throw new ConfigError("rope config", `the rope dictionary has one entry per layer type (${Object.keys(dict).join(", ")}); layerType is ${JSON.stringify(layerType)}`);
+  }
+  const heads = number(config, "num_attention_heads") ?? number(config, "n_head");
+  const width = number(config, "hidden_size") ?? number(config, "n_embd");
+  const headDim = number(config, "head_dim") ?? (heads && width ? width / heads : undefined);
+  if (headDim === undefined) throw new ConfigError("rope config", "needs head_dim, or hidden_size and num_attention_heads");
+  const share = number(dict, "partial_rotary_factor") ?? number(config, "partial_rotary_factor") ?? number(config, "rotary_pct");
+  const type = (dict["rope_type"] ?? dict["type"] ?? "default") as unknown;
+  if (typeof type !== "string") throw new ConfigError("rope config", `rope_type is ${JSON.stringify(type)}; it must be a name`);
+  return {
+    headDim,
+    rotaryDim: number(config, "rotary_dim") ?? (share === undefined ? headDim : Math.floor(headDim * share)),
+    base: number(dict, "rope_theta") ?? number(config, "rope_theta") ?? number(config, "rotary_emb_base") ?? 10000,
+    layout: "half",
+    scaling: scaling(type, dict, config),
+  };
+}

@@ -1,0 +1,134 @@
+import { checkConfig, ConfigError, expectInteger, type Gpu, type Tensor } from "@x/kernels";
+import { ropeFrequencies, resolveRope, type ResolvedRope, type RopeConfig, type RopeFrequencies } from "./rope_frequencies.js";
+import { rotate, type HeadLayout, type Rotation } from "./rotate.js";
+
+export interface RopeApplyOptions {
+  /** Position of the first token; default 0. */
+  readonly positionOffset?: number;
+  /** Positions of the tokens, [seq] or batch after batch [batch * seq]; any ids, on the host. */
+  readonly positions?: ArrayLike<number> | undefined;
+  /** i32 [batch, seq] on the GPU; all below `seqLen`. */
+  readonly positionIds?: Tensor | undefined;
+  /** Length of the whole sequence, cache included: what dynamicNtk and longrope look at. Default: largest position + 1. */
+  readonly seqLen?: number;
+  /** Default "bhsd": [batch, heads, seq, headDim]. */
+  readonly layout?: HeadLayout;
+}
+
+/** cos and sin of position * invFreq times f, in double precision, rounded once. */
+export function rotaryTables(
+  gpu: Gpu,
+  positions: ArrayLike<number>,
+  { invFreq, attentionFactor }: RopeFrequencies,
+  scale?: (position: number, pair: number) => number,
+): { cos: Tensor; sin: Tensor } {
+  const n = invFreq.length;
+  const [cos, sin] = [new Float32Array(positions.length * n), new Float32Array(positions.length * n)];
+  for (let p = 0; p < positions.length; p++)
+    for (let i = 0; i < n; i++) {
+      const angle = positions[p]! * invFreq[i]!;
+      const f = attentionFactor * (scale ? scale(positions[p]!, i) : 1);
+      cos[p * n + i] = f * Math.cos(angle);
+      sin[p * n + i] = f * Math.sin(angle);
+    }
+  const shape = [positions.length, n];
+  return { cos: gpu.tensor(cos, shape), sin: gpu.tensor(sin, shape) };
+}
+
+/** Positions of a call as a list, checked. */
+export function checkPositions(who: string, positions: ArrayLike<number>, batch: number, seq: number): { rows: ArrayLike<number>; perBatch: boolean; largest: number } {
+  const perBatch = positions.length !== seq;
+  if (perBatch && positions.length !== batch * seq) {
+    throw new ConfigError(who, `positions has ${positions.length} entries; it must have ${seq} or ${batch * seq}`);
+  }
+  let largest = 0;
+  for (let i = 0; i < positions.length; i++) {
+    expectInteger(who, "positions", positions[i], 0);
+    largest = Math.max(largest, positions[i]!);
+  }
+  return { rows: positions, perBatch, largest };
+}
+
+/** i32 [batch, seq] that counts the rows of a table made for the call. */
+export function rowNumbers(gpu: Gpu, batch: number, seq: number, perBatch: boolean): Tensor {
+  const ids = Int32Array.from({ length: batch * seq }, (_, i) => (perBatch ? i : i % seq));
+  return gpu.tensor(ids, [batch, seq], "i32");
+}
+
+/**
+ * Rotary position embedding: the pair (x, y) of features i turns by a = position invFreq_i, so that q.k depends on
+ * the distance only: x' = f (x cos a - y sin a), y' = f (y cos a + x sin a), invFreq_i = base^(-2 i / rotaryDim)
+ * before scaling.
+ *
+ * q, k [batch, heads, seq, headDim], f32 or f16. Su et al. 2021, arXiv:2104.09864, equations 14, 15, 34.
+ *
+ * Tables are computed on the host in double precision and kept on the device; they grow as positions do.
+ */
+export class RotaryEmbedding {
+  readonly config: ResolvedRope;
+  readonly #gpu: Gpu;
+  #table: { readonly cos: Tensor; readonly sin: Tensor; readonly rows: number; readonly key: string } | undefined;
+
+  /** @throws ConfigError */
+  constructor(gpu: Gpu, config: RopeConfig) {
+    this.#gpu = gpu;
+    this.config = resolveRope("RotaryEmbedding", config);
+    ropeFrequencies(this.config);
+  }
+
+  /** Frequencies for a sequence of `seqLen` tokens. */
+  frequencies(seqLen = 0): RopeFrequencies {
+    return ropeFrequencies(this.config, seqLen);
+  }
+
+  /** Tables of positions 0..rows-1, built once and doubled when outgrown. */
+  #rows(rows: number, seqLen: number): { cos: Tensor; sin: Tensor } {
+    const frequencies = this.frequencies(seqLen);
+    const key = frequencies.invFreq.join() + String(frequencies.attentionFactor);
+    const held = this.#table;
+    if (held && held.key === key && held.rows >= rows && !held.cos.disposed) return held;
+    const size = Math.max(rows, 64, held ? Math.min(2 * held.rows, 2 * rows) : 0);
+    const tables = rotaryTables(this.#gpu, Int32Array.from({ length: size }, (_, i) => i), frequencies);
+    this.dispose();
+    this.#table = { cos: this.#gpu.keep(tables.cos), sin: this.#gpu.keep(tables.sin), rows: size, key };
+    return this.#table;
+  }
+
+  /** Rotate queries or keys. @throws ShapeError, DTypeError, ConfigError */
+  apply(x: Tensor, options: RopeApplyOptions = {}): Tensor {
+    const who = "rope";
+    checkConfig(who, options, ["positionOffset", "positions", "positionIds", "seqLen", "layout"]);
+    const { positionOffset = 0, positions, positionIds, layout = "bhsd" } = options;
+    expectInteger(who, "positionOffset", positionOffset, 0);
+    const batch = x.shape[0] ?? 0;
+    const seq = x.shape[layout === "bhsd" ? 2 : 1] ?? 0;
+    const interleaved = this.config.layout === "interleaved";
+    if (x.shape.at(-1) !== this.config.headDim) {
+      throw new ConfigError(who, `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${this.config.headDim}`);
+    }
+    if (positions) {
+      const { rows, perBatch, largest } = checkPositions(who, positions, batch, seq);
+      return this.#gpu.scope(() => {
+        const tables = rotaryTables(this.#gpu, rows, this.frequencies(options.seqLen ?? largest + 1));
+        return rotate(who, x, { ...tables, interleaved, positions: rowNumbers(this.#gpu, batch, seq, perBatch) }, layout);
+      });
+    }
+    let rotation: Rotation;
+    if (positionIds) {
+      const { seqLen } = options;
+      expectInteger(who, "seqLen (with positionIds)", seqLen, 1);
+      rotation = { ...this.#rows(seqLen, seqLen), interleaved, positions: positionIds };
+    } else {
+      const end = positionOffset + seq;
+      rotation = { ...this.#rows(end, options.seqLen ?? end), interleaved, offset: positionOffset };
+    }
+    return rotate(who, x, rotation, layout);
+  }
+
+  /** Free the tables. */
+  dispose(): void {
+    this.#table?.cos.dispose();
+    this.#table?.sin.dispose();
+    this.#table = undefined;
+  }
+}
