@@ -25,6 +25,7 @@ export {
 } from "./reductions.js";
 export { rowElement, rowLanes, rowMain, rowPrelude, rowVariant, type RowVariant } from "./rows.js";
 export { stridedCopy, stridesOf, type StridedView } from "./strided.js";
+export { groupedMatmul } from "./matmul/grouped.js";
 export { groupBy, type Grouping } from "./grouping.js";
 export { embedding, gather, scatterAdd, takeAlongLast } from "./indexing.js";
 export { argsort, sort, topk, type SortOptions } from "./sorting.js";

@@ -148,7 +148,7 @@ function batchLayout(
 /** Rows per subgroup: twelve amortise loads of b best, eight waste less of small products and compile faster. */
 const chooseRows = (M: number): number => (M >= 512 ? 12 : 8);
 
-function hasFixedSubgroups(gpu: Gpu): boolean {
+export function hasFixedSubgroups(gpu: Gpu): boolean {
   const { subgroups, subgroupMinSize, subgroupMaxSize } = gpu.features;
   return subgroups && subgroupMinSize === subgroupMaxSize && subgroupMinSize >= 8 && subgroupMinSize <= 64;
 }
@@ -183,6 +183,7 @@ function runProduct(who: string, p: Product): Tensor {
     vecA: bytes(transposeA ? M : K) && (transposeA ? M : K) > 0,
     vecB: bytes(transposeB ? K : N) && (transposeB ? K : N) > 0,
     vecOut: bytes(N),
+    grouping: "none" as const,
     tail: !bytes(K),
     batched: count > 1,
     bias: p.bias?.dtype,

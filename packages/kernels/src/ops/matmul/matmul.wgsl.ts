@@ -19,6 +19,10 @@ export interface MatmulVariant {
   readonly activation: Expr | undefined;
   /** K is not a multiple of four. */
   readonly tail: boolean;
+  /**
+   * "rows": rows offsets[e]..offsets[e + 1] of a meet matrix e of b. "inner": output e sums over the k in that range.
+   */
+  readonly grouping: "none" | "rows" | "inner";
   /** More than one matrix. */
   readonly batched: boolean;
   /** Lanes of a subgroup, when the form uses them; 0 otherwise. */
@@ -35,6 +39,7 @@ export function matmulBindings(v: MatmulVariant): Record<string, BindingSpec> {
     b: `read ${array(v.b, v.vecB)}`,
     ...(v.bias === undefined ? {} : { bias: `read ${array(v.bias, v.vecOut)}` as const }),
     ...(v.residual === undefined ? {} : { residual: `read ${array(v.residual, v.vecOut)}` as const }),
+    ...(v.grouping === "none" ? {} : { offsets: "read u32" as const }),
     out: `write ${array(v.out, v.vecOut)}`,
   };
 }
@@ -62,6 +67,54 @@ fn batch_offset(z: u32, stride: vec4u) -> u32 {
   let z1 = z2 / params.batch.z;
   return dot(vec4u(z1 / params.batch.y, z1 % params.batch.y, i2, i3), stride);
 }`;
+
+/**
+ * Where a workgroup works: `row0` and `row_end`, `k_first` and `k_end`, the output matrix `z`, the operands' offsets.
+ * Grouped rows: the launch has a workgroup for every tile that could exist; each finds its group by walking the
+ * offsets, and those past the last tile leave.
+ */
+function placement(v: MatmulVariant, tile: number): string {
+  switch (v.grouping) {
+    case "none":
+      return `
+  let row0 = group.x * ${tile}u;
+  let row_end = params.M;
+  let k_first = 0u;
+  let k_end = params.K;
+  let z = group.z;
+  let aBase = batch_offset(z, params.strideA);
+  let bBase = batch_offset(z, params.strideB);
+  let biasBase = 0u;`;
+    case "rows":
+      return `
+  var left = group.x;
+  var member = 0u;
+  for (; member < params.batch.w; member++) {
+    let tiles = (offsets[member + 1u] - offsets[member] + ${tile - 1}u) / ${tile}u;
+    if (left < tiles) { break; }
+    left -= tiles;
+  }
+  if (member == params.batch.w) { return; }
+  let row0 = offsets[member] + left * ${tile}u;
+  let row_end = offsets[member + 1u];
+  let k_first = 0u;
+  let k_end = params.K;
+  let z = 0u;
+  let aBase = 0u;
+  let bBase = member * params.strideB.w;
+  let biasBase = member * params.N;`;
+    case "inner":
+      return `
+  let row0 = group.x * ${tile}u;
+  let row_end = params.M;
+  let z = group.z;
+  let k_first = offsets[z];
+  let k_end = offsets[z + 1u];
+  let aBase = 0u;
+  let bBase = 0u;
+  let biasBase = 0u;`;
+  }
+}
 
 const seq = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
@@ -100,12 +153,12 @@ export function storeFunction(v: MatmulVariant): string {
         .join("\n  ");
   return /* wgsl */ `
 ${activation}
-fn store(z: u32, row: u32, col: u32, value: vec4f) {
+fn store(z: u32, row: u32, col: u32, biasBase: u32, value: vec4f) {
   if (row >= params.M || col >= params.N) { return; }
   let index = (z * params.M + row) * params.N + col;
   let last = params.N - 1u - col;
   var y = value * params.alpha;
-  ${v.bias === undefined ? "" : `y += ${at("bias", "col")};`}
+  ${v.bias === undefined ? "" : `y += ${at("bias", "biasBase + col")};`}
   ${v.activation ? "y = activate(y);" : ""}
   ${v.residual === undefined ? "" : `y += ${at("residual", "index")};`}
   ${store}
@@ -174,13 +227,13 @@ export function subgroupMatmul(v: MatmulVariant): string {
   const clampRow = (i: number): string =>
     v.transposeA && v.vecA
       ? `min(row0 + laneRow + ${String(i * per)}u, params.M - 4u)`
-      : `min(row0 + laneRow + ${String(i * per)}u, params.M - 1u)`;
+      : `min(row0 + laneRow + ${String(i * per)}u, row_end - 1u)`;
   const clampCol = (i: number): string =>
     v.vecB && !v.transposeB
       ? `min(col + ${String(i)}u, params.N - 4u + ${String(i)}u)`
       : `min(col + ${String(i)}u, params.N - 1u)`;
   const indexA = (i: number): string => {
-    const row = `min(row0 + ${String(i)}u, params.M - 1u)`;
+    const row = `min(row0 + ${String(i)}u, row_end - 1u)`;
     return v.transposeA ? `aBase + k * params.M + ${row}` : `aBase + ${row} * params.K + k`;
   };
   return /* wgsl */ `
@@ -190,10 +243,8 @@ ${storeFunction(v)}
 var<private> rows: array<vec4f, ${String(R)}>;
 @compute @workgroup_size(${String(S)})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
-  let row0 = group.x * ${String(R)}u;
+  ${placement(v, R)}
   let col = group.y * ${String(4 * S)}u + lane * 4u;
-  let aBase = batch_offset(group.z, params.strideA);
-  let bBase = batch_offset(group.z, params.strideB);
   let laneRow = ${laneRow};
   let laneK = ${laneK};
   ${pieces.map((i) => `let p${String(i)} = ${v.transposeA ? clampRow(i) : `aBase + ${clampRow(i)} * params.K`};`).join("\n  ")}
@@ -203,13 +254,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   ${seq(R)
     .map((i) => `var acc${String(i)} = vec4f();`)
     .join("\n  ")}
-  var k0 = 0u;
-  for (; k0 + ${String(BLOCK)}u <= params.K; k0 += ${String(BLOCK)}u) {
+  var k0 = k_first;
+  for (; k0 + ${String(BLOCK)}u <= k_end; k0 += ${String(BLOCK)}u) {
     ${[...loadA, ...blockB].join("\n    ")}
   }
   ${
     v.tail
-      ? `for (var k = k0; k < params.K; k++) {
+      ? `for (var k = k0; k < k_end; k++) {
     let w = ${valueB("k")};
     ${seq(R)
       .map((i) => `acc${String(i)} = fma(vec4f(a_at(${indexA(i)})), w, acc${String(i)});`)
@@ -220,7 +271,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   ${seq(R)
     .map((i) => `rows[${String(i)}] = acc${String(i)};`)
     .join("\n  ")}
-  for (var i = 0u; i < ${String(R)}u; i++) { store(group.z, row0 + i, col, rows[i]); }
+  for (var i = 0u; i < min(${String(R)}u, row_end - row0); i++) { store(z, row0 + i, col, biasBase, rows[i]); }
 }`;
 }
 
@@ -231,8 +282,10 @@ const STEP = 16;
 /** Both operands staged in workgroup memory; right on any adapter. */
 export function tiledMatmul(v: MatmulVariant): string {
   const stage = (name: "a" | "b"): string => {
-    const [extent, first, transposed] =
-      name === "a" ? ["params.M", "row0", !v.transposeA] : ["params.N", "col0", v.transposeB];
+    const [extent, end, first, transposed] =
+      name === "a"
+        ? ["params.M", "row_end", "row0", !v.transposeA]
+        : ["params.N", "params.N", "col0", v.transposeB];
     // Neighbouring threads read neighbouring memory: along k when the operand is stored [extent, K].
     const [e, k] = transposed
       ? [`i / ${String(STEP)}u`, `i % ${String(STEP)}u`]
@@ -243,7 +296,7 @@ export function tiledMatmul(v: MatmulVariant): string {
       let e = ${e};
       let k = ${k};
       var value = 0.0;
-      if (${first} + e < ${extent} && k0 + k < params.K) { value = ${name}_at(${name}Base + ${index}); }
+      if (${first} + e < ${end} && k0 + k < k_end) { value = ${name}_at(${name}Base + ${index}); }
       tile_${name}[k * ${String(TILE)}u + e] = value;
     }`;
   };
@@ -256,16 +309,14 @@ var<workgroup> tile_a: array<f32, ${String(TILE * STEP)}>;
 var<workgroup> tile_b: array<f32, ${String(TILE * STEP)}>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-  let row0 = group.x * ${String(TILE)}u;
+  ${placement(v, TILE)}
   let col0 = group.y * ${String(TILE)}u;
-  let aBase = batch_offset(group.z, params.strideA);
-  let bBase = batch_offset(group.z, params.strideB);
   let r = (thread / 8u) * 8u;
   let c = (thread % 8u) * 4u;
   ${seq(8)
     .map((i) => `var left${String(i)} = vec4f(); var right${String(i)} = vec4f();`)
     .join("\n  ")}
-  for (var k0 = 0u; k0 < params.K; k0 += ${String(STEP)}u) {
+  for (var k0 = k_first; k0 < k_end; k0 += ${String(STEP)}u) {
     ${stage("a")}
     ${stage("b")}
     workgroupBarrier();
@@ -285,7 +336,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   ${seq(8)
     .map((i) => `rows[${String(2 * i)}] = left${String(i)}; rows[${String(2 * i + 1)}] = right${String(i)};`)
     .join("\n  ")}
-  for (var i = 0u; i < 16u; i++) { store(group.z, row0 + r + i / 2u, col0 + c + (i % 2u) * 32u, rows[i]); }
+  for (var i = 0u; i < 16u; i++) {
+    let row = row0 + r + i / 2u;
+    if (row < row_end) { store(z, row, col0 + c + (i % 2u) * 32u, biasBase, rows[i]); }
+  }
 }`;
 }
 
@@ -383,7 +437,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let first = row * 64u + (t % 8u) * 8u;
     var sum = vec4f();
     for (var i = 0u; i < 8u; i++) { sum += partial[first + i]; }
-    store(group.z, row0 + row, group.y * ${String(VECTOR_COLUMNS)}u + (t % 8u) * 4u, sum);
+    store(group.z, row0 + row, group.y * ${String(VECTOR_COLUMNS)}u + (t % 8u) * 4u, 0u, sum);
   }
 }`;
 }

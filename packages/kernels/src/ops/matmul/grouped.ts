@@ -1,0 +1,140 @@
+import { DTypeError, ShapeError } from "../../errors.js";
+import { isFloat } from "../../dtype.js";
+import { defineKernel, type Kernel } from "../../kernel.js";
+import { applyOp } from "../../tape.js";
+import type { Tensor } from "../../tensor.js";
+import { checkConfig, expectShape, showShape } from "../../validate.js";
+import { cast } from "../elementwise.js";
+import { scatterAdd } from "../indexing.js";
+import { hasFixedSubgroups } from "./matmul.js";
+import { matmulBindings, matmulParams, subgroupMatmul, TILE, tiledMatmul, type MatmulVariant } from "./matmul.wgsl.js";
+
+const subgroupKernel: Kernel<MatmulVariant> = defineKernel({
+  name: "groupedMatmul",
+  bindings: matmulBindings,
+  params: matmulParams,
+  subgroups: true,
+  wgsl: subgroupMatmul,
+});
+const tiledKernel: Kernel<MatmulVariant> = defineKernel({ name: "groupedMatmulTiled", bindings: matmulBindings, params: matmulParams, wgsl: tiledMatmul });
+
+interface GroupedProduct {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly offsets: Tensor;
+  readonly grouping: "rows" | "inner";
+  readonly transposeA: boolean;
+  readonly transposeB: boolean;
+  readonly bias?: Tensor | undefined;
+  readonly groups: number;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly shape: readonly number[];
+}
+
+function run(p: GroupedProduct): Tensor {
+  const { a, b, groups, M, N, K, grouping, transposeA, transposeB, bias } = p;
+  const { gpu } = a;
+  // Rows of no group (past the last offset) are zeros.
+  const out = gpu.zeros(p.shape, a.dtype === "f16" && b.dtype === "f16" ? "f16" : "f32");
+  if (out.size === 0) return out;
+  const even = (n: number): boolean => n % 4 === 0 && n > 0;
+  const lanes = hasFixedSubgroups(gpu) ? gpu.features.subgroupMinSize : 0;
+  const rows = 8;
+  const variant: MatmulVariant = {
+    transposeA,
+    transposeB,
+    a: a.dtype,
+    b: b.dtype,
+    out: out.dtype,
+    vecA: even(transposeA ? M : K),
+    vecB: even(transposeB ? K : N),
+    vecOut: even(N),
+    bias: bias?.dtype,
+    residual: undefined,
+    activation: undefined,
+    grouping,
+    tail: grouping === "inner" || !even(K),
+    batched: false,
+    lanes,
+    rows,
+  };
+  const [tile, columns] = lanes > 0 ? [rows, 4 * lanes] : [TILE, TILE];
+  gpu.run(lanes > 0 ? subgroupKernel : tiledKernel, {
+    variant,
+    bindings: { a, b, ...(bias ? { bias } : {}), offsets: p.offsets, out },
+    params: { batch: [1, 1, 1, groups], strideA: [0, 0, 0, 0], strideB: [0, 0, 0, N * K], M, N, K, alpha: 1 },
+    workgroups: [
+      grouping === "rows" ? Math.ceil(M / tile) + groups : Math.ceil(M / tile),
+      Math.ceil(N / columns),
+      grouping === "rows" ? 1 : groups,
+    ],
+  });
+  return out;
+}
+
+/**
+ * y[r] = weight[e] x[r] (+ bias[e]) for the rows offsets[e] <= r < offsets[e + 1]: a matrix for each group of rows, at
+ * a cost that follows the rows, whatever the number of groups.
+ *
+ * x [rows, in], weight [groups, out, in], bias [groups, out]; offsets u32 [groups + 1] on the GPU, rising, as `groupBy`
+ * gives them. Rows past the last offset give zeros. Result [rows, out].
+ *
+ * @throws ShapeError, DTypeError
+ */
+export function groupedMatmul(x: Tensor, weight: Tensor, offsets: Tensor, options: { readonly bias?: Tensor | undefined } = {}): Tensor {
+  const who = "groupedMatmul";
+  checkConfig(who, options, ["bias"]);
+  const { bias } = options;
+  for (const [name, t] of Object.entries({ x, weight, bias })) if (t && !isFloat(t.dtype)) throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
+  if (offsets.dtype !== "u32") throw new DTypeError(who, `offsets are ${offsets.dtype}; they must be u32`);
+  if (weight.rank !== 3) throw new ShapeError(who, `weight has shape ${showShape(weight.shape)}; it must be [groups, out, in]`);
+  const [groups, N, K] = weight.shape as [number, number, number];
+  expectShape(who, "x", x, ["rows", K]);
+  expectShape(who, "offsets", offsets, [groups + 1]);
+  if (bias) expectShape(who, "bias", bias, [groups, N]);
+  const M = x.shape[0]!;
+  const same = (t: Tensor, like: Tensor): Tensor => cast(t, like.dtype);
+  return applyOp({
+    name: who,
+    inputs: [x, weight, bias, offsets],
+    forward: () => ({
+      outputs: [run({ a: x, b: weight, offsets, bias, grouping: "rows", transposeA: false, transposeB: true, groups, M, N, K, shape: [M, N] })],
+    }),
+    backward: ({ grads, needs }) => {
+      const g = grads[0]!;
+      return [
+        needs[0]
+          ? same(run({ a: g, b: weight, offsets, grouping: "rows", transposeA: false, transposeB: false, groups, M, N: K, K: N, shape: [M, K] }), x)
+          : undefined,
+        needs[1]
+          ? same(run({ a: g, b: x, offsets, grouping: "inner", transposeA: true, transposeB: false, groups, M: N, N: K, K: M, shape: [groups, N, K] }), weight)
+          : undefined,
+        needs[2] && bias ? same(scatterAdd(g, groupOfRows(offsets, M, groups), groups), bias) : undefined,
+        undefined,
+      ];
+    },
+  })[0]!;
+}
+
+const groupKernel: Kernel<undefined> = defineKernel({
+  name: "groupOfRows",
+  bindings: { offsets: "read u32", out: "write i32" },
+  params: { rows: "u32", groups: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= params.rows) { return; }
+  var e = 0u;
+  while (e < params.groups && offsets[e + 1u] <= id.x) { e++; }
+  out[id.x] = select(i32(e), -1, e == params.groups);
+}`,
+});
+
+/** Group of each row, -1 past the last; outside the tape. */
+function groupOfRows(offsets: Tensor, rows: number, groups: number): Tensor {
+  const out = offsets.gpu.empty([rows], "i32");
+  offsets.gpu.run(groupKernel, { bindings: { offsets, out }, params: { rows, groups }, workgroups: [Math.ceil(rows / 64)] });
+  return out;
+}
