@@ -4,20 +4,20 @@ import { e, input, type Expr } from "./expr.js";
 
 /** Activations that fused ops know by name. */
 export type ActivationName =
-  "identity" | "relu" | "gelu" | "gelu_tanh" | "silu" | "mish" | "sigmoid" | "tanh" | "softplus" | "relu2";
+  "identity" | "relu" | "gelu" | "geluTanh" | "silu" | "mish" | "sigmoid" | "tanh" | "softplus" | "squaredRelu";
 
 /** The expression of each named activation. */
 export const ACTIVATIONS: Readonly<Record<ActivationName, (x: Expr) => Expr>> = {
   identity: (x) => x,
   relu: e.relu,
   gelu: e.gelu,
-  gelu_tanh: e.geluTanh,
+  geluTanh: e.geluTanh,
   silu: e.silu,
   mish: e.mish,
   sigmoid: e.sigmoid,
   tanh: e.tanh,
   softplus: e.softplus,
-  relu2: (x) => e.pow(e.relu(x), 2),
+  squaredRelu: (x) => e.pow(e.relu(x), 2),
 };
 
 /** An activation by name, or as an expression of the input "x". */
@@ -35,3 +35,16 @@ export function activationExpr(who: string, activation: Activation): Expr {
   }
   return ACTIVATIONS[activation](input("x"));
 }
+
+/** Gated linear units, by the activation of their gate (Shazeer 2020, arXiv:2002.05202). */
+export const GLU_GATES: Readonly<Record<GluKind, ActivationName>> = {
+  glu: "sigmoid",
+  bilinear: "identity",
+  reglu: "relu",
+  geglu: "gelu",
+  gegluTanh: "geluTanh",
+  swiglu: "silu",
+  miglu: "mish",
+};
+
+export type GluKind = "glu" | "bilinear" | "reglu" | "geglu" | "gegluTanh" | "swiglu" | "miglu";

@@ -1,0 +1,90 @@
+import { checkConfig, expectInteger, linear, randomNormal, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
+import { activation, ACTIVATION_EXPRESSIONS, type ActivationKind, type Beta } from "./activation.js";
+
+export interface FfnWeights {
+  /** [hidden, dim] */
+  readonly w1: Tensor;
+  /** [dim, hidden] */
+  readonly w2: Tensor;
+  readonly b1?: Tensor | undefined;
+  readonly b2?: Tensor | undefined;
+  /** Swish only. */
+  readonly beta?: Beta | undefined;
+}
+
+/**
+ * The position-wise feed-forward block: out = act(x w1^T + b1) w2^T + b2.
+ *
+ * x [..., dim]. Vaswani et al. 2017, arXiv:1706.03762, equation 2; without biases arXiv:2002.05202, equation 2.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function ffn(x: Tensor, weights: FfnWeights, options: { readonly activation?: ActivationKind } = {}): Tensor {
+  checkConfig("ffn", options, ["activation"]);
+  const { w1, w2, b1, b2, beta } = weights;
+  const kind = options.activation ?? "relu";
+  return x.gpu.scope(() => {
+    const hidden =
+      kind === "swish" || beta !== undefined
+        ? activation(linear(x, w1, b1), kind, { beta })
+        : linear(x, w1, b1, { activation: kind === "identity" ? undefined : ACTIVATION_EXPRESSIONS[kind] });
+    return linear(hidden, w2, b2);
+  });
+}
+
+export interface FfnConfig {
+  readonly dim: number;
+  readonly hiddenDim: number;
+  readonly activation?: ActivationKind;
+  readonly bias?: boolean;
+}
+
+/** `ffn` with its weights, under GPT-2's names (c_fc, c_proj), stored [out, in]. */
+export class FeedForward implements Module {
+  readonly config: FfnConfig;
+  readonly #weights: FfnWeights;
+
+  constructor(config: FfnConfig, weights: FfnWeights) {
+    checkConfig("FeedForward", config, ["dim", "hiddenDim", "activation", "bias"]);
+    this.config = config;
+    this.#weights = weights;
+  }
+
+  /** Normal weights of standard deviation `std`, zero biases. */
+  static init(gpu: Gpu, config: FfnConfig, { seed, std = 0.02 }: { seed: number; std?: number }): FeedForward {
+    expectInteger("FeedForward", "dim", config.dim, 1);
+    expectInteger("FeedForward", "hiddenDim", config.hiddenDim, 1);
+    const normal = (shape: readonly number[], stream: number): Tensor => gpu.keep(randomNormal(gpu, shape, { seed, stream, std }));
+    const zeros = (n: number): Tensor | undefined => (config.bias === false ? undefined : gpu.keep(gpu.zeros([n])));
+    return new FeedForward(config, {
+      w1: normal([config.hiddenDim, config.dim], 0),
+      w2: normal([config.dim, config.hiddenDim], 1),
+      b1: zeros(config.hiddenDim),
+      b2: zeros(config.dim),
+    });
+  }
+
+  static fromParameters(config: FfnConfig, parameters: Readonly<Record<string, Tensor>>): FeedForward {
+    const take = (name: string): Tensor => takeParameter("FeedForward", parameters, name);
+    return new FeedForward(config, {
+      w1: take("c_fc.weight"),
+      w2: take("c_proj.weight"),
+      b1: parameters["c_fc.bias"],
+      b2: parameters["c_proj.bias"],
+    });
+  }
+
+  forward(x: Tensor): Tensor {
+    return ffn(x, this.#weights, { activation: this.config.activation ?? "relu" });
+  }
+
+  parameters(): Record<string, Tensor> {
+    const { w1, w2, b1, b2 } = this.#weights;
+    return {
+      "c_fc.weight": w1,
+      "c_proj.weight": w2,
+      ...(b1 ? { "c_fc.bias": b1 } : {}),
+      ...(b2 ? { "c_proj.bias": b2 } : {}),
+    };
+  }
+}

@@ -1,0 +1,90 @@
+import {
+  add,
+  checkConfig,
+  div,
+  e,
+  elementwise,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  linear,
+  mul,
+  ShapeError,
+  showShape,
+  sigmoid,
+  softmax,
+  sum,
+  topk,
+  type Tensor,
+} from "@x/kernels";
+
+export interface RouterOptions {
+  readonly topK: number;
+  /** Scores of the experts: over all of them, or each by itself. Default "softmax". */
+  readonly scoreFunction?: "softmax" | "sigmoid";
+  /** Weights are the largest scores, or the softmax of the largest logits. Default "softmaxThenTopk". */
+  readonly order?: "softmaxThenTopk" | "topkThenSoftmax";
+  /** Divide the weights by their sum ("softmaxThenTopk"). */
+  readonly renormalize?: boolean;
+  /** Added to that sum; default 0. */
+  readonly renormEps?: number;
+  /** Standard normal numbers [..., experts]: noisy top-k (training). */
+  readonly noise?: Tensor | undefined;
+  /** [experts, dim]; with `noise`. */
+  readonly wNoise?: Tensor | undefined;
+  /** Numbers around 1, [..., dim], that multiply x (training). */
+  readonly jitter?: Tensor | undefined;
+  readonly bias?: Tensor | undefined;
+}
+
+export interface RouterResult {
+  /** [..., experts] */
+  readonly logits: Tensor;
+  readonly probs: Tensor;
+  /** [..., topK] */
+  readonly weights: Tensor;
+  /** i32 [..., topK], the best first. */
+  readonly indices: Tensor;
+}
+
+const noisy = elementwise("noisyTopk", ["logits", "noise", "scale"], (logits, noise, scale) => e.add(logits, e.mul(noise, e.softplus(scale))));
+
+/** Weights divided by (their sum + eps). */
+export function renormalizeWeights(weights: Tensor, eps: number): Tensor {
+  return weights.gpu.scope(() => div(weights, add(sum(weights, { axes: -1, keepDims: true }), eps)));
+}
+
+/**
+ * Top-k router: logits = x wRouter^T (+ bias); the k best experts of each token and their weights. Indices are
+ * constants for the gradient; ties go to the lower index.
+ *
+ * x [..., dim], wRouter [experts, dim]. Shazeer et al. 2017, arXiv:1701.06538, equations 2-5; Fedus et al. 2021,
+ * arXiv:2101.03961; Mixtral, arXiv:2401.04088, section 2.1.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): RouterResult {
+  const who = "router";
+  checkConfig(who, options, ["topK", "scoreFunction", "order", "renormalize", "renormEps", "noise", "wNoise", "jitter", "bias"]);
+  const { topK, scoreFunction = "softmax", order = "softmaxThenTopk", renormalize = false, renormEps = 0, noise, wNoise, jitter, bias } = options;
+  const experts = wRouter.shape[0] ?? 0;
+  expectInteger(who, "topK", topK, 1, experts);
+  expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
+  expectOneOf(who, "order", order, ["softmaxThenTopk", "topkThenSoftmax"]);
+  expectNumber(who, "renormEps", renormEps, 0);
+  if ((noise === undefined) !== (wNoise === undefined)) throw new ShapeError(who, "noise and wNoise must be given together");
+  if (wRouter.rank !== 2) throw new ShapeError(who, `wRouter has shape ${showShape(wRouter.shape)}; it must be [experts, dim]`);
+  return x.gpu.scope(() => {
+    const source = jitter ? mul(x, jitter) : x;
+    let logits = linear(source, wRouter, bias);
+    if (noise && wNoise) logits = noisy(logits, noise, linear(source, wNoise));
+    const probs = scoreFunction === "softmax" ? softmax(logits) : sigmoid(logits);
+    if (order === "topkThenSoftmax") {
+      const best = topk(logits, topK);
+      return { logits, probs, weights: softmax(best.values), indices: best.indices };
+    }
+    const best = topk(probs, topK);
+    const weights = renormalize ? renormalizeWeights(best.values, renormEps) : best.values;
+    return { logits, probs, weights, indices: best.indices };
+  });
+}
