@@ -1,0 +1,17 @@
+const BRAND = Symbol.for("x.tokenizer.error");
+
+/** A tokenizer file or an argument that cannot be used; the message names the file, the field and the reason. */
+export class TokenizerError extends Error {
+  readonly source: string;
+
+  constructor(source: string, message: string, options?: ErrorOptions) {
+    super(`${source}: ${message}`, options);
+    this.name = "TokenizerError";
+    this.source = source;
+    Object.defineProperty(this, BRAND, { value: true });
+  }
+
+  static isInstance(value: unknown): value is TokenizerError {
+    return typeof value === "object" && value !== null && BRAND in value;
+  }
+}
