@@ -8,3 +8,4 @@ export {
   type AttentionResult,
   type MaskFunction,
 } from "./engine/attention.js";
+export { KVCache, type KVCacheConfig } from "./kv_cache.js";

@@ -1,0 +1,239 @@
+import { mkdir, open, readFile, rename, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
+import { Safetensors, writeSafetensors, type ByteSource, type TensorData } from "@x/kernels/safetensors";
+import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
+import { fromHuggingFace, type ModelConfig } from "./config.js";
+import { CausalLM } from "./model.js";
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Parse a JSON file of a folder. @throws FormatError */
+export async function readJson(path: string): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (cause) {
+    throw new FormatError(path, "cannot be read; it must be a file of the model's folder", { cause });
+  }
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (cause) {
+    throw new FormatError(path, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
+  }
+}
+
+/** A file that is read in pieces. */
+async function fileSource(path: string): Promise<ByteSource & { close: () => Promise<void> }> {
+  const handle = await open(path, "r").catch((cause: unknown) => {
+    throw new FormatError(path, "cannot be opened", { cause });
+  });
+  const { size } = await handle.stat();
+  return {
+    size,
+    read: async (begin, end) => {
+      const bytes = new Uint8Array(Math.max(0, end - begin));
+      const { bytesRead } = await handle.read(bytes, 0, bytes.length, begin);
+      return bytes.subarray(0, bytesRead);
+    },
+    close: () => handle.close(),
+  };
+}
+
+/** Which file holds each tensor: the index of a sharded checkpoint. */
+async function shardFiles(folder: string): Promise<Map<string, string> | undefined> {
+  const path = join(folder, "model.safetensors.index.json");
+  if (!(await exists(path))) return undefined;
+  const index = await readJson(path);
+  const map = typeof index === "object" && index !== null ? (index as Record<string, unknown>)["weight_map"] : undefined;
+  if (typeof map !== "object" || map === null || Array.isArray(map)) throw new FormatError(path, "weight_map must map tensor names to files");
+  const out = new Map<string, string>();
+  for (const [name, file] of Object.entries(map)) {
+    if (typeof file !== "string" || !/^[\w.-]+\.safetensors$/.test(file)) throw new FormatError(path, `tensor ${JSON.stringify(name)} lies in ${JSON.stringify(file)}; it must be a safetensors file of the folder`);
+    out.set(name, file);
+  }
+  return out;
+}
+
+interface Found {
+  readonly file: Safetensors;
+  readonly name: string;
+}
+
+/** The tensors of a folder's safetensors files by name, with the files to be closed. */
+async function openFolder(folder: string): Promise<{ tensors: Map<string, Found>; close: () => Promise<void> }> {
+  const shards = await shardFiles(folder);
+  const names = shards ? [...new Set(shards.values())] : ["model.safetensors"];
+  const sources: (ByteSource & { close: () => Promise<void> })[] = [];
+  const close = async (): Promise<void> => {
+    await Promise.all(sources.map((s) => s.close()));
+  };
+  try {
+    const tensors = new Map<string, Found>();
+    for (const name of names) {
+      const path = join(folder, name);
+      const source = await fileSource(path);
+      sources.push(source);
+      const file = await Safetensors.open(path, source);
+      for (const tensor of file.names) {
+        if (shards && shards.get(tensor) !== name) continue;
+        if (tensors.has(tensor)) throw new FormatError(path, `tensor ${JSON.stringify(tensor)} is also in another file`);
+        tensors.set(tensor, { file, name: tensor });
+      }
+    }
+    for (const [tensor, name] of shards ?? []) {
+      if (!tensors.has(tensor)) throw new FormatError(join(folder, name), `has no tensor ${JSON.stringify(tensor)}, which the index says it has`);
+    }
+    return { tensors, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Names that checkpoints carry and the model computes itself. */
+const COMPUTED = /(^|\.)rotary_emb\.inv_freq$/;
+const EXPERT = /^(model\.layers\.\d+\.block_sparse_moe\.experts)\.(\d+)\.(w1|w2|w3)\.weight$/;
+const STACKED: Readonly<Record<string, string>> = { w1: "gate_proj", w3: "up_proj", w2: "down_proj" };
+
+/** Parameters on the device under the model's names, with the experts of a layer stacked. */
+async function readParameters(gpu: Gpu, folder: string, config: ModelConfig): Promise<Record<string, Tensor>> {
+  const { tensors, close } = await openFolder(folder);
+  const out: Record<string, Tensor> = {};
+  try {
+    const stacks = new Map<string, Map<number, Found>>();
+    for (const [name, found] of tensors) {
+      if (COMPUTED.test(name) || (config.tieEmbeddings && name === "lm_head.weight")) continue;
+      const expert = EXPERT.exec(name);
+      if (expert) {
+        const key = `${expert[1]!}.${STACKED[expert[3]!]!}`;
+        const stack = stacks.get(key) ?? new Map<number, Found>();
+        stacks.set(key, stack.set(Number(expert[2]), found));
+        continue;
+      }
+      out[name] = await upload(gpu, found);
+    }
+    for (const [key, stack] of stacks) {
+      const first = stack.get(0);
+      if (!first) throw new FormatError(folder, `${key}: expert 0 is missing`);
+      const { shape } = first.file.entry(first.name);
+      const size = shape.reduce((a, b) => a * b, 1);
+      const data = new Float32Array(stack.size * size);
+      for (let i = 0; i < stack.size; i++) {
+        const found = stack.get(i);
+        if (!found) throw new FormatError(folder, `${key}: expert ${i} of ${stack.size} is missing`);
+        const entry = found.file.entry(found.name);
+        if (entry.shape.length !== shape.length || entry.shape.some((n, axis) => n !== shape[axis])) {
+          throw new FormatError(found.file.file, `tensor ${JSON.stringify(found.name)} has shape [${entry.shape.join(", ")}]; expert 0 has [${shape.join(", ")}]`);
+        }
+        data.set(await floats(found), i * size);
+      }
+      out[key] = gpu.keep(gpu.tensor(data, [stack.size, ...shape]));
+    }
+    return out;
+  } catch (error) {
+    for (const tensor of Object.values(out)) tensor.dispose();
+    throw error;
+  } finally {
+    await close();
+  }
+}
+
+async function floats({ file, name }: Found): Promise<Float32Array> {
+  const numbers = await file.numbers(name);
+  if (!(numbers instanceof Float32Array)) throw new FormatError(file.file, `tensor ${JSON.stringify(name)} is ${file.entry(name).dtype}; weights are F32, F16 or BF16`);
+  return numbers;
+}
+
+async function upload(gpu: Gpu, found: Found): Promise<Tensor> {
+  return gpu.keep(gpu.tensor(await floats(found), found.file.entry(found.name).shape));
+}
+
+/** A loaded model folder. */
+export interface Checkpoint {
+  readonly model: CausalLM;
+  readonly config: ModelConfig;
+  /** The parsed config.json. */
+  readonly json: Record<string, unknown>;
+}
+
+export async function readConfig(folder: string, change?: (json: Record<string, unknown>) => Record<string, unknown>): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
+  const path = join(folder, "config.json");
+  const parsed = await readJson(path);
+  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) throw new FormatError(path, "must hold an object");
+  const json = change ? change(parsed as Record<string, unknown>) : (parsed as Record<string, unknown>);
+  return { config: fromHuggingFace(json, path), json };
+}
+
+/**
+ * Load a Hugging Face style folder. Either the whole model is there or nothing is: tensors that are missing, left
+ * over or of another shape are named.
+ *
+ * @throws FormatError, ConfigError
+ */
+export async function loadCheckpoint(gpu: Gpu, folder: string, change?: (json: Record<string, unknown>) => Record<string, unknown>): Promise<Checkpoint> {
+  const { config, json } = await readConfig(folder, change);
+  const given = await readParameters(gpu, folder, config);
+  try {
+    const model = CausalLM.fromParameters(gpu, config, given);
+    const used = new Set(Object.keys(model.parameters()));
+    const extra = Object.keys(given).filter((name) => !used.has(name));
+    if (extra.length > 0) throw new ConfigError(folder, `holds tensors that the configuration has no place for: ${extra.slice(0, 5).join(", ")}${extra.length > 5 ? ` and ${extra.length - 5} more` : ""}`);
+    return { model, config, json };
+  } catch (error) {
+    for (const tensor of Object.values(given)) tensor.dispose();
+    throw error;
+  }
+}
+
+/** The tokenizer of a folder, or undefined where it has none. */
+export async function loadFolderTokenizer(folder: string): Promise<Tokenizer | undefined> {
+  if (!(await exists(join(folder, "tokenizer.json"))) && !(await exists(join(folder, "vocab.json")))) return undefined;
+  return loadTokenizer(async (name) => readFile(join(folder, name), "utf8").catch(() => undefined));
+}
+
+/** A model's parameters on the host under checkpoint names, experts one by one. */
+export async function hostParameters(model: CausalLM): Promise<Record<string, TensorData>> {
+  const out: Record<string, TensorData> = {};
+  const original = Object.fromEntries(Object.entries(STACKED).map(([w, name]) => [name, w]));
+  for (const [name, tensor] of Object.entries(model.parameters())) {
+    const data = (await tensor.read()) as Float32Array;
+    const stacked = /^(.*\.experts)\.(gate_proj|up_proj|down_proj)$/.exec(name);
+    if (!stacked) {
+      out[name] = { shape: tensor.shape, data };
+      continue;
+    }
+    const [experts, ...shape] = tensor.shape as [number, number, number];
+    const size = data.length / experts;
+    for (let i = 0; i < experts; i++) out[`${stacked[1]!}.${i}.${original[stacked[2]!]!}.weight`] = { shape, data: data.slice(i * size, (i + 1) * size) };
+  }
+  return out;
+}
+
+/** Write a file whole or not at all. */
+export async function writeAtomically(path: string, data: string | Uint8Array): Promise<void> {
+  const temporary = `${path}.tmp`;
+  const handle = await open(temporary, "w");
+  try {
+    await handle.writeFile(data);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(temporary, path);
+}
+
+/** Write a model folder: config.json, model.safetensors and, if given, tokenizer files. */
+export async function saveCheckpoint(folder: string, model: CausalLM, json: Record<string, unknown>, files: Readonly<Record<string, string>> = {}): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const bytes = writeSafetensors(await hostParameters(model), { format: "pt" });
+  await writeAtomically(join(folder, "model.safetensors"), bytes);
+  await writeAtomically(join(folder, "config.json"), `${JSON.stringify(json, null, 2)}\n`);
+  for (const [name, text] of Object.entries(files)) await writeAtomically(join(folder, name), text);
+}
+
