@@ -156,7 +156,7 @@ export function decodeTensor(
   entry: TensorEntry,
   bytes: Uint8Array,
 ): Float32Array | Int32Array {
-  const copy = bytes.slice().buffer;
+  const copy = new Uint8Array(bytes).buffer;
   switch (entry.dtype) {
     case "F32":
       return new Float32Array(copy);
