@@ -62,13 +62,14 @@ export class CausalLM implements Module {
   /** Hidden states after the final norm: ids i32 [batch, seq] -> [batch, seq, dim]. */
   hidden(ids: Tensor, context?: Partial<ForwardContext>, state?: DecodingState): Tensor {
     const whole: ForwardContext = { seqLen: state?.maxLength ?? ids.shape[1] ?? 0, ...context };
+    // The layers' losses outlive the scope with the result.
     return this.gpu.scope(() => {
       let x = embedding(this.#embedding, ids);
       this.layers.forEach((layer, i) => {
         x = layer.forward(x, whole, state?.layers[i]);
       });
-      return this.#norm.forward(x);
-    });
+      return { x: this.#norm.forward(x), losses: whole.losses ?? [] };
+    }).x;
   }
 
   /** Logits of hidden states. */

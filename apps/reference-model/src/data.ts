@@ -1,0 +1,74 @@
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { ConfigError, FormatError } from "@x/kernels";
+import type { Tokenizer } from "@x/tokenizer";
+import { HostRandom } from "./random.js";
+
+/** Separates documents in a text file. */
+export const DOCUMENT_BREAK = "\n\n";
+
+async function readText(path: string): Promise<string> {
+  const bytes = await readFile(path);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new FormatError(path, "is not UTF-8 text", { cause });
+  }
+}
+
+/** Documents of a UTF-8 text file (separated by empty lines), or of all files of a folder in order of their names. */
+export async function readDocuments(path: string): Promise<string[]> {
+  const info = await stat(path).catch((cause: unknown) => {
+    throw new FormatError(path, "cannot be read; give a text file or a folder of them", { cause });
+  });
+  const files = info.isDirectory() ? (await readdir(path, { recursive: true })).sort().map((name) => join(path, name)) : [path];
+  const documents: string[] = [];
+  for (const file of files) {
+    if (!(await stat(file)).isFile()) continue;
+    for (const text of (await readText(file)).split(/\r?\n\s*\r?\n/)) if (text.trim() !== "") documents.push(text.trim());
+  }
+  if (documents.length === 0) throw new ConfigError(path, "holds no text");
+  return documents;
+}
+
+/** Ids of all documents one after another, each ended by the end-of-text token. */
+export function encodeDocuments(documents: readonly string[], tokenizer: Tokenizer): Int32Array {
+  const end = tokenizer.eosTokenId;
+  const out: number[] = [];
+  for (const text of documents) {
+    for (const id of tokenizer.encode(text, { addSpecialTokens: false })) out.push(id);
+    if (end !== undefined) out.push(end);
+  }
+  return Int32Array.from(out);
+}
+
+export interface Batch {
+  readonly ids: Int32Array;
+  readonly targets: Int32Array;
+}
+
+/** Windows of a stream at random places; a function of seed and step alone. */
+export function trainingBatch(stream: Int32Array, batch: number, seqLen: number, seed: number, step: number): Batch {
+  const random = new HostRandom(0xda7a, seed, step);
+  const ids = new Int32Array(batch * seqLen);
+  const targets = new Int32Array(batch * seqLen);
+  for (let b = 0; b < batch; b++) {
+    const at = random.int(stream.length - seqLen);
+    ids.set(stream.subarray(at, at + seqLen), b * seqLen);
+    targets.set(stream.subarray(at + 1, at + 1 + seqLen), b * seqLen);
+  }
+  return { ids, targets };
+}
+
+/** Consecutive windows of a stream, padded with targets that do not count. */
+export function* evaluationBatches(stream: Int32Array, batch: number, seqLen: number): Generator<Batch & { readonly count: number }> {
+  const per = batch * seqLen;
+  for (let start = 0; start + 1 < stream.length; start += per) {
+    const count = Math.min(per, stream.length - 1 - start);
+    const ids = new Int32Array(per);
+    const targets = new Int32Array(per).fill(-100);
+    ids.set(stream.subarray(start, start + count));
+    targets.set(stream.subarray(start + 1, start + 1 + count));
+    yield { ids, targets, count };
+  }
+}
