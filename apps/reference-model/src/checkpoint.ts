@@ -24,7 +24,9 @@ export async function readJson(path: string): Promise<unknown> {
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {
-    throw new FormatError(path, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
+    throw new FormatError(path, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, {
+      cause,
+    });
   }
 }
 
@@ -50,11 +52,19 @@ async function shardFiles(folder: string): Promise<Map<string, string> | undefin
   const path = join(folder, "model.safetensors.index.json");
   if (!(await exists(path))) return undefined;
   const index = await readJson(path);
-  const map = typeof index === "object" && index !== null ? (index as Record<string, unknown>)["weight_map"] : undefined;
-  if (typeof map !== "object" || map === null || Array.isArray(map)) throw new FormatError(path, "weight_map must map tensor names to files");
+  const map =
+    typeof index === "object" && index !== null
+      ? (index as Record<string, unknown>)["weight_map"]
+      : undefined;
+  if (typeof map !== "object" || map === null || Array.isArray(map))
+    throw new FormatError(path, "weight_map must map tensor names to files");
   const out = new Map<string, string>();
   for (const [name, file] of Object.entries(map)) {
-    if (typeof file !== "string" || !/^[\w.-]+\.safetensors$/.test(file)) throw new FormatError(path, `tensor ${JSON.stringify(name)} lies in ${JSON.stringify(file)}; it must be a safetensors file of the folder`);
+    if (typeof file !== "string" || !/^[\w.-]+\.safetensors$/.test(file))
+      throw new FormatError(
+        path,
+        `tensor ${JSON.stringify(name)} lies in ${JSON.stringify(file)}; it must be a safetensors file of the folder`,
+      );
     out.set(name, file);
   }
   return out;
@@ -66,7 +76,9 @@ interface Found {
 }
 
 /** The tensors of a folder's safetensors files by name, with the files to be closed. */
-async function openFolder(folder: string): Promise<{ tensors: Map<string, Found>; close: () => Promise<void> }> {
+async function openFolder(
+  folder: string,
+): Promise<{ tensors: Map<string, Found>; close: () => Promise<void> }> {
   const shards = await shardFiles(folder);
   const names = shards ? [...new Set(shards.values())] : ["model.safetensors"];
   const sources: (ByteSource & { close: () => Promise<void> })[] = [];
@@ -82,12 +94,17 @@ async function openFolder(folder: string): Promise<{ tensors: Map<string, Found>
       const file = await Safetensors.open(path, source);
       for (const tensor of file.names) {
         if (shards && shards.get(tensor) !== name) continue;
-        if (tensors.has(tensor)) throw new FormatError(path, `tensor ${JSON.stringify(tensor)} is also in another file`);
+        if (tensors.has(tensor))
+          throw new FormatError(path, `tensor ${JSON.stringify(tensor)} is also in another file`);
         tensors.set(tensor, { file, name: tensor });
       }
     }
     for (const [tensor, name] of shards ?? []) {
-      if (!tensors.has(tensor)) throw new FormatError(join(folder, name), `has no tensor ${JSON.stringify(tensor)}, which the index says it has`);
+      if (!tensors.has(tensor))
+        throw new FormatError(
+          join(folder, name),
+          `has no tensor ${JSON.stringify(tensor)}, which the index says it has`,
+        );
     }
     return { tensors, close };
   } catch (error) {
@@ -102,7 +119,11 @@ const EXPERT = /^(model\.layers\.\d+\.block_sparse_moe\.experts)\.(\d+)\.(w1|w2|
 const STACKED: Readonly<Record<string, string>> = { w1: "gate_proj", w3: "up_proj", w2: "down_proj" };
 
 /** Parameters on the device under the model's names, with the experts of a layer stacked. */
-async function readParameters(gpu: Gpu, folder: string, config: ModelConfig): Promise<Record<string, Tensor>> {
+async function readParameters(
+  gpu: Gpu,
+  folder: string,
+  config: ModelConfig,
+): Promise<Record<string, Tensor>> {
   const { tensors, close } = await openFolder(folder);
   const out: Record<string, Tensor> = {};
   try {
@@ -129,7 +150,10 @@ async function readParameters(gpu: Gpu, folder: string, config: ModelConfig): Pr
         if (!found) throw new FormatError(folder, `${key}: expert ${i} of ${stack.size} is missing`);
         const entry = found.file.entry(found.name);
         if (entry.shape.length !== shape.length || entry.shape.some((n, axis) => n !== shape[axis])) {
-          throw new FormatError(found.file.file, `tensor ${JSON.stringify(found.name)} has shape [${entry.shape.join(", ")}]; expert 0 has [${shape.join(", ")}]`);
+          throw new FormatError(
+            found.file.file,
+            `tensor ${JSON.stringify(found.name)} has shape [${entry.shape.join(", ")}]; expert 0 has [${shape.join(", ")}]`,
+          );
         }
         data.set(await floats(found), i * size);
       }
@@ -146,7 +170,11 @@ async function readParameters(gpu: Gpu, folder: string, config: ModelConfig): Pr
 
 async function floats({ file, name }: Found): Promise<Float32Array> {
   const numbers = await file.numbers(name);
-  if (!(numbers instanceof Float32Array)) throw new FormatError(file.file, `tensor ${JSON.stringify(name)} is ${file.entry(name).dtype}; weights are F32, F16 or BF16`);
+  if (!(numbers instanceof Float32Array))
+    throw new FormatError(
+      file.file,
+      `tensor ${JSON.stringify(name)} is ${file.entry(name).dtype}; weights are F32, F16 or BF16`,
+    );
   return numbers;
 }
 
@@ -162,10 +190,14 @@ export interface Checkpoint {
   readonly json: Record<string, unknown>;
 }
 
-export async function readConfig(folder: string, change?: (json: Record<string, unknown>) => Record<string, unknown>): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
+export async function readConfig(
+  folder: string,
+  change?: (json: Record<string, unknown>) => Record<string, unknown>,
+): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
   const path = join(folder, "config.json");
   const parsed = await readJson(path);
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) throw new FormatError(path, "must hold an object");
+  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed))
+    throw new FormatError(path, "must hold an object");
   const json = change ? change(parsed as Record<string, unknown>) : (parsed as Record<string, unknown>);
   return { config: fromHuggingFace(json, path), json };
 }
@@ -176,14 +208,22 @@ export async function readConfig(folder: string, change?: (json: Record<string, 
  *
  * @throws FormatError, ConfigError
  */
-export async function loadCheckpoint(gpu: Gpu, folder: string, change?: (json: Record<string, unknown>) => Record<string, unknown>): Promise<Checkpoint> {
+export async function loadCheckpoint(
+  gpu: Gpu,
+  folder: string,
+  change?: (json: Record<string, unknown>) => Record<string, unknown>,
+): Promise<Checkpoint> {
   const { config, json } = await readConfig(folder, change);
   const given = await readParameters(gpu, folder, config);
   try {
     const model = CausalLM.fromParameters(gpu, config, given);
     const used = new Set(Object.keys(model.parameters()));
     const extra = Object.keys(given).filter((name) => !used.has(name));
-    if (extra.length > 0) throw new ConfigError(folder, `holds tensors that the configuration has no place for: ${extra.slice(0, 5).join(", ")}${extra.length > 5 ? ` and ${extra.length - 5} more` : ""}`);
+    if (extra.length > 0)
+      throw new ConfigError(
+        folder,
+        `holds tensors that the configuration has no place for: ${extra.slice(0, 5).join(", ")}${extra.length > 5 ? ` and ${extra.length - 5} more` : ""}`,
+      );
     return { model, config, json };
   } catch (error) {
     for (const tensor of Object.values(given)) tensor.dispose();
@@ -193,7 +233,8 @@ export async function loadCheckpoint(gpu: Gpu, folder: string, change?: (json: R
 
 /** The tokenizer of a folder, or undefined where it has none. */
 export async function loadFolderTokenizer(folder: string): Promise<Tokenizer | undefined> {
-  if (!(await exists(join(folder, "tokenizer.json"))) && !(await exists(join(folder, "vocab.json")))) return undefined;
+  if (!(await exists(join(folder, "tokenizer.json"))) && !(await exists(join(folder, "vocab.json"))))
+    return undefined;
   return loadTokenizer(async (name) => readFile(join(folder, name), "utf8").catch(() => undefined));
 }
 
@@ -210,7 +251,11 @@ export async function hostParameters(model: CausalLM): Promise<Record<string, Te
     }
     const [experts, ...shape] = tensor.shape as [number, number, number];
     const size = data.length / experts;
-    for (let i = 0; i < experts; i++) out[`${stacked[1]!}.${i}.${original[stacked[2]!]!}.weight`] = { shape, data: data.slice(i * size, (i + 1) * size) };
+    for (let i = 0; i < experts; i++)
+      out[`${stacked[1]!}.${i}.${original[stacked[2]!]!}.weight`] = {
+        shape,
+        data: data.slice(i * size, (i + 1) * size),
+      };
   }
   return out;
 }
@@ -229,11 +274,15 @@ export async function writeAtomically(path: string, data: string | Uint8Array): 
 }
 
 /** Write a model folder: config.json, model.safetensors and, if given, tokenizer files. */
-export async function saveCheckpoint(folder: string, model: CausalLM, json: Record<string, unknown>, files: Readonly<Record<string, string>> = {}): Promise<void> {
+export async function saveCheckpoint(
+  folder: string,
+  model: CausalLM,
+  json: Record<string, unknown>,
+  files: Readonly<Record<string, string>> = {},
+): Promise<void> {
   await mkdir(folder, { recursive: true });
   const bytes = writeSafetensors(await hostParameters(model), { format: "pt" });
   await writeAtomically(join(folder, "model.safetensors"), bytes);
   await writeAtomically(join(folder, "config.json"), `${JSON.stringify(json, null, 2)}\n`);
   for (const [name, text] of Object.entries(files)) await writeAtomically(join(folder, name), text);
 }
-

@@ -51,7 +51,10 @@ function parseIds(text: string): number[] {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new ConfigError("--ids", `is ${JSON.stringify(text)}; it must be a JSON list of ids such as [1,2] (${reasonOf(cause)})`);
+    throw new ConfigError(
+      "--ids",
+      `is ${JSON.stringify(text)}; it must be a JSON list of ids such as [1,2] (${reasonOf(cause)})`,
+    );
   }
   if (!Array.isArray(value) || !value.every((x) => typeof x === "number" && Number.isInteger(x))) {
     throw new ConfigError("--ids", `is ${JSON.stringify(text)}; it must be a JSON list of ids such as [1,2]`);
@@ -60,24 +63,38 @@ function parseIds(text: string): number[] {
 }
 
 /** Change the context extension of a model's config. */
-function extension(ropeScaling: string | undefined): ((json: Record<string, unknown>) => Record<string, unknown>) | undefined {
+function extension(
+  ropeScaling: string | undefined,
+): ((json: Record<string, unknown>) => Record<string, unknown>) | undefined {
   if (ropeScaling === undefined) return undefined;
   let value: unknown;
   try {
     value = JSON.parse(ropeScaling);
   } catch (cause) {
-    throw new ConfigError("--rope-scaling", `is ${JSON.stringify(ropeScaling)}; it must be a JSON dictionary such as {"rope_type":"yarn","factor":4} (${reasonOf(cause)})`);
+    throw new ConfigError(
+      "--rope-scaling",
+      `is ${JSON.stringify(ropeScaling)}; it must be a JSON dictionary such as {"rope_type":"yarn","factor":4} (${reasonOf(cause)})`,
+    );
   }
   return (json) => {
     const { rope_parameters: parameters, ...rest } = json;
-    const old = typeof parameters === "object" && parameters !== null ? (parameters as Record<string, unknown>) : {};
+    const old =
+      typeof parameters === "object" && parameters !== null ? (parameters as Record<string, unknown>) : {};
     const theta = old["rope_theta"] ?? json["rope_theta"];
     return { ...rest, ...(theta === undefined ? {} : { rope_theta: theta }), rope_scaling: value };
   };
 }
 
-const modelOption = (): Option => new Option("-m, --model <dir>", "model folder: config.json, model.safetensors, tokenizer.json").default(BUNDLED, "the bundled checkpoint");
-const ropeOption = (): Option => new Option("--rope-scaling <json>", 'context extension instead of the model\'s own, as in Hugging Face configs: {"rope_type":"yarn","factor":4,..}');
+const modelOption = (): Option =>
+  new Option("-m, --model <dir>", "model folder: config.json, model.safetensors, tokenizer.json").default(
+    BUNDLED,
+    "the bundled checkpoint",
+  );
+const ropeOption = (): Option =>
+  new Option(
+    "--rope-scaling <json>",
+    'context extension instead of the model\'s own, as in Hugging Face configs: {"rope_type":"yarn","factor":4,..}',
+  );
 
 const program = new Command("reference-model")
   .description("A decoder-only Transformer on WebGPU: generate, train, evaluate.")
@@ -106,7 +123,10 @@ program
   .command("generate", { isDefault: true })
   .description("continue a text, streaming it to the terminal")
   .addOption(modelOption())
-  .option("-p, --prompt <text>", "what to continue; without it, standard input if it is piped, else a new text")
+  .option(
+    "-p, --prompt <text>",
+    "what to continue; without it, standard input if it is piped, else a new text",
+  )
   .option("--ids <json>", "ids in place of a prompt: '[1,2]'")
   .option("-t, --temperature <x>", "divides the logits", number, 0.8)
   .option("--top-k <n>", "keep the n best tokens; 0: all", integer, 0)
@@ -134,7 +154,11 @@ program
         ids = tokenizer.encode(prompt);
         const start = tokenizer.bosTokenId ?? model.config.bosTokenId;
         if (ids.length === 0 && start !== undefined) ids = [start];
-        if (ids.length === 0) throw new ConfigError("generate", "the prompt is empty, and the model has no beginning-of-text token");
+        if (ids.length === 0)
+          throw new ConfigError(
+            "generate",
+            "the prompt is empty, and the model has no beginning-of-text token",
+          );
         shown = prompt;
       }
       if (!flags.json && shown !== "") process.stdout.write(shown);
@@ -157,11 +181,16 @@ program
           if (!flags.json) process.stdout.write(text);
         },
       );
-      if (flags.json) process.stdout.write(`${JSON.stringify({ ids: result.ids, text: result.text, tokensPerSecond: result.tokensPerSecond })}\n`);
+      if (flags.json)
+        process.stdout.write(
+          `${JSON.stringify({ ids: result.ids, text: result.text, tokensPerSecond: result.tokensPerSecond })}\n`,
+        );
       else {
         if (!tokenizer) process.stdout.write(JSON.stringify(result.ids));
         process.stdout.write("\n");
-        process.stderr.write(`\n${result.ids.length} tokens, ${result.tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}\n`);
+        process.stderr.write(
+          `\n${result.ids.length} tokens, ${result.tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}\n`,
+        );
       }
       model.dispose();
     });
@@ -180,7 +209,10 @@ const trainCommand = program
   .description("train a model on text, or go on with a run that was stopped")
   .option("-d, --data <path>", "UTF-8 text file (documents separated by empty lines) or a folder of them")
   .option("-o, --out <dir>", "folder of the run and, at the end, the model")
-  .option("-c, --config <file>", "JSON with data, out, vocabSize, model (a config.json's content) and the options below; flags win")
+  .option(
+    "-c, --config <file>",
+    "JSON with data, out, vocabSize, model (a config.json's content) and the options below; flags win",
+  )
   .option("--model-config <file>", "a config.json whose shape the model takes")
   .option("--vocab-size <n>", "tokens to learn where the out folder has no tokenizer", integer);
 for (const [key, value] of Object.entries(TRAINING_DEFAULTS)) {
@@ -200,15 +232,26 @@ trainCommand.action(async (flags: TrainFlags) => {
   for (const key of Object.keys(TRAINING_DEFAULTS) as (keyof TrainingOptions)[]) {
     const value = flags[key] ?? file[key];
     if (value === undefined) continue;
-    if (typeof value !== "number") throw new ConfigError(flags.config ?? "train", `${key} is ${JSON.stringify(value)}; it must be a number`);
+    if (typeof value !== "number")
+      throw new ConfigError(
+        flags.config ?? "train",
+        `${key} is ${JSON.stringify(value)}; it must be a number`,
+      );
     (options as Record<keyof TrainingOptions, number>)[key] = value;
   }
   const known = ["data", "out", "vocabSize", "model", ...Object.keys(TRAINING_DEFAULTS)];
-  for (const key of Object.keys(file)) if (!known.includes(key)) throw new ConfigError(flags.config ?? "train", `unknown key "${key}" (known: ${known.join(", ")})`);
+  for (const key of Object.keys(file))
+    if (!known.includes(key))
+      throw new ConfigError(flags.config ?? "train", `unknown key "${key}" (known: ${known.join(", ")})`);
   const model = flags.modelConfig === undefined ? file["model"] : await readJson(flags.modelConfig);
-  if (typeof model !== "object" || model === null) throw new ConfigError("train", "the model's shape is missing: --model-config FILE, or model in --config FILE");
+  if (typeof model !== "object" || model === null)
+    throw new ConfigError(
+      "train",
+      "the model's shape is missing: --model-config FILE, or model in --config FILE",
+    );
   const vocabSize = flags.vocabSize ?? file["vocabSize"] ?? 1024;
-  if (typeof vocabSize !== "number") throw new ConfigError("train", `vocabSize is ${JSON.stringify(vocabSize)}; it must be a number`);
+  if (typeof vocabSize !== "number")
+    throw new ConfigError("train", `vocabSize is ${JSON.stringify(vocabSize)}; it must be a number`);
   let stopping = false;
   const stop = (): void => {
     if (stopping) process.exit(130);
@@ -229,7 +272,13 @@ trainCommand.action(async (flags: TrainFlags) => {
     let started = false;
     const result = await train(
       gpu,
-      { data: path(flags.data, "data"), out: path(flags.out, "out"), model: model as Record<string, unknown>, vocabSize, options },
+      {
+        data: path(flags.data, "data"),
+        out: path(flags.out, "out"),
+        model: model as Record<string, unknown>,
+        vocabSize,
+        options,
+      },
       {
         stopped: () => stopping,
         onProgress: (p) => {
@@ -246,7 +295,9 @@ trainCommand.action(async (flags: TrainFlags) => {
       },
     );
     bar.stop();
-    process.stderr.write(`step ${result.step}, loss ${result.loss.toFixed(4)}, validation loss ${result.validationLoss?.toFixed(4) ?? "-"}\n`);
+    process.stderr.write(
+      `step ${result.step}, loss ${result.loss.toFixed(4)}, validation loss ${result.validationLoss?.toFixed(4) ?? "-"}\n`,
+    );
   });
 });
 
@@ -264,12 +315,27 @@ program
       const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
       const out: Record<string, TensorData> = {};
       for (const [i, item] of list.entries()) {
-        const ids = typeof item === "object" && item !== null ? (item as Record<string, unknown>)["input_ids"] : undefined;
-        if (!Array.isArray(ids) || ids.length === 0 || !ids.every((x) => typeof x === "number" && Number.isInteger(x) && x >= 0 && x < model.config.vocabSize)) {
-          throw new FormatError(flags.ids, `entry ${i}: input_ids must list ids in 0..${model.config.vocabSize - 1}`);
+        const ids =
+          typeof item === "object" && item !== null
+            ? (item as Record<string, unknown>)["input_ids"]
+            : undefined;
+        if (
+          !Array.isArray(ids) ||
+          ids.length === 0 ||
+          !ids.every(
+            (x) => typeof x === "number" && Number.isInteger(x) && x >= 0 && x < model.config.vocabSize,
+          )
+        ) {
+          throw new FormatError(
+            flags.ids,
+            `entry ${i}: input_ids must list ids in 0..${model.config.vocabSize - 1}`,
+          );
         }
         const logits = gpu.scope(() => model.forward(gpu.tensor(ids as number[], [1, ids.length], "i32")));
-        out[`logits.${i}`] = { shape: [ids.length, model.config.vocabSize], data: (await logits.read()) as Float32Array };
+        out[`logits.${i}`] = {
+          shape: [ids.length, model.config.vocabSize],
+          data: (await logits.read()) as Float32Array,
+        };
         logits.dispose();
       }
       await writeAtomically(flags.out, writeSafetensors(out));
@@ -290,7 +356,9 @@ program
       const tokenizer = await loadFolderTokenizer(flags.model);
       if (!tokenizer) throw new ConfigError("perplexity", `${flags.model} has no tokenizer`);
       const result = await perplexity(gpu, model, tokenizer, await readDocuments(flags.data), flags.seqLen);
-      process.stdout.write(`perplexity ${result.perplexity.toFixed(4)} (loss ${result.loss.toFixed(5)} over ${result.tokens} tokens)\n`);
+      process.stdout.write(
+        `perplexity ${result.perplexity.toFixed(4)} (loss ${result.loss.toFixed(5)} over ${result.tokens} tokens)\n`,
+      );
       model.dispose();
     });
   });
@@ -337,7 +405,9 @@ program
 
 program
   .command("evaluate-stories")
-  .description("judge a story model: perplexity on unseen stories, sentences that the grammar accepts, stories that are new")
+  .description(
+    "judge a story model: perplexity on unseen stories, sentences that the grammar accepts, stories that are new",
+  )
   .addOption(modelOption())
   .requiredOption("--training <file>", "the text it was trained on")
   .option("-n, --count <n>", "stories to sample", integer, 100)
@@ -345,26 +415,48 @@ program
   .option("--temperature <x>", "divides the logits", number, 0.8)
   .option("--top-p <x>", "keep the fewest tokens that hold this probability", number, 0.95)
   .option("--out <file>", "also write the result as JSON")
-  .action(async (flags: { model: string; training: string; count: number; firstUnseen: number; temperature: number; topP: number; out?: string }) => {
-    await withDevice(async (gpu) => {
-      const { model } = await loadCheckpoint(gpu, flags.model);
-      const tokenizer = await loadFolderTokenizer(flags.model);
-      if (!tokenizer) throw new ConfigError("evaluate-stories", `${flags.model} has no tokenizer`);
-      const training = new Set(await readDocuments(flags.training));
-      const unseen = Array.from({ length: 500 }, (_, i) => writeStory(flags.firstUnseen + i)).filter((s) => !training.has(s));
-      const text = await perplexity(gpu, model, tokenizer, unseen, 128);
-      const sampled = await evaluateStories(model, tokenizer, training, flags.count, { maxNewTokens: 400, temperature: flags.temperature, topP: flags.topP, seed: 1 });
-      const result = { unseenStories: unseen.length, perplexity: text.perplexity, loss: text.loss, ...sampled };
-      process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
-      if (flags.out !== undefined) await writeAtomically(flags.out, `${JSON.stringify(result, null, 2)}\n`);
-      model.dispose();
-    });
-  });
+  .action(
+    async (flags: {
+      model: string;
+      training: string;
+      count: number;
+      firstUnseen: number;
+      temperature: number;
+      topP: number;
+      out?: string;
+    }) => {
+      await withDevice(async (gpu) => {
+        const { model } = await loadCheckpoint(gpu, flags.model);
+        const tokenizer = await loadFolderTokenizer(flags.model);
+        if (!tokenizer) throw new ConfigError("evaluate-stories", `${flags.model} has no tokenizer`);
+        const training = new Set(await readDocuments(flags.training));
+        const unseen = Array.from({ length: 500 }, (_, i) => writeStory(flags.firstUnseen + i)).filter(
+          (s) => !training.has(s),
+        );
+        const text = await perplexity(gpu, model, tokenizer, unseen, 128);
+        const sampled = await evaluateStories(model, tokenizer, training, flags.count, {
+          maxNewTokens: 400,
+          temperature: flags.temperature,
+          topP: flags.topP,
+          seed: 1,
+        });
+        const result = {
+          unseenStories: unseen.length,
+          perplexity: text.perplexity,
+          loss: text.loss,
+          ...sampled,
+        };
+        process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
+        if (flags.out !== undefined) await writeAtomically(flags.out, `${JSON.stringify(result, null, 2)}\n`);
+        model.dispose();
+      });
+    },
+  );
 
 program.parseAsync().catch((error: unknown) => {
   // What a user can act on is one line; anything else is a fault of ours and shows where.
-  if (KernelsError.isInstance(error) || TokenizerError.isInstance(error)) process.stderr.write(`error: ${(error as Error).message}\n`);
+  if (KernelsError.isInstance(error) || TokenizerError.isInstance(error))
+    process.stderr.write(`error: ${(error as Error).message}\n`);
   else process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   process.exitCode = 1;
 });
-

@@ -1,6 +1,17 @@
 import { attention, KVCache } from "@x/attention";
 import { GatedFeedForward } from "@x/ffn";
-import { add, ConfigError, linear, namedParameters, randomNormal, subParameters, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
+import {
+  add,
+  ConfigError,
+  linear,
+  namedParameters,
+  randomNormal,
+  subParameters,
+  takeParameter,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 import { loadBalanceLoss, MixtralMoe } from "@x/moe";
 import { RMSNorm, rmsNorm } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
@@ -70,7 +81,10 @@ const stream = (weights: Weights, part: number): number => 64 + weights.layer * 
 
 const checkParameter = (who: string, name: string, tensor: Tensor, shape: readonly number[]): Tensor => {
   if (tensor.rank !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
-    throw new ConfigError(who, `${name} has shape [${tensor.shape.join(", ")}]; the configuration says [${shape.join(", ")}]`);
+    throw new ConfigError(
+      who,
+      `${name} has shape [${tensor.shape.join(", ")}]; the configuration says [${shape.join(", ")}]`,
+    );
   }
   return tensor;
 };
@@ -105,7 +119,9 @@ class AttentionMixer implements Mixer {
             ["v_proj.bias", [kvWidth], () => zeros(kvWidth)],
           ] as [string, number[], () => Tensor][])
         : []),
-      ...(outBias ? ([["o_proj.bias", [model.dim], () => zeros(model.dim)]] as [string, number[], () => Tensor][]) : []),
+      ...(outBias
+        ? ([["o_proj.bias", [model.dim], () => zeros(model.dim)]] as [string, number[], () => Tensor][])
+        : []),
       ...(qkNorm
         ? ([
             ["q_norm.weight", [headDim], () => ones(headDim)],
@@ -114,7 +130,10 @@ class AttentionMixer implements Mixer {
         : []),
     ];
     this.#parameters = Object.fromEntries(
-      plan.map(([name, shape, init]) => [name, given ? checkParameter("attention", name, takeParameter("attention", given, name), shape) : init()]),
+      plan.map(([name, shape, init]) => [
+        name,
+        given ? checkParameter("attention", name, takeParameter("attention", given, name), shape) : init(),
+      ]),
     );
     this.#rope = new RotaryEmbedding(gpu, spec.rope);
   }
@@ -123,7 +142,8 @@ class AttentionMixer implements Mixer {
     const { numHeads, numKvHeads, headDim, window } = this.#spec;
     const [batch, seq] = x.shape as [number, number];
     const p = this.#parameters;
-    const project = (name: string, heads: number): Tensor => linear(x, p[`${name}.weight`]!, p[`${name}.bias`]).reshape([batch, seq, heads, headDim]);
+    const project = (name: string, heads: number): Tensor =>
+      linear(x, p[`${name}.weight`]!, p[`${name}.bias`]).reshape([batch, seq, heads, headDim]);
     let q = project("q_proj", numHeads);
     let k = project("k_proj", numKvHeads);
     const v = project("v_proj", numKvHeads);
@@ -131,17 +151,30 @@ class AttentionMixer implements Mixer {
       q = rmsNorm(q, p["q_norm.weight"], { eps: this.#eps });
       k = rmsNorm(k, p["k_norm.weight"], { eps: this.#eps });
     }
-    const rotation = { layout: "bshd", seqLen: context.seqLen, ...(context.positionIds ? { positionIds: context.positionIds } : {}) } as const;
+    const rotation = {
+      layout: "bshd",
+      seqLen: context.seqLen,
+      ...(context.positionIds ? { positionIds: context.positionIds } : {}),
+    } as const;
     q = this.#rope.apply(q, rotation);
     k = this.#rope.apply(k, rotation);
-    const masks = { layout: "bshd", causal: true, window: window === undefined ? undefined : { left: window - 1, right: 0 } } as const;
+    const masks = {
+      layout: "bshd",
+      causal: true,
+      window: window === undefined ? undefined : { left: window - 1, right: 0 },
+    } as const;
     let out: Tensor;
     if (state) {
       const cache = state as unknown as KVCache;
       cache.append(k, v, context.positionIds!);
-      out = attention(q, cache.keys, cache.values, { ...masks, positions: cache.positions(context.positionIds!) });
+      out = attention(q, cache.keys, cache.values, {
+        ...masks,
+        positions: cache.positions(context.positionIds!),
+      });
     } else out = attention(q, k, v, masks);
-    return linear(out.reshape([batch, seq, numHeads * headDim]), p["o_proj.weight"]!, p["o_proj.bias"], { residual });
+    return linear(out.reshape([batch, seq, numHeads * headDim]), p["o_proj.weight"]!, p["o_proj.bias"], {
+      residual,
+    });
   }
 
   createState({ batch, maxLength, maxChunk }: StateOptions): MixerState {
@@ -161,15 +194,26 @@ class GluBlock implements FeedForwardBlock {
     const { gpu, model, given, seed } = weights;
     if (given) {
       const [dim, hidden] = [model.dim, spec.hiddenDim];
-      const check = (name: string, shape: readonly number[]): Tensor => checkParameter("mlp", name, takeParameter("mlp", given, name), shape);
+      const check = (name: string, shape: readonly number[]): Tensor =>
+        checkParameter("mlp", name, takeParameter("mlp", given, name), shape);
       check("gate_proj.weight", [hidden, dim]);
       check("up_proj.weight", [hidden, dim]);
       check("down_proj.weight", [dim, hidden]);
-      if (spec.bias) for (const [name, n] of [["gate_proj.bias", hidden], ["up_proj.bias", hidden], ["down_proj.bias", dim]] as const) check(name, [n]);
+      if (spec.bias)
+        for (const [name, n] of [
+          ["gate_proj.bias", hidden],
+          ["up_proj.bias", hidden],
+          ["down_proj.bias", dim],
+        ] as const)
+          check(name, [n]);
     }
     this.#ffn = given
       ? GatedFeedForward.fromParameters({ kind: spec.kind }, given)
-      : GatedFeedForward.init(gpu, { dim: model.dim, hiddenDim: spec.hiddenDim, kind: spec.kind }, { seed, stream: stream(weights, 8), std: STD, outStd: outStd(weights) });
+      : GatedFeedForward.init(
+          gpu,
+          { dim: model.dim, hiddenDim: spec.hiddenDim, kind: spec.kind },
+          { seed, stream: stream(weights, 8), std: STD, outStd: outStd(weights) },
+        );
   }
 
   get activeParameters(): number {
@@ -196,7 +240,8 @@ class MoeBlock implements FeedForwardBlock {
     this.#balance = model.balanceLoss;
     const { hiddenDim, numExperts, topK } = spec;
     if (given) {
-      const check = (name: string, shape: readonly number[]): Tensor => checkParameter("moe", name, takeParameter("moe", given, name), shape);
+      const check = (name: string, shape: readonly number[]): Tensor =>
+        checkParameter("moe", name, takeParameter("moe", given, name), shape);
       check("gate.weight", [numExperts, model.dim]);
       check("experts.gate_proj", [numExperts, hiddenDim, model.dim]);
       check("experts.up_proj", [numExperts, hiddenDim, model.dim]);
@@ -204,7 +249,11 @@ class MoeBlock implements FeedForwardBlock {
     }
     this.#moe = given
       ? MixtralMoe.fromParameters({ topK }, given)
-      : MixtralMoe.init(gpu, { dim: model.dim, hiddenDim, numExperts, topK }, { seed, stream: stream(weights, 8), std: STD, outStd: outStd(weights) });
+      : MixtralMoe.init(
+          gpu,
+          { dim: model.dim, hiddenDim, numExperts, topK },
+          { seed, stream: stream(weights, 8), std: STD, outStd: outStd(weights) },
+        );
   }
 
   get activeParameters(): number {
@@ -216,7 +265,9 @@ class MoeBlock implements FeedForwardBlock {
   forward(x: Tensor, context: ForwardContext, residual: Tensor): Tensor {
     const { out, logits } = this.#moe.forward(x);
     if (context.losses && this.#balance > 0) {
-      context.losses.push(loadBalanceLoss(logits, { kind: "topk", topK: this.#spec.topK, alpha: this.#balance }).loss);
+      context.losses.push(
+        loadBalanceLoss(logits, { kind: "topk", topK: this.#spec.topK, alpha: this.#balance }).loss,
+      );
     }
     return add(residual, out);
   }
@@ -246,9 +297,18 @@ export class DecoderLayer implements Module {
   constructor(components: Components, weights: Weights) {
     const { gpu, model, layer, given } = weights;
     const spec = model.layers[layer]!;
-    const make = <T>(what: string, table: Readonly<Record<string, (spec: ComponentSpec, weights: Weights) => T>>, part: ComponentSpec, prefix: string): T => {
+    const make = <T>(
+      what: string,
+      table: Readonly<Record<string, (spec: ComponentSpec, weights: Weights) => T>>,
+      part: ComponentSpec,
+      prefix: string,
+    ): T => {
       const factory = Object.hasOwn(table, part.type) ? table[part.type] : undefined;
-      if (!factory) throw new ConfigError("CausalLM", `layer ${layer} has the ${what} "${part.type}"; known: ${Object.keys(table).join(", ")}`);
+      if (!factory)
+        throw new ConfigError(
+          "CausalLM",
+          `layer ${layer} has the ${what} "${part.type}"; known: ${Object.keys(table).join(", ")}`,
+        );
       return factory(part, { ...weights, given: given && subParameters(given, prefix) });
     };
     this.#ffnName = spec.ffn.type === "moe" ? "block_sparse_moe" : "mlp";
@@ -257,7 +317,12 @@ export class DecoderLayer implements Module {
     const norm = (name: string): RMSNorm => {
       const options = { eps: model.normEps };
       if (!given) return RMSNorm.init(gpu, { dim: model.dim, ...options });
-      const weight = checkParameter("CausalLM", `${name}.weight`, takeParameter("CausalLM", given, `${name}.weight`), [model.dim]);
+      const weight = checkParameter(
+        "CausalLM",
+        `${name}.weight`,
+        takeParameter("CausalLM", given, `${name}.weight`),
+        [model.dim],
+      );
       return new RMSNorm(weight, options);
     };
     this.#inputNorm = norm("input_layernorm");

@@ -75,22 +75,27 @@ class Fields {
   integer(key: string, otherwise?: number, min = 1): number {
     const value = this.get(key) ?? otherwise;
     if (value === undefined) return this.fail(key, "is missing");
-    if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > 2 ** 31) return this.fail(key, `is ${JSON.stringify(value)}; it must be an integer of at least ${min}`);
+    if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > 2 ** 31)
+      return this.fail(key, `is ${JSON.stringify(value)}; it must be an integer of at least ${min}`);
     return value;
   }
   number(key: string, otherwise: number): number {
     const value = this.get(key) ?? otherwise;
-    if (typeof value !== "number" || !Number.isFinite(value) || value < 0) return this.fail(key, `is ${JSON.stringify(value)}; it must be a number of at least 0`);
+    if (typeof value !== "number" || !Number.isFinite(value) || value < 0)
+      return this.fail(key, `is ${JSON.stringify(value)}; it must be a number of at least 0`);
     return value;
   }
   flag(key: string, otherwise: boolean): boolean {
     const value = this.get(key) ?? otherwise;
-    return typeof value === "boolean" ? value : this.fail(key, `is ${JSON.stringify(value)}; it must be true or false`);
+    return typeof value === "boolean"
+      ? value
+      : this.fail(key, `is ${JSON.stringify(value)}; it must be true or false`);
   }
   ids(key: string): number[] {
     const value = this.get(key);
     const list: unknown[] = value === undefined ? [] : Array.isArray(value) ? value : [value];
-    if (!list.every((x) => typeof x === "number" && Number.isInteger(x) && x >= 0)) this.fail(key, `is ${JSON.stringify(value)}; it must be a token id or a list of them`);
+    if (!list.every((x) => typeof x === "number" && Number.isInteger(x) && x >= 0))
+      this.fail(key, `is ${JSON.stringify(value)}; it must be a token id or a list of them`);
     return list as number[];
   }
 }
@@ -115,7 +120,8 @@ export type Family = (typeof FAMILIES)[number];
  * @throws ConfigError naming the key, what it must be and what it is.
  */
 export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfig {
-  if (typeof json !== "object" || json === null || Array.isArray(json)) throw new ConfigError(file, "must hold an object");
+  if (typeof json !== "object" || json === null || Array.isArray(json))
+    throw new ConfigError(file, "must hold an object");
   const source = json as Json;
   const f = new Fields(file, source);
   const family = f.get("model_type");
@@ -125,13 +131,22 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
   const dim = f.integer("hidden_size");
   const numHeads = f.integer("num_attention_heads");
   const numKvHeads = f.integer("num_key_value_heads", numHeads);
-  if (numHeads % numKvHeads !== 0) f.fail("num_key_value_heads", `is ${numKvHeads}; it must divide num_attention_heads, ${numHeads}`);
+  if (numHeads % numKvHeads !== 0)
+    f.fail("num_key_value_heads", `is ${numKvHeads}; it must divide num_attention_heads, ${numHeads}`);
   const given = f.get("head_dim");
-  if (given === undefined && dim % numHeads !== 0) f.fail("hidden_size", `is ${dim}; without head_dim it must be a multiple of num_attention_heads, ${numHeads}`);
+  if (given === undefined && dim % numHeads !== 0)
+    f.fail(
+      "hidden_size",
+      `is ${dim}; without head_dim it must be a multiple of num_attention_heads, ${numHeads}`,
+    );
   const headDim = given === undefined ? dim / numHeads : f.integer("head_dim");
   const act = f.get("hidden_act") ?? f.get("hidden_activation") ?? "silu";
   const kind = typeof act === "string" ? ACTIVATION_GLU[act] : undefined;
-  if (kind === undefined) return f.fail("hidden_act", `is ${JSON.stringify(act)}; it must be one of ${Object.keys(ACTIVATION_GLU).join(", ")}`);
+  if (kind === undefined)
+    return f.fail(
+      "hidden_act",
+      `is ${JSON.stringify(act)}; it must be one of ${Object.keys(ACTIVATION_GLU).join(", ")}`,
+    );
   const count = f.integer("num_hidden_layers");
   const hiddenDim = f.integer("intermediate_size");
   const qwen2 = family === "qwen2";
@@ -140,7 +155,11 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
   const layerTypes = f.get("layer_types");
   if (layerTypes !== undefined) {
     const known = ["full_attention", "sliding_attention"];
-    if (!Array.isArray(layerTypes) || layerTypes.length !== count || !layerTypes.every((t) => known.includes(t as string))) {
+    if (
+      !Array.isArray(layerTypes) ||
+      layerTypes.length !== count ||
+      !layerTypes.every((t) => known.includes(t as string))
+    ) {
       f.fail("layer_types", `must list ${count} of ${known.join(", ")}`);
     }
   }
@@ -154,10 +173,14 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
   const moe = family === "mixtral";
   const numExperts = moe ? f.integer("num_local_experts") : 0;
   const topK = moe ? f.integer("num_experts_per_tok") : 0;
-  if (topK > numExperts) f.fail("num_experts_per_tok", `is ${topK}; it must not exceed num_local_experts, ${numExperts}`);
+  if (topK > numExperts)
+    f.fail("num_experts_per_tok", `is ${topK}; it must not exceed num_local_experts, ${numExperts}`);
   if (moe && kind !== "swiglu") f.fail("hidden_act", "must be silu for mixtral");
   const layers = Array.from({ length: count }, (_, i): LayerSpec => {
-    const rope = ropeFromHuggingFace(source, Array.isArray(layerTypes) ? (layerTypes[i] as string) : undefined);
+    const rope = ropeFromHuggingFace(
+      source,
+      Array.isArray(layerTypes) ? (layerTypes[i] as string) : undefined,
+    );
     return {
       mixer: {
         type: "attention",
@@ -170,7 +193,9 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
         qkNorm: family === "qwen3",
         rope: { ...rope, headDim },
       },
-      ffn: moe ? { type: "moe", hiddenDim, numExperts, topK } : { type: "glu", kind, hiddenDim, bias: f.flag("mlp_bias", false) },
+      ffn: moe
+        ? { type: "moe", hiddenDim, numExperts, topK }
+        : { type: "glu", kind, hiddenDim, bias: f.flag("mlp_bias", false) },
     };
   });
   return {

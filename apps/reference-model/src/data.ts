@@ -21,11 +21,14 @@ export async function readDocuments(path: string): Promise<string[]> {
   const info = await stat(path).catch((cause: unknown) => {
     throw new FormatError(path, "cannot be read; give a text file or a folder of them", { cause });
   });
-  const files = info.isDirectory() ? (await readdir(path, { recursive: true })).sort().map((name) => join(path, name)) : [path];
+  const files = info.isDirectory()
+    ? (await readdir(path, { recursive: true })).sort().map((name) => join(path, name))
+    : [path];
   const documents: string[] = [];
   for (const file of files) {
     if (!(await stat(file)).isFile()) continue;
-    for (const text of (await readText(file)).split(/\r?\n\s*\r?\n/)) if (text.trim() !== "") documents.push(text.trim());
+    for (const text of (await readText(file)).split(/\r?\n\s*\r?\n/))
+      if (text.trim() !== "") documents.push(text.trim());
   }
   if (documents.length === 0) throw new ConfigError(path, "holds no text");
   return documents;
@@ -48,7 +51,13 @@ export interface Batch {
 }
 
 /** Windows of a stream at random places; a function of seed and step alone. */
-export function trainingBatch(stream: Int32Array, batch: number, seqLen: number, seed: number, step: number): Batch {
+export function trainingBatch(
+  stream: Int32Array,
+  batch: number,
+  seqLen: number,
+  seed: number,
+  step: number,
+): Batch {
   const random = new HostRandom(0xda7a, seed, step);
   const ids = new Int32Array(batch * seqLen);
   const targets = new Int32Array(batch * seqLen);
@@ -61,7 +70,11 @@ export function trainingBatch(stream: Int32Array, batch: number, seqLen: number,
 }
 
 /** Consecutive windows of a stream, padded with targets that do not count. */
-export function* evaluationBatches(stream: Int32Array, batch: number, seqLen: number): Generator<Batch & { readonly count: number }> {
+export function* evaluationBatches(
+  stream: Int32Array,
+  batch: number,
+  seqLen: number,
+): Generator<Batch & { readonly count: number }> {
   const per = batch * seqLen;
   for (let start = 0; start + 1 < stream.length; start += per) {
     const count = Math.min(per, stream.length - 1 - start);

@@ -6,11 +6,21 @@ import type { CausalLM } from "./model.js";
 import { acceptsSentence, sentencesOf } from "./stories.js";
 
 /** exp of the mean cross-entropy of documents, each ended by the end-of-text token, in windows of `seqLen`. */
-export async function perplexity(gpu: Gpu, model: CausalLM, tokenizer: Tokenizer, documents: readonly string[], seqLen: number): Promise<{ perplexity: number; loss: number; tokens: number }> {
+export async function perplexity(
+  gpu: Gpu,
+  model: CausalLM,
+  tokenizer: Tokenizer,
+  documents: readonly string[],
+  seqLen: number,
+): Promise<{ perplexity: number; loss: number; tokens: number }> {
   const stream = encodeDocuments(documents, tokenizer);
   let [sum, tokens] = [0, 0];
   for (const batch of evaluationBatches(stream, 4, seqLen)) {
-    const loss = gpu.scope(() => model.loss(gpu.tensor(batch.ids, [4, seqLen], "i32"), gpu.tensor(batch.targets, [4, seqLen], "i32")).crossEntropy);
+    const loss = gpu.scope(
+      () =>
+        model.loss(gpu.tensor(batch.ids, [4, seqLen], "i32"), gpu.tensor(batch.targets, [4, seqLen], "i32"))
+          .crossEntropy,
+    );
     sum += (await loss.item()) * batch.count;
     tokens += batch.count;
     loss.dispose();
@@ -29,11 +39,22 @@ export interface StoryEvaluation {
 }
 
 /** Sample stories and judge them by the grammar and against the training text. */
-export async function evaluateStories(model: CausalLM, tokenizer: Tokenizer, training: ReadonlySet<string>, count: number, options: GenerateOptions): Promise<StoryEvaluation> {
+export async function evaluateStories(
+  model: CausalLM,
+  tokenizer: Tokenizer,
+  training: ReadonlySet<string>,
+  count: number,
+  options: GenerateOptions,
+): Promise<StoryEvaluation> {
   let [sentences, accepted, novel] = [0, 0, 0];
   const examples: string[] = [];
   for (let i = 0; i < count; i++) {
-    const result = await generate(model, [tokenizer.eosTokenId ?? 0], { ...options, seed: (options.seed ?? 0) + i }, tokenizer);
+    const result = await generate(
+      model,
+      [tokenizer.eosTokenId ?? 0],
+      { ...options, seed: (options.seed ?? 0) + i },
+      tokenizer,
+    );
     const own = sentencesOf(result.text.trim());
     // A story that ran into the limit may stop in the middle of its last sentence.
     if (result.reason === "length") own.pop();
@@ -42,5 +63,11 @@ export async function evaluateStories(model: CausalLM, tokenizer: Tokenizer, tra
     if (!training.has(result.text.trim())) novel++;
     if (examples.length < 3) examples.push(result.text.trim());
   }
-  return { stories: count, sentences, accepted: accepted / Math.max(1, sentences), novel: novel / count, examples };
+  return {
+    stories: count,
+    sentences,
+    accepted: accepted / Math.max(1, sentences),
+    novel: novel / count,
+    examples,
+  };
 }

@@ -1,4 +1,13 @@
-import { ConfigError, defineKernel, repetitionPenalty, sample, slice, type Kernel, type SampleOptions, type Tensor } from "@x/kernels";
+import {
+  ConfigError,
+  defineKernel,
+  repetitionPenalty,
+  sample,
+  slice,
+  type Kernel,
+  type SampleOptions,
+  type Tensor,
+} from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import type { CausalLM } from "./model.js";
 
@@ -26,7 +35,13 @@ export interface Generated {
 /** Puts a new token where the next step reads it, and counts. */
 const advanceKernel: Kernel<undefined> = defineKernel({
   name: "advanceDecoding",
-  bindings: { next: "read i32", token: "read_write i32", position: "read_write i32", step: "read_write u32", history: "read_write i32" },
+  bindings: {
+    next: "read i32",
+    token: "read_write i32",
+    position: "read_write i32",
+    step: "read_write u32",
+    history: "read_write i32",
+  },
   params: { limit: "u32" },
   wgsl: () => /* wgsl */ `
 @compute @workgroup_size(1)
@@ -64,11 +79,20 @@ export async function generate(
   onText: (text: string) => void = () => undefined,
 ): Promise<Generated> {
   const { gpu, config } = model;
-  const { maxNewTokens, seed = 0, repetitionPenalty: penalty = 1, ignoreEos = false, stop = [], cancelled = () => false } = options;
+  const {
+    maxNewTokens,
+    seed = 0,
+    repetitionPenalty: penalty = 1,
+    ignoreEos = false,
+    stop = [],
+    cancelled = () => false,
+  } = options;
   if (prompt.length === 0) throw new ConfigError("generate", "the prompt has no tokens");
   const bad = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= config.vocabSize);
-  if (bad !== undefined) throw new ConfigError("generate", `id ${String(bad)} is outside the vocabulary of ${config.vocabSize}`);
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) throw new ConfigError("generate", `maxNewTokens is ${maxNewTokens}; it must be an integer of at least 0`);
+  if (bad !== undefined)
+    throw new ConfigError("generate", `id ${String(bad)} is outside the vocabulary of ${config.vocabSize}`);
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0)
+    throw new ConfigError("generate", `maxNewTokens is ${maxNewTokens}; it must be an integer of at least 0`);
   const ids: number[] = [];
   const maxLength = prompt.length + maxNewTokens;
   const finish = (text: string, seconds: number, reason: Generated["reason"]): Generated => ({
@@ -87,13 +111,22 @@ export async function generate(
   const token = keep(gpu.tensor([prompt.at(-1)!], [1, 1], "i32"));
   const position = keep(gpu.tensor([prompt.length - 1], [1, 1], "i32"));
   const step = keep(gpu.tensor([0], [1], "u32"));
-  const history = keep(gpu.tensor(Int32Array.from({ length: maxLength }, (_, i) => prompt[i] ?? -1), [maxLength], "i32"));
+  const history = keep(
+    gpu.tensor(
+      Int32Array.from({ length: maxLength }, (_, i) => prompt[i] ?? -1),
+      [maxLength],
+      "i32",
+    ),
+  );
   const { temperature = 1, topK = 0, topP = 1, minP = 0 } = options;
   const choose = (logits: Tensor): Tensor => {
     const last = logits.reshape([config.vocabSize]);
     const penalized = penalty === 1 ? last : repetitionPenalty(last, history, penalty);
     const next = sample(penalized, { temperature, topK, topP, minP, seed, step });
-    gpu.run(advanceKernel, { bindings: { next, token, position, step, history }, params: { limit: maxLength } });
+    gpu.run(advanceKernel, {
+      bindings: { next, token, position, step, history },
+      params: { limit: maxLength },
+    });
     return next;
   };
   let recording: { replay: () => void; dispose: () => void } | undefined;
@@ -123,7 +156,16 @@ export async function generate(
       ids.push(id);
       if (!eos || ignoreEos) text += decoder?.push(id) ?? "";
       const cut = stop.map((s) => text.indexOf(s)).filter((at) => at >= 0);
-      const done = eos && !ignoreEos ? "eos" : cut.length > 0 ? "stop" : ids.length >= maxNewTokens ? "length" : cancelled() ? "cancelled" : undefined;
+      const done =
+        eos && !ignoreEos
+          ? "eos"
+          : cut.length > 0
+            ? "stop"
+            : ids.length >= maxNewTokens
+              ? "length"
+              : cancelled()
+                ? "cancelled"
+                : undefined;
       if (done !== undefined) {
         if (done !== "stop") text += decoder?.end() ?? "";
         const end = cut.length > 0 ? Math.min(...cut) : text.length;

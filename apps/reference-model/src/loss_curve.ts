@@ -1,5 +1,8 @@
 /** A loss curve as SVG: training loss (smoothed over its pale points) and validation loss by step. */
-export function lossCurve(training: readonly (readonly [number, number])[], validation: readonly (readonly [number, number])[]): string {
+export function lossCurve(
+  training: readonly (readonly [number, number])[],
+  validation: readonly (readonly [number, number])[],
+): string {
   const [width, height, left, top, right, bottom] = [720, 400, 56, 24, 16, 44];
   const all = [...training, ...validation];
   const maxStep = Math.max(1, ...all.map(([step]) => step));
@@ -9,8 +12,10 @@ export function lossCurve(training: readonly (readonly [number, number])[], vali
   const x = (step: number): number => left + ((width - left - right) * step) / maxStep;
   // Losses fall over orders of magnitude: a logarithmic axis.
   const span = Math.log(high) - Math.log(low) || 1;
-  const y = (loss: number): number => top + ((height - top - bottom) * (Math.log(high) - Math.log(loss))) / span;
-  const path = (points: readonly (readonly [number, number])[]): string => points.map(([s, l], i) => `${i === 0 ? "M" : "L"}${x(s).toFixed(1)} ${y(l).toFixed(1)}`).join("");
+  const y = (loss: number): number =>
+    top + ((height - top - bottom) * (Math.log(high) - Math.log(loss))) / span;
+  const path = (points: readonly (readonly [number, number])[]): string =>
+    points.map(([s, l], i) => `${i === 0 ? "M" : "L"}${x(s).toFixed(1)} ${y(l).toFixed(1)}`).join("");
   const window = Math.max(1, Math.floor(training.length / 60));
   const smooth = training.flatMap(([step], i) => {
     if (i % Math.max(1, Math.floor(training.length / 400)) !== 0) return [];

@@ -1,6 +1,25 @@
-import { add, ConfigError, embedding, linear, linearCrossEntropy, mul, randomNormal, subParameters, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
+import {
+  add,
+  ConfigError,
+  embedding,
+  linear,
+  linearCrossEntropy,
+  mul,
+  randomNormal,
+  subParameters,
+  takeParameter,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 import { RMSNorm } from "@x/norm";
-import { COMPONENTS, DecoderLayer, type Components, type ForwardContext, type MixerState } from "./components.js";
+import {
+  COMPONENTS,
+  DecoderLayer,
+  type Components,
+  type ForwardContext,
+  type MixerState,
+} from "./components.js";
 import type { ModelConfig } from "./config.js";
 
 /** The states of all layers of a model, for decoding. */
@@ -27,7 +46,13 @@ export class CausalLM implements Module {
   readonly #norm: RMSNorm;
   readonly #head: Tensor | undefined;
 
-  private constructor(gpu: Gpu, config: ModelConfig, components: Components, seed: number, given?: Readonly<Record<string, Tensor>>) {
+  private constructor(
+    gpu: Gpu,
+    config: ModelConfig,
+    components: Components,
+    seed: number,
+    given?: Readonly<Record<string, Tensor>>,
+  ) {
     this.gpu = gpu;
     this.config = config;
     const { vocabSize, dim } = config;
@@ -35,14 +60,24 @@ export class CausalLM implements Module {
       if (!given) return gpu.keep(randomNormal(gpu, [vocabSize, dim], { seed, stream, std: 0.02 }));
       const tensor = takeParameter("CausalLM", given, name);
       if (tensor.rank !== 2 || tensor.shape[0] !== vocabSize || tensor.shape[1] !== dim) {
-        throw new ConfigError("CausalLM", `${name} has shape [${tensor.shape.join(", ")}]; the configuration says [${vocabSize}, ${dim}]`);
+        throw new ConfigError(
+          "CausalLM",
+          `${name} has shape [${tensor.shape.join(", ")}]; the configuration says [${vocabSize}, ${dim}]`,
+        );
       }
       return tensor;
     };
     this.#embedding = matrix("model.embed_tokens.weight", 0);
     this.#head = config.tieEmbeddings ? undefined : matrix("lm_head.weight", 1);
     this.layers = config.layers.map(
-      (_, layer) => new DecoderLayer(components, { gpu, model: config, layer, seed, given: given && subParameters(given, `model.layers.${layer}`) }),
+      (_, layer) =>
+        new DecoderLayer(components, {
+          gpu,
+          model: config,
+          layer,
+          seed,
+          given: given && subParameters(given, `model.layers.${layer}`),
+        }),
     );
     this.#norm = given
       ? new RMSNorm(takeParameter("CausalLM", given, "model.norm.weight"), { eps: config.normEps })
@@ -50,12 +85,21 @@ export class CausalLM implements Module {
   }
 
   /** Random weights. */
-  static init(gpu: Gpu, config: ModelConfig, options: { readonly seed: number; readonly components?: Components }): CausalLM {
+  static init(
+    gpu: Gpu,
+    config: ModelConfig,
+    options: { readonly seed: number; readonly components?: Components },
+  ): CausalLM {
     return new CausalLM(gpu, config, options.components ?? COMPONENTS, options.seed);
   }
 
   /** Weights by name. @throws ConfigError naming what is missing or has another shape. */
-  static fromParameters(gpu: Gpu, config: ModelConfig, parameters: Readonly<Record<string, Tensor>>, components: Components = COMPONENTS): CausalLM {
+  static fromParameters(
+    gpu: Gpu,
+    config: ModelConfig,
+    parameters: Readonly<Record<string, Tensor>>,
+    components: Components = COMPONENTS,
+  ): CausalLM {
     return new CausalLM(gpu, config, components, 0, parameters);
   }
 
@@ -95,7 +139,11 @@ export class CausalLM implements Module {
   }
 
   /** Caches of a decoding run; each is a ring where the layer has a window. */
-  createState(options: { readonly batch?: number; readonly maxLength: number; readonly maxChunk?: number }): DecodingState {
+  createState(options: {
+    readonly batch?: number;
+    readonly maxLength: number;
+    readonly maxChunk?: number;
+  }): DecodingState {
     const { batch = 1, maxLength, maxChunk = 64 } = options;
     const layers = this.layers.map((layer) => layer.mixer.createState({ batch, maxLength, maxChunk }));
     return {
@@ -115,14 +163,21 @@ export class CausalLM implements Module {
   /** All parameters, and those that one token uses. */
   countParameters(): { total: number; active: number } {
     const total = Object.values(this.parameters()).reduce((n, t) => n + t.size, 0);
-    const idle = this.layers.reduce((n, layer) => n + Object.values(layer.ffn.parameters()).reduce((m, t) => m + t.size, 0) - layer.ffn.activeParameters, 0);
+    const idle = this.layers.reduce(
+      (n, layer) =>
+        n +
+        Object.values(layer.ffn.parameters()).reduce((m, t) => m + t.size, 0) -
+        layer.ffn.activeParameters,
+      0,
+    );
     return { total, active: total - idle };
   }
 
   parameters(): Record<string, Tensor> {
     const out: Record<string, Tensor> = { "model.embed_tokens.weight": this.#embedding };
     this.layers.forEach((layer, i) => {
-      for (const [name, tensor] of Object.entries(layer.parameters())) out[`model.layers.${i}.${name}`] = tensor;
+      for (const [name, tensor] of Object.entries(layer.parameters()))
+        out[`model.layers.${i}.${name}`] = tensor;
     });
     out["model.norm.weight"] = this.#norm.weight;
     if (this.#head) out["lm_head.weight"] = this.#head;

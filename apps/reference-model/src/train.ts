@@ -1,6 +1,20 @@
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { AdamW, checkConfig, clipGradNorm, ConfigError, cosineSchedule, expectInteger, expectNumber, FormatError, stopGradient, valueAndGrad, type Gpu, type Recording, type Tensor } from "@x/kernels";
+import {
+  AdamW,
+  checkConfig,
+  clipGradNorm,
+  ConfigError,
+  cosineSchedule,
+  expectInteger,
+  expectNumber,
+  FormatError,
+  stopGradient,
+  valueAndGrad,
+  type Gpu,
+  type Recording,
+  type Tensor,
+} from "@x/kernels";
 import { Safetensors, writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import { BpeTokenizer, toTokenizerJson, type Tokenizer } from "@x/tokenizer";
 import { loadCheckpoint, loadFolderTokenizer, saveCheckpoint, writeAtomically } from "./checkpoint.js";
@@ -76,7 +90,8 @@ interface SavedState {
 function checkOptions(options: TrainingOptions): void {
   const who = "train";
   checkConfig(who, options, Object.keys(TRAINING_DEFAULTS));
-  for (const key of ["steps", "batch", "seqLen", "evaluateEvery", "saveEvery"] as const) expectInteger(who, key, options[key], 1);
+  for (const key of ["steps", "batch", "seqLen", "evaluateEvery", "saveEvery"] as const)
+    expectInteger(who, key, options[key], 1);
   expectInteger(who, "warmup", options.warmup, 0);
   expectInteger(who, "seed", options.seed, 0);
   for (const key of ["learningRate", "weightDecay", "clip"] as const) expectNumber(who, key, options[key], 0);
@@ -84,14 +99,29 @@ function checkOptions(options: TrainingOptions): void {
   expectNumber(who, "validation", options.validation, 0, 0.5);
 }
 
-async function tokenizerOf(run: TrainingRun, documents: readonly string[]): Promise<{ tokenizer: Tokenizer; files: Record<string, string> }> {
+async function tokenizerOf(
+  run: TrainingRun,
+  documents: readonly string[],
+): Promise<{ tokenizer: Tokenizer; files: Record<string, string> }> {
   const names = ["tokenizer.json", "tokenizer_config.json"];
   const found = await loadFolderTokenizer(run.out);
   if (found) {
-    const files = await Promise.all(names.map(async (name) => [name, await readFile(join(run.out, name), "utf8").catch(() => undefined)] as const));
-    return { tokenizer: found, files: Object.fromEntries(files.filter((f): f is [string, string] => f[1] !== undefined)) };
+    const files = await Promise.all(
+      names.map(
+        async (name) => [name, await readFile(join(run.out, name), "utf8").catch(() => undefined)] as const,
+      ),
+    );
+    return {
+      tokenizer: found,
+      files: Object.fromEntries(files.filter((f): f is [string, string] => f[1] !== undefined)),
+    };
   }
-  const tokenizer = BpeTokenizer.train(documents, { vocabSize: run.vocabSize, specialTokens: [END_OF_TEXT], bosToken: END_OF_TEXT, eosToken: END_OF_TEXT });
+  const tokenizer = BpeTokenizer.train(documents, {
+    vocabSize: run.vocabSize,
+    specialTokens: [END_OF_TEXT],
+    bosToken: END_OF_TEXT,
+    eosToken: END_OF_TEXT,
+  });
   const files = {
     "tokenizer.json": `${JSON.stringify(toTokenizerJson(tokenizer))}\n`,
     "tokenizer_config.json": `${JSON.stringify({ tokenizer_class: "PreTrainedTokenizerFast", bos_token: END_OF_TEXT, eos_token: END_OF_TEXT }, null, 2)}\n`,
@@ -102,12 +132,18 @@ async function tokenizerOf(run: TrainingRun, documents: readonly string[]): Prom
 }
 
 /** Documents for training and for validation; a function of the seed. */
-function splitDocuments(documents: readonly string[], share: number, seed: number): { training: string[]; validation: string[] } {
+function splitDocuments(
+  documents: readonly string[],
+  share: number,
+  seed: number,
+): { training: string[]; validation: string[] } {
   const random = new HostRandom(0x5911, seed);
   const training: string[] = [];
   const validation: string[] = [];
   for (const text of documents) (random.next() < share ? validation : training).push(text);
-  return training.length === 0 || (validation.length === 0 && share > 0) ? { training: [...documents], validation: [...documents].slice(-1) } : { training, validation };
+  return training.length === 0 || (validation.length === 0 && share > 0)
+    ? { training: [...documents], validation: [...documents].slice(-1) }
+    : { training, validation };
 }
 
 /**
@@ -126,9 +162,14 @@ export async function train(
   const { training, validation } = splitDocuments(documents, options.validation, options.seed);
   const stream = encodeDocuments(training, tokenizer);
   const held = encodeDocuments(validation, tokenizer);
-  if (stream.length <= options.seqLen) throw new ConfigError(run.data, `holds ${stream.length} training tokens; seqLen is ${options.seqLen}`);
+  if (stream.length <= options.seqLen)
+    throw new ConfigError(run.data, `holds ${stream.length} training tokens; seqLen is ${options.seqLen}`);
   const eos = tokenizer.eosTokenId;
-  const json = { ...run.model, vocab_size: tokenizer.vocabSize, ...(eos === undefined ? {} : { bos_token_id: eos, eos_token_id: eos }) };
+  const json = {
+    ...run.model,
+    vocab_size: tokenizer.vocabSize,
+    ...(eos === undefined ? {} : { bos_token_id: eos, eos_token_id: eos }),
+  };
   const config = fromHuggingFace(json);
 
   const latest = join(out, "training", "latest.json");
@@ -145,7 +186,10 @@ export async function train(
     const { steps: oldSteps, ...before } = state.options;
     const { steps: newSteps, ...now } = options;
     if (JSON.stringify(before) !== JSON.stringify(now) || oldSteps !== newSteps) {
-      throw new ConfigError("train", `${out} holds a run with other options (${JSON.stringify(state.options)}); use the same, or another folder`);
+      throw new ConfigError(
+        "train",
+        `${out} holds a run with other options (${JSON.stringify(state.options)}); use the same, or another folder`,
+      );
     }
     ({ model } = await loadCheckpoint(gpu, folder));
     const path = join(folder, "optimizer.safetensors");
@@ -159,7 +203,11 @@ export async function train(
   } else model = CausalLM.init(gpu, config, { seed: options.seed });
 
   const parameters = model.parameters();
-  const optimizer = new AdamW(parameters, { learningRate: options.learningRate, betas: [0.9, 0.95], weightDecay: options.weightDecay });
+  const optimizer = new AdamW(parameters, {
+    learningRate: options.learningRate,
+    betas: [0.9, 0.95],
+    weightDecay: options.weightDecay,
+  });
   if (optimizerState) optimizer.restore(optimizerState, state.step);
   const schedule = cosineSchedule({
     peak: options.learningRate,
@@ -200,15 +248,20 @@ export async function train(
     const folder = join(out, "training", name);
     await saveCheckpoint(folder, model, json);
     const moments: Record<string, TensorData> = {};
-    for (const [key, tensor] of Object.entries(optimizer.state())) moments[key] = { shape: tensor.shape, data: (await tensor.read()) as Float32Array };
+    for (const [key, tensor] of Object.entries(optimizer.state()))
+      moments[key] = { shape: tensor.shape, data: (await tensor.read()) as Float32Array };
     await writeAtomically(join(folder, "optimizer.safetensors"), writeSafetensors(moments));
-    await writeAtomically(join(folder, "state.json"), JSON.stringify({ step, options, losses, validation: validationLosses } satisfies SavedState));
+    await writeAtomically(
+      join(folder, "state.json"),
+      JSON.stringify({ step, options, losses, validation: validationLosses } satisfies SavedState),
+    );
     const before = await readFile(latest, "utf8").then(
       (text) => (JSON.parse(text) as { folder: string }).folder,
       () => undefined,
     );
     await writeAtomically(latest, JSON.stringify({ folder: name }));
-    if (before !== undefined && before !== name) await rm(join(out, "training", before), { recursive: true, force: true });
+    if (before !== undefined && before !== name)
+      await rm(join(out, "training", before), { recursive: true, force: true });
     await writeAtomically(join(out, "loss.svg"), lossCurve(losses, validationLosses));
   };
 
@@ -229,7 +282,8 @@ export async function train(
       step++;
       lossValue = await recording.outputs.item();
       losses.push([step, lossValue]);
-      if (!Number.isFinite(lossValue)) throw new ConfigError("train", `the loss is ${lossValue} at step ${step}; lower learningRate`);
+      if (!Number.isFinite(lossValue))
+        throw new ConfigError("train", `the loss is ${lossValue} at step ${step}; lower learningRate`);
       const last = step === options.steps;
       const stopping = callbacks.stopped?.() ?? false;
       if (step % options.evaluateEvery === 0 || last) {
@@ -270,4 +324,3 @@ function thin(points: readonly [number, number][]): [number, number][] {
   const every = Math.max(1, Math.floor(points.length / 200));
   return points.filter((_, i) => i % every === every - 1 || i === points.length - 1);
 }
-

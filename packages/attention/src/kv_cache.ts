@@ -1,4 +1,14 @@
-import { checkConfig, ConfigError, defineKernel, expectInteger, expectShape, grid1d, type Gpu, type Kernel, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  defineKernel,
+  expectInteger,
+  expectShape,
+  grid1d,
+  type Gpu,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
 import type { AttentionPositions } from "./engine/attention.js";
 
 export interface KVCacheConfig {
@@ -66,9 +76,28 @@ export class KVCache {
   /** @throws ConfigError */
   constructor(gpu: Gpu, config: KVCacheConfig) {
     const who = "KVCache";
-    checkConfig(who, config, ["batch", "numKvHeads", "headDim", "valueDim", "maxLength", "window", "maxChunk", "dtype"]);
-    const { batch, numKvHeads, headDim, valueDim = headDim, maxLength, window, maxChunk = 64, dtype = "f32" } = config;
-    for (const [name, n] of Object.entries({ batch, numKvHeads, headDim, valueDim, maxLength, maxChunk })) expectInteger(who, name, n, 1);
+    checkConfig(who, config, [
+      "batch",
+      "numKvHeads",
+      "headDim",
+      "valueDim",
+      "maxLength",
+      "window",
+      "maxChunk",
+      "dtype",
+    ]);
+    const {
+      batch,
+      numKvHeads,
+      headDim,
+      valueDim = headDim,
+      maxLength,
+      window,
+      maxChunk = 64,
+      dtype = "f32",
+    } = config;
+    for (const [name, n] of Object.entries({ batch, numKvHeads, headDim, valueDim, maxLength, maxChunk }))
+      expectInteger(who, name, n, 1);
     if (window !== undefined) expectInteger(who, "window", window, 1);
     this.config = config;
     this.slots = window === undefined ? maxLength : Math.min(maxLength, window - 1 + maxChunk);
@@ -92,7 +121,10 @@ export class KVCache {
     expectShape(who, "positions", positions, [batch, seq]);
     const { window, maxChunk = 64 } = this.config;
     if (window !== undefined && seq > Math.min(maxChunk, this.slots)) {
-      throw new ConfigError(who, `given ${seq} tokens; a ring takes at most ${Math.min(maxChunk, this.slots)} at a time (maxChunk)`);
+      throw new ConfigError(
+        who,
+        `given ${seq} tokens; a ring takes at most ${Math.min(maxChunk, this.slots)} at a time (maxChunk)`,
+      );
     }
     const [kWidth, vWidth] = [heads * dim, heads * valueDim];
     k.gpu.run(appendKernel, {

@@ -1,4 +1,17 @@
-import { ACTIVATIONS, ConfigError, e, elementwise, expectNumber, expectOneOf, input, ShapeError, showShape, type ActivationName, type Expr, type Tensor } from "@x/kernels";
+import {
+  ACTIVATIONS,
+  ConfigError,
+  e,
+  elementwise,
+  expectNumber,
+  expectOneOf,
+  input,
+  ShapeError,
+  showShape,
+  type ActivationName,
+  type Expr,
+  type Tensor,
+} from "@x/kernels";
 
 /** Kinds of activation; "swish" takes beta. */
 export type ActivationKind = ActivationName | "swish";
@@ -7,11 +20,16 @@ const x = input("x");
 
 /** Each kind as an expression of "x" (and, for swish, "beta"). */
 export const ACTIVATION_EXPRESSIONS: Readonly<Record<ActivationKind, Expr>> = {
-  ...(Object.fromEntries(Object.entries(ACTIVATIONS).map(([name, f]) => [name, f(x)])) as Record<ActivationName, Expr>),
+  ...(Object.fromEntries(Object.entries(ACTIVATIONS).map(([name, f]) => [name, f(x)])) as Record<
+    ActivationName,
+    Expr
+  >),
   swish: e.mul(x, e.sigmoid(e.mul(input("beta"), x))),
 };
 
-export const ACTIVATION_KINDS: readonly ActivationKind[] = Object.keys(ACTIVATION_EXPRESSIONS) as ActivationKind[];
+export const ACTIVATION_KINDS: readonly ActivationKind[] = Object.keys(
+  ACTIVATION_EXPRESSIONS,
+) as ActivationKind[];
 
 /** beta of swish: a number, or a tensor [1] or [dim] that is trained. */
 export type Beta = number | Tensor;
@@ -30,12 +48,14 @@ function op(kind: ActivationKind): (...args: (Tensor | number)[]) => Tensor {
 /** Check beta against the features it scales. */
 export function checkBeta(who: string, kind: string, beta: Beta | undefined, dim: number): Beta {
   if (beta === undefined) return 1;
-  if (kind !== "swish" && kind !== "swiglu") throw new ConfigError(who, `beta is given; only swish and swiglu have one, not ${kind}`);
+  if (kind !== "swish" && kind !== "swiglu")
+    throw new ConfigError(who, `beta is given; only swish and swiglu have one, not ${kind}`);
   if (typeof beta === "number") {
     expectNumber(who, "beta", beta);
     return beta;
   }
-  if (beta.rank !== 1 || (beta.size !== 1 && beta.size !== dim)) throw new ShapeError(who, `beta has shape ${showShape(beta.shape)}; it must be [1] or [${dim}]`);
+  if (beta.rank !== 1 || (beta.size !== 1 && beta.size !== dim))
+    throw new ShapeError(who, `beta has shape ${showShape(beta.shape)}; it must be [1] or [${dim}]`);
   return beta;
 }
 
@@ -48,10 +68,13 @@ export function checkBeta(who: string, kind: string, beta: Beta | undefined, dim
  *
  * @throws ConfigError, ShapeError
  */
-export function activation(x: Tensor, kind: ActivationKind, options: { readonly beta?: Beta | undefined } = {}): Tensor {
+export function activation(
+  x: Tensor,
+  kind: ActivationKind,
+  options: { readonly beta?: Beta | undefined } = {},
+): Tensor {
   expectOneOf("activation", "kind", kind, ACTIVATION_KINDS);
   const beta = checkBeta("activation", kind, options.beta, x.shape.at(-1) ?? 1);
   if (kind === "identity") return x.reshape(x.shape);
   return kind === "swish" ? op(kind)(x, beta) : op(kind)(x);
 }
-

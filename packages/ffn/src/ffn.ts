@@ -1,4 +1,13 @@
-import { checkConfig, expectInteger, linear, randomNormal, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  expectInteger,
+  linear,
+  randomNormal,
+  takeParameter,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 import { activation, ACTIVATION_EXPRESSIONS, type ActivationKind, type Beta } from "./activation.js";
 
 export interface FfnWeights {
@@ -19,7 +28,11 @@ export interface FfnWeights {
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function ffn(x: Tensor, weights: FfnWeights, options: { readonly activation?: ActivationKind } = {}): Tensor {
+export function ffn(
+  x: Tensor,
+  weights: FfnWeights,
+  options: { readonly activation?: ActivationKind } = {},
+): Tensor {
   checkConfig("ffn", options, ["activation"]);
   const { w1, w2, b1, b2, beta } = weights;
   const kind = options.activation ?? "relu";
@@ -51,11 +64,17 @@ export class FeedForward implements Module {
   }
 
   /** Normal weights of standard deviation `std`, zero biases. */
-  static init(gpu: Gpu, config: FfnConfig, { seed, std = 0.02 }: { seed: number; std?: number }): FeedForward {
+  static init(
+    gpu: Gpu,
+    config: FfnConfig,
+    { seed, std = 0.02 }: { seed: number; std?: number },
+  ): FeedForward {
     expectInteger("FeedForward", "dim", config.dim, 1);
     expectInteger("FeedForward", "hiddenDim", config.hiddenDim, 1);
-    const normal = (shape: readonly number[], stream: number): Tensor => gpu.keep(randomNormal(gpu, shape, { seed, stream, std }));
-    const zeros = (n: number): Tensor | undefined => (config.bias === false ? undefined : gpu.keep(gpu.zeros([n])));
+    const normal = (shape: readonly number[], stream: number): Tensor =>
+      gpu.keep(randomNormal(gpu, shape, { seed, stream, std }));
+    const zeros = (n: number): Tensor | undefined =>
+      config.bias === false ? undefined : gpu.keep(gpu.zeros([n]));
     return new FeedForward(config, {
       w1: normal([config.hiddenDim, config.dim], 0),
       w2: normal([config.dim, config.hiddenDim], 1),

@@ -1,4 +1,15 @@
-import { checkConfig, e, elementwise, expectOneOf, GLU_GATES, input, linear, type Expr, type GluKind, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  e,
+  elementwise,
+  expectOneOf,
+  GLU_GATES,
+  input,
+  linear,
+  type Expr,
+  type GluKind,
+  type Tensor,
+} from "@x/kernels";
 import { ACTIVATION_EXPRESSIONS, checkBeta, type Beta } from "./activation.js";
 
 export const GLU_KINDS: readonly GluKind[] = Object.keys(GLU_GATES) as GluKind[];
@@ -17,7 +28,10 @@ export function gate(kind: GluKind, gated: Tensor, up: Tensor, beta: Beta = 1): 
   if (!op) {
     const x = input("x");
     const g = scaled ? e.mul(x, e.sigmoid(e.mul(input("beta"), x))) : gateExpression(kind);
-    ops.set(key, (op = elementwise(key, scaled ? ["x", "up", "beta"] : ["x", "up"], () => e.mul(g, input("up")))));
+    ops.set(
+      key,
+      (op = elementwise(key, scaled ? ["x", "up", "beta"] : ["x", "up"], () => e.mul(g, input("up")))),
+    );
   }
   return scaled ? op(gated, up, beta) : op(gated, up);
 }

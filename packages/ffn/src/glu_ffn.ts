@@ -1,4 +1,14 @@
-import { checkConfig, expectInteger, linear, randomNormal, takeParameter, type GluKind, type Gpu, type Module, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  expectInteger,
+  linear,
+  randomNormal,
+  takeParameter,
+  type GluKind,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 import { glu, type GluWeights } from "./glu.js";
 
 export interface GluFfnWeights extends GluWeights {
@@ -15,7 +25,11 @@ export interface GluFfnWeights extends GluWeights {
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function gluFfn(x: Tensor, weights: GluFfnWeights, options: { readonly kind?: GluKind; readonly residual?: Tensor | undefined } = {}): Tensor {
+export function gluFfn(
+  x: Tensor,
+  weights: GluFfnWeights,
+  options: { readonly kind?: GluKind; readonly residual?: Tensor | undefined } = {},
+): Tensor {
   checkConfig("gluFfn", options, ["kind", "residual"]);
   const { kind = "swiglu", residual } = options;
   return x.gpu.scope(() => linear(glu(x, weights, { kind }), weights.wDown, weights.bDown, { residual }));
@@ -39,7 +53,16 @@ export class GatedFeedForward implements Module {
   }
 
   /** Normal weights of standard deviation `std` (`outStd` for down_proj). */
-  static init(gpu: Gpu, config: GluFfnConfig, { seed, stream = 0, std = 0.02, outStd = std }: { seed: number; stream?: number; std?: number; outStd?: number }): GatedFeedForward {
+  static init(
+    gpu: Gpu,
+    config: GluFfnConfig,
+    {
+      seed,
+      stream = 0,
+      std = 0.02,
+      outStd = std,
+    }: { seed: number; stream?: number; std?: number; outStd?: number },
+  ): GatedFeedForward {
     checkConfig("GatedFeedForward", config, ["dim", "hiddenDim", "kind"]);
     expectInteger("GatedFeedForward", "dim", config.dim, 1);
     expectInteger("GatedFeedForward", "hiddenDim", config.hiddenDim, 1);
@@ -52,7 +75,10 @@ export class GatedFeedForward implements Module {
     });
   }
 
-  static fromParameters(config: { readonly kind?: GluKind }, parameters: Readonly<Record<string, Tensor>>): GatedFeedForward {
+  static fromParameters(
+    config: { readonly kind?: GluKind },
+    parameters: Readonly<Record<string, Tensor>>,
+  ): GatedFeedForward {
     const take = (name: string): Tensor => takeParameter("GatedFeedForward", parameters, name);
     return new GatedFeedForward(config, {
       wGate: take("gate_proj.weight"),

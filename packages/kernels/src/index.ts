@@ -63,7 +63,14 @@ export { namedParameters, subParameters, takeParameter, type Module } from "./mo
 export { e, input, type Expr, type Operand } from "./expr/expr.js";
 export { derive } from "./expr/derive.js";
 export { exprFunction, exprToWgsl, type ExprCode, type ExprType } from "./expr/wgsl.js";
-export { ACTIVATIONS, activationExpr, GLU_GATES, type Activation, type ActivationName, type GluKind } from "./expr/activation.js";
+export {
+  ACTIVATIONS,
+  activationExpr,
+  GLU_GATES,
+  type Activation,
+  type ActivationName,
+  type GluKind,
+} from "./expr/activation.js";
 export { broadcastShapes, cast, elementwise } from "./ops/elementwise.js";
 export {
   abs,

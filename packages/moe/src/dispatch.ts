@@ -33,7 +33,11 @@ export function dispatch(indices: Tensor, experts: number): Dispatch {
   const { offsets, order } = groupBy(indices, experts);
   const tokens = gpu.empty([count], "i32");
   const choices = gpu.empty([count], "i32");
-  gpu.run(rowsKernel, { bindings: { order, offsets, tokens, choices }, params: { count, experts, k }, workgroups: grid1d(Math.ceil(count / 64)) });
+  gpu.run(rowsKernel, {
+    bindings: { order, offsets, tokens, choices },
+    params: { count, experts, k },
+    workgroups: grid1d(Math.ceil(count / 64)),
+  });
   order.dispose();
   return { offsets, tokens, choices };
 }
@@ -101,8 +105,16 @@ export function combine(y: Tensor, weights: Tensor, { choices }: Dispatch): Tens
   const [tokens, k] = weights.shape as [number, number];
   const count = choices.size;
   const where = gpu.full([count], -1, "i32");
-  gpu.run(inverseKernel, { bindings: { choices, where_: where }, params: { count }, workgroups: grid1d(Math.ceil(count / 64)) });
-  const run = (mode: CombineVariant["mode"], shape: readonly number[], bindings: Record<string, Tensor>): Tensor => {
+  gpu.run(inverseKernel, {
+    bindings: { choices, where_: where },
+    params: { count },
+    workgroups: grid1d(Math.ceil(count / 64)),
+  });
+  const run = (
+    mode: CombineVariant["mode"],
+    shape: readonly number[],
+    bindings: Record<string, Tensor>,
+  ): Tensor => {
     const out = gpu.empty(shape);
     gpu.run(combineKernel, {
       variant: { mode },
@@ -149,10 +161,13 @@ export function gatherTokens(x: Tensor, { tokens }: Dispatch): Tensor {
     inputs: [x, tokens],
     forward: () => {
       const out = gpu.empty([tokens.size, dim]);
-      gpu.run(zeroOutside, { bindings: { x, tokens, out }, params: { count, dim }, workgroups: grid1d(Math.ceil(count / 64)) });
+      gpu.run(zeroOutside, {
+        bindings: { x, tokens, out },
+        params: { count, dim },
+        workgroups: grid1d(Math.ceil(count / 64)),
+      });
       return { outputs: [out] };
     },
     backward: ({ grads }) => [scatterAdd(grads[0]!, tokens, x.shape[0]!), undefined],
   })[0]!;
 }
-

@@ -70,8 +70,18 @@ function gated(kind: GluKind, x: Tensor, up: Tensor): Tensor {
 /** Number of experts, with their shapes checked against the tokens' width. */
 export function expertCount(who: string, experts: Experts, dim: number): number {
   const [first, last] = experts.kind === "ffn" ? [experts.w1, experts.w2] : [experts.wGate, experts.wDown];
-  if (first.rank !== 3 || last.rank !== 3 || first.shape[2] !== dim || last.shape[1] !== dim || first.shape[0] !== last.shape[0] || first.shape[1] !== last.shape[2]) {
-    throw new ShapeError(who, `the experts' weights have shapes ${showShape(first.shape)} and ${showShape(last.shape)}; they must be [experts, hidden, ${dim}] and [experts, ${dim}, hidden]`);
+  if (
+    first.rank !== 3 ||
+    last.rank !== 3 ||
+    first.shape[2] !== dim ||
+    last.shape[1] !== dim ||
+    first.shape[0] !== last.shape[0] ||
+    first.shape[1] !== last.shape[2]
+  ) {
+    throw new ShapeError(
+      who,
+      `the experts' weights have shapes ${showShape(first.shape)} and ${showShape(last.shape)}; they must be [experts, hidden, ${dim}] and [experts, ${dim}, hidden]`,
+    );
   }
   return first.shape[0]!;
 }
@@ -80,10 +90,16 @@ export function expertCount(who: string, experts: Experts, dim: number): number 
 export function runExperts(rows: Tensor, experts: Experts, offsets: Tensor): Tensor {
   if (experts.kind === "ffn") {
     const { w1, w2, b1, b2, activation = "relu" } = experts;
-    return groupedMatmul(activate(activation, groupedMatmul(rows, w1, offsets, { bias: b1 })), w2, offsets, { bias: b2 });
+    return groupedMatmul(activate(activation, groupedMatmul(rows, w1, offsets, { bias: b1 })), w2, offsets, {
+      bias: b2,
+    });
   }
   const { wGate, wUp, wDown, gluKind = "swiglu" } = experts;
-  return groupedMatmul(gated(gluKind, groupedMatmul(rows, wGate, offsets), groupedMatmul(rows, wUp, offsets)), wDown, offsets);
+  return groupedMatmul(
+    gated(gluKind, groupedMatmul(rows, wGate, offsets), groupedMatmul(rows, wUp, offsets)),
+    wDown,
+    offsets,
+  );
 }
 
 /**
@@ -98,4 +114,3 @@ export function mixExperts(x: Tensor, experts: Experts, indices: Tensor, weights
     return combine(runExperts(gatherTokens(x, plan), experts, plan.offsets), weights, plan);
   });
 }
-

@@ -56,7 +56,11 @@ export function countChoices(indices: Tensor, mask: Tensor, groups: number, expe
 export function tokenMask(who: string, logits: Tensor, mask: Tensor | undefined): Tensor {
   const tokens = logits.size / logits.shape.at(-1)!;
   if (!mask) return logits.gpu.full([tokens], 1);
-  if (mask.size !== tokens) throw new ShapeError(who, `mask has shape ${showShape(mask.shape)}; it must be ${showShape(logits.shape.slice(0, -1))}`);
+  if (mask.size !== tokens)
+    throw new ShapeError(
+      who,
+      `mask has shape ${showShape(mask.shape)}; it must be ${showShape(logits.shape.slice(0, -1))}`,
+    );
   return cast(mask, "f32").reshape([tokens]);
 }
 
@@ -64,7 +68,11 @@ export function tokenMask(who: string, logits: Tensor, mask: Tensor | undefined)
 export function groupCount(who: string, logits: Tensor, groupBy: "batch" | "sequence"): number {
   expectOneOf(who, "groupBy", groupBy, ["batch", "sequence"]);
   if (groupBy === "batch") return 1;
-  if (logits.rank < 3) throw new ShapeError(who, `logits have shape ${showShape(logits.shape)}; groups by sequence need [batch, seq, experts]`);
+  if (logits.rank < 3)
+    throw new ShapeError(
+      who,
+      `logits have shape ${showShape(logits.shape)}; groups by sequence need [batch, seq, experts]`,
+    );
   return logits.shape[0]!;
 }
 
@@ -112,7 +120,10 @@ export function loadBalanceLoss(logits: Tensor, options: LoadBalanceOptions = {}
   return logits.gpu.scope(() => {
     const weight = tokenMask(who, logits, mask);
     const count = maximum(sum(weight.reshape([groups, tokens]), { axes: 1, keepDims: true }), 1);
-    const probs = mul(softmax(logits).reshape([groups, tokens, experts]), weight.reshape([groups, tokens, 1]));
+    const probs = mul(
+      softmax(logits).reshape([groups, tokens, experts]),
+      weight.reshape([groups, tokens, 1]),
+    );
     const meanProb = div(sum(probs, { axes: 1 }), count);
     const fraction = div(countChoices(topk(logits, k).indices, weight, groups, experts), count);
     const factor = (alpha * (kind === "gshard" ? 1 / experts : experts)) / groups;
@@ -125,7 +136,10 @@ export function loadBalanceLoss(logits: Tensor, options: LoadBalanceOptions = {}
  *
  * Zoph et al. 2022, arXiv:2202.08906, equation 5.
  */
-export function routerZLoss(logits: Tensor, options: { readonly alpha?: number; readonly mask?: Tensor | undefined } = {}): Tensor {
+export function routerZLoss(
+  logits: Tensor,
+  options: { readonly alpha?: number; readonly mask?: Tensor | undefined } = {},
+): Tensor {
   checkConfig("routerZLoss", options, ["alpha", "mask"]);
   const { alpha = 1, mask } = options;
   return logits.gpu.scope(() => {
@@ -134,4 +148,3 @@ export function routerZLoss(logits: Tensor, options: { readonly alpha?: number; 
     return mul(div(sum(mul(z, weight)), maximum(sum(weight), 1)), alpha).reshape([1]);
   });
 }
-

@@ -1,4 +1,12 @@
-import { checkConfig, expectInteger, randomNormal, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  expectInteger,
+  randomNormal,
+  takeParameter,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 import { mixExperts, type Experts } from "./experts.js";
 import { router, type RouterOptions, type RouterResult } from "./router.js";
 
@@ -20,7 +28,12 @@ export function mixtralMoe(x: Tensor, wRouter: Tensor, experts: Experts, options
   return x.gpu.scope(() => {
     const routed = router(x, wRouter, options);
     const tokens = x.size / dim;
-    const out = mixExperts(x.reshape([tokens, dim]), experts, routed.indices.reshape([tokens, options.topK]), routed.weights.reshape([tokens, options.topK]));
+    const out = mixExperts(
+      x.reshape([tokens, dim]),
+      experts,
+      routed.indices.reshape([tokens, options.topK]),
+      routed.weights.reshape([tokens, options.topK]),
+    );
     return { out: out.reshape(x.shape), ...routed };
   });
 }
@@ -44,11 +57,21 @@ export class MixtralMoe implements Module {
     this.#experts = experts;
   }
 
-  static init(gpu: Gpu, config: MixtralMoeConfig, { seed, stream = 0, std = 0.02, outStd = std }: { seed: number; stream?: number; std?: number; outStd?: number }): MixtralMoe {
+  static init(
+    gpu: Gpu,
+    config: MixtralMoeConfig,
+    {
+      seed,
+      stream = 0,
+      std = 0.02,
+      outStd = std,
+    }: { seed: number; stream?: number; std?: number; outStd?: number },
+  ): MixtralMoe {
     const who = "MixtralMoe";
     checkConfig(who, config, ["dim", "hiddenDim", "numExperts", "topK"]);
     const { dim, hiddenDim, numExperts, topK } = config;
-    for (const [name, value] of Object.entries({ dim, hiddenDim, numExperts })) expectInteger(who, name, value, 1);
+    for (const [name, value] of Object.entries({ dim, hiddenDim, numExperts }))
+      expectInteger(who, name, value, 1);
     expectInteger(who, "topK", topK, 1, numExperts);
     const normal = (shape: readonly number[], at: number, deviation: number): Tensor =>
       gpu.keep(randomNormal(gpu, shape, { seed, stream: stream + at, std: deviation }));
@@ -60,7 +83,10 @@ export class MixtralMoe implements Module {
     });
   }
 
-  static fromParameters(config: { readonly topK: number }, parameters: Readonly<Record<string, Tensor>>): MixtralMoe {
+  static fromParameters(
+    config: { readonly topK: number },
+    parameters: Readonly<Record<string, Tensor>>,
+  ): MixtralMoe {
     const take = (name: string): Tensor => takeParameter("MixtralMoe", parameters, name);
     return new MixtralMoe(config, take("gate.weight"), {
       kind: "glu",
@@ -76,6 +102,11 @@ export class MixtralMoe implements Module {
 
   parameters(): Record<string, Tensor> {
     const { wGate, wUp, wDown } = this.#experts;
-    return { "gate.weight": this.#router, "experts.gate_proj": wGate, "experts.up_proj": wUp, "experts.down_proj": wDown };
+    return {
+      "gate.weight": this.#router,
+      "experts.gate_proj": wGate,
+      "experts.up_proj": wUp,
+      "experts.down_proj": wDown,
+    };
   }
 }

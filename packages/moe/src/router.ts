@@ -47,7 +47,9 @@ export interface RouterResult {
   readonly indices: Tensor;
 }
 
-const noisy = elementwise("noisyTopk", ["logits", "noise", "scale"], (logits, noise, scale) => e.add(logits, e.mul(noise, e.softplus(scale))));
+const noisy = elementwise("noisyTopk", ["logits", "noise", "scale"], (logits, noise, scale) =>
+  e.add(logits, e.mul(noise, e.softplus(scale))),
+);
 
 /** Weights divided by (their sum + eps). */
 export function renormalizeWeights(weights: Tensor, eps: number): Tensor {
@@ -65,15 +67,37 @@ export function renormalizeWeights(weights: Tensor, eps: number): Tensor {
  */
 export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): RouterResult {
   const who = "router";
-  checkConfig(who, options, ["topK", "scoreFunction", "order", "renormalize", "renormEps", "noise", "wNoise", "jitter", "bias"]);
-  const { topK, scoreFunction = "softmax", order = "softmaxThenTopk", renormalize = false, renormEps = 0, noise, wNoise, jitter, bias } = options;
+  checkConfig(who, options, [
+    "topK",
+    "scoreFunction",
+    "order",
+    "renormalize",
+    "renormEps",
+    "noise",
+    "wNoise",
+    "jitter",
+    "bias",
+  ]);
+  const {
+    topK,
+    scoreFunction = "softmax",
+    order = "softmaxThenTopk",
+    renormalize = false,
+    renormEps = 0,
+    noise,
+    wNoise,
+    jitter,
+    bias,
+  } = options;
   const experts = wRouter.shape[0] ?? 0;
   expectInteger(who, "topK", topK, 1, experts);
   expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
   expectOneOf(who, "order", order, ["softmaxThenTopk", "topkThenSoftmax"]);
   expectNumber(who, "renormEps", renormEps, 0);
-  if ((noise === undefined) !== (wNoise === undefined)) throw new ShapeError(who, "noise and wNoise must be given together");
-  if (wRouter.rank !== 2) throw new ShapeError(who, `wRouter has shape ${showShape(wRouter.shape)}; it must be [experts, dim]`);
+  if ((noise === undefined) !== (wNoise === undefined))
+    throw new ShapeError(who, "noise and wNoise must be given together");
+  if (wRouter.rank !== 2)
+    throw new ShapeError(who, `wRouter has shape ${showShape(wRouter.shape)}; it must be [experts, dim]`);
   return x.gpu.scope(() => {
     const source = jitter ? mul(x, jitter) : x;
     let logits = linear(source, wRouter, bias);

@@ -22,6 +22,14 @@ const expr = e.sub(input("score"), e.mul(input("slope"), e.abs(input("distance")
  *
  * Press et al. 2022, arXiv:2108.12409, section 3.
  */
-export function alibi(gpu: Gpu, heads: number): PointwiseModifier & { readonly slopes: NonNullable<PointwiseModifier["slopes"]> } {
-  return { kind: "pointwise", name: "alibi", expr, slopes: gpu.keep(gpu.tensor(alibiSlopes(heads), [heads])) };
+export function alibi(
+  gpu: Gpu,
+  heads: number,
+): PointwiseModifier & { readonly slopes: NonNullable<PointwiseModifier["slopes"]> } {
+  return {
+    kind: "pointwise",
+    name: "alibi",
+    expr,
+    slopes: gpu.keep(gpu.tensor(alibiSlopes(heads), [heads])),
+  };
 }

@@ -11,7 +11,8 @@ function record(value: unknown): Json | undefined {
 function number(source: Json, key: string): number | undefined {
   const value = source[key] ?? undefined;
   if (value === undefined) return undefined;
-  if (typeof value !== "number" || !Number.isFinite(value)) throw new ConfigError("rope config", `${key} is ${JSON.stringify(value)}; it must be a number`);
+  if (typeof value !== "number" || !Number.isFinite(value))
+    throw new ConfigError("rope config", `${key} is ${JSON.stringify(value)}; it must be a number`);
   return value;
 }
 
@@ -23,7 +24,8 @@ function required(source: Json, key: string, type: string): number {
 
 function list(source: Json, key: string): number[] {
   const value = source[key];
-  if (!Array.isArray(value) || !value.every((x) => typeof x === "number")) throw new ConfigError("rope config", `${key} is ${JSON.stringify(value)}; it must list numbers`);
+  if (!Array.isArray(value) || !value.every((x) => typeof x === "number"))
+    throw new ConfigError("rope config", `${key} is ${JSON.stringify(value)}; it must list numbers`);
   return value;
 }
 
@@ -36,15 +38,23 @@ const orNone = (x: number | undefined): number | undefined => (x === 0 ? undefin
 
 function scaling(type: string, dict: Json, config: Json): RopeScaling {
   const trained = number(config, "max_position_embeddings");
-  const limit = number(dict, "original_max_position_embeddings") ?? number(config, "original_max_position_embeddings") ?? trained;
+  const limit =
+    number(dict, "original_max_position_embeddings") ??
+    number(config, "original_max_position_embeddings") ??
+    trained;
   const length = (): number => {
-    if (limit === undefined) throw new ConfigError("rope config", `rope type "${type}" needs original_max_position_embeddings or max_position_embeddings`);
+    if (limit === undefined)
+      throw new ConfigError(
+        "rope config",
+        `rope type "${type}" needs original_max_position_embeddings or max_position_embeddings`,
+      );
     return limit;
   };
   const ratio = (): number => {
     const given = number(dict, "factor");
     if (given !== undefined) return given;
-    if (trained === undefined) throw new ConfigError("rope config", `rope type "${type}" needs factor or max_position_embeddings`);
+    if (trained === undefined)
+      throw new ConfigError("rope config", `rope type "${type}" needs factor or max_position_embeddings`);
     return trained / length();
   };
   switch (type) {
@@ -54,8 +64,13 @@ function scaling(type: string, dict: Json, config: Json): RopeScaling {
     case "linear":
       return { type: "linear", factor: required(dict, "factor", type) };
     case "dynamic": {
-      if (trained === undefined) throw new ConfigError("rope config", 'rope type "dynamic" needs max_position_embeddings');
-      return { type: "dynamicNtk", factor: required(dict, "factor", type), originalMaxPositionEmbeddings: trained };
+      if (trained === undefined)
+        throw new ConfigError("rope config", 'rope type "dynamic" needs max_position_embeddings');
+      return {
+        type: "dynamicNtk",
+        factor: required(dict, "factor", type),
+        originalMaxPositionEmbeddings: trained,
+      };
     }
     case "ntk":
       return { type: "ntk", factor: number(dict, "factor") ?? required(dict, "alpha", type) };
@@ -82,7 +97,9 @@ function scaling(type: string, dict: Json, config: Json): RopeScaling {
         longFactor: list(dict, "long_factor"),
         originalMaxPositionEmbeddings: length(),
         factor: ratio(),
-        attentionFactor: number(dict, "attention_factor") ?? (short !== undefined && long !== undefined ? { short, long } : undefined),
+        attentionFactor:
+          number(dict, "attention_factor") ??
+          (short !== undefined && long !== undefined ? { short, long } : undefined),
       });
     }
     case "llama3":
@@ -112,19 +129,31 @@ export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfi
   const perLayer = layerType === undefined ? undefined : record(dict[layerType]);
   if (perLayer) dict = perLayer;
   else if (Object.values(dict).some((v) => record(v) !== undefined)) {
-    throw new ConfigError("rope config", `the rope dictionary has one entry per layer type (${Object.keys(dict).join(", ")}); layerType is ${JSON.stringify(layerType)}`);
+    throw new ConfigError(
+      "rope config",
+      `the rope dictionary has one entry per layer type (${Object.keys(dict).join(", ")}); layerType is ${JSON.stringify(layerType)}`,
+    );
   }
   const heads = number(config, "num_attention_heads") ?? number(config, "n_head");
   const width = number(config, "hidden_size") ?? number(config, "n_embd");
   const headDim = number(config, "head_dim") ?? (heads && width ? width / heads : undefined);
-  if (headDim === undefined) throw new ConfigError("rope config", "needs head_dim, or hidden_size and num_attention_heads");
-  const share = number(dict, "partial_rotary_factor") ?? number(config, "partial_rotary_factor") ?? number(config, "rotary_pct");
+  if (headDim === undefined)
+    throw new ConfigError("rope config", "needs head_dim, or hidden_size and num_attention_heads");
+  const share =
+    number(dict, "partial_rotary_factor") ??
+    number(config, "partial_rotary_factor") ??
+    number(config, "rotary_pct");
   const type = (dict["rope_type"] ?? dict["type"] ?? "default") as unknown;
-  if (typeof type !== "string") throw new ConfigError("rope config", `rope_type is ${JSON.stringify(type)}; it must be a name`);
+  if (typeof type !== "string")
+    throw new ConfigError("rope config", `rope_type is ${JSON.stringify(type)}; it must be a name`);
   return {
     headDim,
     rotaryDim: number(config, "rotary_dim") ?? (share === undefined ? headDim : Math.floor(headDim * share)),
-    base: number(dict, "rope_theta") ?? number(config, "rope_theta") ?? number(config, "rotary_emb_base") ?? 10000,
+    base:
+      number(dict, "rope_theta") ??
+      number(config, "rope_theta") ??
+      number(config, "rotary_emb_base") ??
+      10000,
     layout: "half",
     scaling: scaling(type, dict, config),
   };

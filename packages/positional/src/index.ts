@@ -1,5 +1,11 @@
 export { RotaryEmbedding, type RopeApplyOptions } from "./rope.js";
-export { plainFrequencies, ropeFrequencies, type RopeConfig, type RopeFrequencies, type RopeScaling } from "./rope_frequencies.js";
+export {
+  plainFrequencies,
+  ropeFrequencies,
+  type RopeConfig,
+  type RopeFrequencies,
+  type RopeScaling,
+} from "./rope_frequencies.js";
 export { ropeFromHuggingFace } from "./hf_rope.js";
 export { learnedRope } from "./rope_learned.js";
 export { Xpos, type XposApplyOptions, type XposConfig } from "./xpos.js";

@@ -1,5 +1,11 @@
 import { checkConfig, ConfigError, expectInteger, type Gpu, type Tensor } from "@x/kernels";
-import { ropeFrequencies, resolveRope, type ResolvedRope, type RopeConfig, type RopeFrequencies } from "./rope_frequencies.js";
+import {
+  ropeFrequencies,
+  resolveRope,
+  type ResolvedRope,
+  type RopeConfig,
+  type RopeFrequencies,
+} from "./rope_frequencies.js";
 import { rotate, type HeadLayout, type Rotation } from "./rotate.js";
 
 export interface RopeApplyOptions {
@@ -36,10 +42,18 @@ export function rotaryTables(
 }
 
 /** Positions of a call as a list, checked. */
-export function checkPositions(who: string, positions: ArrayLike<number>, batch: number, seq: number): { rows: ArrayLike<number>; perBatch: boolean; largest: number } {
+export function checkPositions(
+  who: string,
+  positions: ArrayLike<number>,
+  batch: number,
+  seq: number,
+): { rows: ArrayLike<number>; perBatch: boolean; largest: number } {
   const perBatch = positions.length !== seq;
   if (perBatch && positions.length !== batch * seq) {
-    throw new ConfigError(who, `positions has ${positions.length} entries; it must have ${seq} or ${batch * seq}`);
+    throw new ConfigError(
+      who,
+      `positions has ${positions.length} entries; it must have ${seq} or ${batch * seq}`,
+    );
   }
   let largest = 0;
   for (let i = 0; i < positions.length; i++) {
@@ -67,7 +81,8 @@ export function rowNumbers(gpu: Gpu, batch: number, seq: number, perBatch: boole
 export class RotaryEmbedding {
   readonly config: ResolvedRope;
   readonly #gpu: Gpu;
-  #table: { readonly cos: Tensor; readonly sin: Tensor; readonly rows: number; readonly key: string } | undefined;
+  #table:
+    { readonly cos: Tensor; readonly sin: Tensor; readonly rows: number; readonly key: string } | undefined;
 
   /** @throws ConfigError */
   constructor(gpu: Gpu, config: RopeConfig) {
@@ -88,7 +103,11 @@ export class RotaryEmbedding {
     const held = this.#table;
     if (held && held.key === key && held.rows >= rows && !held.cos.disposed) return held;
     const size = Math.max(rows, 64, held ? Math.min(2 * held.rows, 2 * rows) : 0);
-    const tables = rotaryTables(this.#gpu, Int32Array.from({ length: size }, (_, i) => i), frequencies);
+    const tables = rotaryTables(
+      this.#gpu,
+      Int32Array.from({ length: size }, (_, i) => i),
+      frequencies,
+    );
     this.dispose();
     this.#table = { cos: this.#gpu.keep(tables.cos), sin: this.#gpu.keep(tables.sin), rows: size, key };
     return this.#table;
@@ -104,13 +123,21 @@ export class RotaryEmbedding {
     const seq = x.shape[layout === "bhsd" ? 2 : 1] ?? 0;
     const interleaved = this.config.layout === "interleaved";
     if (x.shape.at(-1) !== this.config.headDim) {
-      throw new ConfigError(who, `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${this.config.headDim}`);
+      throw new ConfigError(
+        who,
+        `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${this.config.headDim}`,
+      );
     }
     if (positions) {
       const { rows, perBatch, largest } = checkPositions(who, positions, batch, seq);
       return this.#gpu.scope(() => {
         const tables = rotaryTables(this.#gpu, rows, this.frequencies(options.seqLen ?? largest + 1));
-        return rotate(who, x, { ...tables, interleaved, positions: rowNumbers(this.#gpu, batch, seq, perBatch) }, layout);
+        return rotate(
+          who,
+          x,
+          { ...tables, interleaved, positions: rowNumbers(this.#gpu, batch, seq, perBatch) },
+          layout,
+        );
       });
     }
     let rotation: Rotation;

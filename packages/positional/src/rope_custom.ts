@@ -15,7 +15,10 @@ export function customFrequencies(base: RopeBase, scaling: CustomScaling): RopeF
   checkConfig(who, scaling, ["type", "pairFactors", "attentionFactor"]);
   const { pairFactors, attentionFactor = 1 } = scaling;
   if (!Array.isArray(pairFactors) || pairFactors.length !== base.d / 2) {
-    throw new ConfigError(who, `pairFactors has ${Array.isArray(pairFactors) ? pairFactors.length : "no"} entries; it must have ${base.d / 2}`);
+    throw new ConfigError(
+      who,
+      `pairFactors has ${Array.isArray(pairFactors) ? pairFactors.length : "no"} entries; it must have ${base.d / 2}`,
+    );
   }
   for (const x of pairFactors as readonly unknown[]) expectNumber(who, "pairFactors", x, Number.MIN_VALUE);
   expectNumber(who, "attentionFactor", attentionFactor);

@@ -10,7 +10,10 @@ export interface DynamicNtkScaling {
 }
 
 /** The NTK base for the factor s max(n, L) / L - (s - 1). Keys in a cache go stale as it grows. arXiv:2309.00071, section 3.3. */
-export function dynamicNtkFrequencies({ d, base, seqLen }: RopeBase, scaling: DynamicNtkScaling): RopeFrequencies {
+export function dynamicNtkFrequencies(
+  { d, base, seqLen }: RopeBase,
+  scaling: DynamicNtkScaling,
+): RopeFrequencies {
   const who = "rope dynamicNtk";
   checkConfig(who, scaling, ["type", "factor", "originalMaxPositionEmbeddings"]);
   const { factor, originalMaxPositionEmbeddings: L } = scaling;

@@ -54,7 +54,12 @@ export function plainFrequencies({ d, base }: Pick<RopeBase, "d" | "base">): Flo
   return Float64Array.from({ length: d / 2 }, (_, i) => base ** ((-2 * i) / d));
 }
 
-const METHODS: { readonly [T in RopeScaling["type"]]: (base: RopeBase, scaling: Extract<RopeScaling, { type: T }>) => RopeFrequencies } = {
+const METHODS: {
+  readonly [T in RopeScaling["type"]]: (
+    base: RopeBase,
+    scaling: Extract<RopeScaling, { type: T }>,
+  ) => RopeFrequencies;
+} = {
   none: (base) => ({ invFreq: plainFrequencies(base), attentionFactor: 1 }),
   linear: linearFrequencies,
   superhot: superhotFrequencies,

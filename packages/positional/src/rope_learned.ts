@@ -1,4 +1,16 @@
-import { add, concat, e, elementwise, mul, ShapeError, showShape, slice, sub, type Gpu, type Tensor } from "@x/kernels";
+import {
+  add,
+  concat,
+  e,
+  elementwise,
+  mul,
+  ShapeError,
+  showShape,
+  slice,
+  sub,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 
 const cosine = elementwise("ropeCos", ["position", "invFreq"], (p, w) => e.cos(e.mul(p, w)));
 const sine = elementwise("ropeSin", ["position", "invFreq"], (p, w) => e.sin(e.mul(p, w)));
@@ -13,10 +25,18 @@ export function learnedRope(
   gpu: Gpu,
   x: Tensor,
   invFreq: Tensor,
-  options: { readonly positions?: ArrayLike<number>; readonly positionOffset?: number; readonly layout?: "half" | "interleaved" } = {},
+  options: {
+    readonly positions?: ArrayLike<number>;
+    readonly positionOffset?: number;
+    readonly layout?: "half" | "interleaved";
+  } = {},
 ): Tensor {
   const { positionOffset = 0, layout = "half" } = options;
-  if (x.rank !== 4) throw new ShapeError("learnedRope", `x has shape ${showShape(x.shape)}; it must be [batch, heads, seq, headDim]`);
+  if (x.rank !== 4)
+    throw new ShapeError(
+      "learnedRope",
+      `x has shape ${showShape(x.shape)}; it must be [batch, heads, seq, headDim]`,
+    );
   const [batch, heads, seq, dim] = x.shape as [number, number, number, number];
   const n = invFreq.size;
   if (2 * n > dim) throw new ShapeError("learnedRope", `invFreq has ${n} entries; headDim is ${dim}`);
@@ -25,9 +45,12 @@ export function learnedRope(
     const position = gpu.tensor(ids, ids.length === seq ? [seq, 1] : [batch, 1, seq, 1]);
     const [cos, sin] = [cosine(position, invFreq), sine(position, invFreq)];
     const parts = (): [Tensor, Tensor] => {
-      if (layout === "half") return [slice(x, { axis: 3, end: n }), slice(x, { axis: 3, start: n, end: 2 * n })];
+      if (layout === "half")
+        return [slice(x, { axis: 3, end: n }), slice(x, { axis: 3, start: n, end: 2 * n })];
       const turned = slice(x, { axis: 3, end: 2 * n }).reshape([batch, heads, seq, n, 2]);
-      return [0, 1].map((c) => slice(turned, { axis: 4, start: c, end: c + 1 }).reshape([batch, heads, seq, n])) as [Tensor, Tensor];
+      return [0, 1].map((c) =>
+        slice(turned, { axis: 4, start: c, end: c + 1 }).reshape([batch, heads, seq, n]),
+      ) as [Tensor, Tensor];
     };
     const [a, b] = parts();
     const [first, second] = [sub(mul(a, cos), mul(b, sin)), add(mul(b, cos), mul(a, sin))];

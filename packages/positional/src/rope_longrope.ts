@@ -19,19 +19,37 @@ export interface LongropeScaling {
 /** invFreq_i = theta_i / factor_i. Ding et al. 2024, arXiv:2402.13753; Phi-3, arXiv:2404.14219. */
 export function longropeFrequencies(base: RopeBase, scaling: LongropeScaling): RopeFrequencies {
   const who = "rope longrope";
-  checkConfig(who, scaling, ["type", "shortFactor", "longFactor", "originalMaxPositionEmbeddings", "maxPositionEmbeddings", "factor", "attentionFactor"]);
-  const { shortFactor, longFactor, originalMaxPositionEmbeddings: L, maxPositionEmbeddings, attentionFactor } = scaling;
+  checkConfig(who, scaling, [
+    "type",
+    "shortFactor",
+    "longFactor",
+    "originalMaxPositionEmbeddings",
+    "maxPositionEmbeddings",
+    "factor",
+    "attentionFactor",
+  ]);
+  const {
+    shortFactor,
+    longFactor,
+    originalMaxPositionEmbeddings: L,
+    maxPositionEmbeddings,
+    attentionFactor,
+  } = scaling;
   expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
   const long = base.seqLen > L;
   for (const [name, list] of Object.entries({ shortFactor, longFactor })) {
     if (!Array.isArray(list) || list.length !== base.d / 2) {
-      throw new ConfigError(who, `${name} has ${Array.isArray(list) ? list.length : "no"} entries; it must have ${base.d / 2}, one per feature pair`);
+      throw new ConfigError(
+        who,
+        `${name} has ${Array.isArray(list) ? list.length : "no"} entries; it must have ${base.d / 2}, one per feature pair`,
+      );
     }
     for (const x of list as readonly unknown[]) expectNumber(who, name, x, Number.MIN_VALUE);
   }
   const ratio = scaling.factor ?? (maxPositionEmbeddings === undefined ? 1 : maxPositionEmbeddings / L);
   expectNumber(who, "factor", ratio, Number.MIN_VALUE);
-  const given = typeof attentionFactor === "object" ? attentionFactor[long ? "long" : "short"] : attentionFactor;
+  const given =
+    typeof attentionFactor === "object" ? attentionFactor[long ? "long" : "short"] : attentionFactor;
   const list = long ? longFactor : shortFactor;
   return {
     invFreq: plainFrequencies(base).map((theta, i) => theta / list[i]!),

@@ -16,5 +16,8 @@ export function stretchBase({ d, base }: Pick<RopeBase, "d" | "base">, factor: n
 export function ntkFrequencies({ d, base }: RopeBase, scaling: NtkScaling): RopeFrequencies {
   checkConfig("rope ntk", scaling, ["type", "factor"]);
   expectNumber("rope ntk", "factor", scaling.factor, 1);
-  return { invFreq: plainFrequencies({ d, base: stretchBase({ d, base }, scaling.factor) }), attentionFactor: 1 };
+  return {
+    invFreq: plainFrequencies({ d, base: stretchBase({ d, base }, scaling.factor) }),
+    attentionFactor: 1,
+  };
 }

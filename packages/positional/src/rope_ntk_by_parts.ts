@@ -25,10 +25,15 @@ export interface Ramp {
 }
 
 /** 1 where a pair keeps its frequency, 0 where it is divided by the factor. */
-export function keepShare({ d, base }: Pick<RopeBase, "d" | "base">, { L, betaFast, betaSlow, space, truncate }: Ramp): Float64Array {
+export function keepShare(
+  { d, base }: Pick<RopeBase, "d" | "base">,
+  { L, betaFast, betaSlow, space, truncate }: Ramp,
+): Float64Array {
   const clamp = (x: number): number => Math.min(1, Math.max(0, x));
   if (space === "rotations") {
-    return plainFrequencies({ d, base }).map((theta) => clamp(((L * theta) / (2 * Math.PI) - betaSlow) / (betaFast - betaSlow)));
+    return plainFrequencies({ d, base }).map((theta) =>
+      clamp(((L * theta) / (2 * Math.PI) - betaSlow) / (betaFast - betaSlow)),
+    );
   }
   const bound = (turns: number): number => (d * Math.log(L / (2 * Math.PI * turns))) / (2 * Math.log(base));
   let [low, high] = [bound(betaFast), bound(betaSlow)];
@@ -47,12 +52,30 @@ export function blend(base: Pick<RopeBase, "d" | "base">, keep: Float64Array, fa
 /** arXiv:2309.00071, section 3.2. */
 export function ntkByPartsFrequencies(base: RopeBase, scaling: NtkByPartsScaling): RopeFrequencies {
   const who = "rope ntkByParts";
-  checkConfig(who, scaling, ["type", "factor", "originalMaxPositionEmbeddings", "betaFast", "betaSlow", "rampSpace", "truncate"]);
-  const { factor, originalMaxPositionEmbeddings: L, betaFast = 32, betaSlow = 1, rampSpace = "rotations", truncate = true } = scaling;
+  checkConfig(who, scaling, [
+    "type",
+    "factor",
+    "originalMaxPositionEmbeddings",
+    "betaFast",
+    "betaSlow",
+    "rampSpace",
+    "truncate",
+  ]);
+  const {
+    factor,
+    originalMaxPositionEmbeddings: L,
+    betaFast = 32,
+    betaSlow = 1,
+    rampSpace = "rotations",
+    truncate = true,
+  } = scaling;
   expectNumber(who, "factor", factor, 1);
   expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
   expectNumber(who, "betaSlow", betaSlow, Number.MIN_VALUE);
   expectNumber(who, "betaFast", betaFast, betaSlow);
   expectOneOf(who, "rampSpace", rampSpace, ["rotations", "index"]);
-  return { invFreq: blend(base, keepShare(base, { L, betaFast, betaSlow, space: rampSpace, truncate }), factor), attentionFactor: 1 };
+  return {
+    invFreq: blend(base, keepShare(base, { L, betaFast, betaSlow, space: rampSpace, truncate }), factor),
+    attentionFactor: 1,
+  };
 }

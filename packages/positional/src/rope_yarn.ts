@@ -38,7 +38,16 @@ export function yarnFrequencies(base: RopeBase, scaling: YarnScaling): RopeFrequ
     "mscale",
     "mscaleAllDim",
   ]);
-  const { factor, originalMaxPositionEmbeddings: L, betaFast = 32, betaSlow = 1, rampSpace = "index", truncate = true, mscale, mscaleAllDim } = scaling;
+  const {
+    factor,
+    originalMaxPositionEmbeddings: L,
+    betaFast = 32,
+    betaSlow = 1,
+    rampSpace = "index",
+    truncate = true,
+    mscale,
+    mscaleAllDim,
+  } = scaling;
   expectNumber(who, "factor", factor, 1);
   expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
   expectNumber(who, "betaSlow", betaSlow, Number.MIN_VALUE);
@@ -46,6 +55,10 @@ export function yarnFrequencies(base: RopeBase, scaling: YarnScaling): RopeFrequ
   expectOneOf(who, "rampSpace", rampSpace, ["rotations", "index"]);
   const both = mscale !== undefined && mscaleAllDim !== undefined && mscale !== 0 && mscaleAllDim !== 0;
   const attentionFactor =
-    scaling.attentionFactor ?? (both ? yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAllDim) : yarnMscale(factor, 1));
-  return { invFreq: blend(base, keepShare(base, { L, betaFast, betaSlow, space: rampSpace, truncate }), factor), attentionFactor };
+    scaling.attentionFactor ??
+    (both ? yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAllDim) : yarnMscale(factor, 1));
+  return {
+    invFreq: blend(base, keepShare(base, { L, betaFast, betaSlow, space: rampSpace, truncate }), factor),
+    attentionFactor,
+  };
 }

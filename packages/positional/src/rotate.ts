@@ -1,4 +1,13 @@
-import { applyOp, defineKernel, DTypeError, grid1d, ShapeError, showShape, type Kernel, type Tensor } from "@x/kernels";
+import {
+  applyOp,
+  defineKernel,
+  DTypeError,
+  grid1d,
+  ShapeError,
+  showShape,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
 
 /** Order of the axes of queries and keys. */
 export type HeadLayout = "bhsd" | "bshd";
@@ -73,16 +82,22 @@ export interface Rotation {
 /** Turn the feature pairs of queries or keys; the gradient turns back. */
 export function rotate(who: string, x: Tensor, rotation: Rotation, layout: HeadLayout): Tensor {
   const { cos, sin, interleaved, offset = 0, positions } = rotation;
-  if (x.dtype !== "f32" && x.dtype !== "f16") throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
-  if (x.rank !== 4) throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must have four axes (${layout})`);
+  if (x.dtype !== "f32" && x.dtype !== "f16")
+    throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
+  if (x.rank !== 4)
+    throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must have four axes (${layout})`);
   const [batch, a, b, dim] = x.shape as [number, number, number, number];
   const seq = layout === "bhsd" ? b : a;
   const [rows, pairs] = cos.shape as [number, number];
   if (2 * pairs > dim) throw new ShapeError(who, `x has ${dim} features a head; ${2 * pairs} are to turn`);
   if (positions) {
-    if (positions.dtype !== "i32") throw new DTypeError(who, `positions are ${positions.dtype}; they must be i32`);
+    if (positions.dtype !== "i32")
+      throw new DTypeError(who, `positions are ${positions.dtype}; they must be i32`);
     if (positions.rank !== 2 || positions.shape[0] !== batch || positions.shape[1] !== seq) {
-      throw new ShapeError(who, `positions have shape ${showShape(positions.shape)}; it must be [${batch}, ${seq}]`);
+      throw new ShapeError(
+        who,
+        `positions have shape ${showShape(positions.shape)}; it must be [${batch}, ${seq}]`,
+      );
     }
   }
   const vec = !interleaved && pairs % 4 === 0 && dim % 4 === 0;
@@ -94,14 +109,25 @@ export function rotate(who: string, x: Tensor, rotation: Rotation, layout: HeadL
     t.gpu.run(rotateKernel, {
       variant: { dtype: t.dtype, interleaved, vec, positions: positions !== undefined },
       bindings: { x: t, cos_table: cos, sin_table: sin, ...(positions ? { positions } : {}), out },
-      params: { count, dim: dim / unit, pairs: pairs / unit, inner, seq, rows, offset, batch_size: Math.max(1, count / Math.max(batch, 1)), sign },
+      params: {
+        count,
+        dim: dim / unit,
+        pairs: pairs / unit,
+        inner,
+        seq,
+        rows,
+        offset,
+        batch_size: Math.max(1, count / Math.max(batch, 1)),
+        sign,
+      },
       workgroups: grid1d(Math.ceil(count / 64)),
     });
     return out;
   };
   return applyOp({
     name: who,
-    inputs: [x],
+    // Tables and positions are constants: listed, so that they live until the backward has run.
+    inputs: [x, cos, sin, positions],
     forward: () => ({ outputs: [run(x, 1)] }),
     backward: ({ grads }) => [run(grads[0]!, -1)],
   })[0]!;

@@ -1,4 +1,12 @@
-import { checkConfig, ConfigError, expectInteger, RelativeIndex, transpose, type RelativeModifier, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectInteger,
+  RelativeIndex,
+  transpose,
+  type RelativeModifier,
+  type Tensor,
+} from "@x/kernels";
 
 export interface T5BiasConfig {
   /** Default 32. */
@@ -54,7 +62,10 @@ export function t5Index(config: T5BiasConfig): RelativeIndex {
  */
 export function t5Bias(table: Tensor, index: RelativeIndex): RelativeModifier {
   if (table.rank !== 2 || table.shape[0] !== index.rows) {
-    throw new ConfigError("t5Bias", `table has shape [${table.shape.join(", ")}]; it must be [${index.rows}, heads]`);
+    throw new ConfigError(
+      "t5Bias",
+      `table has shape [${table.shape.join(", ")}]; it must be [${index.rows}, heads]`,
+    );
   }
   return { kind: "relative", name: "t5Bias", axes: "h", tensor: transpose(table), index };
 }

@@ -54,7 +54,10 @@ export class Xpos {
   /** zeta_i^((position - center) / scaleBase) for each position and pair. */
   scales(positions: ArrayLike<number>, center: number): Float64Array {
     const n = this.zeta.length;
-    return Float64Array.from({ length: positions.length * n }, (_, at) => this.zeta[at % n]! ** ((positions[Math.floor(at / n)]! - center) / this.scaleBase));
+    return Float64Array.from(
+      { length: positions.length * n },
+      (_, at) => this.zeta[at % n]! ** ((positions[Math.floor(at / n)]! - center) / this.scaleBase),
+    );
   }
 
   /** Rotate and scale queries or keys. */
@@ -77,7 +80,12 @@ export class Xpos {
         (position, i) => this.zeta[i]! ** ((sign * (position - center)) / this.scaleBase),
       );
       const positions = rowNumbers(this.#gpu, batch, seq, perBatch);
-      return rotate(who, x, { ...tables, interleaved: this.#rope.layout === "interleaved", positions }, layout);
+      return rotate(
+        who,
+        x,
+        { ...tables, interleaved: this.#rope.layout === "interleaved", positions },
+        layout,
+      );
     });
   }
 }

@@ -21,7 +21,12 @@ export interface AddedToken {
 
 /** One step of cutting a text into words. */
 export type PreTokenizer =
-  | { readonly type: "split"; readonly pattern: RegExp; readonly behavior: SplitBehavior; readonly invert: boolean }
+  | {
+      readonly type: "split";
+      readonly pattern: RegExp;
+      readonly behavior: SplitBehavior;
+      readonly invert: boolean;
+    }
   | { readonly type: "prefixSpace" };
 
 export interface BpeOptions {
@@ -86,8 +91,16 @@ export class BpeTokenizer implements Tokenizer {
     const source = (this.#source = options.source ?? "BpeTokenizer");
     const { vocab, merges, addedTokens = [] } = options;
     for (const [token, id] of Object.entries(vocab)) {
-      if (!Number.isSafeInteger(id) || id < 0 || id > 2 ** 24) throw new TokenizerError(source, `token ${JSON.stringify(token)} has id ${String(id)}; ids are integers from 0 on`);
-      if (this.#tokens[id] !== undefined) throw new TokenizerError(source, `tokens ${JSON.stringify(this.#tokens[id])} and ${JSON.stringify(token)} have the same id ${id}`);
+      if (!Number.isSafeInteger(id) || id < 0 || id > 2 ** 24)
+        throw new TokenizerError(
+          source,
+          `token ${JSON.stringify(token)} has id ${String(id)}; ids are integers from 0 on`,
+        );
+      if (this.#tokens[id] !== undefined)
+        throw new TokenizerError(
+          source,
+          `tokens ${JSON.stringify(this.#tokens[id])} and ${JSON.stringify(token)} have the same id ${id}`,
+        );
       this.#tokens[id] = token;
       this.#ids.set(token, id);
     }
@@ -96,9 +109,16 @@ export class BpeTokenizer implements Tokenizer {
     for (const added of addedTokens) {
       const { id, content } = added;
       if (content === "") throw new TokenizerError(source, `added token ${id} is empty`);
-      if (!Number.isSafeInteger(id) || id < 0 || id > 2 ** 24) throw new TokenizerError(source, `added token ${JSON.stringify(content)} has id ${String(id)}; ids are integers from 0 on`);
+      if (!Number.isSafeInteger(id) || id < 0 || id > 2 ** 24)
+        throw new TokenizerError(
+          source,
+          `added token ${JSON.stringify(content)} has id ${String(id)}; ids are integers from 0 on`,
+        );
       if (this.#tokens[id] !== undefined && this.#tokens[id] !== content) {
-        throw new TokenizerError(source, `added token ${JSON.stringify(content)} has the id ${id} of ${JSON.stringify(this.#tokens[id])}`);
+        throw new TokenizerError(
+          source,
+          `added token ${JSON.stringify(content)} has the id ${id} of ${JSON.stringify(this.#tokens[id])}`,
+        );
       }
       this.#tokens[id] = content;
       this.#ids.set(content, id);
@@ -106,12 +126,20 @@ export class BpeTokenizer implements Tokenizer {
       this.#addedById.set(id, added);
     }
     for (let id = 0; id < this.#tokens.length; id++) {
-      if (this.#tokens[id] === undefined) throw new TokenizerError(source, `no token has the id ${id}; ids run without gaps to ${this.#tokens.length - 1}`);
+      if (this.#tokens[id] === undefined)
+        throw new TokenizerError(
+          source,
+          `no token has the id ${id}; ids run without gaps to ${this.#tokens.length - 1}`,
+        );
     }
     this.vocabSize = this.#tokens.length;
     BYTE_SYMBOLS.forEach((symbol, byte) => {
       const id = this.#ids.get(symbol);
-      if (id === undefined) throw new TokenizerError(source, `byte ${byte} (${JSON.stringify(symbol)}) is no token; a byte-level vocabulary holds all 256`);
+      if (id === undefined)
+        throw new TokenizerError(
+          source,
+          `byte ${byte} (${JSON.stringify(symbol)}) is no token; a byte-level vocabulary holds all 256`,
+        );
       this.#byteIds[byte] = id;
     });
     this.#merges = new MergeTable(this.vocabSize);
@@ -119,22 +147,40 @@ export class BpeTokenizer implements Tokenizer {
       const [a, b, result] = [this.#ids.get(left), this.#ids.get(right), this.#ids.get(left + right)];
       if (a === undefined || b === undefined || result === undefined) {
         const missing = a === undefined ? left : b === undefined ? right : left + right;
-        throw new TokenizerError(source, `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}): ${JSON.stringify(missing)} is no token`);
+        throw new TokenizerError(
+          source,
+          `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}): ${JSON.stringify(missing)} is no token`,
+        );
       }
-      if (this.#merges.has(a, b)) throw new TokenizerError(source, `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}) is listed twice`);
+      if (this.#merges.has(a, b))
+        throw new TokenizerError(
+          source,
+          `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}) is listed twice`,
+        );
       this.#merges.add(a, b, result);
     });
-    const named = (token: string | undefined): number | undefined => (token === undefined ? undefined : this.#ids.get(token));
+    const named = (token: string | undefined): number | undefined =>
+      token === undefined ? undefined : this.#ids.get(token);
     this.bosTokenId = named(options.bosToken);
     this.eosTokenId = named(options.eosToken);
   }
 
   /** Learn a vocabulary. Deterministic; see `learnMerges` for the rule. */
   static train(texts: Iterable<string>, options: BpeTrainOptions): BpeTokenizer {
-    const { vocabSize, specialTokens = [], pattern = GPT2_PATTERN, minFrequency = 1, bosToken, eosToken } = options;
+    const {
+      vocabSize,
+      specialTokens = [],
+      pattern = GPT2_PATTERN,
+      minFrequency = 1,
+      bosToken,
+      eosToken,
+    } = options;
     const room = vocabSize - 256 - specialTokens.length;
     if (!Number.isInteger(vocabSize) || room < 0) {
-      throw new TokenizerError("BpeTokenizer.train", `vocabSize is ${vocabSize}; it must be an integer of at least ${256 + specialTokens.length} (256 bytes and ${specialTokens.length} special tokens)`);
+      throw new TokenizerError(
+        "BpeTokenizer.train",
+        `vocabSize is ${vocabSize}; it must be an integer of at least ${256 + specialTokens.length} (256 bytes and ${specialTokens.length} special tokens)`,
+      );
     }
     const regex = compilePattern("BpeTokenizer.train", pattern);
     const vocab: Record<string, number> = Object.fromEntries(BYTE_ALPHABET.map((symbol, id) => [symbol, id]));
@@ -182,12 +228,15 @@ export class BpeTokenizer implements Tokenizer {
     if (this.#matchers.has(key)) return this.#matchers.get(key);
     const tokens = [...this.#added.values()]
       .filter((t) => (t.normalized ?? false) === normalized)
-      .filter((t) => t.special !== true || allowed === "all" || (allowed !== "none" && allowed.includes(t.content)))
+      .filter(
+        (t) => t.special !== true || allowed === "all" || (allowed !== "none" && allowed.includes(t.content)),
+      )
       .sort((a, b) => b.content.length - a.content.length);
     const escape = (s: string): string => s.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
     const one = (t: AddedToken): string =>
       `${t.lstrip ? "\\p{White_Space}*" : ""}${t.singleWord ? "(?<![\\p{L}\\p{N}_])" : ""}${escape(t.content)}${t.singleWord ? "(?![\\p{L}\\p{N}_])" : ""}${t.rstrip ? "\\p{White_Space}*" : ""}`;
-    const regex = tokens.length === 0 ? undefined : new RegExp(tokens.map((t) => `(${one(t)})`).join("|"), "gu");
+    const regex =
+      tokens.length === 0 ? undefined : new RegExp(tokens.map((t) => `(${one(t)})`).join("|"), "gu");
     if (regex) Object.defineProperty(regex, "tokens", { value: tokens });
     if (this.#matchers.size > 64) this.#matchers.clear();
     this.#matchers.set(key, regex);
@@ -201,7 +250,7 @@ export class BpeTokenizer implements Tokenizer {
     let at = 0;
     for (const found of text.matchAll(regex)) {
       if (found.index > at) out.push(text.slice(at, found.index));
-      const which = found.slice(1).findIndex((group) => group !== undefined);
+      const which = (found.slice(1) as (string | undefined)[]).findIndex((group) => group !== undefined);
       out.push(regex.tokens[which]!.id);
       at = found.index + found[0].length;
     }
@@ -224,7 +273,11 @@ export class BpeTokenizer implements Tokenizer {
     const cached = this.#cache.get(word);
     if (cached) return cached;
     const bytes = this.#encoder.encode(word);
-    if (bytes.length >= 2 ** 26) throw new TokenizerError(this.#source, `a word has ${bytes.length} bytes; at most ${2 ** 26 - 1} are taken`);
+    if (bytes.length >= 2 ** 26)
+      throw new TokenizerError(
+        this.#source,
+        `a word has ${bytes.length} bytes; at most ${2 ** 26 - 1} are taken`,
+      );
     let ids: number[] | undefined;
     if (this.options.ignoreMerges === true) {
       let symbols = "";
@@ -248,10 +301,15 @@ export class BpeTokenizer implements Tokenizer {
     const out: number[] = [];
     for (const id of ids) {
       const token = this.#tokens[id];
-      if (token === undefined) throw new TokenizerError(this.#source, `id ${String(id)} is no token; ids run from 0 to ${this.vocabSize - 1}`);
+      if (token === undefined)
+        throw new TokenizerError(
+          this.#source,
+          `id ${String(id)} is no token; ids run from 0 to ${this.vocabSize - 1}`,
+        );
       const added = this.#addedById.get(id);
       if (added) {
-        if (options.skipSpecialTokens !== true || added.special !== true) for (const byte of this.#encoder.encode(token)) out.push(byte);
+        if (options.skipSpecialTokens !== true || added.special !== true)
+          for (const byte of this.#encoder.encode(token)) out.push(byte);
         continue;
       }
       for (const char of token) {

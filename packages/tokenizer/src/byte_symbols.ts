@@ -4,7 +4,8 @@
  */
 const symbols: string[] = [];
 for (let byte = 0, next = 256; byte < 256; byte++) {
-  const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
+  const printable =
+    (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
   symbols.push(String.fromCodePoint(printable ? byte : next++));
 }
 
@@ -12,7 +13,11 @@ for (let byte = 0, next = 256; byte < 256; byte++) {
 export const BYTE_SYMBOLS: readonly string[] = symbols;
 
 /** Byte of each symbol. */
-export const SYMBOL_BYTES: ReadonlyMap<string, number> = new Map(symbols.map((symbol, byte) => [symbol, byte]));
+export const SYMBOL_BYTES: ReadonlyMap<string, number> = new Map(
+  symbols.map((symbol, byte) => [symbol, byte]),
+);
 
 /** The 256 symbols in the order of their code points: the first ids of a trained vocabulary. */
-export const BYTE_ALPHABET: readonly string[] = [...symbols].sort((a, b) => a.codePointAt(0)! - b.codePointAt(0)!);
+export const BYTE_ALPHABET: readonly string[] = [...symbols].sort(
+  (a, b) => a.codePointAt(0)! - b.codePointAt(0)!,
+);

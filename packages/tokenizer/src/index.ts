@@ -1,7 +1,19 @@
-export { BpeTokenizer, type AddedToken, type BpeOptions, type BpeTrainOptions, type PreTokenizer } from "./bpe.js";
+export {
+  BpeTokenizer,
+  type AddedToken,
+  type BpeOptions,
+  type BpeTrainOptions,
+  type PreTokenizer,
+} from "./bpe.js";
 export { TokenizerError } from "./errors.js";
 export { loadTokenizer, type ReadText } from "./load.js";
 export { otherTokenizer } from "./other.js";
 export { GPT2_PATTERN } from "./pattern.js";
-export { fromGpt2Files, fromTokenizerJson, isByteLevelBpe, toTokenizerJson, type TokenizerJsonOptions } from "./tokenizer_json.js";
+export {
+  fromGpt2Files,
+  fromTokenizerJson,
+  isByteLevelBpe,
+  toTokenizerJson,
+  type TokenizerJsonOptions,
+} from "./tokenizer_json.js";
 export type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer.js";

@@ -12,11 +12,14 @@ const MAX_TEXT = 256 * 2 ** 20;
 async function json(read: ReadText, name: string): Promise<unknown> {
   const text = await read(name);
   if (text === undefined) return undefined;
-  if (text.length > MAX_TEXT) throw new TokenizerError(name, `has ${text.length} characters; at most ${MAX_TEXT} are read`);
+  if (text.length > MAX_TEXT)
+    throw new TokenizerError(name, `has ${text.length} characters; at most ${MAX_TEXT} are read`);
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {
-    throw new TokenizerError(name, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
+    throw new TokenizerError(name, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, {
+      cause,
+    });
   }
 }
 
@@ -29,9 +32,14 @@ async function json(read: ReadText, name: string): Promise<unknown> {
 export async function loadTokenizer(read: ReadText): Promise<Tokenizer> {
   const config = await json(read, "tokenizer_config.json");
   const root = await json(read, "tokenizer.json");
-  if (root !== undefined) return isByteLevelBpe(root) ? fromTokenizerJson(root, { config }) : otherTokenizer(root, config);
+  if (root !== undefined)
+    return isByteLevelBpe(root) ? fromTokenizerJson(root, { config }) : otherTokenizer(root, config);
   const vocab = await json(read, "vocab.json");
   const merges = await read("merges.txt");
-  if (vocab === undefined || merges === undefined) throw new TokenizerError("tokenizer", "the folder holds neither tokenizer.json nor vocab.json and merges.txt");
+  if (vocab === undefined || merges === undefined)
+    throw new TokenizerError(
+      "tokenizer",
+      "the folder holds neither tokenizer.json nor vocab.json and merges.txt",
+    );
   return fromGpt2Files({ vocab, merges });
 }

@@ -106,7 +106,7 @@ function mergeLong(ids: number[], merges: MergeTable): number[] {
     symbol[i] = merges.result(rank);
     alive[j] = 0;
     next[i] = next[j]!;
-    if (next[i]! < n) previous[next[i]!] = i;
+    if (next[i] < n) previous[next[i]] = i;
     offer(i);
     if (previous[i]! >= 0) offer(previous[i]!);
   }

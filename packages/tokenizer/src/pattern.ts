@@ -1,7 +1,8 @@
 import { TokenizerError } from "./errors.js";
 
 /** GPT-2's split pattern (Radford et al. 2019). */
-export const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+export const GPT2_PATTERN =
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /** Letters that fold together without regard to case, beyond a and A. */
 const FOLDS: Readonly<Record<string, string>> = { s: "\u017f", k: "\u212a" };
@@ -21,12 +22,19 @@ function translate(pattern: string): string {
   const groups: boolean[] = [];
   let fold = false;
   let inClass = false;
-  for (let i = 0; i < pattern.length; ) {
+  for (let i = 0; i < pattern.length;) {
     const rest = pattern.slice(i);
     const char = String.fromCodePoint(pattern.codePointAt(i)!);
     if (char === "\\") {
       const next = pattern[i + 1] ?? "";
-      const mapped: Record<string, string> = { s: "\\p{White_Space}", S: "\\P{White_Space}", h: "[0-9a-fA-F]", A: "^", z: "$", Z: "$" };
+      const mapped: Record<string, string> = {
+        s: "\\p{White_Space}",
+        S: "\\P{White_Space}",
+        h: "[0-9a-fA-F]",
+        A: "^",
+        z: "$",
+        Z: "$",
+      };
       if ((next === "p" || next === "P") && pattern[i + 2] === "{") {
         const end = pattern.indexOf("}", i);
         out += pattern.slice(i, end + 1);
@@ -69,7 +77,7 @@ function translate(pattern: string): string {
       out += quantifier;
       i += quantifier.length;
       // Lazy stays lazy, possessive becomes greedy.
-      if (pattern[i] === "?") out += pattern[i];
+      if (pattern[i] === "?") out += "?";
       if (pattern[i] === "?" || pattern[i] === "+") i++;
       continue;
     }
@@ -84,7 +92,11 @@ export function compilePattern(source: string, pattern: string): RegExp {
   try {
     return new RegExp(translate(pattern), "gu");
   } catch (cause) {
-    throw new TokenizerError(source, `pattern ${JSON.stringify(pattern)} cannot be used (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
+    throw new TokenizerError(
+      source,
+      `pattern ${JSON.stringify(pattern)} cannot be used (${cause instanceof Error ? cause.message : String(cause)})`,
+      { cause },
+    );
   }
 }
 
@@ -95,7 +107,13 @@ export function literalPattern(text: string): RegExp {
 
 /** What happens to a match of a Split pre-tokenizer. */
 export type SplitBehavior = "Isolated" | "Removed" | "MergedWithPrevious" | "MergedWithNext" | "Contiguous";
-export const SPLIT_BEHAVIORS: readonly SplitBehavior[] = ["Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"];
+export const SPLIT_BEHAVIORS: readonly SplitBehavior[] = [
+  "Isolated",
+  "Removed",
+  "MergedWithPrevious",
+  "MergedWithNext",
+  "Contiguous",
+];
 
 /** Cut a text at the matches of a pattern. */
 export function split(text: string, pattern: RegExp, behavior: SplitBehavior, invert = false): string[] {
@@ -117,7 +135,7 @@ export function split(text: string, pattern: RegExp, behavior: SplitBehavior, in
       const out: string[] = [];
       let open = false;
       for (const p of parts) {
-        if (p.match && open) out[out.length - 1] += p.text;
+        if (p.match && open) out.push((out.pop() ?? "") + p.text);
         else out.push(p.text);
         open = !p.match;
       }
@@ -142,7 +160,7 @@ export function split(text: string, pattern: RegExp, behavior: SplitBehavior, in
       const out: string[] = [];
       let last: boolean | undefined;
       for (const p of parts) {
-        if (p.match && last === true) out[out.length - 1] += p.text;
+        if (p.match && last === true) out.push((out.pop() ?? "") + p.text);
         else out.push(p.text);
         last = p.match;
       }

@@ -28,13 +28,17 @@ function check(tokenizer: BpeTokenizer, list: Case[]): void {
     switch (c.kind) {
       case "text":
         expect(tokenizer.encode(c.text, { addSpecialTokens: false }), where).toEqual(c.ids);
-        expect(tokenizer.decode(c.ids), where).toBe(tokenizer.options.normalize ? tokenizer.options.normalize(c.text) : c.text);
+        expect(tokenizer.decode(c.ids), where).toBe(
+          tokenizer.options.normalize ? tokenizer.options.normalize(c.text) : c.text,
+        );
         break;
       case "special":
         expect(tokenizer.encode(c.text, { addSpecialTokens: false }), where).toEqual(c.ids);
         break;
       case "plain":
-        expect(tokenizer.encode(c.text, { addSpecialTokens: false, allowedSpecial: "none" }), where).toEqual(c.ids);
+        expect(tokenizer.encode(c.text, { addSpecialTokens: false, allowedSpecial: "none" }), where).toEqual(
+          c.ids,
+        );
         break;
       case "template":
         expect(tokenizer.encode(c.text), where).toEqual(c.ids);
@@ -71,8 +75,13 @@ describe("published tokenizers", () => {
   it("Llama-2 style files go to the other library", async ({ skip }) => {
     const models = fileURLToPath(new URL("../../../../shared/models/stories260K/", import.meta.url));
     if (!existsSync(models)) skip("shared/models is not beside the repository");
-    const tokenizer: Tokenizer = await loadTokenizer((name) => Promise.resolve(existsSync(models + name) ? readFileSync(models + name, "utf8") : undefined));
-    const expected = JSON.parse(readFileSync(`${models}expected.json`, "utf8")) as { tokenizer_cases: { text: string; ids?: number[]; input_ids?: number[] }[] };
-    for (const c of expected.tokenizer_cases) expect(tokenizer.encode(c.text), c.text).toEqual(c.ids ?? c.input_ids);
+    const tokenizer: Tokenizer = await loadTokenizer((name) =>
+      Promise.resolve(existsSync(models + name) ? readFileSync(models + name, "utf8") : undefined),
+    );
+    const expected = JSON.parse(readFileSync(`${models}expected.json`, "utf8")) as {
+      tokenizer_cases: { text: string; ids?: number[]; input_ids?: number[] }[];
+    };
+    for (const c of expected.tokenizer_cases)
+      expect(tokenizer.encode(c.text), c.text).toEqual(c.ids ?? c.input_ids);
   });
 });

@@ -1,11 +1,22 @@
 import { BpeTokenizer, type AddedToken, type PreTokenizer } from "./bpe.js";
 import { TokenizerError } from "./errors.js";
-import { compilePattern, GPT2_PATTERN, literalPattern, SPLIT_BEHAVIORS, type SplitBehavior } from "./pattern.js";
+import {
+  compilePattern,
+  GPT2_PATTERN,
+  literalPattern,
+  SPLIT_BEHAVIORS,
+  type SplitBehavior,
+} from "./pattern.js";
 
 type Json = Readonly<Record<string, unknown>>;
 
 function isRecord(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A value as text, cut short. */
+function show(value: unknown): string {
+  return value === undefined ? "absent" : JSON.stringify(value).slice(0, 60);
 }
 
 /** Reads fields of a parsed file and says where something is wrong. */
@@ -18,24 +29,37 @@ class Reader {
     throw new TokenizerError(this.file, `${where} ${message}`);
   }
   object(where: string, value: unknown): Json {
-    return isRecord(value) ? value : this.fail(where, `is ${JSON.stringify(value)?.slice(0, 60) ?? "absent"}; it must be an object`);
+    return isRecord(value)
+      ? value
+      : this.fail(where, `is ${show(value)}; it must be an object`);
   }
   array(where: string, value: unknown): readonly unknown[] {
-    return Array.isArray(value) ? (value as unknown[]) : this.fail(where, `is ${JSON.stringify(value)?.slice(0, 60) ?? "absent"}; it must be a list`);
+    return Array.isArray(value)
+      ? (value as unknown[])
+      : this.fail(where, `is ${show(value)}; it must be a list`);
   }
   string(where: string, value: unknown): string {
-    return typeof value === "string" ? value : this.fail(where, `is ${JSON.stringify(value)?.slice(0, 60) ?? "absent"}; it must be a string`);
+    return typeof value === "string"
+      ? value
+      : this.fail(where, `is ${show(value)}; it must be a string`);
   }
   flag(where: string, value: unknown, otherwise: boolean): boolean {
     if (value === undefined || value === null) return otherwise;
-    return typeof value === "boolean" ? value : this.fail(where, `is ${JSON.stringify(value)}; it must be true or false`);
+    return typeof value === "boolean"
+      ? value
+      : this.fail(where, `is ${JSON.stringify(value)}; it must be true or false`);
   }
 }
 
 /** Steps nest at most this deep in a file that is meant well. */
 const MAX_DEPTH = 16;
 
-function normalizer(r: Reader, where: string, value: unknown, depth = 0): ((text: string) => string) | undefined {
+function normalizer(
+  r: Reader,
+  where: string,
+  value: unknown,
+  depth = 0,
+): ((text: string) => string) | undefined {
   if (value === null || value === undefined) return undefined;
   if (depth > MAX_DEPTH) r.fail(where, "is nested too deeply");
   const step = r.object(where, value);
@@ -50,7 +74,10 @@ function normalizer(r: Reader, where: string, value: unknown, depth = 0): ((text
     case "Lowercase":
       return (text) => text.toLowerCase();
     case "Strip": {
-      const [left, right] = [r.flag(`${where}.strip_left`, step["strip_left"], true), r.flag(`${where}.strip_right`, step["strip_right"], true)];
+      const [left, right] = [
+        r.flag(`${where}.strip_left`, step["strip_left"], true),
+        r.flag(`${where}.strip_right`, step["strip_right"], true),
+      ];
       return (text) => {
         const start = left ? text.replace(/^\p{White_Space}+/u, "") : text;
         return right ? start.replace(/\p{White_Space}+$/u, "") : start;
@@ -68,7 +95,9 @@ function normalizer(r: Reader, where: string, value: unknown, depth = 0): ((text
       return (text) => text.replace(regex, () => content);
     }
     case "Sequence": {
-      const steps = r.array(`${where}.normalizers`, step["normalizers"]).map((s, i) => normalizer(r, `${where}.normalizers[${i}]`, s, depth + 1));
+      const steps = r
+        .array(`${where}.normalizers`, step["normalizers"])
+        .map((s, i) => normalizer(r, `${where}.normalizers[${i}]`, s, depth + 1));
       return (text) => steps.reduce<string>((t, f) => (f ? f(t) : t), text);
     }
     default:
@@ -90,14 +119,27 @@ function preTokenizers(r: Reader, where: string, value: unknown, depth = 0): Pre
   switch (type) {
     case "ByteLevel":
       return [
-        ...(r.flag(`${where}.add_prefix_space`, step["add_prefix_space"], true) ? [{ type: "prefixSpace" as const }] : []),
+        ...(r.flag(`${where}.add_prefix_space`, step["add_prefix_space"], true)
+          ? [{ type: "prefixSpace" as const }]
+          : []),
         ...(r.flag(`${where}.use_regex`, step["use_regex"], true)
-          ? [{ type: "split" as const, pattern: compilePattern(r.file, GPT2_PATTERN), behavior: "Isolated" as const, invert: false }]
+          ? [
+              {
+                type: "split" as const,
+                pattern: compilePattern(r.file, GPT2_PATTERN),
+                behavior: "Isolated" as const,
+                invert: false,
+              },
+            ]
           : []),
       ];
     case "Split": {
       const behavior = r.string(`${where}.behavior`, step["behavior"]);
-      if (!SPLIT_BEHAVIORS.includes(behavior as SplitBehavior)) r.fail(`${where}.behavior`, `is ${JSON.stringify(behavior)}; it must be one of ${SPLIT_BEHAVIORS.join(", ")}`);
+      if (!SPLIT_BEHAVIORS.includes(behavior as SplitBehavior))
+        r.fail(
+          `${where}.behavior`,
+          `is ${JSON.stringify(behavior)}; it must be one of ${SPLIT_BEHAVIORS.join(", ")}`,
+        );
       return [
         {
           type: "split",
@@ -109,16 +151,27 @@ function preTokenizers(r: Reader, where: string, value: unknown, depth = 0): Pre
     }
     case "Digits": {
       const single = r.flag(`${where}.individual_digits`, step["individual_digits"], false);
-      return [{ type: "split", pattern: single ? /\p{N}/gu : /\p{N}+/gu, behavior: "Isolated", invert: false }];
+      return [
+        { type: "split", pattern: single ? /\p{N}/gu : /\p{N}+/gu, behavior: "Isolated", invert: false },
+      ];
     }
     case "Whitespace":
-      return [{ type: "split", pattern: /[\p{L}\p{N}_]+|[^\p{L}\p{N}_\p{White_Space}]+/gu, behavior: "Removed", invert: true }];
+      return [
+        {
+          type: "split",
+          pattern: /[\p{L}\p{N}_]+|[^\p{L}\p{N}_\p{White_Space}]+/gu,
+          behavior: "Removed",
+          invert: true,
+        },
+      ];
     case "WhitespaceSplit":
       return [{ type: "split", pattern: /\p{White_Space}+/gu, behavior: "Removed", invert: false }];
     case "Punctuation":
       return [{ type: "split", pattern: /\p{P}/gu, behavior: "Isolated", invert: false }];
     case "Sequence":
-      return r.array(`${where}.pretokenizers`, step["pretokenizers"]).flatMap((s, i) => preTokenizers(r, `${where}.pretokenizers[${i}]`, s, depth + 1));
+      return r
+        .array(`${where}.pretokenizers`, step["pretokenizers"])
+        .flatMap((s, i) => preTokenizers(r, `${where}.pretokenizers[${i}]`, s, depth + 1));
     default:
       return r.fail(`${where}.type`, `is ${JSON.stringify(type)}; it is not supported for byte-level BPE`);
   }
@@ -129,7 +182,13 @@ interface Template {
   after: number[];
 }
 
-function template(r: Reader, where: string, value: unknown, id: (token: string) => number | undefined, depth = 0): Template {
+function template(
+  r: Reader,
+  where: string,
+  value: unknown,
+  id: (token: string) => number | undefined,
+  depth = 0,
+): Template {
   const none = { before: [], after: [] };
   if (value === null || value === undefined) return none;
   if (depth > MAX_DEPTH) r.fail(where, "is nested too deeply");
@@ -142,7 +201,10 @@ function template(r: Reader, where: string, value: unknown, id: (token: string) 
       return r
         .array(`${where}.processors`, step["processors"])
         .map((s, i) => template(r, `${where}.processors[${i}]`, s, id, depth + 1))
-        .reduce<Template>((a, b) => ({ before: [...b.before, ...a.before], after: [...a.after, ...b.after] }), none);
+        .reduce<Template>(
+          (a, b) => ({ before: [...b.before, ...a.before], after: [...a.after, ...b.after] }),
+          none,
+        );
     case "TemplateProcessing": {
       const out: Template = { before: [], after: [] };
       let seen = false;
@@ -153,10 +215,14 @@ function template(r: Reader, where: string, value: unknown, id: (token: string) 
           seen = true;
           return;
         }
-        const token = r.string(`${at}.SpecialToken.id`, r.object(`${at}.SpecialToken`, entry["SpecialToken"])["id"]);
+        const token = r.string(
+          `${at}.SpecialToken.id`,
+          r.object(`${at}.SpecialToken`, entry["SpecialToken"])["id"],
+        );
         const found = id(token);
-        if (found === undefined) r.fail(`${at}.SpecialToken.id`, `is ${JSON.stringify(token)}, which is no token`);
-        out[seen ? "after" : "before"].push(found!);
+        if (found === undefined)
+          r.fail(`${at}.SpecialToken.id`, `is ${JSON.stringify(token)}, which is no token`);
+        out[seen ? "after" : "before"].push(found);
       });
       return out;
     }
@@ -191,15 +257,17 @@ export function isByteLevelBpe(value: unknown): boolean {
 function parseVocab(r: Reader, where: string, value: unknown): Record<string, number> {
   const vocab: Record<string, number> = Object.create(null) as Record<string, number>;
   for (const [token, id] of Object.entries(r.object(where, value))) {
-    if (typeof id !== "number") r.fail(`${where}[${JSON.stringify(token)}]`, `is ${JSON.stringify(id)}; it must be an integer`);
-    vocab[token] = id as number;
+    if (typeof id !== "number")
+      r.fail(`${where}[${JSON.stringify(token)}]`, `is ${JSON.stringify(id)}; it must be an integer`);
+    vocab[token] = id;
   }
   return vocab;
 }
 
 function parseMerge(r: Reader, where: string, value: unknown): [string, string] {
   const pair = typeof value === "string" ? value.split(" ") : r.array(where, value);
-  if (pair.length !== 2 || !pair.every((p) => typeof p === "string" && p !== "")) r.fail(where, `is ${JSON.stringify(value)?.slice(0, 60) ?? "absent"}; it must be two tokens`);
+  if (pair.length !== 2 || !pair.every((p) => typeof p === "string" && p !== ""))
+    r.fail(where, `is ${show(value)}; it must be two tokens`);
   return pair as [string, string];
 }
 
@@ -227,16 +295,21 @@ export function fromTokenizerJson(value: unknown, options: TokenizerJsonOptions 
   const r = new Reader(options.file ?? "tokenizer.json");
   const root = r.object("the file", value);
   const model = r.object("model", root["model"]);
-  if (model["type"] !== undefined && model["type"] !== "BPE") r.fail("model.type", `is ${JSON.stringify(model["type"])}; it must be "BPE"`);
+  if (model["type"] !== undefined && model["type"] !== "BPE")
+    r.fail("model.type", `is ${JSON.stringify(model["type"])}; it must be "BPE"`);
   for (const key of ["continuing_subword_prefix", "end_of_word_suffix"]) {
-    if ((model[key] ?? "") !== "") r.fail(`model.${key}`, `is ${JSON.stringify(model[key])}; byte-level BPE has none`);
+    if ((model[key] ?? "") !== "")
+      r.fail(`model.${key}`, `is ${JSON.stringify(model[key])}; byte-level BPE has none`);
   }
   const vocab = parseVocab(r, "model.vocab", model["vocab"]);
-  const merges = r.array("model.merges", model["merges"]).map((m, i) => parseMerge(r, `model.merges[${i}]`, m));
+  const merges = r
+    .array("model.merges", model["merges"])
+    .map((m, i) => parseMerge(r, `model.merges[${i}]`, m));
   const addedTokens = r.array("added_tokens", root["added_tokens"] ?? []).map((item, i): AddedToken => {
     const where = `added_tokens[${i}]`;
     const entry = r.object(where, item);
-    if (typeof entry["id"] !== "number") r.fail(`${where}.id`, `is ${JSON.stringify(entry["id"]) ?? "absent"}; it must be an integer`);
+    if (typeof entry["id"] !== "number")
+      r.fail(`${where}.id`, `is ${show(entry["id"])}; it must be an integer`);
     return {
       id: entry["id"] as number,
       content: r.string(`${where}.content`, entry["content"]),
@@ -266,7 +339,10 @@ export function fromTokenizerJson(value: unknown, options: TokenizerJsonOptions 
 }
 
 /** Read GPT-2's two files: the parsed vocab.json and the text of merges.txt. @throws TokenizerError */
-export function fromGpt2Files(files: { readonly vocab: unknown; readonly merges: string }, options: { readonly addedTokens?: readonly string[] } = {}): BpeTokenizer {
+export function fromGpt2Files(
+  files: { readonly vocab: unknown; readonly merges: string },
+  options: { readonly addedTokens?: readonly string[] } = {},
+): BpeTokenizer {
   const r = new Reader("vocab.json");
   const vocab = parseVocab(r, "the file", files.vocab);
   const m = new Reader("merges.txt");
@@ -279,17 +355,29 @@ export function fromGpt2Files(files: { readonly vocab: unknown; readonly merges:
     source: "vocab.json",
     vocab,
     merges,
-    addedTokens: special.flatMap((content) => (vocab[content] === undefined ? [] : [{ id: vocab[content], content, special: true }])),
-    preTokenizers: [{ type: "split", pattern: compilePattern("GPT-2", GPT2_PATTERN), behavior: "Isolated", invert: false }],
+    addedTokens: special.flatMap((content) =>
+      vocab[content] === undefined ? [] : [{ id: vocab[content], content, special: true }],
+    ),
+    preTokenizers: [
+      { type: "split", pattern: compilePattern("GPT-2", GPT2_PATTERN), behavior: "Isolated", invert: false },
+    ],
     bosToken: special[0],
     eosToken: special[0],
   });
 }
 
 /** The `tokenizer.json` of a tokenizer that splits by one pattern (such as a trained one). */
-export function toTokenizerJson(tokenizer: BpeTokenizer, pattern: string = GPT2_PATTERN): Record<string, unknown> {
+export function toTokenizerJson(
+  tokenizer: BpeTokenizer,
+  pattern: string = GPT2_PATTERN,
+): Record<string, unknown> {
   const { vocab, merges, addedTokens = [], ignoreMerges = false, template: around } = tokenizer.options;
-  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: pattern === GPT2_PATTERN };
+  const byteLevel = {
+    type: "ByteLevel",
+    add_prefix_space: false,
+    trim_offsets: true,
+    use_regex: pattern === GPT2_PATTERN,
+  };
   const name = (id: number): string => tokenizer.idToToken(id)!;
   const item = (id: number): unknown => ({ SpecialToken: { id: name(id), type_id: 0 } });
   const used = [...(around?.before ?? []), ...(around?.after ?? [])];
@@ -310,15 +398,27 @@ export function toTokenizerJson(tokenizer: BpeTokenizer, pattern: string = GPT2_
     pre_tokenizer:
       pattern === GPT2_PATTERN
         ? byteLevel
-        : { type: "Sequence", pretokenizers: [{ type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false }, byteLevel] },
+        : {
+            type: "Sequence",
+            pretokenizers: [
+              { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false },
+              byteLevel,
+            ],
+          },
     post_processor:
       used.length === 0
         ? { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false }
         : {
             type: "TemplateProcessing",
-            single: [...(around?.before ?? []).map(item), { Sequence: { id: "A", type_id: 0 } }, ...(around?.after ?? []).map(item)],
+            single: [
+              ...(around?.before ?? []).map(item),
+              { Sequence: { id: "A", type_id: 0 } },
+              ...(around?.after ?? []).map(item),
+            ],
             pair: [{ Sequence: { id: "A", type_id: 0 } }, { Sequence: { id: "B", type_id: 1 } }],
-            special_tokens: Object.fromEntries(used.map((id) => [name(id), { id: name(id), ids: [id], tokens: [name(id)] }])),
+            special_tokens: Object.fromEntries(
+              used.map((id) => [name(id), { id: name(id), ids: [id], tokens: [name(id)] }]),
+            ),
           },
     decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
     model: {
@@ -335,4 +435,3 @@ export function toTokenizerJson(tokenizer: BpeTokenizer, pattern: string = GPT2_
     },
   };
 }
-

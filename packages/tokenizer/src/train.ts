@@ -7,7 +7,12 @@ import { BYTE_ALPHABET, BYTE_SYMBOLS } from "./byte_symbols.js";
  *
  * Counts are kept up to date for the words that a merge touches, and candidates wait in a heap.
  */
-export function learnMerges(texts: Iterable<string>, pattern: RegExp, count: number, minFrequency = 1): [string, string][] {
+export function learnMerges(
+  texts: Iterable<string>,
+  pattern: RegExp,
+  count: number,
+  minFrequency = 1,
+): [string, string][] {
   const encoder = new TextEncoder();
   const frequencies = new Map<string, number>();
   for (const text of texts) {
@@ -38,7 +43,8 @@ export function learnMerges(texts: Iterable<string>, pattern: RegExp, count: num
 
   // A heap of (count, pair) entries; an entry whose count is out of date is put back with the right one.
   const heap: [number, number][] = [];
-  const before = (a: [number, number], b: [number, number]): boolean => a[0] > b[0] || (a[0] === b[0] && a[1] < b[1]);
+  const before = (a: [number, number], b: [number, number]): boolean =>
+    a[0] > b[0] || (a[0] === b[0] && a[1] < b[1]);
   const push = (entry: [number, number]): void => {
     let i = heap.push(entry) - 1;
     while (i > 0) {

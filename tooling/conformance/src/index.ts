@@ -1,1 +1,1 @@
-export {};
+export { RUNNERS, goldenFiles, runFile, type CaseReport } from "./run.js";

@@ -163,35 +163,35 @@ for (const [label, features] of [
       await checkOp(
         gpu,
         (q, k, v, table, rows, columns, bias, sinks) =>
-          attention(q!, k!, v!, {
+          attention(q, k, v, {
             causal: true,
             softcap: 2,
             bias,
             sinks,
             modifiers: [
               alibi,
-              { kind: "relative", name: "table", axes: "h", tensor: table!, index },
-              { kind: "relative", name: "rows", axes: "bhq", tensor: rows!, index },
-              { kind: "relative", name: "columns", axes: "bhk", tensor: columns!, index },
+              { kind: "relative", name: "table", axes: "h", tensor: table, index },
+              { kind: "relative", name: "rows", axes: "bhq", tensor: rows, index },
+              { kind: "relative", name: "columns", axes: "bhk", tensor: columns, index },
             ],
           }),
         (q, k, v, table, rows, columns, bias, sinks) =>
           reference({
             ...p,
-            sinks: sinks!,
+            sinks: sinks,
             score: (s, b, h, at, j) => {
               const r = index.at(at - j);
               const i = at - 2;
               return (
                 2 * Math.tanh(s / 2) -
                 [0.5, 0.1][h]! * Math.abs(at - j) +
-                table![h * 3 + r]! +
-                rows![((b * 2 + h) * 4 + i) * 3 + r]! +
-                columns![((b * 2 + h) * 6 + j) * 3 + r]! +
-                bias![(b * 4 + i) * 6 + j]!
+                table[h * 3 + r]! +
+                rows[((b * 2 + h) * 4 + i) * 3 + r]! +
+                columns[((b * 2 + h) * 6 + j) * 3 + r]! +
+                bias[(b * 4 + i) * 6 + j]!
               );
             },
-          })(q!, k!, v!),
+          })(q, k, v),
         [...operands(p), ...extra],
       );
       index.dispose();
@@ -223,13 +223,13 @@ for (const [label, features] of [
       await checkOp(
         device.gpu,
         (q, k, v) => {
-          const r = attentionOutputs(q!, k!, v!, { causal: true, weightSums: index });
+          const r = attentionOutputs(q, k, v, { causal: true, weightSums: index });
           return [r.out, r.lse, r.weightSums!];
         },
         (q, k, v) => {
           const ones = new Float64Array(4 * 4).map((_, n) => (n % 5 === 0 ? 1 : 0));
           // Weights themselves: values that pick each key.
-          const weights = reference({ ...p, Dv: 4 })(q!, k!, ones);
+          const weights = reference({ ...p, Dv: 4 })(q, k, ones);
           const lse: number[] = [];
           const sums: number[] = [];
           for (let h = 0; h < 2; h++)
@@ -237,14 +237,14 @@ for (const [label, features] of [
               let z = 0;
               for (let j = 0; j <= i; j++)
                 z += Math.exp(
-                  [0, 1, 2].reduce((x, d) => x + q![(h * 4 + i) * 3 + d]! * k![j * 3 + d]!, 0) * 3 ** -0.5,
+                  [0, 1, 2].reduce((x, d) => x + q[(h * 4 + i) * 3 + d]! * k[j * 3 + d]!, 0) * 3 ** -0.5,
                 );
               lse.push(Math.log(z));
               const w = [0, 0];
               for (let j = 0; j <= i; j++) w[index.at(i - j)]! += weights[(h * 4 + i) * 4 + j]!;
               sums.push(...w);
             }
-          return [...reference(p)(q!, k!, v!), ...lse, ...sums];
+          return [...reference(p)(q, k, v), ...lse, ...sums];
         },
         operands(p),
       );

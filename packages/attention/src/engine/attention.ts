@@ -407,7 +407,16 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
 
   return applyOp({
     name: who,
-    inputs: [q, k, v, bias, sinks, ...relatives.map((r) => r.modifier.tensor)],
+    // The last are constants: listed, so that they live until the backward has run.
+    inputs: [
+      q,
+      k,
+      v,
+      bias,
+      sinks,
+      ...relatives.map((r) => r.modifier.tensor),
+      ...Object.values(extraBindings),
+    ],
     forward: () => {
       const out = gpu.empty(outShape, q.dtype);
       const lse = gpu.empty([batch, heads, queries]);

@@ -153,7 +153,8 @@ function accumulate(
   limit: string,
 ): string {
   const L = lanesOf(v);
-  const value = (r: number): string => (v.lanes > 0 ? `subgroupBroadcast(p_own, ${r}u)` : `${tile}[${r * L}u + c / 4u][c % 4u]`);
+  const value = (r: number): string =>
+    v.lanes > 0 ? `subgroupBroadcast(p_own, ${r}u)` : `${tile}[${r * L}u + c / 4u][c % 4u]`;
   return /* wgsl */ `
     for (var c = 0u; c < 4u * used; c++) {
       let base = ${yBase("c0 + c")};
@@ -162,7 +163,12 @@ function accumulate(
         .map((p) => `let w${p} = ${y}4(base, min(lane * 4u + ${p * 4 * L}u, ${limit} - 1u));`)
         .join("\n      ")}
       ${seq(ROWS)
-        .map((r) => `{ let a = vec4f(${value(r)}); ${seq(pieces).map((p) => `${acc}${r}_${p} = fma(a, w${p}, ${acc}${r}_${p});`).join(" ")} }`)
+        .map(
+          (r) =>
+            `{ let a = vec4f(${value(r)}); ${seq(pieces)
+              .map((p) => `${acc}${r}_${p} = fma(a, w${p}, ${acc}${r}_${p});`)
+              .join(" ")} }`,
+        )
         .join("\n      ")}
     }`;
 }

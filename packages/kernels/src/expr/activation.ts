@@ -4,7 +4,16 @@ import { e, input, type Expr } from "./expr.js";
 
 /** Activations that fused ops know by name. */
 export type ActivationName =
-  "identity" | "relu" | "gelu" | "geluTanh" | "silu" | "mish" | "sigmoid" | "tanh" | "softplus" | "squaredRelu";
+  | "identity"
+  | "relu"
+  | "gelu"
+  | "geluTanh"
+  | "silu"
+  | "mish"
+  | "sigmoid"
+  | "tanh"
+  | "softplus"
+  | "squaredRelu";
 
 /** The expression of each named activation. */
 export const ACTIVATIONS: Readonly<Record<ActivationName, (x: Expr) => Expr>> = {

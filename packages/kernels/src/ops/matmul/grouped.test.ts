@@ -13,26 +13,29 @@ for (const [label, features] of [
       [[0, 3, 3, 11, 12], 5, 6],
       [[0, 0, 9, 12, 12], 8, 12],
       [[0, 1, 2, 3, 9], 4, 7],
-    ])("offsets %j: a matrix for each group of rows, with gradients; strangers give zeros", async (offsets, N, K) => {
-      const { gpu } = device;
-      const starts = gpu.tensor(offsets, [5], "u32");
-      await checkOp(
-        gpu,
-        (x, w, b) => groupedMatmul(x!, w!, starts, { bias: b }),
-        (x, w, b) => {
-          const out = new Float64Array(12 * N);
-          for (let e = 0; e < 4; e++)
-            for (let r = offsets[e]!; r < offsets[e + 1]!; r++)
-              for (let n = 0; n < N; n++) {
-                let sum = b![e * N + n]!;
-                for (let k = 0; k < K; k++) sum += x![r * K + k]! * w![(e * N + n) * K + k]!;
-                out[r * N + n] = sum;
-              }
-          return out;
-        },
-        [operand([12, K], 1), operand([4, N, K], 2), operand([4, N], 3)],
-      );
-    });
+    ])(
+      "offsets %j: a matrix for each group of rows, with gradients; strangers give zeros",
+      async (offsets, N, K) => {
+        const { gpu } = device;
+        const starts = gpu.tensor(offsets, [5], "u32");
+        await checkOp(
+          gpu,
+          (x, w, b) => groupedMatmul(x, w, starts, { bias: b }),
+          (x, w, b) => {
+            const out = new Float64Array(12 * N);
+            for (let e = 0; e < 4; e++)
+              for (let r = offsets[e]!; r < offsets[e + 1]!; r++)
+                for (let n = 0; n < N; n++) {
+                  let sum = b[e * N + n]!;
+                  for (let k = 0; k < K; k++) sum += x[r * K + k]! * w[(e * N + n) * K + k]!;
+                  out[r * N + n] = sum;
+                }
+            return out;
+          },
+          [operand([12, K], 1), operand([4, N, K], 2), operand([4, N], 3)],
+        );
+      },
+    );
 
     it("spans many tiles", async () => {
       const { gpu } = device;
@@ -41,12 +44,13 @@ for (const [label, features] of [
       const starts = gpu.tensor(offsets, [5], "u32");
       await checkOp(
         gpu,
-        (x, w) => groupedMatmul(x!, w!, starts),
+        (x, w) => groupedMatmul(x, w, starts),
         (x, w) => {
           const out = new Float64Array(M * N);
           for (let r = 0; r < M; r++) {
             const e = r < 70 ? 0 : r < 71 ? 1 : 3;
-            for (let n = 0; n < N; n++) for (let k = 0; k < K; k++) out[r * N + n]! += x![r * K + k]! * w![(e * N + n) * K + k]!;
+            for (let n = 0; n < N; n++)
+              for (let k = 0; k < K; k++) out[r * N + n]! += x[r * K + k]! * w[(e * N + n) * K + k]!;
           }
           return out;
         },
@@ -57,7 +61,11 @@ for (const [label, features] of [
 
     it("refuses what does not fit", () => {
       const { gpu } = device;
-      expect(() => groupedMatmul(gpu.zeros([3, 4]), gpu.zeros([2, 5, 3]), gpu.zeros([3], "u32"))).toThrow(ShapeError);
-      expect(() => groupedMatmul(gpu.zeros([3, 4]), gpu.zeros([2, 5, 4]), gpu.zeros([2], "u32"))).toThrow(/offsets/);
+      expect(() => groupedMatmul(gpu.zeros([3, 4]), gpu.zeros([2, 5, 3]), gpu.zeros([3], "u32"))).toThrow(
+        ShapeError,
+      );
+      expect(() => groupedMatmul(gpu.zeros([3, 4]), gpu.zeros([2, 5, 4]), gpu.zeros([2], "u32"))).toThrow(
+        /offsets/,
+      );
     });
   });

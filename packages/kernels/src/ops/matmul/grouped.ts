@@ -7,7 +7,14 @@ import { checkConfig, expectShape, showShape } from "../../validate.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
 import { hasFixedSubgroups } from "./matmul.js";
-import { matmulBindings, matmulParams, subgroupMatmul, TILE, tiledMatmul, type MatmulVariant } from "./matmul.wgsl.js";
+import {
+  matmulBindings,
+  matmulParams,
+  subgroupMatmul,
+  TILE,
+  tiledMatmul,
+  type MatmulVariant,
+} from "./matmul.wgsl.js";
 
 const subgroupKernel: Kernel<MatmulVariant> = defineKernel({
   name: "groupedMatmul",
@@ -16,7 +23,12 @@ const subgroupKernel: Kernel<MatmulVariant> = defineKernel({
   subgroups: true,
   wgsl: subgroupMatmul,
 });
-const tiledKernel: Kernel<MatmulVariant> = defineKernel({ name: "groupedMatmulTiled", bindings: matmulBindings, params: matmulParams, wgsl: tiledMatmul });
+const tiledKernel: Kernel<MatmulVariant> = defineKernel({
+  name: "groupedMatmulTiled",
+  bindings: matmulBindings,
+  params: matmulParams,
+  wgsl: tiledMatmul,
+});
 
 interface GroupedProduct {
   readonly a: Tensor;
@@ -83,13 +95,20 @@ function run(p: GroupedProduct): Tensor {
  *
  * @throws ShapeError, DTypeError
  */
-export function groupedMatmul(x: Tensor, weight: Tensor, offsets: Tensor, options: { readonly bias?: Tensor | undefined } = {}): Tensor {
+export function groupedMatmul(
+  x: Tensor,
+  weight: Tensor,
+  offsets: Tensor,
+  options: { readonly bias?: Tensor | undefined } = {},
+): Tensor {
   const who = "groupedMatmul";
   checkConfig(who, options, ["bias"]);
   const { bias } = options;
-  for (const [name, t] of Object.entries({ x, weight, bias })) if (t && !isFloat(t.dtype)) throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
+  for (const [name, t] of Object.entries({ x, weight, bias }))
+    if (t && !isFloat(t.dtype)) throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
   if (offsets.dtype !== "u32") throw new DTypeError(who, `offsets are ${offsets.dtype}; they must be u32`);
-  if (weight.rank !== 3) throw new ShapeError(who, `weight has shape ${showShape(weight.shape)}; it must be [groups, out, in]`);
+  if (weight.rank !== 3)
+    throw new ShapeError(who, `weight has shape ${showShape(weight.shape)}; it must be [groups, out, in]`);
   const [groups, N, K] = weight.shape as [number, number, number];
   expectShape(who, "x", x, ["rows", K]);
   expectShape(who, "offsets", offsets, [groups + 1]);
@@ -100,16 +119,61 @@ export function groupedMatmul(x: Tensor, weight: Tensor, offsets: Tensor, option
     name: who,
     inputs: [x, weight, bias, offsets],
     forward: () => ({
-      outputs: [run({ a: x, b: weight, offsets, bias, grouping: "rows", transposeA: false, transposeB: true, groups, M, N, K, shape: [M, N] })],
+      outputs: [
+        run({
+          a: x,
+          b: weight,
+          offsets,
+          bias,
+          grouping: "rows",
+          transposeA: false,
+          transposeB: true,
+          groups,
+          M,
+          N,
+          K,
+          shape: [M, N],
+        }),
+      ],
     }),
     backward: ({ grads, needs }) => {
       const g = grads[0]!;
       return [
         needs[0]
-          ? same(run({ a: g, b: weight, offsets, grouping: "rows", transposeA: false, transposeB: false, groups, M, N: K, K: N, shape: [M, K] }), x)
+          ? same(
+              run({
+                a: g,
+                b: weight,
+                offsets,
+                grouping: "rows",
+                transposeA: false,
+                transposeB: false,
+                groups,
+                M,
+                N: K,
+                K: N,
+                shape: [M, K],
+              }),
+              x,
+            )
           : undefined,
         needs[1]
-          ? same(run({ a: g, b: x, offsets, grouping: "inner", transposeA: true, transposeB: false, groups, M: N, N: K, K: M, shape: [groups, N, K] }), weight)
+          ? same(
+              run({
+                a: g,
+                b: x,
+                offsets,
+                grouping: "inner",
+                transposeA: true,
+                transposeB: false,
+                groups,
+                M: N,
+                N: K,
+                K: M,
+                shape: [groups, N, K],
+              }),
+              weight,
+            )
           : undefined,
         needs[2] && bias ? same(scatterAdd(g, groupOfRows(offsets, M, groups), groups), bias) : undefined,
         undefined,
@@ -135,6 +199,10 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 /** Group of each row, -1 past the last; outside the tape. */
 function groupOfRows(offsets: Tensor, rows: number, groups: number): Tensor {
   const out = offsets.gpu.empty([rows], "i32");
-  offsets.gpu.run(groupKernel, { bindings: { offsets, out }, params: { rows, groups }, workgroups: [Math.ceil(rows / 64)] });
+  offsets.gpu.run(groupKernel, {
+    bindings: { offsets, out },
+    params: { rows, groups },
+    workgroups: [Math.ceil(rows / 64)],
+  });
   return out;
 }

@@ -1,0 +1,135 @@
+import { readFile } from "node:fs/promises";
+import { describe, expect, it } from "vitest";
+import { argmax, ConfigError, FormatError } from "@x/kernels";
+import { Safetensors } from "@x/kernels/safetensors";
+import { repository, sharedFolder, useGpu } from "@x/testing";
+import { loadCheckpoint, loadFolderTokenizer } from "./checkpoint.js";
+import { generate } from "./generate.js";
+
+interface Expected {
+  readonly cases: {
+    readonly name?: string;
+    readonly prompt?: string;
+    readonly input_ids: number[];
+    readonly greedy: number[];
+    readonly text?: string;
+    readonly reliable_tokens?: number;
+    readonly logits?: string;
+    readonly labels?: number[];
+    readonly loss?: number;
+  }[];
+}
+
+const random = [
+  "llama",
+  "llama-f16",
+  "llama-bf16",
+  "llama-sharded",
+  "llama3-rope",
+  "mistral",
+  "qwen2",
+  "mixtral",
+];
+
+describe("models of the Llama, Mistral, Mixtral and Qwen families", () => {
+  const device = useGpu();
+
+  it.each(random)("%s: logits within 5e-4, loss within 1e-4, greedy ids equal", async (name) => {
+    const { gpu } = device;
+    const folder = `${repository}tooling/fixtures/models/${name}`;
+    const expected = JSON.parse(await readFile(`${folder}/expected.json`, "utf8")) as Expected;
+    const tensors = await Safetensors.parse("expected", await readFile(`${folder}/expected.safetensors`));
+    const { model } = await loadCheckpoint(gpu, folder);
+    for (const [i, c] of expected.cases.entries()) {
+      const ids = gpu.tensor(c.input_ids, [1, c.input_ids.length], "i32");
+      const logits = gpu.scope(() => model.forward(ids));
+      const want = await tensors.numbers(c.logits ?? `c${i}.logits`);
+      const got = await logits.read();
+      expect(got.length).toBe(want.length);
+      expect(Array.from(got).reduce((worst, x, at) => Math.max(worst, Math.abs(x - want[at]!)), 0)).toBeLessThan(
+        5e-4,
+      );
+      if (c.labels && c.loss !== undefined) {
+        const targets = gpu.tensor([...c.labels.slice(1), -100], [1, c.labels.length], "i32");
+        const loss = await gpu.scope(() => model.loss(ids, targets).crossEntropy).item();
+        expect(Math.abs(loss - c.loss)).toBeLessThan(1e-4);
+      }
+      const out = await generate(model, c.input_ids, {
+        maxNewTokens: c.greedy.length,
+        temperature: 0,
+        ignoreEos: true,
+      });
+      expect(out.ids).toEqual(c.greedy);
+    }
+    model.dispose();
+  });
+
+  for (const name of ["stories260K", "aidreams"])
+    it(`${name}: reproduces its known text`, async ({ skip }) => {
+      const folder = sharedFolder(`models/${name}`);
+      if (folder === undefined) skip(`shared/models/${name} is not beside the repository`);
+      const { gpu } = device;
+      const expected = JSON.parse(await readFile(`${folder!}/expected.json`, "utf8")) as Expected;
+      const { model } = await loadCheckpoint(gpu, folder!);
+      const tokenizer = (await loadFolderTokenizer(folder!))!;
+      for (const c of expected.cases.slice(0, 3)) {
+        const sure = Math.min(c.reliable_tokens ?? c.greedy.length, c.greedy.length);
+        const out = await generate(
+          model,
+          c.input_ids,
+          { maxNewTokens: sure, temperature: 0, ignoreEos: true },
+          tokenizer,
+        );
+        expect(out.ids).toEqual(c.greedy.slice(0, sure));
+        if (c.prompt !== undefined) expect(tokenizer.encode(c.prompt)).toEqual(c.input_ids);
+      }
+      model.dispose();
+    });
+
+  it("decoding holds live bytes flat", async () => {
+    const { gpu } = device;
+    const { model } = await loadCheckpoint(gpu, `${repository}tooling/fixtures/models/mistral`);
+    await generate(model, [1, 2, 3], { maxNewTokens: 4, temperature: 0, ignoreEos: true });
+    const before = gpu.memory().liveBytes;
+    for (let i = 0; i < 3; i++)
+      await generate(model, [1, 2, 3], { maxNewTokens: 40, seed: i, ignoreEos: true });
+    expect(gpu.memory().liveBytes).toBe(before);
+    model.dispose();
+  });
+
+  it("a window's cache is a ring: text far past it stays that of a full cache", async () => {
+    const { gpu } = device;
+    const folder = `${repository}tooling/fixtures/models/mistral`;
+    const { model } = await loadCheckpoint(gpu, folder);
+    const prompt = [5, 6, 7, 8];
+    const out = await generate(model, prompt, { maxNewTokens: 60, temperature: 0, ignoreEos: true });
+    // The same ids from whole forward passes, which keep every key.
+    const all = [...prompt, ...out.ids];
+    const best = await gpu.scope(() => argmax(model.forward(gpu.tensor(all, [1, all.length], "i32")))).read();
+    expect([...best.slice(prompt.length - 1, -1)]).toEqual(out.ids);
+    model.dispose();
+  });
+
+  it("refuses what is missing, left over or of another shape, and leaves nothing behind", async () => {
+    const { gpu } = device;
+    const folder = `${repository}tooling/fixtures/models/llama`;
+    const before = gpu.memory().liveBytes;
+    await expect(loadCheckpoint(gpu, folder, (json) => ({ ...json, num_hidden_layers: 4 }))).rejects.toThrow(
+      /input_layernorm|q_proj/,
+    );
+    await expect(loadCheckpoint(gpu, folder, (json) => ({ ...json, num_hidden_layers: 2 }))).rejects.toThrow(
+      /no place for: model\.layers\.2/,
+    );
+    await expect(loadCheckpoint(gpu, folder, (json) => ({ ...json, intermediate_size: 97 }))).rejects.toThrow(
+      /gate_proj\.weight has shape \[96, 48\]/,
+    );
+    await expect(loadCheckpoint(gpu, folder, (json) => ({ ...json, model_type: "gpt5" }))).rejects.toThrow(
+      ConfigError,
+    );
+    await expect(
+      loadCheckpoint(gpu, folder, (json) => ({ ...json, num_key_value_heads: 4 })),
+    ).rejects.toThrow(/must divide/);
+    await expect(loadCheckpoint(gpu, `${folder}-none`)).rejects.toThrow(FormatError);
+    expect(gpu.memory().liveBytes).toBe(before);
+  });
+});

@@ -1,0 +1,29 @@
+import { ConfigError } from "@x/kernels";
+
+type Config = Readonly<Record<string, unknown>>;
+
+/** A number of a case's configuration. */
+export function number(config: Config, key: string, otherwise?: number): number {
+  const value = config[key] ?? otherwise;
+  if (typeof value !== "number")
+    throw new ConfigError("config", `${key} is ${JSON.stringify(value)}; it must be a number`);
+  return value;
+}
+
+export function optionalNumber(config: Config, key: string): number | undefined {
+  return config[key] === undefined || config[key] === null ? undefined : number(config, key);
+}
+
+export function flag(config: Config, key: string, otherwise: boolean): boolean {
+  const value = config[key] ?? otherwise;
+  if (typeof value !== "boolean")
+    throw new ConfigError("config", `${key} is ${JSON.stringify(value)}; it must be true or false`);
+  return value;
+}
+
+export function text(config: Config, key: string, otherwise?: string): string {
+  const value = config[key] ?? otherwise;
+  if (typeof value !== "string")
+    throw new ConfigError("config", `${key} is ${JSON.stringify(value)}; it must be a string`);
+  return value;
+}

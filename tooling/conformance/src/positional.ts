@@ -1,0 +1,192 @@
+import { attention } from "@x/attention";
+import { e, elementwise, gather, type RelativeModifier, type ScoreModifier, type Tensor } from "@x/kernels";
+import {
+  alibi,
+  alibiSlopes,
+  learnedRope,
+  RotaryEmbedding,
+  t5Bias,
+  t5Buckets,
+  t5Index,
+  Xpos,
+  type RopeConfig,
+} from "@x/positional";
+import { flag, number, optionalNumber } from "./config.js";
+import type { Runner, RunnerContext, RunnerOutput } from "./runner.js";
+
+const floats = (data: ArrayLike<number>, shape: readonly number[]): RunnerOutput => ({
+  shape,
+  data: Float32Array.from(data),
+});
+
+const rope: Runner = (context) => {
+  const { gpu, config, inputs, params } = context;
+  const positions = inputs["positions"] ? context.host("positions") : undefined;
+  const positionOffset = number(config, "positionOffset", 0);
+  const { headDim, rotaryDim, base, layout, scaling } = config as unknown as RopeConfig & {
+    scaling?: { type: string };
+  };
+  const known = {
+    headDim,
+    ...(rotaryDim === undefined ? {} : { rotaryDim }),
+    ...(base === undefined ? {} : { base }),
+    ...(layout === undefined ? {} : { layout }),
+  };
+  if ((scaling as { type: string } | undefined)?.type === "learned") {
+    const apply = (x: Tensor): Tensor =>
+      learnedRope(gpu, x, params["invFreq"]!, {
+        ...(positions ? { positions } : { positionOffset }),
+        layout: layout ?? "half",
+      });
+    return {
+      q: apply(inputs["q"]!),
+      k: apply(inputs["k"]!),
+      invFreq: params["invFreq"]!.reshape(params["invFreq"]!.shape),
+    };
+  }
+  const embedding = new RotaryEmbedding(gpu, {
+    ...known,
+    ...(scaling ? { scaling: scaling } : {}),
+  });
+  const given = optionalNumber(config, "seqLen");
+  const seq = inputs["q"]!.shape[2]!;
+  const seqLen = given ?? (positions ? Math.max(...Array.from(positions)) + 1 : positionOffset + seq);
+  const options = { ...(positions ? { positions } : { positionOffset }), seqLen };
+  const { invFreq, attentionFactor } = embedding.frequencies(seqLen);
+  return {
+    q: embedding.apply(inputs["q"]!, options),
+    k: embedding.apply(inputs["k"]!, options),
+    invFreq: floats(invFreq, [invFreq.length]),
+    attentionFactor: floats([attentionFactor], [1]),
+  };
+};
+
+/** What modifiers add to a score of 0, with 0 where the causal mask removes an entry. */
+function hostBias(
+  context: RunnerContext,
+  heads: number,
+  value: (head: number, distance: number) => number,
+  queries: number,
+  keys: number,
+  masked: boolean,
+): RunnerOutput {
+  const offset = number(context.config, "queryOffset", 0);
+  const data = new Float32Array(heads * queries * keys);
+  for (let h = 0; h < heads; h++)
+    for (let i = 0; i < queries; i++)
+      for (let j = 0; j < keys; j++) {
+        const distance = i + offset - j;
+        data[(h * queries + i) * keys + j] = masked && distance < 0 ? 0 : value(h, distance);
+      }
+  return { shape: [heads, queries, keys], data };
+}
+
+function attend({ config, inputs }: RunnerContext, modifiers: readonly ScoreModifier[]): Tensor {
+  const scale = optionalNumber(config, "scale");
+  return attention(inputs["q"]!, inputs["k"]!, inputs["v"]!, {
+    causal: flag(config, "causal", false),
+    ...(scale === undefined ? {} : { scale }),
+    queryOffset: number(config, "queryOffset", 0),
+    modifiers,
+  });
+}
+
+/** A relative bias as a matrix: what attention adds, made by the general gather. */
+const biasMatrix = elementwise("biasMatrix", ["bias", "keep"], (bias, keep) => e.mul(bias, keep));
+
+export const positional: Readonly<Record<string, Runner>> = {
+  rope,
+  rope_linear: rope,
+  rope_superhot: rope,
+  rope_ntk: rope,
+  rope_dynamic_ntk: rope,
+  rope_ntk_by_parts: rope,
+  rope_custom: rope,
+  yarn: rope,
+  longrope: rope,
+  llama3_rope: rope,
+  xpos: (context) => {
+    const { gpu, config, inputs } = context;
+    const { headDim, rotaryDim, base, layout, scaleBase, gamma } = config as Record<string, number> & {
+      layout?: "half" | "interleaved";
+    };
+    const xpos = new Xpos(
+      gpu,
+      JSON.parse(
+        JSON.stringify({ headDim, rotaryDim, base, layout, scaleBase, gamma }),
+      ) as ConstructorParameters<typeof Xpos>[1],
+    );
+    const seq = inputs["q"]!.shape[2]!;
+    const positionOffset = number(config, "positionOffset", 0);
+    const positions = inputs["positions"]
+      ? context.host("positions")
+      : Int32Array.from({ length: seq }, (_, i) => positionOffset + i);
+    const center =
+      optionalNumber(config, "center") ?? Math.ceil((Math.max(...Array.from(positions)) + 1) / 2);
+    const n = xpos.invFreq.length;
+    return {
+      q: xpos.apply(inputs["q"]!, "query", { positions, center }),
+      k: xpos.apply(inputs["k"]!, "key", { positions, center }),
+      invFreq: floats(xpos.invFreq, [n]),
+      scale: floats(
+        xpos.scales(positions, center),
+        positions.length === seq ? [seq, n] : [positions.length / seq, seq, n],
+      ),
+    };
+  },
+  nope: (context) => ({ out: attend(context, []) }),
+  alibi: (context) => {
+    const { gpu, config, inputs } = context;
+    const heads = number(config, "numHeads");
+    const slopes = alibiSlopes(heads);
+    const out: Record<string, RunnerOutput> = { slopes: floats(slopes, [heads]) };
+    const [queries, keys] = [
+      inputs["q"]?.shape[2] ?? number(config, "queryLength"),
+      inputs["k"]?.shape[2] ?? number(config, "keyLength"),
+    ];
+    if (inputs["q"]) out["out"] = attend(context, [alibi(gpu, heads)]);
+    out["bias"] = hostBias(
+      context,
+      heads,
+      (h, d) => -slopes[h]! * Math.abs(d),
+      queries,
+      keys,
+      inputs["q"] !== undefined && flag(config, "causal", false),
+    );
+    return out;
+  },
+  t5_bias: (context) => {
+    const { gpu, config, inputs, params } = context;
+    const causal = flag(config, "causal", false);
+    const t5 = {
+      numBuckets: number(config, "numBuckets", 32),
+      maxDistance: number(config, "maxDistance", 128),
+      bidirectional: flag(config, "bidirectional", !causal),
+    };
+    const bucket = t5Buckets(t5);
+    const index = t5Index(t5);
+    const table = params["table"]!;
+    const [queries, keys] = [
+      inputs["q"]?.shape[2] ?? number(config, "queryLength"),
+      inputs["k"]?.shape[2] ?? number(config, "keyLength"),
+    ];
+    const offset = number(config, "queryOffset", 0);
+    const rows = Int32Array.from({ length: queries * keys }, (_, n) =>
+      bucket((n % keys) - Math.floor(n / keys) - offset),
+    );
+    const modifier: RelativeModifier = t5Bias(table, index);
+    const masked = inputs["q"] !== undefined && causal;
+    const keep = gpu.tensor(
+      Float32Array.from({ length: queries * keys }, (_, n) =>
+        masked && (n % keys) - Math.floor(n / keys) - offset > 0 ? 0 : 1,
+      ),
+      [queries, keys],
+    );
+    const gathered = gather(modifier.tensor, gpu.tensor(rows, [queries, keys], "i32"), 1);
+    return {
+      ...(inputs["q"] ? { out: attend(context, [modifier]) } : {}),
+      bias: biasMatrix(gathered, keep),
+      buckets: { shape: [queries, keys], data: rows },
+    };
+  },
+};

@@ -1,0 +1,59 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { FormatError, type Gpu } from "@x/kernels";
+import { attention, masks } from "./attention.js";
+import { ffn } from "./ffn.js";
+import { readGolden } from "./format.js";
+import { moe } from "./moe.js";
+import { norm } from "./norm.js";
+import { positional } from "./positional.js";
+import { runCase, type CaseResult, type Runner } from "./runner.js";
+
+/** Runners by area and mechanism. */
+export const RUNNERS: Readonly<Record<string, Readonly<Record<string, Runner>>>> = {
+  attention: { ...attention, ...masks },
+  ffn,
+  moe,
+  norm,
+  positional,
+};
+
+export interface CaseReport extends CaseResult {
+  readonly area: string;
+  readonly mechanism: string;
+  readonly name: string;
+}
+
+/** The golden files of a directory: DIR/AREA/MECHANISM.safetensors. */
+export async function goldenFiles(directory: string): Promise<{ area: string; path: string }[]> {
+  const out: { area: string; path: string }[] = [];
+  const areas = await readdir(directory, { withFileTypes: true }).catch((cause: unknown) => {
+    throw new FormatError(directory, "cannot be read; it must be a directory of golden files", { cause });
+  });
+  for (const area of areas.filter((a) => a.isDirectory()).sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const files = (await readdir(join(directory, area.name)))
+      .filter((name) => name.endsWith(".safetensors"))
+      .sort();
+    for (const file of files) out.push({ area: area.name, path: join(directory, area.name, file) });
+  }
+  return out;
+}
+
+/** Run the cases of one file. */
+export async function* runFile(
+  gpu: Gpu,
+  area: string,
+  path: string,
+  filter = "",
+): AsyncGenerator<CaseReport> {
+  const golden = await readGolden(path);
+  const runner = RUNNERS[area]?.[golden.mechanism];
+  for (const c of golden.cases) {
+    const label = `${area}/${golden.mechanism}/${c.name}`;
+    if (!label.includes(filter)) continue;
+    const place = { area, mechanism: golden.mechanism, name: c.name };
+    if (!runner)
+      yield { ...place, passed: false, errors: {}, failure: "there is no runner for this mechanism" };
+    else yield { ...place, ...(await runCase(gpu, runner, c, golden.tolerance)) };
+  }
+}
