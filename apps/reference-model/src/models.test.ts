@@ -46,9 +46,9 @@ describe("models of the Llama, Mistral, Mixtral and Qwen families", () => {
       const want = await tensors.numbers(c.logits ?? `c${i}.logits`);
       const got = await logits.read();
       expect(got.length).toBe(want.length);
-      expect(Array.from(got).reduce((worst, x, at) => Math.max(worst, Math.abs(x - want[at]!)), 0)).toBeLessThan(
-        5e-4,
-      );
+      expect(
+        Array.from(got).reduce((worst, x, at) => Math.max(worst, Math.abs(x - want[at]!)), 0),
+      ).toBeLessThan(5e-4);
       if (c.labels && c.loss !== undefined) {
         const targets = gpu.tensor([...c.labels.slice(1), -100], [1, c.labels.length], "i32");
         const loss = await gpu.scope(() => model.loss(ids, targets).crossEntropy).item();

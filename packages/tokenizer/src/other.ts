@@ -8,7 +8,10 @@ type LibraryClass = new (
   config: object,
 ) => {
   encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] };
-  decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string;
+  decode(
+    ids: number[],
+    options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean },
+  ): string;
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
 };
@@ -25,11 +28,13 @@ export async function otherTokenizer(
   file = "tokenizer.json",
 ): Promise<Tokenizer> {
   // The library's declarations name its files without extensions, which strict resolution does not follow.
-  const { Tokenizer: Library } = (await import("@huggingface/tokenizers")) as unknown as { Tokenizer: LibraryClass };
+  const { Tokenizer: Library } = (await import("@huggingface/tokenizers")) as unknown as {
+    Tokenizer: LibraryClass;
+  };
   let inner: InstanceType<LibraryClass>;
   let vocabSize: number;
   try {
-    inner = new Library(json as object, (config ?? {}) as Record<string, unknown>);
+    inner = new Library(json as object, config ?? {});
     vocabSize = sizeOf(json);
   } catch (cause) {
     throw new TokenizerError(

@@ -29,9 +29,7 @@ class Reader {
     throw new TokenizerError(this.file, `${where} ${message}`);
   }
   object(where: string, value: unknown): Json {
-    return isRecord(value)
-      ? value
-      : this.fail(where, `is ${show(value)}; it must be an object`);
+    return isRecord(value) ? value : this.fail(where, `is ${show(value)}; it must be an object`);
   }
   array(where: string, value: unknown): readonly unknown[] {
     return Array.isArray(value)
@@ -39,9 +37,7 @@ class Reader {
       : this.fail(where, `is ${show(value)}; it must be a list`);
   }
   string(where: string, value: unknown): string {
-    return typeof value === "string"
-      ? value
-      : this.fail(where, `is ${show(value)}; it must be a string`);
+    return typeof value === "string" ? value : this.fail(where, `is ${show(value)}; it must be a string`);
   }
   flag(where: string, value: unknown, otherwise: boolean): boolean {
     if (value === undefined || value === null) return otherwise;

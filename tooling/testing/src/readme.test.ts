@@ -1,0 +1,38 @@
+import { execFile } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import ts from "typescript";
+import { describe, expect, it } from "vitest";
+import { repository } from "./index.js";
+
+const run = promisify(execFile);
+const folder = join(repository, "node_modules/.cache/x-readme");
+const readmes = [
+  "README.md",
+  ...readdirSync(join(repository, "packages")).map((name) => `packages/${name}/README.md`),
+];
+
+describe("README examples", () => {
+  it("are there for every package", () => {
+    for (const path of readmes) expect(existsSync(join(repository, path)), path).toBe(true);
+  });
+
+  for (const path of readmes)
+    it(`${path}: its TypeScript runs against the build`, async () => {
+      const blocks = [...readFileSync(join(repository, path), "utf8").matchAll(/```ts\n([\s\S]*?)```/g)].map(
+        (m) => m[1]!,
+      );
+      expect(blocks.length).toBeGreaterThan(0);
+      mkdirSync(folder, { recursive: true });
+      for (const [i, block] of blocks.entries()) {
+        const { outputText } = ts.transpileModule(block, {
+          compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
+        });
+        const file = join(folder, `${path.replace(/\W/g, "_")}_${i}.mjs`);
+        writeFileSync(file, outputText);
+        const { stdout } = await run(process.execPath, [file], { cwd: repository, timeout: 120_000 });
+        expect(stdout.trim()).not.toBe("");
+      }
+    });
+});
