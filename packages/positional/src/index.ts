@@ -21,3 +21,14 @@ export type { CustomScaling } from "./rope_custom.js";
 export type { HeadLayout } from "./rotate.js";
 export { alibi, alibiSlopes } from "./alibi.js";
 export { t5Bias, t5Buckets, t5Index, type T5BiasConfig } from "./t5_bias.js";
+export { learnedAbsolute, type AbsoluteOptions } from "./learned_absolute.js";
+export { sinusoidal, sinusoidalTable, type SinusoidalConfig } from "./sinusoidal.js";
+export { shawIndex, shawKeys, shawValues } from "./shaw_relative.js";
+export { transformerXl, type TransformerXlConfig, type TransformerXlWeights } from "./transformer_xl.js";
+export {
+  debertaBucket,
+  debertaDisentangled,
+  debertaIndices,
+  type DebertaConfig,
+  type DebertaWeights,
+} from "./deberta_disentangled.js";

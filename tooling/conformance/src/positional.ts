@@ -1,15 +1,40 @@
-import { attention } from "@x/attention";
-import { e, elementwise, gather, type RelativeModifier, type ScoreModifier, type Tensor } from "@x/kernels";
+import { attention, attentionOutputs } from "@x/attention";
+import {
+  add,
+  broadcastTo,
+  e,
+  elementwise,
+  gather,
+  matmul,
+  mul,
+  takeAlongLast,
+  transpose,
+  type RelativeModifier,
+  type ScoreModifier,
+  type Tensor,
+} from "@x/kernels";
 import {
   alibi,
   alibiSlopes,
+  debertaDisentangled,
+  debertaIndices,
+  learnedAbsolute,
   learnedRope,
   RotaryEmbedding,
+  shawIndex,
+  shawKeys,
+  shawValues,
+  sinusoidal,
+  sinusoidalTable,
   t5Bias,
   t5Buckets,
   t5Index,
+  transformerXl,
   Xpos,
+  type DebertaConfig,
+  type DebertaWeights,
   type RopeConfig,
+  type SinusoidalConfig,
 } from "@x/positional";
 import { flag, number, optionalNumber } from "./config.js";
 import type { Runner, RunnerContext, RunnerOutput } from "./runner.js";
@@ -91,10 +116,145 @@ function attend({ config, inputs }: RunnerContext, modifiers: readonly ScoreModi
   });
 }
 
+/** 0 where the causal mask removes an entry, else 1: [queries, keys]. */
+function keepMatrix({ gpu, config }: RunnerContext, queries: number, keys: number): Tensor {
+  const masked = flag(config, "causal", false);
+  const offset = number(config, "queryOffset", 0);
+  const data = Float32Array.from({ length: queries * keys }, (_, n) =>
+    masked && (n % keys) - Math.floor(n / keys) - offset > 0 ? 0 : 1,
+  );
+  return gpu.tensor(data, [queries, keys]);
+}
+
+/** What relative terms add, as a matrix [batch, heads, queries, keys]. */
+function relativeBias(
+  context: RunnerContext,
+  modifiers: readonly RelativeModifier[],
+  extra?: Tensor,
+): Tensor {
+  const { gpu, config, inputs } = context;
+  const [batch, heads, queries] = inputs["q"]!.shape as [number, number, number];
+  const keys = inputs["k"]!.shape[2]!;
+  const offset = number(config, "queryOffset", 0);
+  let total = extra;
+  for (const { axes, tensor, index } of modifiers) {
+    const [rows, columns] = axes === "bhq" ? [queries, keys] : [keys, queries];
+    const ids = Int32Array.from({ length: batch * heads * rows * columns }, (_, n) => {
+      const [r, c] = [Math.floor(n / columns) % rows, n % columns];
+      return index.at(axes === "bhq" ? r + offset - c : c + offset - r);
+    });
+    const taken = takeAlongLast(tensor, gpu.tensor(ids, [batch, heads, rows, columns], "i32"));
+    const term = axes === "bhq" ? taken : transpose(taken);
+    total = total ? add(total, term) : term;
+  }
+  return mul(total ?? gpu.zeros([batch, heads, queries, keys]), keepMatrix(context, queries, keys));
+}
+
+const relative: Readonly<Record<string, Runner>> = {
+  learned_absolute: (context) => {
+    const positions = context.inputs["positions"] ? context.host("positions") : undefined;
+    return {
+      out: learnedAbsolute(context.inputs["x"]!, context.params["table"]!, {
+        positionOffset: number(context.config, "positionOffset", 0),
+        positions,
+      }),
+    };
+  },
+  sinusoidal: (context) => {
+    const { config, inputs } = context;
+    const { dim, base, layout, denominator } = config;
+    const own = JSON.parse(JSON.stringify({ dim, base, layout, denominator })) as SinusoidalConfig;
+    const positionOffset = number(config, "positionOffset", 0);
+    const seq = inputs["x"]!.shape[1]!;
+    const positions = inputs["positions"] ? context.host("positions") : undefined;
+    const list = positions ?? Int32Array.from({ length: seq }, (_, i) => positionOffset + i);
+    const shape = inputs["positions"]?.shape ?? [seq];
+    return {
+      out: sinusoidal(inputs["x"]!, own, {
+        positionOffset,
+        positions,
+        inputScale: number(config, "inputScale", 1),
+      }),
+      table: floats(sinusoidalTable(list, own), [...shape, own.dim]),
+    };
+  },
+  shaw_relative: (context) => {
+    const { config, inputs, params } = context;
+    const scale = number(config, "scale", inputs["q"]!.shape[3]! ** -0.5);
+    const index = shawIndex(number(config, "maxDistance"));
+    const modifiers = params["relKey"] ? [shawKeys(inputs["q"]!, params["relKey"], index, scale)] : [];
+    const { out, weightSums } = attentionOutputs(inputs["q"]!, inputs["k"]!, inputs["v"]!, {
+      causal: flag(config, "causal", false),
+      scale,
+      queryOffset: number(config, "queryOffset", 0),
+      modifiers,
+      ...(params["relValue"] ? { weightSums: index } : {}),
+    });
+    return {
+      out: params["relValue"] ? shawValues(out, weightSums!, params["relValue"]) : out,
+      bias: relativeBias(context, modifiers),
+    };
+  },
+  transformer_xl: (context) => {
+    const { config, inputs, params } = context;
+    const [q, k] = [inputs["q"]!, inputs["k"]!];
+    const [, heads, queries, headDim] = q.shape as [number, number, number, number];
+    const keys = k.shape[2]!;
+    const scale = number(config, "scale", headDim ** -0.5);
+    const offset = number(config, "queryOffset", 0);
+    const causal = flag(config, "causal", false);
+    const { relProj, contentBias, positionBias } = params as Record<string, Tensor>;
+    const { query, modifier } = transformerXl(
+      q,
+      { relProj: relProj!, contentBias: contentBias!, positionBias: positionBias! },
+      {
+        modelDim: number(config, "modelDim"),
+        base: number(config, "base", 10000),
+        clampLength: optionalNumber(config, "clampLength"),
+        scale,
+        minDistance: causal ? 0 : offset - (keys - 1),
+        maxDistance: offset + queries - 1,
+      },
+    );
+    const content = matmul(contentBias!.reshape([heads, 1, headDim]), k, { transposeB: true, alpha: scale });
+    const wide = broadcastTo(content, [q.shape[0]!, heads, queries, keys]);
+    return {
+      out: attention(query, k, inputs["v"]!, { causal, scale, queryOffset: offset, modifiers: [modifier] }),
+      bias: relativeBias(context, [modifier], wide),
+    };
+  },
+  deberta_disentangled: (context) => {
+    const { config, inputs, params } = context;
+    const { maxDistance, positionBuckets, c2p, p2c, p2cIndex } = config;
+    const own = JSON.parse(
+      JSON.stringify({ maxDistance, positionBuckets, c2p, p2c, p2cIndex }),
+    ) as DebertaConfig;
+    const indices = debertaIndices(own);
+    const [q, k] = [inputs["q"]!, inputs["k"]!];
+    const { scale, modifiers } = debertaDisentangled(q, k, params as unknown as DebertaWeights, own, indices);
+    const offset = number(config, "queryOffset", 0);
+    const [queries, keys] = [q.shape[2]!, k.shape[2]!];
+    const rows = Int32Array.from({ length: queries * keys }, (_, n) =>
+      indices.c2p.at(Math.floor(n / keys) + offset - (n % keys)),
+    );
+    return {
+      out: attention(q, k, inputs["v"]!, {
+        causal: flag(config, "causal", false),
+        scale,
+        queryOffset: offset,
+        modifiers,
+      }),
+      bias: relativeBias(context, modifiers),
+      buckets: { shape: [queries, keys], data: rows },
+    };
+  },
+};
+
 /** A relative bias as a matrix: what attention adds, made by the general gather. */
 const biasMatrix = elementwise("biasMatrix", ["bias", "keep"], (bias, keep) => e.mul(bias, keep));
 
 export const positional: Readonly<Record<string, Runner>> = {
+  ...relative,
   rope,
   rope_linear: rope,
   rope_superhot: rope,

@@ -1,0 +1,57 @@
+import { add, checkConfig, expectInteger, expectNumber, expectOneOf, mul, type Tensor } from "@x/kernels";
+import { positionsOf, type AbsoluteOptions } from "./learned_absolute.js";
+
+export interface SinusoidalConfig {
+  readonly dim: number;
+  /** Default 10000. */
+  readonly base?: number;
+  /** "interleaved": sine and cosine in turn (the paper); "concat": sines, then cosines. Default "interleaved". */
+  readonly layout?: "interleaved" | "concat";
+  /** Frequencies base^(-2 i / dim), or base^(-i / max(n - 1, 1)) as in tensor2tensor. Default "dim". */
+  readonly denominator?: "dim" | "halfMinusOne";
+}
+
+/** Rows of sines and cosines for positions (any real numbers), in double precision: [positions, dim] row by row. */
+export function sinusoidalTable(positions: ArrayLike<number>, config: SinusoidalConfig): Float64Array {
+  const who = "sinusoidal";
+  checkConfig(who, config, ["dim", "base", "layout", "denominator"]);
+  const { dim, base = 10000, layout = "interleaved", denominator = "dim" } = config;
+  expectInteger(who, "dim", dim, 1);
+  expectNumber(who, "base", base, Number.MIN_VALUE);
+  expectOneOf(who, "layout", layout, ["interleaved", "concat"]);
+  expectOneOf(who, "denominator", denominator, ["dim", "halfMinusOne"]);
+  const n = layout === "interleaved" ? Math.ceil(dim / 2) : Math.floor(dim / 2);
+  const frequency = (i: number): number =>
+    base ** (denominator === "dim" ? (-2 * i) / dim : -i / Math.max(n - 1, 1));
+  const out = new Float64Array(positions.length * dim);
+  for (let p = 0; p < positions.length; p++)
+    for (let i = 0; i < n; i++) {
+      const angle = positions[p]! * frequency(i);
+      const [sine, cosine] = layout === "interleaved" ? [2 * i, 2 * i + 1] : [i, n + i];
+      out[p * dim + sine] = Math.sin(angle);
+      if (cosine < dim) out[p * dim + cosine] = Math.cos(angle);
+    }
+  return out;
+}
+
+/**
+ * Fixed positions of sines and cosines: out = inputScale x + table[position].
+ *
+ * x [batch, seq, dim]. Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+ *
+ * @throws ConfigError, ShapeError
+ */
+export function sinusoidal(
+  x: Tensor,
+  config: SinusoidalConfig,
+  options: AbsoluteOptions & { readonly inputScale?: number } = {},
+): Tensor {
+  const { inputScale = 1, ...rest } = options;
+  expectNumber("sinusoidal", "inputScale", inputScale);
+  const { list, perBatch } = positionsOf("sinusoidal", x, rest);
+  const [batch, seq, dim] = x.shape as [number, number, number];
+  return x.gpu.scope(() => {
+    const table = x.gpu.tensor(sinusoidalTable(list, config), perBatch ? [batch, seq, dim] : [seq, dim]);
+    return add(inputScale === 1 ? x : mul(x, inputScale), table);
+  });
+}
