@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    projects: ["packages/*", "apps/*", "tooling/testing", "tooling/conformance"],
+    projects: ["packages/*", "apps/*", "tooling/testing", "tooling/conformance", "tooling/release"],
     maxWorkers: 2,
     pool: "forks",
   },
