@@ -1,0 +1,76 @@
+import { checkConfig, e, expectDType, expectInteger, expectOneOf, expectShape, exprFunction, input, transpose, type Tensor } from "@x/kernels";
+import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
+
+export interface KanChebyshevOptions {
+  /** Highest polynomial. */
+  readonly degree: number;
+  /** "tanh" (default) brings x into [-1, 1]; "none" takes it as it is. */
+  readonly squash?: "tanh" | "none";
+}
+
+const tanh = exprFunction("squashed", ["x"], e.tanh(input("x")));
+
+/** T_0 = 1, T_1 = z, T_{j+1} = 2 z T_j - T_{j-1}; and the same recurrence, differentiated. */
+const chebyshevKernels: BasisKernels = basisKernels("kanChebyshev", {
+  expand: ({ squash }) => /* wgsl */ `${tanh}
+fn expand(x: f32, feature: u32, base: u32) {
+  let z = ${squash ? "squashed(x)" : "x"};
+  var previous = z;
+  var value = 1.0;
+  for (var j = 0u; j < params.n; j++) {
+    phi[base + j] = value;
+    let next = 2.0 * z * value - previous;
+    previous = value;
+    value = next;
+  }
+}`,
+  pull: ({ squash }) => /* wgsl */ `${tanh}
+fn pull(x: f32, feature: u32, base: u32) -> f32 {
+  let z = ${squash ? "squashed(x)" : "x"};
+  var previous = z;
+  var value = 1.0;
+  var slope_before = 1.0;
+  var slope = 0.0;
+  var total = 0.0;
+  for (var j = 0u; j < params.n; j++) {
+    total += dphi[base + j] * slope;
+    let next = 2.0 * z * value - previous;
+    let slope_next = 2.0 * value + 2.0 * z * slope - slope_before;
+    previous = value;
+    value = next;
+    slope_before = slope;
+    slope = slope_next;
+  }
+  ${
+    squash
+      ? // 1 - tanh(x)^2 without cancellation.
+        "let t = exp(-2.0 * abs(x)); return total * 4.0 * t / ((1.0 + t) * (1.0 + t));"
+      : "return total;"
+  }
+}`,
+});
+
+/**
+ * A KAN layer on Chebyshev polynomials: z = tanh(x), out_o = sum_{i, n} T_n(z_i) coefficients[i, o, n], by the
+ * recurrence T_{n+1} = 2 z T_n - T_{n-1} (cos(n arccos z) has infinite slopes at the ends, which tanh reaches).
+ *
+ * x [..., in] f32; coefficients [in, out, degree + 1]; result [..., out]. Sidharth et al. 2024, arXiv:2405.07200.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function kanChebyshev(
+  x: Tensor,
+  weights: { readonly coefficients: Tensor },
+  options: KanChebyshevOptions,
+): Tensor {
+  const who = "kanChebyshev";
+  checkConfig(who, options, ["degree", "squash"]);
+  const { degree, squash = "tanh" } = options;
+  expectInteger(who, "degree", degree, 0);
+  expectOneOf(who, "squash", squash, ["tanh", "none"]);
+  const features = expectFeatures(who, x);
+  expectDType(who, "coefficients", weights.coefficients, "f32");
+  expectShape(who, "coefficients", weights.coefficients, [features, null, degree + 1]);
+  const basis = { count: degree + 1, kernels: chebyshevKernels, variant: { squash: squash === "tanh" } };
+  return x.gpu.scope(() => basisLinear(who, x, transpose(weights.coefficients, [1, 0, 2]), basis));
+}
