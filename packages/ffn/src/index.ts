@@ -14,4 +14,9 @@ export { kanBspline, type SplineOptions } from "./kan_bspline.js";
 export { kan, type BaseActivation, type KanOptions, type KanWeights } from "./kan.js";
 export { kanChebyshev, type KanChebyshevOptions } from "./kan_chebyshev.js";
 export { kanFourier, type KanFourierOptions, type KanFourierWeights } from "./kan_fourier.js";
-export { kanWavelet, type KanWaveletOptions, type KanWaveletWeights, type WaveletKind } from "./kan_wavelet.js";
+export {
+  kanWavelet,
+  type KanWaveletOptions,
+  type KanWaveletWeights,
+  type WaveletKind,
+} from "./kan_wavelet.js";

@@ -45,7 +45,10 @@ export function baseBranch(
     return undefined;
   }
   if (!baseWeight)
-    throw new ConfigError(who, `baseWeight is missing; baseActivation "${kind}" needs it ("none" has no base branch)`);
+    throw new ConfigError(
+      who,
+      `baseWeight is missing; baseActivation "${kind}" needs it ("none" has no base branch)`,
+    );
   expectDType(who, "baseWeight", baseWeight, "f32");
   expectShape(who, "baseWeight", baseWeight, [outputs, x.shape.at(-1)!]);
   return linear(activation(x, kind), baseWeight);

@@ -62,8 +62,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
       name,
       bindings: { x: "read f32", ...extra, phi: "write f32" },
       params,
-      wgsl: (v: BasisVariant) =>
-        text.expand(v) + main("expand(x[at], at % params.features, at * params.n);"),
+      wgsl: (v: BasisVariant) => text.expand(v) + main("expand(x[at], at % params.features, at * params.n);"),
     }),
     backward: defineKernel({
       name: `${name}Backward`,

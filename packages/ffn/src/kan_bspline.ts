@@ -1,4 +1,13 @@
-import { checkConfig, ConfigError, expectDType, expectInteger, expectNumber, expectShape, type Gpu, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectDType,
+  expectInteger,
+  expectNumber,
+  expectShape,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 import { basisValues, expectFeatures, type Basis } from "./kan_basis.js";
 import { bsplineKernels } from "./kan_bspline.wgsl.js";
 

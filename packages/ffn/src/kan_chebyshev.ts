@@ -1,4 +1,15 @@
-import { checkConfig, e, expectDType, expectInteger, expectOneOf, expectShape, exprFunction, input, transpose, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  e,
+  expectDType,
+  expectInteger,
+  expectOneOf,
+  expectShape,
+  exprFunction,
+  input,
+  transpose,
+  type Tensor,
+} from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
 
 export interface KanChebyshevOptions {

@@ -1,4 +1,12 @@
-import { checkConfig, ConfigError, expectDType, expectInteger, expectShape, transpose, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectDType,
+  expectInteger,
+  expectShape,
+  transpose,
+  type Tensor,
+} from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
 import { SIN_COS } from "./sincos.wgsl.js";
 
@@ -59,7 +67,10 @@ export function kanFourier(x: Tensor, weights: KanFourierWeights, options: KanFo
   const gridSize = options.gridSize ?? G;
   expectInteger(who, "gridSize", gridSize, 1);
   if (gridSize !== G)
-    throw new ConfigError(who, `gridSize is ${String(gridSize)}; the coefficients have ${String(G)} frequencies`);
+    throw new ConfigError(
+      who,
+      `gridSize is ${String(gridSize)}; the coefficients have ${String(G)} frequencies`,
+    );
   if (bias) expectShape(who, "bias", bias, [out]);
   const basis = { count: 2 * G, kernels: fourierKernels, variant: {} };
   return x.gpu.scope(() => {

@@ -154,6 +154,13 @@ export function kanWavelet(x: Tensor, weights: KanWaveletWeights, options: KanWa
     if (base) out = add(out, base);
     if (!batchNorm) return out;
     const axes = out.shape.slice(0, -1).map((_, i) => i);
-    return normalize(out, mean(out, { axes }), variance(out, { axes }), normEps, normWeight ?? 1, normBias ?? 0);
+    return normalize(
+      out,
+      mean(out, { axes }),
+      variance(out, { axes }),
+      normEps,
+      normWeight ?? 1,
+      normBias ?? 0,
+    );
   });
 }

@@ -26,7 +26,14 @@ fn wave(argument: f32) -> vec2f {
   return exp(-0.5 * s * s) * ${MOTHERS[wavelet]};
 }`;
 
-const params = { tokens: "u32", features: "u32", outputs: "u32", chunk: "u32", chunks: "u32", omega0: "f32" } as const;
+const params = {
+  tokens: "u32",
+  features: "u32",
+  outputs: "u32",
+  chunk: "u32",
+  chunks: "u32",
+  omega0: "f32",
+} as const;
 const edges = { x: "read f32", scale: "read f32", translation: "read f32", weight: "read f32" } as const;
 
 /** Tokens of one invocation of the forward and of the input's gradient. */
@@ -90,7 +97,13 @@ export const waveletBackwardInput: Kernel<WaveletVariant> = defineKernel({
 /** One invocation: one edge, over the tokens of a chunk; the chunks are summed afterwards. */
 export const waveletBackwardEdges: Kernel<WaveletVariant> = defineKernel({
   name: "kanWaveletBackwardEdges",
-  bindings: { ...edges, grad: "read f32", dscale: "write f32", dtranslation: "write f32", dweight: "write f32" },
+  bindings: {
+    ...edges,
+    grad: "read f32",
+    dscale: "write f32",
+    dtranslation: "write f32",
+    dweight: "write f32",
+  },
   params,
   wgsl: (v) => /* wgsl */ `${wave(v)}${head}
   let count = params.outputs * params.features;
