@@ -37,7 +37,7 @@ export function splineOf(who: string, options: SplineOptions): Spline {
   const { gridSize = 5, splineOrder = 3, gridRange = [-1, 1] } = options;
   expectInteger(who, "gridSize", gridSize, 1);
   expectInteger(who, "splineOrder", splineOrder, 0, MAX_ORDER);
-  if (!Array.isArray(gridRange) || gridRange.length !== 2)
+  if (!Array.isArray(gridRange) || (gridRange as readonly unknown[]).length !== 2)
     throw new ConfigError(who, `gridRange is ${JSON.stringify(gridRange)}; it must be [low, high]`);
   const [low, high] = gridRange as readonly [number, number];
   expectNumber(who, "gridRange[0]", low);
@@ -59,7 +59,7 @@ const uniform = new WeakMap<Gpu, Map<string, Tensor>>();
 /** The uniform grid [features, G + 2k + 1] on the device; kept, since every step of a layer needs the same. */
 function uniformGrid(gpu: Gpu, spline: Spline, features: number): Tensor {
   let known = uniform.get(gpu);
-  if (!known) uniform.set(gpu, (known = new Map()));
+  if (!known) uniform.set(gpu, (known = new Map<string, Tensor>()));
   const key = JSON.stringify([spline.gridSize, spline.splineOrder, spline.gridRange, features]);
   let grid = known.get(key);
   if (!grid) {

@@ -5,9 +5,6 @@ import {
   kanFourier,
   kanWavelet,
   type KanChebyshevOptions,
-  type KanFourierOptions,
-  type KanOptions,
-  type KanWaveletOptions,
   type SplineOptions,
 } from "@x/ffn";
 import type { Runner } from "./runner.js";
@@ -26,7 +23,7 @@ export const kan: Readonly<Record<string, Runner>> = {
         baseWeight: params["baseWeight"],
         grid: inputs["grid"],
       },
-      config as KanOptions,
+      config,
     ),
   }),
   kan_chebyshev: ({ config, inputs, params }) => ({
@@ -40,7 +37,7 @@ export const kan: Readonly<Record<string, Runner>> = {
     out: kanFourier(
       inputs["x"]!,
       { coefficients: params["coefficients"]!, bias: params["bias"] },
-      config as KanFourierOptions,
+      config,
     ),
   }),
   kan_wavelet: ({ config, inputs, params }) => ({
@@ -54,7 +51,7 @@ export const kan: Readonly<Record<string, Runner>> = {
         normWeight: params["normWeight"],
         normBias: params["normBias"],
       },
-      config as KanWaveletOptions,
+      config,
     ),
   }),
 };
