@@ -34,11 +34,7 @@ export const kan: Readonly<Record<string, Runner>> = {
     ),
   }),
   kan_fourier: ({ config, inputs, params }) => ({
-    out: kanFourier(
-      inputs["x"]!,
-      { coefficients: params["coefficients"]!, bias: params["bias"] },
-      config,
-    ),
+    out: kanFourier(inputs["x"]!, { coefficients: params["coefficients"]!, bias: params["bias"] }, config),
   }),
   kan_wavelet: ({ config, inputs, params }) => ({
     out: kanWavelet(
