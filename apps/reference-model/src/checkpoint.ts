@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
 import { Safetensors, writeSafetensors, type ByteSource, type TensorData } from "@x/kernels/safetensors";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
-import { fromHuggingFace, type ModelConfig } from "./config.js";
+import { expectObject, modelConfig, type ModelConfig } from "./config/index.js";
 import { CausalLM } from "./model.js";
 
 async function exists(path: string): Promise<boolean> {
@@ -115,8 +115,9 @@ async function openFolder(
 
 /** Names that checkpoints carry and the model computes itself. */
 const COMPUTED = /(^|\.)rotary_emb\.inv_freq$/;
-const EXPERT = /^(model\.layers\.\d+\.block_sparse_moe\.experts)\.(\d+)\.(w1|w2|w3)\.weight$/;
-const STACKED: Readonly<Record<string, string>> = { w1: "gate_proj", w3: "up_proj", w2: "down_proj" };
+const EXPERT = /^(.*\.experts)\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)\.weight$/;
+/** Mixtral's names of an expert's matrices. */
+const MIXTRAL: Readonly<Record<string, string>> = { w1: "gate_proj", w3: "up_proj", w2: "down_proj" };
 
 /** Parameters on the device under the model's names, with the experts of a layer stacked. */
 async function readParameters(
@@ -132,7 +133,7 @@ async function readParameters(
       if (COMPUTED.test(name) || (config.tieEmbeddings && name === "lm_head.weight")) continue;
       const expert = EXPERT.exec(name);
       if (expert) {
-        const key = `${expert[1]!}.${STACKED[expert[3]!]!}`;
+        const key = `${expert[1]!}.${MIXTRAL[expert[3]!] ?? expert[3]!}`;
         const stack = stacks.get(key) ?? new Map<number, Found>();
         stacks.set(key, stack.set(Number(expert[2]), found));
         continue;
@@ -195,11 +196,9 @@ export async function readConfig(
   change?: (json: Record<string, unknown>) => Record<string, unknown>,
 ): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
   const path = join(folder, "config.json");
-  const parsed = await readJson(path);
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed))
-    throw new FormatError(path, "must hold an object");
-  const json = change ? change(parsed as Record<string, unknown>) : (parsed as Record<string, unknown>);
-  return { config: fromHuggingFace(json, path), json };
+  const parsed = expectObject(path, await readJson(path)) as Record<string, unknown>;
+  const json = change ? change(parsed) : parsed;
+  return { config: modelConfig(json, path), json };
 }
 
 /**
@@ -217,7 +216,7 @@ export async function loadCheckpoint(
   const given = await readParameters(gpu, folder, config);
   try {
     const model = CausalLM.fromParameters(gpu, config, given);
-    const used = new Set(Object.keys(model.parameters()));
+    const used = new Set(Object.keys(model.state()));
     const extra = Object.keys(given).filter((name) => !used.has(name));
     if (extra.length > 0)
       throw new ConfigError(
@@ -241,8 +240,8 @@ export async function loadFolderTokenizer(folder: string): Promise<Tokenizer | u
 /** A model's parameters on the host under checkpoint names, experts one by one. */
 export async function hostParameters(model: CausalLM): Promise<Record<string, TensorData>> {
   const out: Record<string, TensorData> = {};
-  const original = Object.fromEntries(Object.entries(STACKED).map(([w, name]) => [name, w]));
-  for (const [name, tensor] of Object.entries(model.parameters())) {
+  const original = Object.fromEntries(Object.entries(MIXTRAL).map(([w, name]) => [name, w]));
+  for (const [name, tensor] of Object.entries(model.state())) {
     const data = (await tensor.read()) as Float32Array;
     const stacked = /^(.*\.experts)\.(gate_proj|up_proj|down_proj)$/.exec(name);
     if (!stacked) {
@@ -251,8 +250,9 @@ export async function hostParameters(model: CausalLM): Promise<Record<string, Te
     }
     const [experts, ...shape] = tensor.shape as [number, number, number];
     const size = data.length / experts;
+    const mixtral = stacked[1]!.endsWith("block_sparse_moe.experts");
     for (let i = 0; i < experts; i++)
-      out[`${stacked[1]!}.${i}.${original[stacked[2]!]!}.weight`] = {
+      out[`${stacked[1]!}.${i}.${mixtral ? original[stacked[2]!]! : stacked[2]!}.weight`] = {
         shape,
         data: data.slice(i * size, (i + 1) * size),
       };

@@ -3,7 +3,6 @@ import {
   defineKernel,
   repetitionPenalty,
   sample,
-  slice,
   type Kernel,
   type SampleOptions,
   type Tensor,
@@ -140,8 +139,9 @@ export async function generate(
           [1, chunk.length],
           "i32",
         );
-        const hidden = model.hidden(gpu.tensor(chunk, [1, chunk.length], "i32"), { positionIds }, state);
-        if (last) choose(model.head(slice(hidden, { axis: 1, start: chunk.length - 1 })));
+        const chunkIds = gpu.tensor(chunk, [1, chunk.length], "i32");
+        const hidden = model.hidden(chunkIds, { positionIds, lastOnly: true }, state);
+        if (last) choose(model.head(hidden));
       });
     }
     const decoder = tokenizer?.decoder({ skipSpecialTokens: true });

@@ -1,26 +1,30 @@
 import {
   add,
-  ConfigError,
   embedding,
   linear,
   linearCrossEntropy,
   mul,
-  randomNormal,
+  slice,
   subParameters,
-  takeParameter,
   type Gpu,
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { RMSNorm } from "@x/norm";
 import {
+  below,
   COMPONENTS,
   DecoderLayer,
+  find,
+  ParameterSet,
   type Components,
+  type Encoding,
   type ForwardContext,
   type MixerState,
-} from "./components.js";
-import type { ModelConfig } from "./config.js";
+  type Norm,
+  type Part,
+} from "./components/index.js";
+import { named } from "./components/layer.js";
+import type { ModelConfig } from "./config/index.js";
 
 /** The states of all layers of a model, for decoding. */
 export interface DecodingState {
@@ -33,7 +37,8 @@ export interface DecodingState {
 }
 
 /**
- * A decoder-only language model assembled from a configuration: embedding, pre-norm layers, final norm, head.
+ * A decoder-only language model assembled from a configuration: embedding, blocks, final norm, head. What the blocks
+ * are made of, and where a token is, is the components' matter.
  *
  * Parameters are named as in Hugging Face checkpoints of the Llama family; experts are stacked
  * (block_sparse_moe.experts.gate_proj [experts, hidden, dim]).
@@ -43,54 +48,75 @@ export class CausalLM implements Module {
   readonly gpu: Gpu;
   readonly layers: readonly DecoderLayer[];
   readonly #embedding: Tensor;
-  readonly #norm: RMSNorm;
   readonly #head: Tensor | undefined;
+  readonly #encodings: readonly Encoding[];
+  readonly #embedNorm: Norm | undefined;
+  readonly #finalNorm: Norm | undefined;
+  /** Number of the first layer after which no layer mixes tokens by itself. */
+  readonly #tokenwiseFrom: number;
 
   private constructor(
     gpu: Gpu,
     config: ModelConfig,
     components: Components,
     seed: number,
+    made: Tensor[],
     given?: Readonly<Record<string, Tensor>>,
   ) {
     this.gpu = gpu;
     this.config = config;
     const { vocabSize, dim } = config;
-    const matrix = (name: string, stream: number): Tensor => {
-      if (!given) return gpu.keep(randomNormal(gpu, [vocabSize, dim], { seed, stream, std: 0.02 }));
-      const tensor = takeParameter("CausalLM", given, name);
-      if (tensor.rank !== 2 || tensor.shape[0] !== vocabSize || tensor.shape[1] !== dim) {
-        throw new ConfigError(
-          "CausalLM",
-          `${name} has shape [${tensor.shape.join(", ")}]; the configuration says [${vocabSize}, ${dim}]`,
-        );
-      }
-      return tensor;
-    };
-    this.#embedding = matrix("model.embed_tokens.weight", 0);
-    this.#head = config.tieEmbeddings ? undefined : matrix("lm_head.weight", 1);
+    const root = { gpu, model: config, components, seed, made, layer: -1 };
+    const at = (name: string): typeof root & { name: string; given: typeof given } => ({
+      ...root,
+      name,
+      given: given && subParameters(given, name),
+    });
+    const matrix = (name: string): Tensor => new ParameterSet(at(name)).normal("weight", [vocabSize, dim]);
+    this.#embedding = matrix("model.embed_tokens");
+    this.#head = config.tieEmbeddings ? undefined : matrix("lm_head");
+    // Equal encodings are one.
+    const keys = config.layers.map(({ position }) => JSON.stringify(position));
+    const distinct = [...new Set(keys)];
+    this.#encodings = distinct.map((key, i) => {
+      const spec = config.layers[keys.indexOf(key)]!.position;
+      const name = `model.positions.${i}`;
+      const weights = { ...at(name), gain: 1, encoding: { parameters: () => ({}) } };
+      return find("position", components.encodings, spec, name)(spec, weights);
+    });
     this.layers = config.layers.map(
       (_, layer) =>
-        new DecoderLayer(components, {
-          gpu,
-          model: config,
-          layer,
-          seed,
-          given: given && subParameters(given, `model.layers.${layer}`),
-        }),
+        new DecoderLayer(
+          { ...at(`model.layers.${layer}`), layer },
+          this.#encodings[distinct.indexOf(keys[layer]!)]!,
+        ),
     );
-    this.#norm = given
-      ? new RMSNorm(takeParameter("CausalLM", given, "model.norm.weight"), { eps: config.normEps })
-      : RMSNorm.init(gpu, { dim, eps: config.normEps });
+    const norm = (spec: ModelConfig["finalNorm"], name: string): Norm | undefined =>
+      spec &&
+      find(
+        "norm",
+        components.norms,
+        spec,
+        name,
+      )(spec, { ...below(at("model"), name), gain: 1, encoding: { parameters: () => ({}) } }, dim);
+    this.#embedNorm = norm(config.embedNorm, "embed_norm");
+    this.#finalNorm = norm(config.finalNorm, "norm");
+    this.#tokenwiseFrom = this.layers.findLastIndex(({ mixer }) => mixer.tokenwise !== true) + 1;
   }
 
-  /** Random weights. */
+  /** Random weights: each parameter from a stream of its own name. */
   static init(
     gpu: Gpu,
     config: ModelConfig,
     options: { readonly seed: number; readonly components?: Components },
   ): CausalLM {
-    return new CausalLM(gpu, config, options.components ?? COMPONENTS, options.seed);
+    const made: Tensor[] = [];
+    try {
+      return new CausalLM(gpu, config, options.components ?? COMPONENTS, options.seed, made);
+    } catch (error) {
+      for (const tensor of made) tensor.dispose();
+      throw error;
+    }
   }
 
   /** Weights by name. @throws ConfigError naming what is missing or has another shape. */
@@ -100,19 +126,37 @@ export class CausalLM implements Module {
     parameters: Readonly<Record<string, Tensor>>,
     components: Components = COMPONENTS,
   ): CausalLM {
-    return new CausalLM(gpu, config, components, 0, parameters);
+    return new CausalLM(gpu, config, components, 0, [], parameters);
   }
 
-  /** Hidden states after the final norm: ids i32 [batch, seq] -> [batch, seq, dim]. */
+  /**
+   * Hidden states after the final norm: ids i32 [batch, seq] -> [batch, seq, dim], or [batch, 1, dim] of the last
+   * position with `lastOnly`.
+   */
   hidden(ids: Tensor, context?: Partial<ForwardContext>, state?: DecodingState): Tensor {
-    const whole: ForwardContext = { seqLen: state?.maxLength ?? ids.shape[1] ?? 0, ...context };
+    let whole: ForwardContext = {
+      seqLen: state?.maxLength ?? ids.shape[1] ?? 0,
+      training: false,
+      shared: new Map(),
+      ...context,
+    };
     // The layers' losses outlive the scope with the result.
     return this.gpu.scope(() => {
       let x = embedding(this.#embedding, ids);
+      if (this.config.embedScale !== 1) x = mul(x, this.config.embedScale);
+      for (const encoding of this.#encodings) if (encoding.input) x = encoding.input(x, whole);
+      if (this.#embedNorm) x = this.#embedNorm.forward(x, whole);
+      const last = (t: Tensor): Tensor => slice(t, { axis: 1, start: t.shape[1]! - 1 });
       this.layers.forEach((layer, i) => {
+        if (whole.lastOnly && i === this.#tokenwiseFrom && x.shape[1]! > 1) {
+          x = last(x);
+          whole = { ...whole, ...(whole.positionIds ? { positionIds: last(whole.positionIds) } : {}) };
+        }
         x = layer.forward(x, whole, state?.layers[i]);
       });
-      return { x: this.#norm.forward(x), losses: whole.losses ?? [] };
+      if (whole.lastOnly && x.shape[1]! > 1) x = last(x);
+      if (this.#finalNorm) x = this.#finalNorm.forward(x, whole);
+      return { x, losses: whole.losses ?? [] };
     }).x;
   }
 
@@ -121,21 +165,33 @@ export class CausalLM implements Module {
     return linear(hidden, this.#head ?? this.#embedding);
   }
 
-  /** Logits of every position: [batch, seq, vocab]. */
+  /** Logits of every position: [batch, seq, vocab] (of the last one with `lastOnly`). */
   forward(ids: Tensor, context?: Partial<ForwardContext>, state?: DecodingState): Tensor {
     return this.gpu.scope(() => this.head(this.hidden(ids, context, state)));
   }
 
-  /** Mean cross-entropy of targets i32 [batch, seq] (-100: not counted), and the whole loss with the layers' own. */
-  loss(ids: Tensor, targets: Tensor): { total: Tensor; crossEntropy: Tensor } {
+  /**
+   * Mean cross-entropy of targets i32 [batch, seq] (-100: not counted), and the whole loss: in training with the
+   * layers' own.
+   */
+  loss(
+    ids: Tensor,
+    targets: Tensor,
+    { training = false }: { readonly training?: boolean } = {},
+  ): { total: Tensor; crossEntropy: Tensor } {
     return this.gpu.scope(() => {
       const losses: Tensor[] = [];
-      const hidden = this.hidden(ids, { losses });
+      const hidden = this.hidden(ids, { training, ...(training ? { losses } : {}) });
       const crossEntropy = linearCrossEntropy(hidden, this.#head ?? this.#embedding, targets);
       let total = crossEntropy;
       for (const loss of losses) total = add(total, mul(loss.reshape([]), 1 / losses.length));
       return { total, crossEntropy };
     });
+  }
+
+  /** What parts do after each training step (running statistics, balancing biases). */
+  afterStep(): void {
+    for (const [, part] of this.#parts()) part.afterStep?.();
   }
 
   /** Caches of a decoding run; each is a ring where the layer has a window. */
@@ -173,18 +229,35 @@ export class CausalLM implements Module {
     return { total, active: total - idle };
   }
 
+  #parts(): [string, Part][] {
+    return [
+      ...this.#encodings.map((encoding, i) => [`model.positions.${i}`, encoding] as [string, Part]),
+      ...(this.#embedNorm ? ([["model.embed_norm", this.#embedNorm]] as [string, Part][]) : []),
+      ...this.layers.map((layer, i) => [`model.layers.${i}`, layer] as [string, Part]),
+      ...(this.#finalNorm ? ([["model.norm", this.#finalNorm]] as [string, Part][]) : []),
+    ];
+  }
+
+  /** What training changes. */
   parameters(): Record<string, Tensor> {
-    const out: Record<string, Tensor> = { "model.embed_tokens.weight": this.#embedding };
-    this.layers.forEach((layer, i) => {
-      for (const [name, tensor] of Object.entries(layer.parameters()))
-        out[`model.layers.${i}.${name}`] = tensor;
-    });
-    out["model.norm.weight"] = this.#norm.weight;
-    if (this.#head) out["lm_head.weight"] = this.#head;
-    return out;
+    return {
+      "model.embed_tokens.weight": this.#embedding,
+      ...named(this.#parts(), (part) => part.parameters()),
+      ...(this.#head ? { "lm_head.weight": this.#head } : {}),
+    };
+  }
+
+  /** What a checkpoint holds besides. */
+  buffers(): Record<string, Tensor> {
+    return named(this.#parts(), (part) => part.buffers?.() ?? {});
+  }
+
+  /** Everything that a checkpoint holds. */
+  state(): Record<string, Tensor> {
+    return { ...this.parameters(), ...this.buffers() };
   }
 
   dispose(): void {
-    for (const tensor of Object.values(this.parameters())) tensor.dispose();
+    for (const tensor of Object.values(this.state())) tensor.dispose();
   }
 }

@@ -18,7 +18,7 @@ import {
 import { Safetensors, writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import { BpeTokenizer, toTokenizerJson, type Tokenizer } from "@x/tokenizer";
 import { loadCheckpoint, loadFolderTokenizer, saveCheckpoint, writeAtomically } from "./checkpoint.js";
-import { fromHuggingFace } from "./config.js";
+import { modelConfig } from "./config/index.js";
 import { encodeDocuments, evaluationBatches, readDocuments, trainingBatch } from "./data.js";
 import { lossCurve } from "./loss_curve.js";
 import { CausalLM } from "./model.js";
@@ -170,7 +170,7 @@ export async function train(
     vocab_size: tokenizer.vocabSize,
     ...(eos === undefined ? {} : { bos_token_id: eos, eos_token_id: eos }),
   };
-  const config = fromHuggingFace(json);
+  const config = modelConfig(json);
 
   const latest = join(out, "training", "latest.json");
   const saved = await readFile(latest, "utf8").then(
@@ -224,11 +224,12 @@ export async function train(
   const stepOnce = (): Tensor => {
     let crossEntropy: Tensor | undefined;
     const { grads } = valueAndGrad(() => {
-      const loss = model.loss(ids, targets);
+      const loss = model.loss(ids, targets, { training: true });
       crossEntropy = gpu.keep(stopGradient(loss.crossEntropy));
       return loss.total;
     }, parameters);
     optimizer.update(grads, clipGradNorm(grads, options.clip).scale);
+    model.afterStep();
     return crossEntropy!;
   };
   const evaluate = async (): Promise<number | undefined> => {

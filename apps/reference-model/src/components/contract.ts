@@ -1,0 +1,139 @@
+import type { Gpu, Module, RelativeIndex, ScoreModifier, Tensor } from "@x/kernels";
+import type { ComponentSpec, ModelConfig } from "../config/index.js";
+
+/** What a layer's parts may look at in a forward pass. */
+export interface ForwardContext {
+  /** Length of the longest sequence of this call, cache included. */
+  readonly seqLen: number;
+  /** i32 [batch, seq], with a cache. */
+  readonly positionIds?: Tensor | undefined;
+  /** Statistics come from the batch, and what only training has (noise, dropping) is on. */
+  readonly training: boolean;
+  /** Losses that layers add to the model's (balancing), collected in training. */
+  readonly losses?: Tensor[] | undefined;
+  /** The caller needs the last position only: layers above the last one that mixes tokens may leave the others out. */
+  readonly lastOnly?: boolean | undefined;
+  /** What layers share in one pass (YOCO's keys and values), by a name of theirs. */
+  readonly shared: Map<string, unknown>;
+  /** Sees what a part does inside, under the part's name ("model.layers.0.mlp.router"); see `Observer`. */
+  readonly observe?: Observer | undefined;
+}
+
+/** Told of inner values, which live until the pass ends: `gpu.keep` those that are to stay. */
+export type Observer = (name: string, values: Readonly<Record<string, Tensor>>) => void;
+
+/** A part with parameters, which training changes, and buffers, which it does not but a checkpoint holds. */
+export interface Part extends Module {
+  buffers?(): Record<string, Tensor>;
+  /** Called after each training step, inside what is recorded. */
+  afterStep?(): void;
+}
+
+export interface Norm extends Part {
+  forward(x: Tensor, context: ForwardContext): Tensor;
+}
+
+/** What an encoding does in one attention layer. q, k: [batch, seq, heads, headDim]. */
+export interface AttentionEncoding extends Part {
+  /** Turns queries and keys before keys are stored (RoPE). */
+  rotate?(q: Tensor, k: Tensor, context: ForwardContext): { q: Tensor; k: Tensor };
+  /** Terms of the scores, from queries and all keys; perhaps another query and scale. */
+  scores?(q: Tensor, keys: Tensor, range: ScoreRange): ScoreTerms;
+  /** The weights are summed by distance, and this is added to the output [batch, seq, heads, headDim] (Shaw). */
+  readonly values?: {
+    readonly index: RelativeIndex;
+    add(out: Tensor, weightSums: Tensor): Tensor;
+  };
+}
+
+export interface ScoreRange {
+  /** Factor of q.k that attention would use. */
+  readonly scale: number;
+  /** Bounds of query position - key position over the pairs that are seen. */
+  readonly minDistance: number;
+  readonly maxDistance: number;
+}
+
+export interface ScoreTerms {
+  readonly query?: Tensor;
+  readonly scale?: number;
+  readonly modifiers: readonly ScoreModifier[];
+}
+
+export interface AttentionShape {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+}
+
+/** Where tokens are. Absolute encodings act on the embeddings, others inside attention. */
+export interface Encoding extends Part {
+  input?(x: Tensor, context: ForwardContext): Tensor;
+  /** The encoding's part of one layer; its parameters lie under the layer's. */
+  attention?(weights: Weights, shape: AttentionShape): AttentionEncoding;
+}
+
+/** State that a mixer keeps from token to token. */
+export interface MixerState {
+  dispose(): void;
+  clear(): void;
+  readonly bytesPerToken: number;
+}
+
+export interface StateOptions {
+  readonly batch: number;
+  readonly maxLength: number;
+  readonly maxChunk: number;
+}
+
+/** Mixes tokens: attention or anything else that maps [batch, seq, dim] to itself, causally. */
+export interface Mixer extends Part {
+  /** f(x), or residual + f(x). */
+  forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor;
+  createState(options: StateOptions): MixerState;
+  /** A token's output needs nothing of this layer's input at other positions (it reads `context.shared`, say). */
+  readonly tokenwise?: boolean;
+}
+
+/** Works on each token. */
+export interface FeedForwardBlock extends Part {
+  /** f(x), or residual + f(x). */
+  forward(x: Tensor, context: ForwardContext, residual?: Tensor): Tensor;
+  /** Parameters that one token uses. */
+  readonly activeParameters: number;
+}
+
+/** How a part gets its weights: drawn from a seed, or taken from a checkpoint. */
+export interface Weights {
+  readonly gpu: Gpu;
+  readonly model: ModelConfig;
+  /** Number of the layer. */
+  readonly layer: number;
+  /** The part's name in the checkpoint ("model.layers.0.self_attn"). */
+  readonly name: string;
+  /** A checkpoint's tensors below that name; absent: initialise. */
+  readonly given?: Readonly<Record<string, Tensor>> | undefined;
+  readonly seed: number;
+  /** Collects what was made, so that a model that cannot be finished leaves nothing behind. */
+  readonly made: Tensor[];
+  /** Factor of the initial deviation of v, o and the feed-forward weights (DeepNorm, Sub-LN). */
+  readonly gain: number;
+  /** The layer's encoding. */
+  readonly encoding: Encoding;
+  readonly components: Components;
+  /** Sub-LN: the norm before the output projection, over all its features. */
+  readonly innerNorm?: ((name: string, dim: number) => Norm) | undefined;
+}
+
+export type Factory<T> = (spec: ComponentSpec, weights: Weights) => T;
+export type NormFactory = (spec: ComponentSpec, weights: Weights, dim: number) => Norm;
+
+/** Parts by name; give your own to `CausalLM` to use them from a configuration. */
+export interface Components {
+  readonly encodings: Readonly<Record<string, Factory<Encoding>>>;
+  readonly norms: Readonly<Record<string, NormFactory>>;
+  readonly mixers: Readonly<Record<string, Factory<Mixer>>>;
+  readonly ffns: Readonly<Record<string, Factory<FeedForwardBlock>>>;
+  /** Where the checkpoint puts a feed-forward block of a type; default "mlp". */
+  readonly ffnNames: Readonly<Record<string, string>>;
+}

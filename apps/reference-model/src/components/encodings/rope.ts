@@ -1,0 +1,23 @@
+import { RotaryEmbedding } from "@x/positional";
+import type { AttentionEncoding, Encoding, Factory } from "../contract.js";
+
+/** RoPE with any scaling; `headDim` follows the mixer. */
+export const rope: Factory<Encoding> = (spec, { gpu }) => {
+  const config = Object.fromEntries(Object.entries(spec).filter(([key]) => key !== "type"));
+  // Layers of one head size share their tables.
+  const tables = new Map<number, RotaryEmbedding>();
+  return {
+    attention: (_weights, { headDim }): AttentionEncoding => {
+      const table = tables.get(headDim) ?? new RotaryEmbedding(gpu, { headDim, ...config });
+      tables.set(headDim, table);
+      return {
+        rotate: (q, k, { seqLen, positionIds }) => {
+          const options = { layout: "bshd", seqLen, positionIds } as const;
+          return { q: table.apply(q, options), k: table.apply(k, options) };
+        },
+        parameters: () => ({}),
+      };
+    },
+    parameters: () => ({}),
+  };
+};

@@ -1,0 +1,164 @@
+import { attention, attentionOutputs, KVCache } from "@x/attention";
+import { ConfigError, linear, type Tensor } from "@x/kernels";
+import { expectObject, Fields, type ComponentSpec } from "../../config/index.js";
+import type {
+  AttentionEncoding,
+  Factory,
+  ForwardContext,
+  Mixer,
+  MixerState,
+  Norm,
+  StateOptions,
+  Weights,
+} from "../contract.js";
+import { below, find } from "../find.js";
+import { outStd, ParameterSet, STD } from "../parameters.js";
+
+const KEYS = [
+  "type",
+  "numHeads",
+  "numKvHeads",
+  "headDim",
+  "window",
+  "softcap",
+  "scale",
+  "qkvBias",
+  "outBias",
+  "qkNorm",
+] as const;
+
+/**
+ * Multi-head attention with shared keys (GQA, MQA), causal, with any encoding: `numHeads`, `numKvHeads` (numHeads),
+ * `headDim` (dim / numHeads), `window` (keys that a query sees, the own one included), `softcap`, `scale`, biases
+ * `qkvBias` and `outBias` (false), `qkNorm` (a norm of each head's query and key).
+ */
+class Attention implements Mixer {
+  readonly #weights: Weights;
+  readonly #set: ParameterSet;
+  readonly #numHeads: number;
+  readonly #numKvHeads: number;
+  readonly #headDim: number;
+  readonly #window: number | undefined;
+  readonly #softcap: number;
+  readonly #scale: number;
+  readonly #p: Record<string, Tensor>;
+  readonly #encoding: AttentionEncoding | undefined;
+  readonly #qNorm: Norm | undefined;
+  readonly #kNorm: Norm | undefined;
+  readonly #innerNorm: Norm | undefined;
+
+  constructor(spec: ComponentSpec, weights: Weights) {
+    const { model, gain, name } = weights;
+    const f = new Fields(`${name}: attention`, spec, KEYS);
+    this.#weights = weights;
+    this.#numHeads = f.integer("numHeads");
+    this.#numKvHeads = f.integer("numKvHeads", this.#numHeads);
+    if (this.#numHeads % this.#numKvHeads !== 0)
+      f.fail("numKvHeads", `is ${this.#numKvHeads}; it must divide numHeads, ${this.#numHeads}`);
+    if (f.get("headDim") === undefined && model.dim % this.#numHeads !== 0)
+      f.fail("numHeads", `is ${this.#numHeads}; without headDim it must divide dim, ${model.dim}`);
+    this.#headDim = f.integer("headDim", model.dim / this.#numHeads);
+    this.#window = f.optionalInteger("window");
+    this.#softcap = f.number("softcap", 0);
+    this.#scale = f.number("scale", this.#headDim ** -0.5);
+    const [qWidth, kvWidth] = [this.#numHeads * this.#headDim, this.#numKvHeads * this.#headDim];
+    const set = (this.#set = new ParameterSet(weights));
+    set.normal("q_proj.weight", [qWidth, model.dim]);
+    set.normal("k_proj.weight", [kvWidth, model.dim]);
+    set.normal("v_proj.weight", [kvWidth, model.dim], STD * gain);
+    set.normal("o_proj.weight", [model.dim, qWidth], outStd(model) * gain);
+    if (f.flag("qkvBias", false)) {
+      set.constant("q_proj.bias", [qWidth], 0);
+      set.constant("k_proj.bias", [kvWidth], 0);
+      set.constant("v_proj.bias", [kvWidth], 0);
+    }
+    if (f.flag("outBias", false)) set.constant("o_proj.bias", [model.dim], 0);
+    this.#p = set.all();
+    if (f.get("qkNorm") !== undefined) {
+      const norm = expectObject(`${name}: qkNorm`, f.get("qkNorm")) as unknown as ComponentSpec;
+      const make = find("norm", weights.components.norms, norm, name);
+      this.#qNorm = make(norm, below(weights, "q_norm"), this.#headDim);
+      this.#kNorm = make(norm, below(weights, "k_norm"), this.#headDim);
+    }
+    this.#innerNorm = weights.innerNorm?.("inner_attn_ln", qWidth);
+    this.#encoding = weights.encoding.attention?.(weights, {
+      numHeads: this.#numHeads,
+      numKvHeads: this.#numKvHeads,
+      headDim: this.#headDim,
+    });
+  }
+
+  forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor {
+    const [batch, seq] = x.shape as [number, number];
+    const p = this.#p;
+    const project = (name: string, heads: number): Tensor =>
+      linear(x, p[`${name}.weight`]!, p[`${name}.bias`]).reshape([batch, seq, heads, this.#headDim]);
+    let q = project("q_proj", this.#numHeads);
+    let k = project("k_proj", this.#numKvHeads);
+    const v = project("v_proj", this.#numKvHeads);
+    if (this.#qNorm && this.#kNorm) {
+      q = this.#qNorm.forward(q, context);
+      k = this.#kNorm.forward(k, context);
+    }
+    const encoding = this.#encoding;
+    if (encoding?.rotate) ({ q, k } = encoding.rotate(q, k, context));
+    const cache = state as unknown as KVCache | undefined;
+    if (cache) {
+      if (!context.positionIds) throw new ConfigError("attention", "a cache needs positionIds");
+      cache.append(k, v, context.positionIds);
+    }
+    const [keys, values] = cache ? [cache.keys, cache.values] : [k, v];
+    const range = { scale: this.#scale, minDistance: 0, maxDistance: context.seqLen - 1 };
+    const terms = encoding?.scores?.(q, keys, range);
+    const options = {
+      layout: "bshd",
+      causal: true,
+      scale: terms?.scale ?? this.#scale,
+      softcap: this.#softcap,
+      modifiers: terms?.modifiers ?? [],
+      window: this.#window === undefined ? undefined : { left: this.#window - 1, right: 0 },
+      positions: cache && {
+        ...cache.positions(context.positionIds!),
+        minDistance: range.minDistance,
+        maxDistance: range.maxDistance,
+      },
+    } as const;
+    const query = terms?.query ?? q;
+    let out: Tensor;
+    if (encoding?.values) {
+      const { values: relative } = encoding;
+      const both = attentionOutputs(query, keys, values, { ...options, weightSums: relative.index });
+      out = relative.add(both.out, both.weightSums!);
+    } else out = attention(query, keys, values, options);
+    out = out.reshape([batch, seq, this.#numHeads * this.#headDim]);
+    if (this.#innerNorm) out = this.#innerNorm.forward(out, context);
+    return linear(out, p["o_proj.weight"]!, p["o_proj.bias"], { residual });
+  }
+
+  createState({ batch, maxLength, maxChunk }: StateOptions): MixerState {
+    return new KVCache(this.#weights.gpu, {
+      batch,
+      numKvHeads: this.#numKvHeads,
+      headDim: this.#headDim,
+      maxLength,
+      window: this.#window,
+      maxChunk,
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    const under = (name: string, part: { parameters(): Record<string, Tensor> } | undefined) =>
+      Object.entries(part?.parameters() ?? {}).map(([key, t]) => [`${name}.${key}`, t] as const);
+    return {
+      ...this.#set.all(),
+      ...this.#encoding?.parameters(),
+      ...Object.fromEntries([
+        ...under("q_norm", this.#qNorm),
+        ...under("k_norm", this.#kNorm),
+        ...under("inner_attn_ln", this.#innerNorm),
+      ]),
+    };
+  }
+}
+
+export const attentionMixer: Factory<Mixer> = (spec, weights) => new Attention(spec, weights);

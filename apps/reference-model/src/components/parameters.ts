@@ -1,0 +1,69 @@
+import { ConfigError, randomNormal, takeParameter, type Tensor } from "@x/kernels";
+import type { ModelConfig } from "../config/index.js";
+import type { Weights } from "./contract.js";
+
+/** Deviation of initial weights. */
+export const STD = 0.02;
+/** Output projections shrink with depth (GPT-2). */
+export const outStd = (model: ModelConfig): number => STD / Math.sqrt(2 * model.layers.length);
+
+/** The random stream of a parameter: FNV-1a of its name. */
+export function streamOf(name: string): number {
+  let h = 0x811c9dc5;
+  for (const byte of new TextEncoder().encode(name)) h = Math.imul(h ^ byte, 0x01000193);
+  return h >>> 0;
+}
+
+/** @throws ConfigError if a checkpoint's tensor is not of the shape that the configuration says. */
+export function checkParameter(name: string, tensor: Tensor, shape: readonly number[]): Tensor {
+  if (tensor.rank !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
+    throw new ConfigError(
+      "CausalLM",
+      `${name} has shape [${tensor.shape.join(", ")}]; the configuration says [${shape.join(", ")}]`,
+    );
+  }
+  return tensor;
+}
+
+/** A part's tensors: each taken from the checkpoint, its shape checked, or made. */
+export class ParameterSet {
+  readonly #weights: Omit<Weights, "encoding" | "components" | "gain">;
+  readonly #all: Record<string, Tensor> = {};
+
+  constructor(weights: Omit<Weights, "encoding" | "components" | "gain">) {
+    this.#weights = weights;
+  }
+
+  /** Normal numbers of a deviation, from a stream of the parameter's own. */
+  normal(name: string, shape: readonly number[], std: number = STD): Tensor {
+    const { gpu, seed } = this.#weights;
+    const stream = streamOf(`${this.#weights.name}.${name}`);
+    return this.#take(name, shape, () => randomNormal(gpu, shape, { seed, stream, std }));
+  }
+
+  constant(name: string, shape: readonly number[], value: number): Tensor {
+    return this.#take(name, shape, () => this.#weights.gpu.full(shape, value));
+  }
+
+  /** Numbers from the host. */
+  values(name: string, shape: readonly number[], data: () => ArrayLike<number>): Tensor {
+    return this.#take(name, shape, () => this.#weights.gpu.tensor(data(), shape));
+  }
+
+  #take(name: string, shape: readonly number[], make: () => Tensor): Tensor {
+    const { gpu, given, name: part, made } = this.#weights;
+    let tensor: Tensor;
+    if (given) tensor = checkParameter(`${part}.${name}`, takeParameter(part, given, name), shape);
+    else made.push((tensor = gpu.keep(make())));
+    this.#all[name] = tensor;
+    return tensor;
+  }
+
+  all(): Record<string, Tensor> {
+    return { ...this.#all };
+  }
+}
+
+/** Number of weights of a part. */
+export const countParameters = (parameters: Readonly<Record<string, Tensor>>): number =>
+  Object.values(parameters).reduce((n, t) => n + t.size, 0);

@@ -1,0 +1,75 @@
+import { checkConfig, ConfigError } from "@x/kernels";
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** An object that was parsed from JSON. @throws ConfigError for anything else */
+export function expectObject(who: string, value: unknown): Json {
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw new ConfigError(who, "must hold an object");
+  return value as Json;
+}
+
+/** Reads the fields of a configuration; null is absent. Errors name the file, the key, what it is and must be. */
+export class Fields {
+  readonly #who: string;
+  readonly #json: Json;
+
+  /** With `known`, other keys are refused. */
+  constructor(who: string, json: Json, known?: readonly string[]) {
+    this.#who = who;
+    this.#json = json;
+    if (known) checkConfig(who, json, known);
+  }
+
+  fail(key: string, message: string): never {
+    throw new ConfigError(this.#who, `${key} ${message}`);
+  }
+
+  get(key: string): unknown {
+    return this.#json[key] ?? undefined;
+  }
+
+  integer(key: string, otherwise?: number, min = 1): number {
+    const value = this.get(key) ?? otherwise;
+    if (value === undefined) return this.fail(key, "is missing");
+    if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > 2 ** 31)
+      return this.fail(key, `is ${JSON.stringify(value)}; it must be an integer of at least ${min}`);
+    return value;
+  }
+
+  /** An integer, or undefined where the key is absent. */
+  optionalInteger(key: string, min = 1): number | undefined {
+    return this.get(key) === undefined ? undefined : this.integer(key, undefined, min);
+  }
+
+  number(key: string, otherwise?: number, min = 0): number {
+    const value = this.get(key) ?? otherwise;
+    if (value === undefined) return this.fail(key, "is missing");
+    if (typeof value !== "number" || !Number.isFinite(value) || value < min)
+      return this.fail(key, `is ${JSON.stringify(value)}; it must be a number of at least ${min}`);
+    return value;
+  }
+
+  flag(key: string, otherwise: boolean): boolean {
+    const value = this.get(key) ?? otherwise;
+    return typeof value === "boolean"
+      ? value
+      : this.fail(key, `is ${JSON.stringify(value)}; it must be true or false`);
+  }
+
+  oneOf<T extends string>(key: string, values: readonly T[], otherwise?: T): T {
+    const value = this.get(key) ?? otherwise;
+    if (typeof value !== "string" || !(values as readonly string[]).includes(value))
+      return this.fail(key, `is ${JSON.stringify(value)}; it must be one of ${values.join(", ")}`);
+    return value as T;
+  }
+
+  /** A token id or a list of them. */
+  ids(key: string): number[] {
+    const value = this.get(key);
+    const list: unknown[] = value === undefined ? [] : Array.isArray(value) ? value : [value];
+    if (!list.every((x) => typeof x === "number" && Number.isInteger(x) && x >= 0))
+      this.fail(key, `is ${JSON.stringify(value)}; it must be a token id or a list of them`);
+    return list as number[];
+  }
+}

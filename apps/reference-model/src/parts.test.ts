@@ -1,0 +1,53 @@
+import { describe, expect, it } from "vitest";
+import { ConfigError } from "@x/kernels";
+import { useGpu } from "@x/testing";
+import { modelConfig } from "./config/index.js";
+import { CausalLM } from "./model.js";
+import { checkModel, tinyParts } from "./test-support.js";
+
+const cases: Record<string, Record<string, unknown>> = {
+  "the plain recipe": {},
+  "no encoding": { position: { type: "none" } },
+  "post-LN with LayerNorm": { placement: "postLn", norm: { type: "layer" } },
+  "sub-LN": { placement: "subLn" },
+  "sandwich with 1 + w": { placement: "sandwich", norm: { type: "gemma" } },
+  "peri-LN": { placement: "periLn", embedNorm: { type: "rms" } },
+  DeepNorm: { placement: "deepnorm", norm: { type: "layer" } },
+  "q/k norm, a window and soft caps": {
+    mixer: { type: "attention", numHeads: 4, numKvHeads: 1, window: 5, qkNorm: { type: "rms" }, softcap: 20 },
+  },
+  "a mixture in the second layer": {
+    layers: [{}, { ffn: { type: "mixtral", hiddenDim: 24, numExperts: 4, topK: 2 } }],
+  },
+  "own head": { tieEmbeddings: false, embedScale: 5.6 },
+};
+
+describe("models of parts", () => {
+  const device = useGpu();
+
+  it.each(Object.keys(cases))("%s: decoding = the whole pass, causal, trainable", async (name) => {
+    const { gpu } = device;
+    // Tables that parts keep between calls are not counted.
+    const before = gpu.memory().liveBytes;
+    // An expert may be without tokens in so short a text.
+    await checkModel(gpu, tinyParts(cases[name]), { still: [/experts/] });
+    expect(gpu.memory().liveBytes - before).toBeLessThan(2 ** 16);
+  });
+
+  it("refuses unknown parts, keys and shapes by name", () => {
+    const { gpu } = device;
+    const make = (change: Record<string, unknown>) => () =>
+      CausalLM.init(gpu, modelConfig(tinyParts(change)), { seed: 1 });
+    expect(make({ mixer: { type: "hyena" } })).toThrow(/layers\.0 has the mixer "hyena"; known: attention/);
+    expect(make({ ffn: { type: "glu", hiddenDims: 3 } })).toThrow(
+      /unknown key "hiddenDims"; did you mean "hiddenDim"/,
+    );
+    expect(make({ mixer: { type: "attention", numHeads: 5 } })).toThrow(/numHeads is 5; .* divide dim, 32/);
+    expect(make({ placement: "midLn" })).toThrow(/placement is "midLn"; it must be one of preLn/);
+    expect(make({ depth: 3 })).toThrow(ConfigError);
+    const before = gpu.memory().liveBytes;
+    expect(make({ layers: [{}, { ffn: { type: "none" } }] })).toThrow(/layers\.1 has the ffn "none"/);
+    expect(gpu.memory().liveBytes).toBe(before);
+    expect(make({ layers: [{}] })).toThrow(/layers lists 1 layers; numLayers is 2/);
+  });
+});

@@ -1,0 +1,106 @@
+import { expect } from "vitest";
+import { type Gpu, valueAndGrad } from "@x/kernels";
+import { relativeError } from "@x/kernels/testing";
+import { modelConfig } from "./config/index.js";
+import { CausalLM } from "./model.js";
+
+/** A tiny model of parts; `change` names what differs from the plain recipe. */
+export function tinyParts(change: Record<string, unknown> = {}): Record<string, unknown> {
+  return {
+    model_type: "parts",
+    vocab_size: 40,
+    dim: 32,
+    maxLength: 64,
+    numLayers: 2,
+    mixer: { type: "attention", numHeads: 4, numKvHeads: 2 },
+    ffn: { type: "glu", hiddenDim: 48 },
+    ...change,
+  };
+}
+
+/** Ids that repeat little. */
+export const someIds = (n: number, vocab = 40): number[] =>
+  Array.from({ length: n }, (_, i) => (i * 17 + 5 + (i >> 2)) % vocab);
+
+/**
+ * What every configuration must hold to: decoding in pieces with the states gives the logits of the whole pass, a
+ * later token changes no earlier output, every parameter has a finite gradient (all zero only for those in `still`),
+ * and nothing stays allocated.
+ */
+export async function checkModel(
+  gpu: Gpu,
+  json: Record<string, unknown>,
+  {
+    length = 23,
+    tolerance = 2e-5,
+    causal = true,
+    decodes = true,
+    still = [],
+  }: {
+    length?: number;
+    tolerance?: number;
+    causal?: boolean;
+    decodes?: boolean;
+    still?: readonly RegExp[];
+  } = {},
+): Promise<void> {
+  const config = modelConfig(json);
+  const model = CausalLM.init(gpu, config, { seed: 3 });
+  const ids = someIds(length, config.vocabSize);
+  const run = (list: readonly number[]): Promise<ArrayLike<number>> => {
+    const logits = gpu.scope(() => model.forward(gpu.tensor(list, [1, list.length], "i32")));
+    return logits.read().finally(() => {
+      logits.dispose();
+    });
+  };
+  const whole = Array.from(await run(ids));
+  expect(whole.every(Number.isFinite)).toBe(true);
+  if (causal) {
+    const changed = Array.from(await run([...ids.slice(0, -1), (ids.at(-1)! + 1) % config.vocabSize]));
+    const same = (length - 1) * config.vocabSize;
+    expect(relativeError(changed.slice(0, same), whole.slice(0, same))).toBeLessThan(1e-6);
+  }
+  if (decodes) {
+    const state = model.createState({ maxLength: length + 3, maxChunk: 9 });
+    const pieces: number[] = [];
+    // Chunks, then single tokens.
+    const cuts = [0, 9, 16, ...Array.from({ length: length - 16 }, (_, i) => 17 + i)];
+    for (let c = 0; c + 1 < cuts.length; c++) {
+      const [from, to] = [cuts[c]!, cuts[c + 1]!];
+      const logits = gpu.scope(() => {
+        const positionIds = gpu.tensor(
+          Array.from({ length: to - from }, (_, i) => from + i),
+          [1, to - from],
+          "i32",
+        );
+        return model.forward(gpu.tensor(ids.slice(from, to), [1, to - from], "i32"), { positionIds }, state);
+      });
+      pieces.push(...(await logits.read()));
+      logits.dispose();
+    }
+    expect(relativeError(pieces, whole)).toBeLessThan(tolerance);
+    state.dispose();
+  }
+  const parameters = model.parameters();
+  const input = gpu.tensor([...ids, ...ids], [2, length], "i32");
+  const targets = gpu.tensor([...ids.slice(1), 0, ...ids.slice(1), -100], [2, length], "i32");
+  const { value, grads } = valueAndGrad(
+    () => model.loss(input, targets, { training: true }).total,
+    parameters,
+  );
+  expect(Number.isFinite(await value.item())).toBe(true);
+  for (const [name, grad] of Object.entries(grads)) {
+    const numbers = Array.from(await grad.read());
+    expect(numbers.every(Number.isFinite), `gradient of ${name}`).toBe(true);
+    if (!still.some((pattern) => pattern.test(name)))
+      expect(
+        numbers.some((x) => x !== 0),
+        `gradient of ${name} is not all zero`,
+      ).toBe(true);
+    grad.dispose();
+  }
+  value.dispose();
+  input.dispose();
+  targets.dispose();
+  model.dispose();
+}
