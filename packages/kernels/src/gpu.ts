@@ -1,3 +1,4 @@
+import { COPY, type LoadedCopy } from "./abi.js";
 import { BufferUsage, MAP_MODE_READ } from "./constants.js";
 import { BYTES_PER_ELEMENT, checkDType, encode, type DType } from "./dtype.js";
 import { ConfigError, DeviceLostError, KernelsError, OutOfMemoryError, ShapeError } from "./errors.js";
@@ -58,6 +59,8 @@ export class Gpu {
   readonly device: GPUDevice;
   /** Resolves when the device is lost, also after `destroy()`. */
   readonly lost: Promise<DeviceLostError>;
+  /** The copy of the package that opened the device. @internal */
+  readonly loadedCopy: LoadedCopy = COPY;
   readonly #environment: KernelEnvironment;
   readonly #pool: BufferPool;
   readonly #pipelines: PipelineCache;

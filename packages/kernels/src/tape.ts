@@ -1,3 +1,4 @@
+import { expectOwnDevice } from "./abi.js";
 import { ConfigError, DTypeError, KernelsError, ShapeError } from "./errors.js";
 import { isFloat } from "./dtype.js";
 import type { Tensor } from "./tensor.js";
@@ -99,6 +100,7 @@ export function applyOp(spec: OpSpec): Tensor[] {
   const first = spec.inputs.find((t) => t !== undefined);
   if (!first) throw new ConfigError(spec.name, "was given no tensor");
   const gpu = first.gpu;
+  expectOwnDevice(gpu);
   for (const input of spec.inputs) {
     if (input === undefined) continue;
     if (input.gpu !== gpu) throw new KernelsError(spec.name, "its tensors are on different devices");
@@ -142,6 +144,7 @@ export interface Pullback {
 export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
   const gpu = wrt[0]?.gpu;
   if (!gpu) throw new ConfigError("vjp", "wrt is empty; give at least one tensor");
+  expectOwnDevice(gpu);
   if (current)
     throw new ConfigError("vjp", "called inside another vjp; gradients of gradients are not supported");
   for (const tensor of wrt) {
