@@ -1,63 +1,90 @@
-import { applyOp, defineKernel, groupBy, grid1d, scatterAdd, type Kernel, type Tensor } from "@x/kernels";
+import {
+  applyOp,
+  defineKernel,
+  groupBy,
+  grid1d,
+  rowElement,
+  rowMain,
+  rowPrelude,
+  rowVariant,
+  type Kernel,
+  type RowVariant,
+  type Tensor,
+} from "@x/kernels";
 
-/** Choices of experts, sorted by expert. */
+/** Choices of experts, sorted by expert; within an expert in the order of the tokens. */
 export interface Dispatch {
-  /** u32 [experts + 1] */
+  /** Choices of a token. */
+  readonly k: number;
+  /** u32 [experts + 1]: where each expert's rows start. */
   readonly offsets: Tensor;
-  /** i32 [choices]: token of each sorted row; -1 past the last. */
-  readonly tokens: Tensor;
   /** i32 [choices]: choice (token * k + rank) of each sorted row; -1 past the last. */
   readonly choices: Tensor;
+  /** i32 [choices]: sorted row of each choice, the inverse of `choices`; -1 for a choice of no expert. */
+  readonly rows: Tensor;
 }
 
+/** Sorted rows and choices point at each other; the writes of a thread meet no other's. */
 const rowsKernel: Kernel<undefined> = defineKernel({
   name: "dispatchRows",
-  bindings: { order: "read u32", offsets: "read u32", tokens: "write i32", choices: "write i32" },
-  params: { count: "u32", experts: "u32", k: "u32" },
+  bindings: {
+    order: "read u32",
+    offsets: "read u32",
+    indices: "read i32",
+    choices: "write i32",
+    rows: "write i32",
+  },
+  params: { count: "u32", experts: "u32" },
   wgsl: () => /* wgsl */ `
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.count) { return; }
   let used = i < offsets[params.experts];
-  tokens[i] = select(-1, i32(order[i] / params.k), used);
   choices[i] = select(-1, i32(order[i]), used);
+  if (used) { rows[order[i]] = i32(i); }
+  if (indices[i] < 0 || u32(indices[i]) >= params.experts) { rows[i] = -1; }
 }`,
 });
 
-/** Sort choices [tokens, k] (i32, negative: none) by expert, outside the tape. */
+/**
+ * Sort the choices of tokens by expert, on the GPU and outside the tape: what `gatherTokens` takes to the experts and
+ * `combine` brings back.
+ *
+ * indices i32 [tokens, k]; one outside 0..experts-1 is a choice of no expert.
+ */
 export function dispatch(indices: Tensor, experts: number): Dispatch {
   const { gpu } = indices;
   const k = indices.shape.at(-1) ?? 1;
   const count = indices.size;
   const { offsets, order } = groupBy(indices, experts);
-  const tokens = gpu.empty([count], "i32");
   const choices = gpu.empty([count], "i32");
+  const rows = gpu.empty([count], "i32");
   gpu.run(rowsKernel, {
-    bindings: { order, offsets, tokens, choices },
-    params: { count, experts, k },
+    bindings: { order, offsets, indices, choices, rows },
+    params: { count, experts },
     workgroups: grid1d(Math.ceil(count / 64)),
   });
   order.dispose();
-  return { offsets, tokens, choices };
+  return { k, offsets, choices, rows };
 }
 
-interface CombineVariant {
-  readonly mode: "forward" | "rows" | "weights";
+interface MoveVariant {
+  /** Elements are vec4. */
+  readonly vec: boolean;
+  readonly weighted: boolean;
 }
 
-/**
- * out[t] = sum over the sorted rows r of token t of weight[choice r] y[r]. One thread per element walks the k rows of
- * its token through `where_`, the inverse of `choices`.
- */
-const combineKernel: Kernel<CombineVariant> = defineKernel({
+const element = (v: { vec: boolean }): string => (v.vec ? "vec4<f32>" : "f32");
+
+/** out[t] = sum over the choices c of token t of weight[c] y[row of c], in the order of the choices. */
+const combineKernel: Kernel<MoveVariant> = defineKernel({
   name: "moeCombine",
-  bindings: (v: CombineVariant) => ({
-    ...(v.mode === "rows" ? { choices: "read i32" as const } : { where_: "read i32" as const }),
-    ...(v.mode === "weights" ? {} : { weights: "read f32" as const }),
-    ...(v.mode === "rows" ? {} : { y: "read f32" as const }),
-    ...(v.mode === "forward" ? {} : { grad: "read f32" as const }),
-    out: "write f32" as const,
+  bindings: (v: MoveVariant) => ({
+    rows: "read i32" as const,
+    ...(v.weighted ? { weights: "read f32" as const } : {}),
+    y: `read ${element(v)}` as const,
+    out: `write ${element(v)}` as const,
   }),
   params: { count: "u32", dim: "u32", k: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -65,109 +92,132 @@ const combineKernel: Kernel<CombineVariant> = defineKernel({
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.count) { return; }
-  ${
-    {
-      forward: `let token = i / params.dim;
-  var total = 0.0;
-  for (var j = 0u; j < params.k; j++) {
-    let row = where_[token * params.k + j];
-    if (row >= 0) { total += weights[token * params.k + j] * y[u32(row) * params.dim + i % params.dim]; }
+  let first = i / params.dim * params.k;
+  var total = ${v.vec ? "vec4f()" : "0.0"};
+  for (var c = first; c < first + params.k; c++) {
+    let row = rows[c];
+    if (row >= 0) { total += ${v.weighted ? "weights[c] * " : ""}y[u32(row) * params.dim + i % params.dim]; }
   }
-  out[i] = total;`,
-      rows: `let choice = choices[i / params.dim];
-  out[i] = select(0.0, weights[max(choice, 0)] * grad[u32(max(choice, 0)) / params.k * params.dim + i % params.dim], choice >= 0);`,
-      weights: `let row = where_[i];
-  var total = 0.0;
-  if (row >= 0) { for (var d = 0u; d < params.dim; d++) { total += y[u32(row) * params.dim + d] * grad[i / params.k * params.dim + d]; } }
-  out[i] = total;`,
-    }[v.mode]
-  }
+  out[i] = total;
 }`,
 });
 
-const inverseKernel: Kernel<undefined> = defineKernel({
-  name: "dispatchInverse",
-  bindings: { choices: "read i32", where_: "read_write i32" },
-  params: { count: "u32" },
-  wgsl: () => /* wgsl */ `
+/** out[r] = weight[c] x[token of c] for the choice c of sorted row r; zeros where there is none. */
+const gatherKernel: Kernel<MoveVariant> = defineKernel({
+  name: "moeGather",
+  bindings: (v: MoveVariant) => ({
+    choices: "read i32" as const,
+    ...(v.weighted ? { weights: "read f32" as const } : {}),
+    x: `read ${element(v)}` as const,
+    out: `write ${element(v)}` as const,
+  }),
+  params: { count: "u32", dim: "u32", k: "u32" },
+  wgsl: (v) => /* wgsl */ `
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.count) { return; }
-  if (choices[i] >= 0) { where_[choices[i]] = i32(i); }
+  let choice = choices[i / params.dim];
+  var value = ${v.vec ? "vec4f()" : "0.0"};
+  if (choice >= 0) {
+    value = ${v.weighted ? "weights[choice] * " : ""}x[u32(choice) / params.k * params.dim + i % params.dim];
+  }
+  out[i] = value;
 }`,
 });
 
-/** Rows of the experts' results back to their tokens: out[t] = sum_k weights[t, k] y[row of (t, k)]. */
-export function combine(y: Tensor, weights: Tensor, { choices }: Dispatch): Tensor {
-  const { gpu } = y;
-  const dim = y.shape.at(-1)!;
-  const [tokens, k] = weights.shape as [number, number];
-  const count = choices.size;
-  const where = gpu.full([count], -1, "i32");
-  gpu.run(inverseKernel, {
-    bindings: { choices, where_: where },
-    params: { count },
+function move(
+  kernel: Kernel<MoveVariant>,
+  dim: number,
+  k: number,
+  shape: readonly number[],
+  bindings: Readonly<Record<string, Tensor>>,
+): Tensor {
+  const { gpu } = Object.values(bindings)[0]!;
+  const vec = dim % 4 === 0;
+  const out = gpu.empty(shape);
+  const count = vec ? out.size / 4 : out.size;
+  gpu.run(kernel, {
+    variant: { vec, weighted: "weights" in bindings },
+    bindings: { ...bindings, out },
+    params: { count, dim: vec ? dim / 4 : dim, k },
     workgroups: grid1d(Math.ceil(count / 64)),
   });
-  const run = (
-    mode: CombineVariant["mode"],
-    shape: readonly number[],
-    bindings: Record<string, Tensor>,
-  ): Tensor => {
-    const out = gpu.empty(shape);
-    gpu.run(combineKernel, {
-      variant: { mode },
-      bindings: { ...bindings, ...(mode === "rows" ? { choices } : { where_: where }), out },
-      params: { count: out.size, dim, k },
-      workgroups: grid1d(Math.ceil(out.size / 64)),
-    });
-    return out;
-  };
+  return out;
+}
+
+/** out[c] = y[row of c] . grad[token of c]; 0 for a choice of no expert. */
+const weightsKernel: Kernel<RowVariant> = defineKernel({
+  name: "moeCombineWeights",
+  bindings: (v: RowVariant) => ({
+    rows: "read i32" as const,
+    y: `read ${rowElement(v)}` as const,
+    grad: `read ${rowElement(v)}` as const,
+    out: "write f32" as const,
+  }),
+  params: { rows: "u32", width: "u32", k: "u32" },
+  subgroups: (v) => v.lanes > 0,
+  wgsl: (v) => /* wgsl */ `
+${rowPrelude(v)}
+${rowMain(
+  v,
+  /* wgsl */ `
+  let source = rows[row];
+  let from_ = u32(max(source, 0)) * pieces;
+  let token = row / params.k * pieces;
+  var part = T();
+  for (var i = lane; i < pieces; i += WIDTH) { part += y[from_ + i] * grad[token + i]; }
+  let total = row_sum(fold_sum(part), lane);
+  if (lane == 0u) { out[row] = select(0.0, total, source >= 0); }`,
+)}`,
+});
+
+/**
+ * Rows of the experts' results back to their tokens: out[t] = sum_k weights[t, k] y[row of (t, k)]; a choice of no
+ * expert adds nothing. y [choices, dim] in sorted order, weights [tokens, k]. Result [tokens, dim].
+ */
+export function combine(y: Tensor, weights: Tensor, { k, choices, rows }: Dispatch): Tensor {
+  const { gpu } = y;
+  const dim = y.shape.at(-1)!;
+  const tokens = rows.size / k;
   return applyOp({
     name: "moeCombine",
-    inputs: [y, weights, where, choices],
-    forward: () => ({ outputs: [run("forward", [tokens, dim], { weights, y })] }),
-    backward: ({ grads, needs }) => [
-      needs[0] ? run("rows", y.shape, { weights, grad: grads[0]! }) : undefined,
-      needs[1] ? run("weights", weights.shape, { y, grad: grads[0]! }) : undefined,
-      undefined,
-      undefined,
-    ],
+    inputs: [y, weights, rows, choices],
+    forward: () => ({ outputs: [move(combineKernel, dim, k, [tokens, dim], { rows, weights, y })] }),
+    backward: ({ grads, needs }) => {
+      const grad = grads[0]!;
+      let dWeights: Tensor | undefined;
+      if (needs[1]) {
+        dWeights = gpu.empty(weights.shape);
+        const groups = grid1d(rows.size);
+        gpu.run(weightsKernel, {
+          variant: rowVariant(y, dim),
+          bindings: { rows, y, grad, out: dWeights },
+          params: { rows: rows.size, width: dim, k },
+          workgroups: groups,
+        });
+      }
+      return [
+        needs[0] ? move(gatherKernel, dim, k, y.shape, { choices, weights, x: grad }) : undefined,
+        dWeights,
+        undefined,
+        undefined,
+      ];
+    },
   })[0]!;
 }
 
-const zeroOutside: Kernel<undefined> = defineKernel({
-  name: "dispatchGather",
-  bindings: { x: "read f32", tokens: "read i32", out: "write f32" },
-  params: { count: "u32", dim: "u32" },
-  wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
-  let token = tokens[i / params.dim];
-  out[i] = select(0.0, x[u32(max(token, 0)) * params.dim + i % params.dim], token >= 0);
-}`,
-});
-
-/** Tokens' rows in sorted order; rows past the last choice are zeros. */
-export function gatherTokens(x: Tensor, { tokens }: Dispatch): Tensor {
-  const { gpu } = x;
+/** Tokens' rows x [tokens, dim] in the order of the experts, [choices, dim]; rows past the last choice are zeros. */
+export function gatherTokens(x: Tensor, { k, choices, rows }: Dispatch): Tensor {
   const dim = x.shape.at(-1)!;
-  const count = tokens.size * dim;
   return applyOp({
     name: "moeGather",
-    inputs: [x, tokens],
-    forward: () => {
-      const out = gpu.empty([tokens.size, dim]);
-      gpu.run(zeroOutside, {
-        bindings: { x, tokens, out },
-        params: { count, dim },
-        workgroups: grid1d(Math.ceil(count / 64)),
-      });
-      return { outputs: [out] };
-    },
-    backward: ({ grads }) => [scatterAdd(grads[0]!, tokens, x.shape[0]!), undefined],
+    inputs: [x, choices, rows],
+    forward: () => ({ outputs: [move(gatherKernel, dim, k, [choices.size, dim], { choices, x })] }),
+    backward: ({ grads }) => [
+      move(combineKernel, dim, k, x.shape, { rows, y: grads[0]! }),
+      undefined,
+      undefined,
+    ],
   })[0]!;
 }

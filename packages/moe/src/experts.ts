@@ -3,6 +3,7 @@ import {
   e,
   elementwise,
   expectOneOf,
+  expectShape,
   GLU_GATES,
   groupedMatmul,
   input,
@@ -12,7 +13,7 @@ import {
   type GluKind,
   type Tensor,
 } from "@x/kernels";
-import { combine, dispatch, gatherTokens, type Dispatch } from "./dispatch.js";
+import { combine, dispatch, gatherTokens } from "./dispatch.js";
 
 /** Activations of plain experts; swish has beta 1. */
 export type ExpertActivation = ActivationName | "swish";
@@ -46,8 +47,15 @@ export type Experts = PlainExperts | GatedExperts;
 
 const ops = new Map<string, (...args: Tensor[]) => Tensor>();
 
-function activate(kind: ExpertActivation, x: Tensor): Tensor {
+/** The activation's name among those of the kernels; swish with beta 1 is SiLU. */
+export function activationName(who: string, kind: ExpertActivation): ActivationName {
   const name = kind === "swish" ? "silu" : kind;
+  activationExpr(who, name);
+  return name;
+}
+
+function activate(kind: ExpertActivation, x: Tensor): Tensor {
+  const name = activationName("experts", kind);
   if (name === "identity") return x;
   let op = ops.get(name);
   if (!op) {
@@ -57,7 +65,8 @@ function activate(kind: ExpertActivation, x: Tensor): Tensor {
   return op(x);
 }
 
-function gated(kind: GluKind, x: Tensor, up: Tensor): Tensor {
+/** g(gate) * up in one pass. */
+export function gated(kind: GluKind, x: Tensor, up: Tensor): Tensor {
   expectOneOf("experts", "gluKind", kind, Object.keys(GLU_GATES) as GluKind[]);
   let op = ops.get(kind);
   if (!op) {
@@ -67,7 +76,11 @@ function gated(kind: GluKind, x: Tensor, up: Tensor): Tensor {
   return op(x, up);
 }
 
-/** Number of experts, with their shapes checked against the tokens' width. */
+/**
+ * Number of experts, with their shapes checked against the tokens' width.
+ *
+ * @throws ShapeError
+ */
 export function expertCount(who: string, experts: Experts, dim: number): number {
   const [first, last] = experts.kind === "ffn" ? [experts.w1, experts.w2] : [experts.wGate, experts.wDown];
   if (
@@ -83,7 +96,19 @@ export function expertCount(who: string, experts: Experts, dim: number): number 
       `the experts' weights have shapes ${showShape(first.shape)} and ${showShape(last.shape)}; they must be [experts, hidden, ${dim}] and [experts, ${dim}, hidden]`,
     );
   }
-  return first.shape[0]!;
+  const [count, hidden] = first.shape as [number, number];
+  if (experts.kind === "glu") expectShape(who, "wUp", experts.wUp, [count, hidden, dim]);
+  else {
+    if (experts.b1) expectShape(who, "b1", experts.b1, [count, hidden]);
+    if (experts.b2) expectShape(who, "b2", experts.b2, [count, dim]);
+  }
+  return count;
+}
+
+/** Check the router's weights [experts, dim] against x [..., dim]. */
+export function expectRouter(who: string, x: Tensor, wRouter: Tensor, experts: number): void {
+  if (x.rank < 2) throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [..., tokens, dim]`);
+  expectShape(who, "wRouter", wRouter, [experts, x.shape.at(-1)!]);
 }
 
 /** Each sorted row through its expert: rows [choices, dim] -> [choices, dim]. */
@@ -110,7 +135,7 @@ export function runExperts(rows: Tensor, experts: Experts, offsets: Tensor): Ten
  */
 export function mixExperts(x: Tensor, experts: Experts, indices: Tensor, weights: Tensor): Tensor {
   return x.gpu.scope(() => {
-    const plan: Dispatch = dispatch(indices, expertCount("experts", experts, x.shape.at(-1)!));
+    const plan = dispatch(indices, expertCount("experts", experts, x.shape.at(-1)!));
     return combine(runExperts(gatherTokens(x, plan), experts, plan.offsets), weights, plan);
   });
 }

@@ -1,0 +1,92 @@
+import { defineKernel, DTypeError, expectOneOf, grid1d, ShapeError, showShape } from "@x/kernels";
+import type { Kernel, Tensor } from "@x/kernels";
+
+/** Which tokens share a budget: those of one sequence, or all. */
+export type GroupBy = "batch" | "sequence";
+
+/** Number of groups of tensors [batch, seq, ...]: one of the whole batch, or one for each sequence. */
+export function groupCount(who: string, name: string, t: Tensor, groupBy: GroupBy): number {
+  expectOneOf(who, "groupBy", groupBy, ["batch", "sequence"]);
+  if (groupBy === "batch") return 1;
+  if (t.rank < 3)
+    throw new ShapeError(
+      who,
+      `${name} has shape ${showShape(t.shape)}; groups by sequence need [batch, seq, ...]`,
+    );
+  return t.shape[0]!;
+}
+
+interface CountVariant {
+  readonly mask: boolean;
+}
+
+const countKernel: Kernel<CountVariant> = defineKernel({
+  name: "countChoices",
+  bindings: (v: CountVariant) => ({
+    indices: "read i32" as const,
+    ...(v.mask ? { mask: "read i32" as const } : {}),
+    out: "read_write atomic<u32>" as const,
+  }),
+  params: { tokens: "u32", groupTokens: "u32", k: "u32", buckets: "u32", width: "u32", distinct: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let t = id.y * groups.x * 64u + id.x;
+  if (t >= params.tokens) { return; }
+  ${v.mask ? "if (mask[t] == 0) { return; }" : ""}
+  for (var j = 0u; j < params.k; j++) {
+    let index = indices[t * params.k + j];
+    if (index < 0 || u32(index) >= params.buckets * params.width) { continue; }
+    let bucket = u32(index) / params.width;
+    var first = true;
+    for (var i = 0u; i < j * params.distinct; i++) {
+      let before = indices[t * params.k + i];
+      if (before >= 0 && u32(before) / params.width == bucket) { first = false; }
+    }
+    if (first) { atomicAdd(&out[t / params.groupTokens * params.buckets + bucket], 1u); }
+  }
+}`,
+});
+
+export interface CountOptions {
+  readonly groups: number;
+  readonly experts: number;
+  /** i32 [tokens]: choices of tokens with 0 do not count. */
+  readonly mask?: Tensor | undefined;
+  /** Experts are counted in blocks of this many. */
+  readonly width?: number;
+  /** A token counts once for a block, however many of its experts it chose. */
+  readonly distinct?: boolean;
+}
+
+/** Choices of each expert (or block of experts) in each group: u32 [groups, experts / width], outside the tape. */
+export function countChoices(indices: Tensor, options: CountOptions): Tensor {
+  const { groups, experts, mask, width = 1, distinct = false } = options;
+  const { gpu } = indices;
+  const k = indices.shape.at(-1) ?? 1;
+  const tokens = indices.size / k;
+  const buckets = experts / width;
+  const out = gpu.zeros([groups, buckets], "u32");
+  gpu.run(countKernel, {
+    variant: { mask: mask !== undefined },
+    bindings: { indices, ...(mask ? { mask } : {}), out },
+    params: { tokens, groupTokens: tokens / groups, k, buckets, width, distinct: distinct ? 1 : 0 },
+    workgroups: grid1d(Math.ceil(tokens / 64)),
+  });
+  return out;
+}
+
+/** Check choices [..., k] of experts: their type, and that weights lie beside them. */
+export function expectChoices(who: string, indices: Tensor, weights?: Tensor): number {
+  if (indices.dtype !== "i32")
+    throw new DTypeError(who, `indices are ${indices.dtype}; they must be i32`);
+  const k = indices.shape.at(-1) ?? 0;
+  if (k === 0)
+    throw new ShapeError(who, `indices have shape ${showShape(indices.shape)}; they must be [..., topK]`);
+  if (weights && showShape(weights.shape) !== showShape(indices.shape))
+    throw new ShapeError(
+      who,
+      `weights have shape ${showShape(weights.shape)}; indices have ${showShape(indices.shape)}`,
+    );
+  return k;
+}

@@ -1,0 +1,269 @@
+import {
+  argsort,
+  checkConfig,
+  ConfigError,
+  defineKernel,
+  div,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  grid1d,
+  groupBy,
+  maximum,
+  slice,
+  stopGradient,
+  sum,
+  where,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
+import { expectChoices, groupCount, type GroupBy } from "./choices.js";
+
+export interface CapacityOptions {
+  /** Multiple of the even share that an expert takes; or give `capacity`. */
+  readonly capacityFactor?: number | undefined;
+  /** Slots of an expert in a group, in place of all the rest. */
+  readonly capacity?: number | undefined;
+  /** Default "ceil". */
+  readonly rounding?: "ceil" | "floor";
+  /** Least number of slots; default 0. */
+  readonly minCapacity?: number;
+}
+
+/** Names of `CapacityOptions`. */
+export const CAPACITY_KEYS: readonly string[] = ["capacityFactor", "capacity", "rounding", "minCapacity"];
+
+/**
+ * Slots of an expert in a group: capacityFactor * choices / experts, rounded, at least `minCapacity`; in double
+ * precision.
+ *
+ * @throws ConfigError
+ */
+export function capacityOf(who: string, options: CapacityOptions, choices: number, experts: number): number {
+  const { capacityFactor, capacity, rounding = "ceil", minCapacity = 0 } = options;
+  expectOneOf(who, "rounding", rounding, ["ceil", "floor"]);
+  expectInteger(who, "minCapacity", minCapacity, 0);
+  if (capacity !== undefined) {
+    expectInteger(who, "capacity", capacity, 0);
+    return capacity;
+  }
+  if (capacityFactor === undefined)
+    throw new ConfigError(who, "neither capacityFactor nor capacity is given; it needs one of them");
+  expectNumber(who, "capacityFactor", capacityFactor, 0);
+  const share = (capacityFactor * choices) / experts;
+  return Math.max(rounding === "ceil" ? Math.ceil(share) : Math.floor(share), minCapacity);
+}
+
+export interface ExpertCapacityOptions extends CapacityOptions {
+  readonly numExperts: number;
+  /** Count all choices of the group, not only its tokens; default true. */
+  readonly countChoices?: boolean;
+  /** Which choices come first; default "choiceFirst". */
+  readonly priority?: "choiceFirst" | "tokenFirst" | "weight";
+  /** Default "sequence". */
+  readonly groupBy?: GroupBy;
+  /** Divide a token's weights by the sum of what is left. */
+  readonly renormalizeAfterDrop?: boolean;
+}
+
+export interface ExpertCapacityResult {
+  /** i32 [..., k]: slot of each choice at its expert; -1 if dropped. */
+  readonly slot: Tensor;
+  /** i32 [..., k]: 1 where the choice has a slot. */
+  readonly kept: Tensor;
+  /** i32 [..., k]: the experts that are left; -1 where dropped. */
+  readonly placed: Tensor;
+  /** [..., k]: 0 where dropped. */
+  readonly weights: Tensor;
+  /** Slots of an expert in a group. */
+  readonly capacity: number;
+  /** i32 [groups, experts]: choices of the expert, and those that found a slot. */
+  readonly requested: Tensor;
+  readonly accepted: Tensor;
+}
+
+interface KeysVariant {
+  readonly priority: "choiceFirst" | "tokenFirst" | "weight";
+}
+
+/** Keys (group, expert) of the choices in the order in which they are placed, and which choice each is. */
+const keysKernel: Kernel<KeysVariant> = defineKernel({
+  name: "capacityKeys",
+  bindings: (v: KeysVariant) => ({
+    indices: "read i32" as const,
+    ...(v.priority === "weight" ? { order: "read i32" as const } : {}),
+    keys: "write i32" as const,
+    choices: "write u32" as const,
+    slots: "write i32" as const,
+  }),
+  params: { count: "u32", tokens: "u32", k: "u32", experts: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let group = i / (params.tokens * params.k);
+  let at = i % (params.tokens * params.k);
+  ${
+    v.priority === "tokenFirst"
+      ? "let choice = i;"
+      : `let token = ${v.priority === "weight" ? "u32(order[group * params.tokens + at % params.tokens])" : "at % params.tokens"};
+  let choice = (group * params.tokens + token) * params.k + at / params.tokens;`
+  }
+  let expert = indices[choice];
+  let valid = expert >= 0 && u32(expert) < params.experts;
+  keys[i] = select(-1, i32(group * params.experts) + expert, valid);
+  choices[i] = choice;
+  slots[i] = -1;
+}`,
+});
+
+/** The rank of a choice among those with its key is its slot. */
+const placeKernel: Kernel<undefined> = defineKernel({
+  name: "capacityPlace",
+  bindings: {
+    keys: "read i32",
+    choices: "read u32",
+    offsets: "read u32",
+    order: "read u32",
+    slots: "write i32",
+  },
+  params: { count: "u32", keyCount: "u32", capacity: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count || i >= offsets[params.keyCount]) { return; }
+  let at = order[i];
+  let rank = i - offsets[keys[at]];
+  if (rank < params.capacity) { slots[choices[at]] = i32(rank); }
+}`,
+});
+
+const keptKernel: Kernel<undefined> = defineKernel({
+  name: "capacityKept",
+  bindings: { indices: "read i32", slots: "read i32", kept: "write i32", placed: "write i32" },
+  params: { count: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let has = slots[i] >= 0;
+  kept[i] = select(0, 1, has);
+  placed[i] = select(-1, indices[i], has);
+}`,
+});
+
+const countsKernel: Kernel<undefined> = defineKernel({
+  name: "capacityCounts",
+  bindings: { offsets: "read u32", requested: "write i32", accepted: "write i32" },
+  params: { keyCount: "u32", capacity: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.keyCount) { return; }
+  let n = offsets[i + 1u] - offsets[i];
+  requested[i] = i32(n);
+  accepted[i] = i32(min(n, params.capacity));
+}`,
+});
+
+/**
+ * Which choices fit: each expert has `capacity` slots in a group; choices take the next free slot of their expert in
+ * the order of `priority` and are dropped when there is none. A stable sort by expert on the GPU gives every choice
+ * its rank, so nothing is read back.
+ *
+ * indices i32 and weights [batch, seq, k]; an index outside the experts takes no slot. "choiceFirst": all first
+ * choices in token order, then all second ones (GShard, arXiv:2006.16668, algorithm 1); "tokenFirst": token by token;
+ * "weight": as choiceFirst, tokens in falling order of their first weight (V-MoE, arXiv:2106.05974, section 4).
+ * Capacity: Switch, arXiv:2101.03961, equation 3. Gradients flow through the weights that are kept.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function expertCapacity(
+  indices: Tensor,
+  weights: Tensor,
+  options: ExpertCapacityOptions,
+): ExpertCapacityResult {
+  const who = "expertCapacity";
+  checkConfig(who, options, [
+    ...CAPACITY_KEYS,
+    "numExperts",
+    "countChoices",
+    "priority",
+    "groupBy",
+    "renormalizeAfterDrop",
+  ]);
+  const {
+    numExperts,
+    countChoices = true,
+    priority = "choiceFirst",
+    groupBy: grouping = "sequence",
+    renormalizeAfterDrop = false,
+  } = options;
+  const k = expectChoices(who, indices, weights);
+  expectInteger(who, "numExperts", numExperts, 1);
+  expectOneOf(who, "priority", priority, ["choiceFirst", "tokenFirst", "weight"]);
+  const groups = groupCount(who, "indices", indices, grouping);
+  const count = indices.size;
+  const tokens = count / k / groups;
+  const capacity = capacityOf(who, options, countChoices ? tokens * k : tokens, numExperts);
+  const { gpu } = indices;
+  return gpu.scope(() => {
+    const each = grid1d(Math.ceil(count / 64));
+    const [slot, kept, placed] = [0, 1, 2].map(() => gpu.empty(indices.shape, "i32")) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
+    const keys = gpu.empty([count], "i32");
+    const choices = gpu.empty([count], "u32");
+    const first = (): Tensor =>
+      slice(stopGradient(weights), { axis: -1, end: 1 }).reshape([groups, tokens]);
+    gpu.run(keysKernel, {
+      variant: { priority },
+      bindings: {
+        indices,
+        ...(priority === "weight" ? { order: argsort(first(), { descending: true }) } : {}),
+        keys,
+        choices,
+        slots: slot,
+      },
+      params: { count, tokens, k, experts: numExperts },
+      workgroups: each,
+    });
+    const keyCount = groups * numExperts;
+    const { offsets, order } = groupBy(keys, keyCount);
+    gpu.run(placeKernel, {
+      bindings: { keys, choices, offsets, order, slots: slot },
+      params: { count, keyCount, capacity: Math.min(capacity, count) },
+      workgroups: each,
+    });
+    gpu.run(keptKernel, {
+      bindings: { indices, slots: slot, kept, placed },
+      params: { count },
+      workgroups: each,
+    });
+    const requested = gpu.empty([groups, numExperts], "i32");
+    const accepted = gpu.empty([groups, numExperts], "i32");
+    gpu.run(countsKernel, {
+      bindings: { offsets, requested, accepted },
+      params: { keyCount, capacity: Math.min(capacity, count) },
+      workgroups: grid1d(Math.ceil(keyCount / 64)),
+    });
+    const left = where(kept, weights, 0);
+    return {
+      slot,
+      kept,
+      placed,
+      weights: renormalizeAfterDrop
+        ? div(left, maximum(sum(left, { axes: -1, keepDims: true }), 1e-9))
+        : left,
+      capacity,
+      requested,
+      accepted,
+    };
+  });
+}

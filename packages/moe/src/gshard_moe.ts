@@ -1,0 +1,172 @@
+import {
+  checkConfig,
+  ConfigError,
+  defineKernel,
+  expectNumber,
+  expectOneOf,
+  expectShape,
+  grid1d,
+  linear,
+  softmax,
+  stopGradient,
+  topk,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
+import type { GroupBy } from "./choices.js";
+import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "./expert_capacity.js";
+import { expectRouter, expertCount, mixExperts, type Experts } from "./experts.js";
+import { loadBalanceLoss } from "./load_balance_loss.js";
+import { renormalizeWeights } from "./router.js";
+
+export interface GShardMoeOptions extends CapacityOptions {
+  /** Which second choices are tried; default "all". */
+  readonly secondPolicy?: "all" | "none" | "threshold" | "random";
+  /** "threshold": weight > it; "random": uniform < weight / it. Default 0.2. */
+  readonly secondThreshold?: number;
+  /** [batch, seq], uniform in [0, 1): for "random". */
+  readonly uniform?: Tensor | undefined;
+  /** Capacity counts two choices a token; default true. */
+  readonly countChoices?: boolean;
+  /** Added to the sum of the two weights; default 1e-9. */
+  readonly renormEps?: number;
+  /** Default "sequence". */
+  readonly groupBy?: GroupBy;
+  /** Factor of the balancing loss; default 1. */
+  readonly alpha?: number;
+}
+
+export interface GShardMoeResult {
+  /** In the shape of x. */
+  readonly out: Tensor;
+  /** i32 [batch, seq, 2]: the two best experts, tried or not. */
+  readonly indices: Tensor;
+  /** i32 [batch, seq, 2] */
+  readonly kept: Tensor;
+  /** [batch, seq, 2]: 0 where not kept. */
+  readonly weights: Tensor;
+  /** [batch, seq, experts] */
+  readonly logits: Tensor;
+  readonly probs: Tensor;
+  /** [1]: `loadBalanceLoss` "switch". */
+  readonly auxLoss: Tensor;
+}
+
+interface PolicyVariant {
+  readonly policy: "none" | "threshold" | "random";
+}
+
+/** Choices with the second one taken out where it is not tried. */
+const policyKernel: Kernel<PolicyVariant> = defineKernel({
+  name: "gshardSecond",
+  bindings: (v: PolicyVariant) => ({
+    indices: "read i32" as const,
+    ...(v.policy === "none" ? {} : { weights: "read f32" as const }),
+    ...(v.policy === "random" ? { uniform_: "read f32" as const } : {}),
+    out: "write i32" as const,
+  }),
+  params: { count: "u32", threshold: "f32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let tried = ${
+    {
+      none: "false",
+      threshold: "weights[i] > params.threshold",
+      random: "uniform_[i / 2u] < weights[i] / params.threshold",
+    }[v.policy]
+  };
+  out[i] = select(-1, indices[i], i % 2u == 0u || tried);
+}`,
+});
+
+/**
+ * GShard layer: the two best experts, their softmax probabilities divided by (their sum + renormEps), capacity with all
+ * first choices placed before the second ones; second choices may be left untried by `secondPolicy` and then take no
+ * slot. What is dropped is not shared out again.
+ *
+ * x [batch, seq, dim], wRouter [experts, dim]. Lepikhin et al. 2020, arXiv:2006.16668, algorithm 1 (its `2 g2 > u` is
+ * "random" with threshold 0.5).
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function gshardMoe(
+  x: Tensor,
+  wRouter: Tensor,
+  experts: Experts,
+  options: GShardMoeOptions,
+): GShardMoeResult {
+  const who = "gshardMoe";
+  checkConfig(who, options, [
+    ...CAPACITY_KEYS,
+    "secondPolicy",
+    "secondThreshold",
+    "uniform",
+    "countChoices",
+    "renormEps",
+    "groupBy",
+    "alpha",
+  ]);
+  const {
+    secondPolicy = "all",
+    secondThreshold = 0.2,
+    uniform,
+    countChoices = true,
+    renormEps = 1e-9,
+    groupBy = "sequence",
+    alpha = 1,
+    ...capacity
+  } = options;
+  expectOneOf(who, "secondPolicy", secondPolicy, ["all", "none", "threshold", "random"]);
+  expectNumber(who, "secondThreshold", secondThreshold, 0);
+  expectNumber(who, "renormEps", renormEps, 0);
+  const dim = x.shape.at(-1) ?? 0;
+  const numExperts = expertCount(who, experts, dim);
+  expectRouter(who, x, wRouter, numExperts);
+  if (numExperts < 2) throw new ConfigError(who, "there is one expert; the layer needs at least two");
+  if (secondPolicy === "random") {
+    if (!uniform) throw new ConfigError(who, 'secondPolicy "random" needs uniform [batch, seq]');
+    expectShape(who, "uniform", uniform, [...x.shape.slice(0, -1)]);
+  }
+  const { gpu } = x;
+  return gpu.scope(() => {
+    const logits = linear(x, wRouter);
+    const probs = softmax(logits);
+    const best = topk(probs, 2);
+    const shares = renormalizeWeights(best.values, renormEps);
+    let tried = best.indices;
+    if (secondPolicy !== "all") {
+      tried = gpu.empty(best.indices.shape, "i32");
+      gpu.run(policyKernel, {
+        variant: { policy: secondPolicy },
+        bindings: {
+          indices: best.indices,
+          ...(secondPolicy === "none" ? {} : { weights: stopGradient(shares) }),
+          ...(secondPolicy === "random" ? { uniform_: uniform! } : {}),
+          out: tried,
+        },
+        params: { count: tried.size, threshold: secondThreshold },
+        workgroups: grid1d(Math.ceil(tried.size / 64)),
+      });
+    }
+    const placed = expertCapacity(tried, shares, { ...capacity, numExperts, countChoices, groupBy });
+    const rows = [x.size / dim, 2];
+    const out = mixExperts(
+      x.reshape([rows[0]!, dim]),
+      experts,
+      placed.placed.reshape(rows),
+      placed.weights.reshape(rows),
+    );
+    return {
+      out: out.reshape(x.shape),
+      indices: best.indices,
+      kept: placed.kept,
+      weights: placed.weights,
+      logits,
+      probs,
+      auxLoss: loadBalanceLoss(logits, { kind: "switch", alpha, groupBy }).loss,
+    };
+  });
+}

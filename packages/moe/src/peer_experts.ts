@@ -1,0 +1,215 @@
+import {
+  applyOp,
+  cast,
+  defineKernel,
+  derive,
+  e,
+  elementwise,
+  grid1d,
+  input,
+  rowElement,
+  rowMain,
+  rowPrelude,
+  rowVariant,
+  sort,
+  type Expr,
+  type Kernel,
+  type RowVariant,
+  type Tensor,
+} from "@x/kernels";
+
+/** out[t, m] = table[ids[t, m]] . x[t]; one row of lanes for each retrieved expert. */
+const dotKernel: Kernel<RowVariant> = defineKernel({
+  name: "peerDot",
+  bindings: (v: RowVariant) => ({
+    table: `read ${rowElement(v)}` as const,
+    x: `read ${rowElement(v)}` as const,
+    ids: "read i32" as const,
+    out: "write f32" as const,
+  }),
+  params: { rows: "u32", width: "u32", m: "u32" },
+  subgroups: (v) => v.lanes > 0,
+  wgsl: (v) => /* wgsl */ `
+${rowPrelude(v)}
+${rowMain(
+  v,
+  /* wgsl */ `
+  let expert = u32(ids[row]) * pieces;
+  let token = row / params.m * pieces;
+  var part = T();
+  for (var i = lane; i < pieces; i += WIDTH) { part += table[expert + i] * x[token + i]; }
+  let total = row_sum(fold_sum(part), lane);
+  if (lane == 0u) { out[row] = total; }`,
+)}`,
+});
+
+const element = (v: { vec: boolean }): string => (v.vec ? "vec4<f32>" : "f32");
+
+/** out[t] = sum over m of a[t, m] table[ids[t, m]], in the order of m. */
+const sumKernel: Kernel<{ vec: boolean }> = defineKernel({
+  name: "peerSum",
+  bindings: (v: { vec: boolean }) => ({
+    table: `read ${element(v)}` as const,
+    a: "read f32" as const,
+    ids: "read i32" as const,
+    out: `write ${element(v)}` as const,
+  }),
+  params: { count: "u32", width: "u32", m: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let first = i / params.width * params.m;
+  var total = ${v.vec ? "vec4f()" : "0.0"};
+  for (var j = first; j < first + params.m; j++) { total += a[j] * table[u32(ids[j]) * params.width + i % params.width]; }
+  out[i] = total;
+}`,
+});
+
+/**
+ * Rows of the table's gradient: for each run of equal ids in the sorted list, out[id] = sum over the run of
+ * a[position] x[token], in the order of the positions. The thread of a run's first element owns the row; rows that
+ * were not retrieved are not written.
+ */
+const scatterKernel: Kernel<{ vec: boolean }> = defineKernel({
+  name: "peerScatter",
+  bindings: (v: { vec: boolean }) => ({
+    sorted: "read f32" as const,
+    positions: "read i32" as const,
+    a: "read f32" as const,
+    x: `read ${element(v)}` as const,
+    out: `write ${element(v)}` as const,
+  }),
+  params: { count: "u32", width: "u32", m: "u32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count * params.width) { return; }
+  let start = i / params.width;
+  let expert = sorted[start];
+  if (start > 0u && sorted[start - 1u] == expert) { return; }
+  var total = ${v.vec ? "vec4f()" : "0.0"};
+  for (var j = start; j < params.count && sorted[j] == expert; j++) {
+    let position = u32(positions[j]);
+    total += a[position] * x[position / params.m * params.width + i % params.width];
+  }
+  out[u32(expert) * params.width + i % params.width] = total;
+}`,
+});
+
+function dots(table: Tensor, x: Tensor, ids: Tensor): Tensor {
+  const out = table.gpu.empty(ids.shape);
+  const width = table.shape[1]!;
+  table.gpu.run(dotKernel, {
+    variant: rowVariant(table, width),
+    bindings: { table, x, ids, out },
+    params: { rows: ids.size, width, m: ids.shape[1]! },
+    workgroups: grid1d(ids.size),
+  });
+  return out;
+}
+
+const lanesOf = (width: number): { vec: boolean; width: number } =>
+  width % 4 === 0 ? { vec: true, width: width / 4 } : { vec: false, width };
+
+function weightedSum(table: Tensor, a: Tensor, ids: Tensor): Tensor {
+  const out = table.gpu.empty([ids.shape[0]!, table.shape[1]!]);
+  const { vec, width } = lanesOf(table.shape[1]!);
+  const count = ids.shape[0]! * width;
+  table.gpu.run(sumKernel, {
+    variant: { vec },
+    bindings: { table, a, ids, out },
+    params: { count, width, m: ids.shape[1]! },
+    workgroups: grid1d(Math.ceil(count / 64)),
+  });
+  return out;
+}
+
+interface Runs {
+  readonly values: Tensor;
+  readonly indices: Tensor;
+}
+
+function scatterRows(runs: Runs, a: Tensor, x: Tensor, table: Tensor): Tensor {
+  const out = table.gpu.zeros(table.shape);
+  const { vec, width } = lanesOf(table.shape[1]!);
+  table.gpu.run(scatterKernel, {
+    variant: { vec },
+    bindings: { sorted: runs.values, positions: runs.indices, a, x, out },
+    params: { count: a.size, width, m: a.shape[1]! },
+    workgroups: grid1d(Math.ceil((a.size * width) / 64)),
+  });
+  return out;
+}
+
+type Op = (...args: Tensor[]) => Tensor;
+
+interface NeuronOps {
+  /** w act(h) */
+  readonly forward: Op;
+  /** g w act'(h) */
+  readonly hidden: Op;
+  /** g act(h) */
+  readonly weight: Op;
+}
+
+const neurons = new Map<string, NeuronOps>();
+
+function neuronOps(name: string, activation: (x: Expr) => Expr): NeuronOps {
+  let ops = neurons.get(name);
+  if (!ops) {
+    const seed = e.mul(input("g"), input("w"));
+    const slope = derive(activation(input("h")), ["h"], seed)[0] ?? e.mul(0, seed);
+    ops = {
+      forward: elementwise("peerNeuron", ["h", "w"], (h, w) => e.mul(activation(h), w)),
+      hidden: elementwise("peerNeuronHidden", ["h", "w", "g"], () => slope),
+      weight: elementwise("peerNeuronWeight", ["h", "g"], (h, g) => e.mul(g, activation(h))),
+    };
+    neurons.set(name, ops);
+  }
+  return ops;
+}
+
+/**
+ * out[t] = sum_m weights[t, m] act(down[ids[t, m]] . x[t]) up[ids[t, m]]: experts of one neuron, picked by row.
+ * Only the retrieved rows are read; the backward sorts the retrieved ids once and writes each touched row of the
+ * tables' gradients once, in a fixed order.
+ *
+ * x [tokens, dim], weights [tokens, m], ids i32 [tokens, m], down and up [experts, dim] with experts <= 2^24.
+ */
+export function peerExperts(
+  x: Tensor,
+  weights: Tensor,
+  ids: Tensor,
+  down: Tensor,
+  up: Tensor,
+  name: string,
+  activation: (x: Expr) => Expr,
+): Tensor {
+  const ops = neuronOps(name, activation);
+  return applyOp({
+    name: "peerExperts",
+    inputs: [x, weights, down, up, ids],
+    forward: () => {
+      const h = dots(down, x, ids);
+      const a = ops.forward(h, weights);
+      return { outputs: [weightedSum(up, a, ids)], saved: [h, a] };
+    },
+    backward: ({ grads, needs, saved }) => {
+      const g = grads[0]!;
+      const [h, a] = saved as [Tensor, Tensor];
+      const ga = needs[0] || needs[1] || needs[2] ? dots(up, g, ids) : undefined;
+      const gh = ga && (needs[0] || needs[2]) ? ops.hidden(h, weights, ga) : undefined;
+      const runs = needs[2] || needs[3] ? sort(cast(ids, "f32").reshape([ids.size])) : undefined;
+      return [
+        needs[0] ? weightedSum(down, gh!, ids) : undefined,
+        needs[1] ? ops.weight(h, ga!) : undefined,
+        needs[2] ? scatterRows(runs!, gh!, x, down) : undefined,
+        needs[3] ? scatterRows(runs!, a, g, up) : undefined,
+        undefined,
+      ];
+    },
+  })[0]!;
+}

@@ -1,0 +1,202 @@
+import {
+  cast,
+  checkConfig,
+  ConfigError,
+  defineKernel,
+  div,
+  e,
+  elementwise,
+  expectDType,
+  expectInteger,
+  expectShape,
+  grid1d,
+  max,
+  maximum,
+  mean,
+  mul,
+  neg,
+  noGrad,
+  scatterAdd,
+  sqrt,
+  sum,
+  topk,
+  transpose,
+  variance,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
+import { countChoices, expectChoices } from "./choices.js";
+
+export interface RoutingStatsOptions {
+  readonly numExperts: number;
+  readonly numTypes: number;
+  /** Most frequent types to name for each expert; default 3. */
+  readonly topTypes?: number;
+}
+
+/** Scalars have shape [1]. */
+export interface RoutingStats {
+  /** i32 [experts]: choices of the expert. */
+  readonly tokensPerExpert: Tensor;
+  /** [experts]: that divided by the number of choices. */
+  readonly load: Tensor;
+  /** -sum load ln load, and that divided by ln E. */
+  readonly loadEntropy: Tensor;
+  readonly loadEntropyNormalized: Tensor;
+  /** Mean over tokens of the entropy of the router's probabilities. */
+  readonly routerEntropy: Tensor;
+  /** [experts]: sum of weights. */
+  readonly importance: Tensor;
+  /** Deviation over mean, and largest over mean, of the counts. */
+  readonly cv: Tensor;
+  readonly maxOverMean: Tensor;
+  /** i32 [1]: experts without a choice. */
+  readonly deadExperts: Tensor;
+  /** i32 [types, experts]: choices of the expert by tokens of the type. */
+  readonly typeCounts: Tensor;
+  /** [types, experts]: rows of the counts divided by their sums; columns by theirs. */
+  readonly typeShare: Tensor;
+  readonly expertShare: Tensor;
+  /** i32 [experts, topTypes]: most frequent types, -1 where there is none. */
+  readonly topTypes: Tensor;
+  /** i32 [experts, experts]: tokens that chose both. */
+  readonly coActivation: Tensor;
+  /** Of type and expert, in nats. */
+  readonly mutualInformation: Tensor;
+}
+
+const pairKernel: Kernel<undefined> = defineKernel({
+  name: "routingCounts",
+  bindings: {
+    indices: "read i32",
+    types: "read i32",
+    typeCounts: "read_write atomic<i32>",
+    coActivation: "read_write atomic<i32>",
+  },
+  params: { tokens: "u32", k: "u32", experts: "u32", types_: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let t = id.y * groups.x * 64u + id.x;
+  if (t >= params.tokens) { return; }
+  let kind = types[t];
+  for (var j = 0u; j < params.k; j++) {
+    let a = indices[t * params.k + j];
+    if (a < 0 || u32(a) >= params.experts) { continue; }
+    if (kind >= 0 && u32(kind) < params.types_) { atomicAdd(&typeCounts[u32(kind) * params.experts + u32(a)], 1); }
+    for (var i = 0u; i < params.k; i++) {
+      let b = indices[t * params.k + i];
+      if (b >= 0 && u32(b) < params.experts) { atomicAdd(&coActivation[u32(a) * params.experts + u32(b)], 1); }
+    }
+  }
+}`,
+});
+
+/** Integers of the best types, -1 where the count is 0 or there are no more types. */
+const topKernel: Kernel<undefined> = defineKernel({
+  name: "routingTopTypes",
+  bindings: { counts: "read f32", types: "read i32", out: "write i32" },
+  params: { count: "u32", wanted: "u32", found: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let at = i % params.wanted;
+  var value = -1;
+  if (at < params.found) {
+    let from_ = i / params.wanted * params.found + at;
+    if (counts[from_] > 0.0) { value = types[from_]; }
+  }
+  out[i] = value;
+}`,
+});
+
+/** x ln x, 0 at 0. */
+const xLogX = elementwise("xLogX", ["x"], (x) => e.select(e.gt(x, 0), e.mul(x, e.log(e.max(x, 1e-38))), 0));
+const isZero = elementwise("isZero", ["x"], (x) => e.eq(x, 0));
+/** J ln(J / (a b)), 0 where J is. */
+const information = elementwise("information", ["j", "a", "b"], (j, a, b) =>
+  e.select(e.gt(j, 0), e.mul(j, e.log(e.div(e.max(j, 1e-38), e.max(e.mul(a, b), 1e-38)))), 0),
+);
+const safe = (t: Tensor): Tensor => maximum(t, 1);
+const scalar = (t: Tensor): Tensor => t.reshape([1]);
+const entropy = (p: Tensor): Tensor => neg(sum(xLogX(p), { axes: -1 }));
+
+/**
+ * What the router did: the load of each expert and how even it is, and which types of token each expert takes (the
+ * table of ST-MoE, arXiv:2202.08906, section 7, where experts gather punctuation, articles, verbs). Computed on the
+ * GPU, outside the tape. Natural logarithms.
+ *
+ * indices i32 and weights [batch, seq, k], probs [batch, seq, experts], types i32 [batch, seq]: class of each token
+ * (part of speech, punctuation, ... or its id).
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function routingStats(
+  indices: Tensor,
+  weights: Tensor,
+  probs: Tensor,
+  types: Tensor,
+  options: RoutingStatsOptions,
+): RoutingStats {
+  const who = "routingStats";
+  checkConfig(who, options, ["numExperts", "numTypes", "topTypes"]);
+  const { numExperts, numTypes, topTypes = 3 } = options;
+  expectInteger(who, "numExperts", numExperts, 1);
+  expectInteger(who, "numTypes", numTypes, 1);
+  expectInteger(who, "topTypes", topTypes, 1);
+  const k = expectChoices(who, indices, weights);
+  const each = indices.shape.slice(0, -1);
+  expectShape(who, "probs", probs, [...each, numExperts]);
+  expectShape(who, "types", types, each);
+  expectDType(who, "types", types, "i32");
+  const tokens = indices.size / k;
+  if (tokens === 0) throw new ConfigError(who, "there are no tokens");
+  const { gpu } = indices;
+  return noGrad(() =>
+    gpu.scope(() => {
+      const counted = countChoices(indices, { groups: 1, experts: numExperts }).reshape([numExperts]);
+      const typeCounts = gpu.zeros([numTypes, numExperts], "i32");
+      const coActivation = gpu.zeros([numExperts, numExperts], "i32");
+      gpu.run(pairKernel, {
+        bindings: { indices, types, typeCounts, coActivation },
+        params: { tokens, k, experts: numExperts, types_: numTypes },
+        workgroups: grid1d(Math.ceil(tokens / 64)),
+      });
+      const counts = cast(counted, "f32");
+      const load = div(counts, safe(sum(counts)));
+      const loadEntropy = scalar(entropy(load));
+      const average = maximum(mean(counts), 1e-30);
+      const table = cast(typeCounts, "f32");
+      const byType = sum(table, { axes: 1, keepDims: true });
+      const byExpert = sum(table, { axes: 0, keepDims: true });
+      const total = safe(sum(table));
+      const found = Math.min(topTypes, numTypes);
+      const best = topk(transpose(table), found);
+      const top = gpu.empty([numExperts, topTypes], "i32");
+      gpu.run(topKernel, {
+        bindings: { counts: best.values, types: best.indices, out: top },
+        params: { count: top.size, wanted: topTypes, found },
+        workgroups: grid1d(Math.ceil(top.size / 64)),
+      });
+      return {
+        tokensPerExpert: cast(counted, "i32"),
+        load,
+        loadEntropy,
+        loadEntropyNormalized: mul(loadEntropy, numExperts > 1 ? 1 / Math.log(numExperts) : 0),
+        routerEntropy: scalar(mean(entropy(probs))),
+        importance: scatterAdd(weights.reshape([indices.size]), indices.reshape([indices.size]), numExperts),
+        cv: scalar(div(sqrt(variance(counts)), average)),
+        maxOverMean: scalar(div(max(counts), average)),
+        deadExperts: cast(scalar(sum(isZero(counts))), "i32"),
+        typeCounts,
+        typeShare: div(table, safe(byType)),
+        expertShare: div(table, safe(byExpert)),
+        topTypes: top,
+        coActivation,
+        mutualInformation: scalar(sum(information(div(table, total), div(byType, total), div(byExpert, total)))),
+      };
+    }),
+  );
+}
