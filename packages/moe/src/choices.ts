@@ -78,8 +78,7 @@ export function countChoices(indices: Tensor, options: CountOptions): Tensor {
 
 /** Check choices [..., k] of experts: their type, and that weights lie beside them. */
 export function expectChoices(who: string, indices: Tensor, weights?: Tensor): number {
-  if (indices.dtype !== "i32")
-    throw new DTypeError(who, `indices are ${indices.dtype}; they must be i32`);
+  if (indices.dtype !== "i32") throw new DTypeError(who, `indices are ${indices.dtype}; they must be i32`);
   const k = indices.shape.at(-1) ?? 0;
   if (k === 0)
     throw new ShapeError(who, `indices have shape ${showShape(indices.shape)}; they must be [..., topK]`);

@@ -220,8 +220,7 @@ export function expertCapacity(
     ];
     const keys = gpu.empty([count], "i32");
     const choices = gpu.empty([count], "u32");
-    const first = (): Tensor =>
-      slice(stopGradient(weights), { axis: -1, end: 1 }).reshape([groups, tokens]);
+    const first = (): Tensor => slice(stopGradient(weights), { axis: -1, end: 1 }).reshape([groups, tokens]);
     gpu.run(keysKernel, {
       variant: { priority },
       bindings: {

@@ -81,7 +81,13 @@ export function expertChoice(
     const probs = softmax(logits);
     if (c === 0) {
       const none = [groups, numExperts, 0];
-      return { out: gpu.zeros(x.shape), tokenIndices: gpu.empty(none, "i32"), gates: gpu.empty(none), logits, probs };
+      return {
+        out: gpu.zeros(x.shape),
+        tokenIndices: gpu.empty(none, "i32"),
+        gates: gpu.empty(none),
+        logits,
+        probs,
+      };
     }
     const byExpert = transpose(probs.reshape([groups, tokens, numExperts]), [0, 2, 1]);
     const { values: gates, indices: tokenIndices } = topk(byExpert, c);

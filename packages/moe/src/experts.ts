@@ -107,7 +107,8 @@ export function expertCount(who: string, experts: Experts, dim: number): number 
 
 /** Check the router's weights [experts, dim] against x [..., dim]. */
 export function expectRouter(who: string, x: Tensor, wRouter: Tensor, experts: number): void {
-  if (x.rank < 2) throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [..., tokens, dim]`);
+  if (x.rank < 2)
+    throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [..., tokens, dim]`);
   expectShape(who, "wRouter", wRouter, [experts, x.shape.at(-1)!]);
 }
 

@@ -130,8 +130,7 @@ export function importanceLoss(
     throw new ConfigError(who, "noise and wNoise must be given together");
   if (noise && topK === experts)
     throw new ConfigError(who, `topK is ${topK} of ${experts} experts; the load needs fewer than all`);
-  if (unbiased && experts < 2)
-    throw new ConfigError(who, "unbiased variance needs at least two experts");
+  if (unbiased && experts < 2) throw new ConfigError(who, "unbiased variance needs at least two experts");
   const squaredVariation = (v: Tensor, factor: number): Tensor => {
     const correction = unbiased ? experts / (experts - 1) : 1;
     return mul(div(variance(v), add(square(mean(v)), eps)), factor * correction).reshape([1]);

@@ -11,11 +11,7 @@ export { combine, dispatch, gatherTokens, type Dispatch } from "./dispatch.js";
 export { type GroupBy } from "./choices.js";
 export { loadBalanceLoss, type LoadBalanceOptions, type LoadBalanceResult } from "./load_balance_loss.js";
 export { routerZLoss } from "./router_z_loss.js";
-export {
-  importanceLoss,
-  type ImportanceLossOptions,
-  type ImportanceLossResult,
-} from "./importance_loss.js";
+export { importanceLoss, type ImportanceLossOptions, type ImportanceLossResult } from "./importance_loss.js";
 export {
   capacityOf,
   expertCapacity,

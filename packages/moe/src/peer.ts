@@ -125,7 +125,10 @@ export function peer(x: Tensor, weights: PeerWeights, options: PeerOptions): Pee
     let query = linear(rows, weights.wQuery);
     let statistics: QueryStatistics | undefined;
     if (queryNorm === "batch") {
-      statistics = options.statistics ?? { mean: mean(query, { axes: 0 }), variance: variance(query, { axes: 0 }) };
+      statistics = options.statistics ?? {
+        mean: mean(query, { axes: 0 }),
+        variance: variance(query, { axes: 0 }),
+      };
       query = div(sub(query, statistics.mean), sqrt(add(statistics.variance, normEps)));
       if (weights.normWeight) query = mul(query, weights.normWeight);
       if (weights.normBias) query = add(query, weights.normBias);

@@ -196,9 +196,7 @@ export function productKeyTopk(
     const best = bestPairs(half(0), half(1), n);
     const shape = [...query.shape.slice(0, -1), topK];
     const back = (t: Tensor): Tensor =>
-      own
-        ? transpose(t.reshape([heads, tokens, topK]), [1, 0, 2]).reshape(shape)
-        : t.reshape(shape);
+      own ? transpose(t.reshape([heads, tokens, topK]), [1, 0, 2]).reshape(shape) : t.reshape(shape);
     return { scores: back(best.scores), indices: back(best.indices) };
   });
 }

@@ -195,7 +195,9 @@ export function routingStats(
         expertShare: div(table, safe(byExpert)),
         topTypes: top,
         coActivation,
-        mutualInformation: scalar(sum(information(div(table, total), div(byType, total), div(byExpert, total)))),
+        mutualInformation: scalar(
+          sum(information(div(table, total), div(byType, total), div(byExpert, total))),
+        ),
       };
     }),
   );
