@@ -20,3 +20,32 @@ export {
   type KanWaveletWeights,
   type WaveletKind,
 } from "./kan_wavelet.js";
+export {
+  ffnKeys,
+  ffnMemory,
+  gluKeys,
+  keyTriggers,
+  topKeys,
+  valueTokens,
+  type FfnMemory,
+  type FfnMemoryOptions,
+  type KeyActivity,
+  type RankBy,
+  type TopKeys,
+} from "./ffn_memory.js";
+export { keyCovariance } from "./key_covariance.js";
+export { rome, type RomeFact, type RomeResult } from "./rome.js";
+export { memit, type MemitFacts, type MemitOptions } from "./memit.js";
+export { spdSolve } from "./spd_solve.js";
+export {
+  kanGridUpdate,
+  type KanGrid,
+  type KanGridData,
+  type KanGridUpdateOptions,
+} from "./kan_grid_update.js";
+export {
+  kanActivationRegularization,
+  kanWeightRegularization,
+  type KanRegularization,
+  type KanRegularizationWeights,
+} from "./kan_regularization.js";

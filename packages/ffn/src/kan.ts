@@ -31,18 +31,18 @@ export interface KanOptions extends SplineOptions {
   readonly baseActivation?: BaseActivation;
 }
 
-/** act(x) baseWeight^T, or undefined without a base branch. */
-export function baseBranch(
+/** A base branch has a weight [out, in], and the kind "none" has none. */
+export function checkBase(
   who: string,
   x: Tensor,
   kind: BaseActivation,
   baseWeight: Tensor | undefined,
   outputs: number,
-): Tensor | undefined {
+): void {
   expectOneOf(who, "baseActivation", kind, [...ACTIVATION_KINDS, "none"]);
   if (kind === "none") {
     if (baseWeight) throw new ConfigError(who, 'baseWeight is given, but baseActivation is "none"');
-    return undefined;
+    return;
   }
   if (!baseWeight)
     throw new ConfigError(
@@ -51,7 +51,18 @@ export function baseBranch(
     );
   expectDType(who, "baseWeight", baseWeight, "f32");
   expectShape(who, "baseWeight", baseWeight, [outputs, x.shape.at(-1)!]);
-  return linear(activation(x, kind), baseWeight);
+}
+
+/** act(x) baseWeight^T, or undefined without a base branch. */
+export function baseBranch(
+  who: string,
+  x: Tensor,
+  kind: BaseActivation,
+  baseWeight: Tensor | undefined,
+  outputs: number,
+): Tensor | undefined {
+  checkBase(who, x, kind, baseWeight, outputs);
+  return kind === "none" || !baseWeight ? undefined : linear(activation(x, kind), baseWeight);
 }
 
 /**

@@ -27,3 +27,8 @@ export function text(config: Config, key: string, otherwise?: string): string {
     throw new ConfigError("config", `${key} is ${JSON.stringify(value)}; it must be a string`);
   return value;
 }
+
+/** A configuration less some keys: those that say nothing for a form of the mechanism. */
+export function without(config: Config, ...keys: readonly string[]): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(config).filter(([key]) => !keys.includes(key)));
+}

@@ -9,6 +9,7 @@ import {
   type GluKind,
 } from "@x/ffn";
 import { number, optionalNumber, text } from "./config.js";
+import { memory } from "./ffn_memory.js";
 import { kan } from "./kan.js";
 import type { Runner, RunnerContext } from "./runner.js";
 
@@ -21,6 +22,7 @@ function betaOf({ config, params }: RunnerContext): { beta?: Beta } {
 
 export const ffn: Readonly<Record<string, Runner>> = {
   ...kan,
+  ...memory,
   activation: (context) => ({
     out: activation(context.inputs["x"]!, text(context.config, "kind") as ActivationKind, betaOf(context)),
   }),

@@ -1,12 +1,17 @@
 import {
   kan as kanLayer,
+  kanActivationRegularization,
   kanBspline,
   kanChebyshev,
   kanFourier,
+  kanGridUpdate,
   kanWavelet,
+  kanWeightRegularization,
   type KanChebyshevOptions,
   type SplineOptions,
 } from "@x/ffn";
+import { ConfigError } from "@x/kernels";
+import { without } from "./config.js";
 import type { Runner } from "./runner.js";
 
 /** The functions check their options themselves, unknown keys included. */
@@ -50,4 +55,42 @@ export const kan: Readonly<Record<string, Runner>> = {
       config,
     ),
   }),
+  kan_grid_update: ({ config, inputs, params, host }) => {
+    const weight = params["splineWeight"]!;
+    const [outputs = 0, features = 0, count = 0] = weight.shape;
+    const { grid, splineWeight } = kanGridUpdate(
+      {
+        x: host("x"),
+        features,
+        splineWeight: host("splineWeight"),
+        grid: inputs["grid"] ? host("grid") : undefined,
+      },
+      config,
+    );
+    return {
+      grid: { shape: [features, grid.length / features], data: Float32Array.from(grid) },
+      splineWeight: { shape: [outputs, features, count], data: Float32Array.from(splineWeight) },
+    };
+  },
+  kan_regularization: ({ config, inputs, params }) => {
+    const { kind = "weights", ...options } = config;
+    const { splineWeight, splineScaler, baseWeight } = params;
+    if (kind === "activations")
+      return {
+        ...kanActivationRegularization(
+          inputs["x"]!,
+          { splineWeight: splineWeight!, splineScaler, baseWeight, grid: inputs["grid"] },
+          options,
+        ),
+      };
+    if (kind === "weights") {
+      // The weights alone decide: the keys of the grid say nothing here.
+      const grid = ["gridSize", "splineOrder", "gridRange", "baseActivation"];
+      return { ...kanWeightRegularization(splineWeight!, without(options, ...grid)) };
+    }
+    throw new ConfigError(
+      "kan_regularization",
+      `kind is ${JSON.stringify(kind)}; it must be weights or activations`,
+    );
+  },
 };

@@ -1,0 +1,137 @@
+import { defineKernel, type Kernel } from "@x/kernels";
+
+/** Columns that one step of the factorisation finishes. */
+export const BLOCK = 32;
+
+/**
+ * l = D (A + ridge I) D with D = 1 / sqrt(diagonal): a unit diagonal, which costs nothing and loses fewer digits.
+ * One invocation: one element.
+ */
+export const equilibrate: Kernel<undefined> = defineKernel({
+  name: "spdEquilibrate",
+  bindings: { a: "read f32", l: "write f32", d: "write f32" },
+  params: { n: "u32", ridge: "f32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let at = id.y * groups.x * 64u + id.x;
+  let n = params.n;
+  if (at >= n * n) { return; }
+  let i = at / n;
+  let j = at % n;
+  let di = inverseSqrt(a[i * n + i] + params.ridge);
+  let dj = inverseSqrt(a[j * n + j] + params.ridge);
+  l[at] = di * dj * (a[at] + select(0.0, params.ridge, i == j));
+  if (i == j) { d[i] = di; }
+}`,
+});
+
+/** Cholesky factor of the diagonal block at \`first\`. One workgroup. A pivot that is not positive gives NaN. */
+export const factorDiagonal: Kernel<undefined> = defineKernel({
+  name: "spdFactorDiagonal",
+  bindings: { l: "read_write f32" },
+  params: { n: "u32", first: "u32", nan: "u32" },
+  wgsl: () => /* wgsl */ `
+const B = ${String(BLOCK)}u;
+var<workgroup> t: array<f32, B * B>;
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) lane: u32) {
+  let b = min(B, params.n - params.first);
+  for (var e = lane; e < b * b; e += 64u) {
+    t[e / b * B + e % b] = l[(params.first + e / b) * params.n + params.first + e % b];
+  }
+  workgroupBarrier();
+  for (var j = 0u; j < b; j++) {
+    let square = t[j * B + j];
+    workgroupBarrier();
+    let pivot = select(bitcast<f32>(params.nan), sqrt(square), square > 0.0);
+    for (var i = j + lane; i < b; i += 64u) { t[i * B + j] = select(t[i * B + j] / pivot, pivot, i == j); }
+    workgroupBarrier();
+    let rest = b - j - 1u;
+    for (var e = lane; e < rest * rest; e += 64u) {
+      let r = j + 1u + e / rest;
+      let c = j + 1u + e % rest;
+      t[r * B + c] -= t[r * B + j] * t[c * B + j];
+    }
+    workgroupBarrier();
+  }
+  for (var e = lane; e < b * b; e += 64u) {
+    l[(params.first + e / b) * params.n + params.first + e % b] = t[e / b * B + e % b];
+  }
+}`,
+});
+
+/** Rows below a finished diagonal block: row = row L_block^-T. One invocation: one row. */
+export const factorPanel: Kernel<undefined> = defineKernel({
+  name: "spdFactorPanel",
+  bindings: { l: "read_write f32" },
+  params: { n: "u32", first: "u32" },
+  wgsl: () => /* wgsl */ `
+const B = ${String(BLOCK)}u;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let row = params.first + B + id.x;
+  if (row >= params.n) { return; }
+  var y: array<f32, B>;
+  for (var j = 0u; j < B; j++) {
+    let pivot = (params.first + j) * params.n + params.first;
+    var value = l[row * params.n + params.first + j];
+    for (var m = 0u; m < j; m++) { value -= y[m] * l[pivot + m]; }
+    y[j] = value / l[pivot + j];
+    l[row * params.n + params.first + j] = y[j];
+  }
+}`,
+});
+
+/** What is left, less the product of the finished panel with itself. One invocation: one element on or below the diagonal. */
+export const factorUpdate: Kernel<undefined> = defineKernel({
+  name: "spdFactorUpdate",
+  bindings: { l: "read_write f32" },
+  params: { n: "u32", first: "u32" },
+  wgsl: () => /* wgsl */ `
+const B = ${String(BLOCK)}u;
+@compute @workgroup_size(8, 8)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let j = params.first + B + id.x;
+  let i = params.first + B + id.y;
+  if (i >= params.n || j > i) { return; }
+  var value = l[i * params.n + j];
+  for (var m = params.first; m < params.first + B; m++) { value -= l[i * params.n + m] * l[j * params.n + m]; }
+  l[i * params.n + j] = value;
+}`,
+});
+
+/** x = D L^-T L^-1 D b. One workgroup: one column of b; a step finishes one unknown and takes it off the others. */
+export const substitute: Kernel<undefined> = defineKernel({
+  name: "spdSubstitute",
+  bindings: { l: "read f32", d: "read f32", b: "read f32", x: "read_write f32" },
+  params: { n: "u32", columns: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let column = group.y * groups.x + group.x;
+  if (column >= params.columns) { return; }
+  let n = params.n;
+  let width = params.columns;
+  for (var i = lane; i < n; i += 64u) { x[i * width + column] = d[i] * b[i * width + column]; }
+  storageBarrier();
+  for (var j = 0u; j < n; j++) {
+    let value = x[j * width + column] / l[j * n + j];
+    storageBarrier();
+    for (var i = j + lane; i < n; i += 64u) {
+      x[i * width + column] = select(x[i * width + column] - l[i * n + j] * value, value, i == j);
+    }
+    storageBarrier();
+  }
+  for (var k = n; k > 0u; k--) {
+    let j = k - 1u;
+    let value = x[j * width + column] / l[j * n + j];
+    storageBarrier();
+    for (var i = lane; i <= j; i += 64u) {
+      x[i * width + column] = select(x[i * width + column] - l[j * n + i] * value, value, i == j);
+    }
+    storageBarrier();
+  }
+  for (var i = lane; i < n; i += 64u) { x[i * width + column] = d[i] * x[i * width + column]; }
+}`,
+});
