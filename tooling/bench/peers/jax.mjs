@@ -42,10 +42,7 @@ export async function open(load, backend) {
   const rotate = (x, cos, sin) => {
     const half = x.shape[2] / 2;
     const [a, b] = np.split(x, [half], -1);
-    return np.concatenate(
-      [a.ref.mul(cos.ref).sub(b.ref.mul(sin.ref)), b.mul(cos).add(a.mul(sin))],
-      -1,
-    );
+    return np.concatenate([a.ref.mul(cos.ref).sub(b.ref.mul(sin.ref)), b.mul(cos).add(a.mul(sin))], -1);
   };
   const tables = (o, first, count) => {
     const half = o.headDim / 2;
@@ -61,8 +58,7 @@ export async function open(load, backend) {
   const layer = (x, w, t, o, past) => {
     const seq = x.shape[0];
     const normed = rmsNorm(x.ref, w["input_layernorm.weight"], o.eps);
-    const project = (name, heads) =>
-      np.matmul(normed.ref, w[name]).reshape([seq, heads, o.headDim]);
+    const project = (name, heads) => np.matmul(normed.ref, w[name]).reshape([seq, heads, o.headDim]);
     const q = rotate(project("q_proj.weight", o.heads), t.cos.ref, t.sin.ref);
     let k = rotate(project("k_proj.weight", o.kvHeads), t.cos, t.sin);
     let v = project("v_proj.weight", o.kvHeads);
@@ -118,7 +114,10 @@ export async function open(load, backend) {
         (x, w, b) => {
           const centred = x.ref.sub(np.mean(x, -1, { keepdims: true }));
           const variance = np.mean(np.square(centred.ref), -1, { keepdims: true });
-          return centred.div(np.sqrt(variance.add(o.eps))).mul(w).add(b);
+          return centred
+            .div(np.sqrt(variance.add(o.eps)))
+            .mul(w)
+            .add(b);
         },
         [array(i.x), array(i.weight), array(i.bias)],
       ),
@@ -131,7 +130,10 @@ export async function open(load, backend) {
     attentionGradient: (o, i) =>
       pure(
         (q, k, v, g) => {
-          const [out, back] = vjp((a, b, c) => nn.dotProductAttention(a, b, c, { isCausal: true }), [q, k, v]);
+          const [out, back] = vjp(
+            (a, b, c) => nn.dotProductAttention(a, b, c, { isCausal: true }),
+            [q, k, v],
+          );
           out.dispose();
           const grads = back(g);
           back.dispose();
@@ -142,10 +144,7 @@ export async function open(load, backend) {
       ),
     layer: (o, i) => {
       const t = tables(o, 0, o.seq);
-      return pure(
-        (x, w, t) => layer(x, w, t, o),
-        [array(i.x), jax.tree.map(settle, weightsOf(i)), t],
-      );
+      return pure((x, w, t) => layer(x, w, t, o), [array(i.x), jax.tree.map(settle, weightsOf(i)), t]);
     },
     layerTraining: (o, i) => {
       const t = tables(o, 0, o.seq);

@@ -111,7 +111,11 @@ export async function open(load, backend) {
       const h = { x: tensor(i.x), w: tensor(i.weight), b: tensor(i.bias) };
       return pure(() => {
         const { mean, variance } = tf.moments(h.x, -1, true);
-        return h.x.sub(mean).mul(tf.rsqrt(variance.add(o.eps))).mul(h.w).add(h.b);
+        return h.x
+          .sub(mean)
+          .mul(tf.rsqrt(variance.add(o.eps)))
+          .mul(h.w)
+          .add(h.b);
       }, h);
     },
     attention: (o, i) => {
@@ -119,7 +123,13 @@ export async function open(load, backend) {
       return pure(() => attention(h.q, h.k, h.v, h.mask), h);
     },
     attentionGradient: (o, i) => {
-      const h = { q: tensor(i.q), k: tensor(i.k), v: tensor(i.v), g: tensor(i.grad), mask: causalMask(o.seq) };
+      const h = {
+        q: tensor(i.q),
+        k: tensor(i.k),
+        v: tensor(i.v),
+        g: tensor(i.grad),
+        mask: causalMask(o.seq),
+      };
       const grads = tf.grads((q, k, v) => attention(q, k, v, h.mask));
       return pure(() => grads([h.q, h.k, h.v], h.g), h);
     },

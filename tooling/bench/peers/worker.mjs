@@ -12,7 +12,10 @@ async function load(name) {
   const base = join(folder, "node_modules", name);
   const manifest = JSON.parse(await readFile(join(base, "package.json"), "utf8"));
   const entry = manifest.exports?.["."]?.import ?? manifest.exports?.["."]?.default;
-  const path = typeof entry === "string" ? join(base, entry) : (entry?.default && join(base, entry.default)) || require.resolve(name);
+  const path =
+    typeof entry === "string"
+      ? join(base, entry)
+      : (entry?.default && join(base, entry.default)) || require.resolve(name);
   return { module: await import(pathToFileURL(path)), version: manifest.version };
 }
 
@@ -48,7 +51,8 @@ function provideIteratorHelpers() {
     },
   };
   for (const [name, value] of Object.entries(helpers))
-    if (!(name in prototype)) Object.defineProperty(prototype, name, { value, configurable: true, writable: true });
+    if (!(name in prototype))
+      Object.defineProperty(prototype, name, { value, configurable: true, writable: true });
 }
 
 /** The same Dawn that this project loads in Node, where the peers look for it: in navigator.gpu. */

@@ -9,7 +9,14 @@ import {
   layerLoss,
   type LayerWeights,
 } from "./reference/decoder_layer.js";
-import { attention, attentionBackward, matmul, rowNorm, softmax, type AttentionShape } from "./reference/math.js";
+import {
+  attention,
+  attentionBackward,
+  matmul,
+  rowNorm,
+  softmax,
+  type AttentionShape,
+} from "./reference/math.js";
 
 /** What is computed; each implementation has one program per kind. */
 export type Kind =
@@ -88,7 +95,11 @@ function normCase(kind: "rmsNorm" | "layerNorm" | "softmax", [rows, dim]: [numbe
   };
 }
 
-function attentionCase(name: string, seq: number, options: { window?: number; gradient?: boolean } = {}): BenchCase {
+function attentionCase(
+  name: string,
+  seq: number,
+  options: { window?: number; gradient?: boolean } = {},
+): BenchCase {
   const [heads, dim] = [8, 64];
   const { window, gradient = false } = options;
   const shape: AttentionShape = {
@@ -236,7 +247,11 @@ const tinyCase: BenchCase = {
   kind: "tinyOp",
   options: { operations: 256 },
   inputs: () => ({ x: normals([16], 1) }),
-  error: ([out], { x }) => maxError(out!, Float64Array.from(x!.data, (v) => v + 256)),
+  error: ([out], { x }) =>
+    maxError(
+      out!,
+      Float64Array.from(x!.data, (v) => v + 256),
+    ),
   tolerance: 1e-5,
   operations: 256,
 };

@@ -67,7 +67,9 @@ async function profile(flags: Flags): Promise<void> {
       const { kind, options } = bench;
       await holder.ask({ op: "prepare", kind, options, inputs: bench.inputs() });
       await holder.ask({ op: "profile" });
-      const times = await holder.ask<{ kernel: string; calls: number; milliseconds: number }[]>({ op: "profile" });
+      const times = await holder.ask<{ kernel: string; calls: number; milliseconds: number }[]>({
+        op: "profile",
+      });
       const total = times.reduce((sum, t) => sum + t.milliseconds, 0);
       say(`${bench.name}: ${total.toFixed(2)} ms in kernels`);
       for (const t of times)
@@ -90,11 +92,16 @@ async function runTable(flags: Flags): Promise<void> {
       const own = implementation === PROJECT;
       try {
         holders.push(
-          await Holder.open(implementation, own ? { options: { features: { subgroups: flags.subgroups } } } : {}),
+          await Holder.open(
+            implementation,
+            own ? { options: { features: { subgroups: flags.subgroups } } } : {},
+          ),
         );
       } catch (error) {
         if (own) throw error;
-        say(`${implementation.name} cannot run here: ${error instanceof Error ? error.message : String(error)}`);
+        say(
+          `${implementation.name} cannot run here: ${error instanceof Error ? error.message : String(error)}`,
+        );
       }
     }
     const running = holders.map((h) => h.implementation);
@@ -113,13 +120,17 @@ async function runTable(flags: Flags): Promise<void> {
     }
     if (flags.cold)
       for (const bench of COLD_CASES.filter((c) => `first ${c.name}, cold`.includes(flags.filter)))
-        rows.push(await measureCold(bench, running.filter((i) => i.webgpu)));
+        rows.push(
+          await measureCold(
+            bench,
+            running.filter((i) => i.webgpu),
+          ),
+        );
     const adapter = holders[0]!.opened.adapter;
     const versions = Object.fromEntries(holders.map((h) => [h.implementation.name, h.opened.version]));
     say(`\n${table(rows, running, PROJECT)}\n`);
     const report: Report = { date, adapter, host: host(), versions, limits, rows };
-    const path =
-      flags.json ?? resultPath(flags.peers ? "peers" : "project", adapter, date);
+    const path = flags.json ?? resultPath(flags.peers ? "peers" : "project", adapter, date);
     if (flags.json !== undefined || flags.filter === "") {
       await writeJson(path, report);
       say(`written: ${path}`);

@@ -16,7 +16,12 @@ export interface Implementation {
 
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
-export const PROJECT: Implementation = { name: "this project", webgpu: true, script: here("./worker.js"), args: [] };
+export const PROJECT: Implementation = {
+  name: "this project",
+  webgpu: true,
+  script: here("./worker.js"),
+  args: [],
+};
 
 /** Back ends of the peers, installed in `folder`. */
 export function peerImplementations(folder: string): Implementation[] {
@@ -101,7 +106,10 @@ export class Holder {
   async close(): Promise<void> {
     const gone = new Promise<void>((resolve) => {
       if (this.#child.exitCode !== null || this.#child.signalCode !== null) resolve();
-      else this.#child.once("exit", () => { resolve(); });
+      else
+        this.#child.once("exit", () => {
+          resolve();
+        });
     });
     if (this.#child.connected) this.#child.disconnect();
     const timer = setTimeout(() => this.#child.kill("SIGKILL"), 3000);

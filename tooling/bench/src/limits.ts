@@ -42,7 +42,10 @@ const LOAD_STEPS = 256;
 const loadKernel: Kernel<{ readonly form: "contiguous" | "uniform" | "workgroup"; readonly type: string }> =
   defineKernel({
     name: "limitLoad",
-    bindings: (v: { form: string; type: string }) => ({ x: `read ${v.type}` as const, out: "write f32" as const }),
+    bindings: (v: { form: string; type: string }) => ({
+      x: `read ${v.type}` as const,
+      out: "write f32" as const,
+    }),
     params: { steps: "u32", mask: "u32" },
     wgsl: ({ form, type }) => {
       const index = (s: string): string =>

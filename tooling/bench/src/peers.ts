@@ -20,13 +20,21 @@ export async function installPeers(say: (line: string) => void): Promise<string>
   const wanted = JSON.stringify({ private: true, type: "module", dependencies: VERSIONS }, undefined, 2);
   const stamp = join(folder, "installed.json");
   if ((await readFile(stamp, "utf8").catch(() => "")) === wanted) return folder;
-  say(`installing the peers in ${folder}: ${Object.entries(VERSIONS).map((v) => v.join("@")).join(", ")}`);
+  say(
+    `installing the peers in ${folder}: ${Object.entries(VERSIONS)
+      .map((v) => v.join("@"))
+      .join(", ")}`,
+  );
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, "package.json"), wanted);
-  await promisify(execFile)("npm", ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], {
-    cwd: folder,
-    shell: process.platform === "win32",
-  });
+  await promisify(execFile)(
+    "npm",
+    ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"],
+    {
+      cwd: folder,
+      shell: process.platform === "win32",
+    },
+  );
   await writeFile(stamp, wanted);
   return folder;
 }

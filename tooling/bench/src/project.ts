@@ -121,7 +121,11 @@ const PROGRAMS: Readonly<Record<Kind, Build>> = {
     eager(gpu, () => [layerNorm(t["x"]!, t["weight"], { eps: o["eps"]!, bias: t["bias"] })]),
   softmax: (gpu, t) => eager(gpu, () => [softmax(t["x"]!)]),
   attention: (gpu, t, o) => {
-    const [q, k, v] = ["q", "k", "v"].map((n) => t[n]!.reshape([1, ...t[n]!.shape])) as [Tensor, Tensor, Tensor];
+    const [q, k, v] = ["q", "k", "v"].map((n) => t[n]!.reshape([1, ...t[n]!.shape])) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
     return eager(gpu, () => [attention(q, k, v, window(o))]);
   },
   attentionGradient: (gpu, t, o) => {

@@ -8,7 +8,12 @@ import type { Result, Row } from "./run.js";
 export interface Report {
   readonly date: string;
   readonly adapter: string;
-  readonly host: { readonly cpu: string; readonly cores: number; readonly node: string; readonly load: number };
+  readonly host: {
+    readonly cpu: string;
+    readonly cores: number;
+    readonly node: string;
+    readonly load: number;
+  };
   readonly versions: Readonly<Record<string, string>>;
   readonly limits: Limits | undefined;
   readonly rows: readonly Row[];
@@ -40,7 +45,13 @@ function best(row: Row, list: readonly Implementation[]): number | undefined {
 
 /** How many times faster this project is than the best of the others. */
 export function ratio(row: Row, own: Implementation, others: readonly Implementation[]): number | undefined {
-  const [mine, theirs] = [best(row, [own]), best(row, others.filter((p) => p !== own))];
+  const [mine, theirs] = [
+    best(row, [own]),
+    best(
+      row,
+      others.filter((p) => p !== own),
+    ),
+  ];
   return mine === undefined || theirs === undefined ? undefined : theirs / mine;
 }
 

@@ -104,7 +104,10 @@ export async function measureCase(
 }
 
 /** The first run in a new process whose shader cache is empty: compilation included, opening the device not. */
-export async function measureCold(bench: BenchCase, implementations: readonly Implementation[]): Promise<Row> {
+export async function measureCold(
+  bench: BenchCase,
+  implementations: readonly Implementation[],
+): Promise<Row> {
   const inputs = bench.inputs();
   const results: Record<string, Result> = {};
   for (const implementation of implementations) {

@@ -50,7 +50,9 @@ process.on("message", (request: Request) => {
     .then(() => answer(request))
     .then(
       (value): Answer => ({ value }),
-      (error: unknown): Answer => ({ error: error instanceof Error ? (error.stack ?? error.message) : String(error) }),
+      (error: unknown): Answer => ({
+        error: error instanceof Error ? (error.stack ?? error.message) : String(error),
+      }),
     )
     .then((reply) => {
       process.send?.(reply);

@@ -1,4 +1,12 @@
-import { attention, attentionBackward, matmul, rmsNormBackward, rope, rowNorm, type AttentionShape } from "./math.js";
+import {
+  attention,
+  attentionBackward,
+  matmul,
+  rmsNormBackward,
+  rope,
+  rowNorm,
+  type AttentionShape,
+} from "./math.js";
 
 type Numbers = ArrayLike<number>;
 
@@ -143,9 +151,13 @@ export function layerLoss(
 }
 
 /** AdamW of the training benchmark. */
-export const ADAMW: Readonly<
-  Record<"learningRate" | "beta1" | "beta2" | "eps" | "weightDecay", number>
-> = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01 };
+export const ADAMW: Readonly<Record<"learningRate" | "beta1" | "beta2" | "eps" | "weightDecay", number>> = {
+  learningRate: 1e-3,
+  beta1: 0.9,
+  beta2: 0.999,
+  eps: 1e-8,
+  weightDecay: 0.01,
+};
 
 /** What one AdamW step from zero moments adds to a parameter. */
 export function firstAdamWUpdate(parameter: Numbers, grad: Numbers): Float64Array {
