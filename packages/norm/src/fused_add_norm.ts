@@ -1,4 +1,4 @@
-import { checkConfig, ConfigError, expectOneOf, type Tensor } from "@x/kernels";
+import { checkConfig, ConfigError, expectNumber, expectOneOf, type Tensor } from "@x/kernels";
 import { rowNorm, type RowNormResult } from "./row_norm.js";
 
 /** The norms that placements and fused forms can use. */
@@ -27,6 +27,7 @@ export function fusedAddNorm(x: Tensor, residual: Tensor, options: FusedAddNormO
   checkConfig(who, options, ["kind", "eps", "residualScale", "weight", "bias"]);
   const { kind, residualScale = 1, weight, bias } = options;
   expectOneOf(who, "kind", kind, ["rms", "layer", "gemma"]);
+  expectNumber(who, "residualScale", residualScale);
   if (bias && kind !== "layer") throw new ConfigError(who, `bias is given; only kind "layer" has one`);
   return rowNorm(x, {
     who,

@@ -1,4 +1,4 @@
-import { add, ConfigError, expectInteger, expectOneOf, mul, type Tensor } from "@x/kernels";
+import { add, checkConfig, ConfigError, expectInteger, expectOneOf, mul, type Tensor } from "@x/kernels";
 
 /** A sublayer or a norm: a map of the stream. */
 export type StreamMap = (x: Tensor) => Tensor;
@@ -70,6 +70,7 @@ function depth(
   who: string,
   config: DepthConfig,
 ): { side: "encoder" | "decoder"; both: boolean; N: number; M: number } {
+  checkConfig(who, config, ["architecture", "side", "encoderLayers", "decoderLayers"]);
   const { architecture = "decoder", side, encoderLayers = 0, decoderLayers = 0 } = config;
   expectOneOf(who, "architecture", architecture, ["encoder", "decoder", "encoderDecoder"]);
   const both = architecture === "encoderDecoder";

@@ -1,4 +1,4 @@
-import { checkConfig, expectOneOf, ShapeError, showShape, transpose, type Tensor } from "@x/kernels";
+import { checkConfig, ConfigError, expectOneOf, ShapeError, showShape, transpose, type Tensor } from "@x/kernels";
 import { layerNorm } from "./layernorm.js";
 import { rmsNorm } from "./rmsnorm.js";
 import { rmsNormGemma } from "./rmsnorm_gemma.js";
@@ -29,6 +29,8 @@ export function qkNorm(x: Tensor, options: QKNormOptions): Tensor {
   const { kind, scope = "head", weight, bias } = options;
   expectOneOf(who, "kind", kind, ["rms", "layer", "gemma", "l2"]);
   expectOneOf(who, "scope", scope, ["head", "all"]);
+  if (bias && kind !== "layer") throw new ConfigError(who, `bias is given; only kind "layer" has one`);
+  if (weight && kind === "l2") throw new ConfigError(who, `weight is given; "l2" has none`);
   if (x.rank !== 4)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [batch, heads, seq, headDim]`);
   const eps = options.eps ?? (kind === "l2" ? 1e-12 : 1e-6);

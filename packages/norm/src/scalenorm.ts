@@ -16,6 +16,7 @@ export function l2Normalize(x: Tensor, options: { readonly eps?: number } = {}):
  */
 export function scaleNorm(x: Tensor, g: Tensor, options: { readonly eps?: number } = {}): Tensor {
   checkConfig("scaleNorm", options, ["eps"]);
+  checkConfig("scaleNorm", options, ["eps"]);
   if (g.size !== 1) throw new ShapeError("scaleNorm", `g has shape ${showShape(g.shape)}; it must be [1]`);
   return x.gpu.scope(() =>
     mul(rowNorm(x, { who: "scaleNorm", divisor: "length", eps: options.eps ?? 1e-5 }).out, g),

@@ -1,0 +1,88 @@
+import { expect, it } from "vitest";
+import { DTypeError, ShapeError } from "@x/kernels";
+import { checkOp, operand, relativeError } from "@x/testing";
+import { LayerNorm, layerNorm } from "./layernorm.js";
+import { layerNormReference } from "./layernorm.reference.js";
+import { eachForm, rowsOf, SHAPES, upload, WIDE } from "./test-support.js";
+
+eachForm("layerNorm", (device) => {
+  it("equals its reference, with gradients", async () => {
+    for (const shape of SHAPES) {
+      const dim = shape.at(-1)!;
+      const eps = dim < 3 ? 0.5 : 1e-5;
+      await checkOp(
+        device.gpu,
+        (x, w, b) => layerNorm(x, w, { eps, bias: b }),
+        (x, w, b) => layerNormReference({ dim, eps }, x, w, b),
+        [operand(shape, 1), operand([dim], 2), operand([dim], 3)],
+      );
+    }
+    for (const [weight, bias] of [
+      [true, false],
+      [false, true],
+      [false, false],
+    ])
+      await checkOp(
+        device.gpu,
+        (x, p) => layerNorm(x, weight ? p : undefined, { bias: bias ? p : undefined }),
+        (x, p) => layerNormReference({ dim: 9, eps: 1e-5 }, x, weight ? p : undefined, bias ? p : undefined),
+        [operand([4, 9], 4), operand([9], 5)],
+      );
+  });
+
+  it("holds at widths past the registers and rows past a chunk", async () => {
+    for (const shape of WIDE) {
+      const dim = shape.at(-1)!;
+      const [x, w, b] = [operand(shape, 1), operand([dim], 2), operand([dim], 3)];
+      const y = layerNorm(upload(device.gpu, x), upload(device.gpu, w), { bias: upload(device.gpu, b) });
+      const expected = layerNormReference({ dim, eps: 1e-5 }, x.data, w.data, b.data);
+      expect(relativeError(await y.read(), expected), String(shape)).toBeLessThan(2e-6);
+    }
+  });
+
+  it("keeps its figures under a mean a thousand times the spread", async () => {
+    const x = rowsOf([3, 256], (i) => 1000 + Math.sin(i * i));
+    const y = layerNorm(upload(device.gpu, x));
+    expect(relativeError(await y.read(), layerNormReference({ dim: 256, eps: 1e-5 }, x.data))).toBeLessThan(1e-4);
+  });
+
+  it("does not see an offset or a factor of its input", async () => {
+    const x = operand([5, 24], 9);
+    const moved = { shape: x.shape, data: x.data.map((v) => Math.fround(4 * v + 2)) };
+    const [a, b] = [layerNorm(upload(device.gpu, x), undefined, { eps: 0 }), layerNorm(upload(device.gpu, moved), undefined, { eps: 0 })];
+    expect(relativeError(await b.read(), await a.read())).toBeLessThan(1e-5);
+  });
+
+  it("takes f16 with statistics in f32", async ({ skip }) => {
+    const { gpu } = device;
+    if (!gpu.features.f16) skip("the adapter has no shader-f16");
+    const x = rowsOf([4, 40], (i) => Math.sin(i) * 8);
+    const y = layerNorm(gpu.tensor(x.data, x.shape, "f16"));
+    expect(y.dtype).toBe("f16");
+    expect(relativeError(await y.read(), layerNormReference({ dim: 40, eps: 1e-5 }, x.data))).toBeLessThan(2e-3);
+  });
+});
+
+eachForm("LayerNorm", (device) => {
+  it("has a weight of ones and, unless told otherwise, a bias of zeros", async () => {
+    const { gpu } = device;
+    expect(Object.keys(LayerNorm.init(gpu, { dim: 4 }).parameters())).toEqual(["weight", "bias"]);
+    const plain = LayerNorm.init(gpu, { dim: 4, bias: false });
+    expect(Object.keys(plain.parameters())).toEqual(["weight"]);
+    expect([...(await plain.weight!.read())]).toEqual([1, 1, 1, 1]);
+    const x = upload(gpu, operand([3, 4], 1));
+    expect(await LayerNorm.fromParameters({}, plain.parameters()).forward(x).read()).toEqual(
+      await plain.forward(x).read(),
+    );
+  });
+
+  it("refuses what does not fit, by name", () => {
+    const { gpu } = device;
+    const x = gpu.zeros([2, 6]);
+    expect(() => layerNorm(x, gpu.zeros([7]))).toThrow(/layerNorm: weight has shape \[7\]/);
+    expect(() => layerNorm(x, undefined, { bias: gpu.zeros([1]) })).toThrow(ShapeError);
+    expect(() => layerNorm(gpu.zeros([2], "u32"))).toThrow(DTypeError);
+    expect(() => layerNorm(x, undefined, { epsilon: 1 } as never)).toThrow(/unknown key "epsilon"/);
+    expect(() => LayerNorm.init(gpu, { dim: 2.5 })).toThrow(/dim is 2.5/);
+  });
+});

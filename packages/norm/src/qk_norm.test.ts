@@ -1,0 +1,60 @@
+import { expect, it } from "vitest";
+import { checkOp, operand } from "@x/testing";
+import { layerNormReference } from "./layernorm.reference.js";
+import { qkNorm } from "./qk_norm.js";
+import { rmsNormReference } from "./rmsnorm.reference.js";
+import { scaleNormReference } from "./scalenorm.reference.js";
+import { eachForm } from "./test-support.js";
+
+type Rows = (x: ArrayLike<number>, w?: ArrayLike<number>, b?: ArrayLike<number>) => Float64Array;
+
+const rows = (kind: "rms" | "layer" | "gemma" | "l2", dim: number): Rows => {
+  const eps = 1e-3;
+  if (kind === "layer") return (x, w, b) => layerNormReference({ dim, eps }, x, w, b);
+  if (kind === "l2") return (x) => scaleNormReference({ dim, eps }, x);
+  return (x, w) => rmsNormReference({ dim, eps, offset: kind === "gemma" ? 1 : 0 }, x, w);
+};
+
+/** [B, H, S, D] to [B, S, H, D] and back. */
+function turn(x: ArrayLike<number>, B: number, H: number, S: number, D: number): Float64Array {
+  const out = new Float64Array(x.length);
+  for (let b = 0; b < B; b++)
+    for (let h = 0; h < H; h++)
+      for (let s = 0; s < S; s++)
+        for (let d = 0; d < D; d++) out[((b * S + s) * H + h) * D + d] = x[((b * H + h) * S + s) * D + d]!;
+  return out;
+}
+
+eachForm("qkNorm", (device) => {
+  it("normalises each head, or all heads of a token, with gradients", async () => {
+    const [B, H, S, D] = [2, 3, 4, 5];
+    for (const kind of ["rms", "layer", "gemma", "l2"] as const)
+      for (const scope of ["head", "all"] as const) {
+        const dim = scope === "head" ? D : H * D;
+        const reference: Rows = (x, w, b) =>
+          scope === "head" ? rows(kind, D)(x, w, b) : turn(rows(kind, dim)(turn(x, B, H, S, D), w, b), B, S, H, D);
+        await checkOp(
+          device.gpu,
+          (x, weight, bias) =>
+            qkNorm(x, { kind, scope, eps: 1e-3, weight, ...(kind === "layer" ? { bias } : {}) }),
+          reference,
+          [
+            operand([B, H, S, D], 1),
+            ...(kind === "l2" ? [] : [operand([dim], 2)]),
+            ...(kind === "layer" ? [operand([dim], 3)] : []),
+          ],
+        );
+      }
+  });
+
+  it("refuses what does not fit, by name", () => {
+    const { gpu } = device;
+    const q = gpu.zeros([1, 2, 3, 4]);
+    expect(() => qkNorm(gpu.zeros([2, 3, 4]), { kind: "rms" })).toThrow(/must be \[batch, heads, seq, headDim\]/);
+    expect(() => qkNorm(q, { kind: "rms", scope: "all", weight: gpu.zeros([4]) })).toThrow(/weight has shape \[4\]/);
+    expect(() => qkNorm(q, { kind: "l1" as never })).toThrow(/kind is "l1"/);
+    expect(() => qkNorm(q, { kind: "rms", scope: "token" as never })).toThrow(/scope is "token"/);
+    expect(() => qkNorm(q, { kind: "l2", weight: gpu.zeros([4]) })).toThrow(/weight is given; "l2" has none/);
+    expect(() => qkNorm(q, { kind: "rms", bias: gpu.zeros([4]) })).toThrow(/bias is given; only kind "layer" has one/);
+  });
+});

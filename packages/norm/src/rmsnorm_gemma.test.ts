@@ -1,0 +1,37 @@
+import { expect, it } from "vitest";
+import { checkOp, operand } from "@x/testing";
+import { rmsNormReference } from "./rmsnorm.reference.js";
+import { GemmaRMSNorm, rmsNormGemma } from "./rmsnorm_gemma.js";
+import { rmsNorm } from "./rmsnorm.js";
+import { eachForm, SHAPES, upload } from "./test-support.js";
+
+eachForm("rmsNormGemma", (device) => {
+  it("multiplies by 1 + weight, with gradients", async () => {
+    for (const shape of SHAPES) {
+      const dim = shape.at(-1)!;
+      await checkOp(
+        device.gpu,
+        (x, w) => rmsNormGemma(x, w, { eps: 1e-3 }),
+        (x, w) => rmsNormReference({ dim, eps: 1e-3, offset: 1 }, x, w),
+        [operand(shape, 1), operand([dim], 2)],
+      );
+    }
+  });
+
+  it("starts as the plain norm: its weight is 0", async () => {
+    const { gpu } = device;
+    const norm = GemmaRMSNorm.init(gpu, { dim: 12 });
+    const x = upload(gpu, operand([3, 12], 4));
+    expect(await norm.forward(x).read()).toEqual(await rmsNorm(x).read());
+    expect(await GemmaRMSNorm.fromParameters({}, norm.parameters()).forward(x).read()).toEqual(
+      await norm.forward(x).read(),
+    );
+  });
+
+  it("refuses what does not fit, by name", () => {
+    expect(() => rmsNormGemma(device.gpu.zeros([2, 6]), device.gpu.zeros([2]))).toThrow(
+      /rmsNormGemma: weight has shape \[2\]/,
+    );
+    expect(() => rmsNormGemma(device.gpu.zeros([2, 6]), undefined, { bias: 1 } as never)).toThrow(/unknown key "bias"/);
+  });
+});
