@@ -28,8 +28,7 @@ export function batchNormReference(
       for (const r of rows) mean += x[r * dim + c]! / N;
       for (const r of rows) variance += (x[r * dim + c]! - mean) ** 2 / N;
       next.runningMean[c] = (1 - momentum) * runningMean[c]! + momentum * mean;
-      next.runningVar[c] =
-        (1 - momentum) * runningVar[c]! + (momentum * variance * N) / Math.max(N - 1, 1);
+      next.runningVar[c] = (1 - momentum) * runningVar[c]! + (momentum * variance * N) / Math.max(N - 1, 1);
     }
     for (const r of rows)
       out[r * dim + c] =

@@ -35,7 +35,12 @@ eachForm("fusedAddNorm", (device) => {
             return [y.out, y.residual];
           },
           reference(kind, dim, eps, residualScale),
-          [operand(shape, 1), operand(shape, 2), operand([dim], 3), ...(kind === "layer" ? [operand([dim], 4)] : [])],
+          [
+            operand(shape, 1),
+            operand(shape, 2),
+            operand([dim], 3),
+            ...(kind === "layer" ? [operand([dim], 4)] : []),
+          ],
         );
       }
   });
@@ -61,7 +66,10 @@ eachForm("fusedAddNorm", (device) => {
           vjp(() => unfused(kind, x, r, w), inputs),
         ].map((run) => [...run.outputs, ...run.pullback(cotangents)]) as [Tensor[], Tensor[]];
         for (const [i, fused] of runs[0].entries())
-          expect(relativeError(await fused.read(), await runs[1][i]!.read()), `${kind} ${shape} ${i}`).toBeLessThan(2e-5);
+          expect(
+            relativeError(await fused.read(), await runs[1][i]!.read()),
+            `${kind} ${shape} ${i}`,
+          ).toBeLessThan(2e-5);
       }
   });
 

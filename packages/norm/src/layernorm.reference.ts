@@ -13,7 +13,8 @@ export function layerNormReference(
     for (let i = 0; i < dim; i++) variance += (x[row + i]! - mean) ** 2 / dim;
     for (let i = 0; i < dim; i++)
       out[row + i] =
-        ((x[row + i]! - mean) / Math.sqrt(variance + eps)) * (weight ? weight[i]! : 1) + (bias ? bias[i]! : 0);
+        ((x[row + i]! - mean) / Math.sqrt(variance + eps)) * (weight ? weight[i]! : 1) +
+        (bias ? bias[i]! : 0);
   }
   return out;
 }

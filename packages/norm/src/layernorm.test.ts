@@ -43,13 +43,18 @@ eachForm("layerNorm", (device) => {
   it("keeps its figures under a mean a thousand times the spread", async () => {
     const x = rowsOf([3, 256], (i) => 1000 + Math.sin(i * i));
     const y = layerNorm(upload(device.gpu, x));
-    expect(relativeError(await y.read(), layerNormReference({ dim: 256, eps: 1e-5 }, x.data))).toBeLessThan(1e-4);
+    expect(relativeError(await y.read(), layerNormReference({ dim: 256, eps: 1e-5 }, x.data))).toBeLessThan(
+      1e-4,
+    );
   });
 
   it("does not see an offset or a factor of its input", async () => {
     const x = operand([5, 24], 9);
     const moved = { shape: x.shape, data: x.data.map((v) => Math.fround(4 * v + 2)) };
-    const [a, b] = [layerNorm(upload(device.gpu, x), undefined, { eps: 0 }), layerNorm(upload(device.gpu, moved), undefined, { eps: 0 })];
+    const [a, b] = [
+      layerNorm(upload(device.gpu, x), undefined, { eps: 0 }),
+      layerNorm(upload(device.gpu, moved), undefined, { eps: 0 }),
+    ];
     expect(relativeError(await b.read(), await a.read())).toBeLessThan(1e-5);
   });
 
@@ -59,7 +64,9 @@ eachForm("layerNorm", (device) => {
     const x = rowsOf([4, 40], (i) => Math.sin(i) * 8);
     const y = layerNorm(gpu.tensor(x.data, x.shape, "f16"));
     expect(y.dtype).toBe("f16");
-    expect(relativeError(await y.read(), layerNormReference({ dim: 40, eps: 1e-5 }, x.data))).toBeLessThan(2e-3);
+    expect(relativeError(await y.read(), layerNormReference({ dim: 40, eps: 1e-5 }, x.data))).toBeLessThan(
+      2e-3,
+    );
   });
 });
 

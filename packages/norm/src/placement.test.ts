@@ -7,10 +7,13 @@ import { deepnormConstants, placement, subLnGain, type Placement } from "./place
 
 const dim = 6;
 type Rows = (x: Float64Array) => Float64Array;
-const plus = (a: Float64Array, b: Float64Array, scale = 1): Float64Array => a.map((v, i) => scale * v + b[i]!);
+const plus = (a: Float64Array, b: Float64Array, scale = 1): Float64Array =>
+  a.map((v, i) => scale * v + b[i]!);
 
 /** x' of each placement from f, N and M, as the papers print it. */
-const REFERENCE: Readonly<Record<Placement, (x: Float64Array, f: Rows, N: Rows, M: Rows, alpha: number) => Float64Array>> = {
+const REFERENCE: Readonly<
+  Record<Placement, (x: Float64Array, f: Rows, N: Rows, M: Rows, alpha: number) => Float64Array>
+> = {
   postLn: (x, f, N) => N(plus(x, f(x))),
   preLn: (x, f, N) => plus(x, f(N(x))),
   subLn: (x, f, N) => plus(x, f(N(x))),
@@ -23,16 +26,18 @@ describe("placements", () => {
   const device = useGpu();
 
   it("put the norms where the papers do, with gradients", async () => {
-    const apply = (w: Float64Array): Rows => (x) => {
-      const out = new Float64Array(x.length);
-      for (let r = 0; r < x.length; r += dim)
-        for (let o = 0; o < dim; o++) {
-          let sum = 0;
-          for (let i = 0; i < dim; i++) sum += w[o * dim + i]! * x[r + i]!;
-          out[r + o] = Math.tanh(sum);
-        }
-      return out;
-    };
+    const apply =
+      (w: Float64Array): Rows =>
+      (x) => {
+        const out = new Float64Array(x.length);
+        for (let r = 0; r < x.length; r += dim)
+          for (let o = 0; o < dim; o++) {
+            let sum = 0;
+            for (let i = 0; i < dim; i++) sum += w[o * dim + i]! * x[r + i]!;
+            out[r + o] = Math.tanh(sum);
+          }
+        return out;
+      };
     for (const name of Object.keys(REFERENCE) as Placement[])
       await checkOp(
         device.gpu,
@@ -56,7 +61,10 @@ describe("placements", () => {
   });
 
   it("has the constants of DeepNorm's table 2 and Magneto's section 2.3", () => {
-    expect(deepnormConstants({ architecture: "encoder", encoderLayers: 8 })).toEqual({ alpha: 2, beta: 64 ** -0.25 });
+    expect(deepnormConstants({ architecture: "encoder", encoderLayers: 8 })).toEqual({
+      alpha: 2,
+      beta: 64 ** -0.25,
+    });
     expect(deepnormConstants({ decoderLayers: 8 })).toEqual({ alpha: 2, beta: 64 ** -0.25 });
     const both = { architecture: "encoderDecoder", encoderLayers: 2, decoderLayers: 16 } as const;
     const encoder = deepnormConstants({ ...both, side: "encoder" });
@@ -66,7 +74,10 @@ describe("placements", () => {
     expect(deepnormConstants({ ...both, side: "decoder" }).beta).toBeCloseTo(192 ** -0.25, 12);
     expect(subLnGain({ architecture: "encoder", encoderLayers: 3 })).toBeCloseTo(Math.sqrt(Math.log(6)), 12);
     expect(subLnGain({ decoderLayers: 3 })).toBeCloseTo(Math.sqrt(Math.log(6)), 12);
-    expect(subLnGain({ ...both, side: "encoder" })).toBeCloseTo(Math.sqrt((Math.log(48) * Math.log(4)) / 3), 12);
+    expect(subLnGain({ ...both, side: "encoder" })).toBeCloseTo(
+      Math.sqrt((Math.log(48) * Math.log(4)) / 3),
+      12,
+    );
     expect(subLnGain({ ...both, side: "decoder" })).toBeCloseTo(Math.sqrt(Math.log(48)), 12);
   });
 
@@ -74,7 +85,9 @@ describe("placements", () => {
     const step = { sublayer: (x: Tensor) => x, norm: (x: Tensor) => x };
     expect(() => placement("sandwich")(device.gpu.zeros([1, 1, 2]), step)).toThrow(/normOut is missing/);
     expect(() => placement("postLN" as never)).toThrow(/did you mean "postLn"/);
-    expect(() => deepnormConstants({ architecture: "encoderDecoder", encoderLayers: 2, decoderLayers: 2 })).toThrow(/side/);
+    expect(() =>
+      deepnormConstants({ architecture: "encoderDecoder", encoderLayers: 2, decoderLayers: 2 }),
+    ).toThrow(/side/);
     expect(() => deepnormConstants({})).toThrow(/decoderLayers is 0/);
     expect(() => subLnGain({ architecture: "encoder" })).toThrow(/encoderLayers is 0/);
     expect(() => subLnGain({ layers: 3 } as never)).toThrow(/unknown key "layers"/);

@@ -32,7 +32,9 @@ eachForm("qkNorm", (device) => {
       for (const scope of ["head", "all"] as const) {
         const dim = scope === "head" ? D : H * D;
         const reference: Rows = (x, w, b) =>
-          scope === "head" ? rows(kind, D)(x, w, b) : turn(rows(kind, dim)(turn(x, B, H, S, D), w, b), B, S, H, D);
+          scope === "head"
+            ? rows(kind, D)(x, w, b)
+            : turn(rows(kind, dim)(turn(x, B, H, S, D), w, b), B, S, H, D);
         await checkOp(
           device.gpu,
           (x, weight, bias) =>
@@ -50,11 +52,17 @@ eachForm("qkNorm", (device) => {
   it("refuses what does not fit, by name", () => {
     const { gpu } = device;
     const q = gpu.zeros([1, 2, 3, 4]);
-    expect(() => qkNorm(gpu.zeros([2, 3, 4]), { kind: "rms" })).toThrow(/must be \[batch, heads, seq, headDim\]/);
-    expect(() => qkNorm(q, { kind: "rms", scope: "all", weight: gpu.zeros([4]) })).toThrow(/weight has shape \[4\]/);
+    expect(() => qkNorm(gpu.zeros([2, 3, 4]), { kind: "rms" })).toThrow(
+      /must be \[batch, heads, seq, headDim\]/,
+    );
+    expect(() => qkNorm(q, { kind: "rms", scope: "all", weight: gpu.zeros([4]) })).toThrow(
+      /weight has shape \[4\]/,
+    );
     expect(() => qkNorm(q, { kind: "l1" as never })).toThrow(/kind is "l1"/);
     expect(() => qkNorm(q, { kind: "rms", scope: "token" as never })).toThrow(/scope is "token"/);
     expect(() => qkNorm(q, { kind: "l2", weight: gpu.zeros([4]) })).toThrow(/weight is given; "l2" has none/);
-    expect(() => qkNorm(q, { kind: "rms", bias: gpu.zeros([4]) })).toThrow(/bias is given; only kind "layer" has one/);
+    expect(() => qkNorm(q, { kind: "rms", bias: gpu.zeros([4]) })).toThrow(
+      /bias is given; only kind "layer" has one/,
+    );
   });
 });

@@ -1,4 +1,12 @@
-import { checkConfig, ConfigError, expectOneOf, ShapeError, showShape, transpose, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectOneOf,
+  ShapeError,
+  showShape,
+  transpose,
+  type Tensor,
+} from "@x/kernels";
 import { layerNorm } from "./layernorm.js";
 import { rmsNorm } from "./rmsnorm.js";
 import { rmsNormGemma } from "./rmsnorm_gemma.js";

@@ -53,7 +53,10 @@ eachForm("rmsNorm", (device) => {
           numbers(rows * dim, rows + dim).map((v) => 8 * v),
           [rows, dim],
         );
-        const [a, b] = [await rmsNorm(x, undefined, { eps: 0 }).read(), await rmsNorm(scaled, undefined, { eps: 0 }).read()];
+        const [a, b] = [
+          await rmsNorm(x, undefined, { eps: 0 }).read(),
+          await rmsNorm(scaled, undefined, { eps: 0 }).read(),
+        ];
         expect(relativeError(b, a)).toBeLessThan(1e-6);
         for (let r = 0; r < rows; r++) {
           const row = Array.from(a.slice(r * dim, (r + 1) * dim));
@@ -95,7 +98,9 @@ eachForm("RMSNorm", (device) => {
     expect(() => rmsNorm(gpu.zeros([2, 6], "i32"))).toThrow(DTypeError);
     expect(() => rmsNorm(gpu.zeros([2, 0]))).toThrow(/last axis must not be empty/);
     expect(() => rmsNorm(x, undefined, { eps: -1 })).toThrow(/eps is -1/);
-    expect(() => rmsNorm(x, undefined, { epsPlacment: "inside" } as never)).toThrow(/did you mean "epsPlacement"/);
+    expect(() => rmsNorm(x, undefined, { epsPlacment: "inside" } as never)).toThrow(
+      /did you mean "epsPlacement"/,
+    );
     expect(() => rmsNorm(x, undefined, { epsPlacement: "in" as never })).toThrow(ConfigError);
     expect(() => RMSNorm.init(gpu, { dim: 0 })).toThrow(/dim is 0/);
     expect(() => RMSNorm.fromParameters({}, {})).toThrow(/parameter weight is missing/);

@@ -32,6 +32,8 @@ eachForm("rmsNormGemma", (device) => {
     expect(() => rmsNormGemma(device.gpu.zeros([2, 6]), device.gpu.zeros([2]))).toThrow(
       /rmsNormGemma: weight has shape \[2\]/,
     );
-    expect(() => rmsNormGemma(device.gpu.zeros([2, 6]), undefined, { bias: 1 } as never)).toThrow(/unknown key "bias"/);
+    expect(() => rmsNormGemma(device.gpu.zeros([2, 6]), undefined, { bias: 1 } as never)).toThrow(
+      /unknown key "bias"/,
+    );
   });
 });

@@ -47,9 +47,13 @@ eachForm("scaleNorm", (device) => {
 
   it("refuses what does not fit, by name", () => {
     const x = device.gpu.zeros([2, 6]);
-    expect(() => scaleNorm(x, device.gpu.zeros([6]))).toThrow(/scaleNorm: g has shape \[6\]; it must be \[1\]/);
+    expect(() => scaleNorm(x, device.gpu.zeros([6]))).toThrow(
+      /scaleNorm: g has shape \[6\]; it must be \[1\]/,
+    );
     expect(() => scaleNorm(x, device.gpu.zeros([1]), { eps: -1 })).toThrow(/eps is -1/);
-    expect(() => scaleNorm(x, device.gpu.zeros([1]), { epx: 1 } as never)).toThrow(/scaleNorm: unknown key "epx"/);
+    expect(() => scaleNorm(x, device.gpu.zeros([1]), { epx: 1 } as never)).toThrow(
+      /scaleNorm: unknown key "epx"/,
+    );
     expect(() => l2Normalize(x, { epx: 1 } as never)).toThrow(/unknown key "epx"/);
   });
 });

@@ -38,4 +38,3 @@ export const rowsOf = (shape: readonly number[], data: (i: number) => number): O
 });
 
 export const upload = (gpu: Gpu, { data, shape }: Operand): Tensor => gpu.tensor(data, shape);
-
