@@ -68,7 +68,7 @@ eachForm("fusedAddNorm", (device) => {
         for (const [i, fused] of runs[0].entries())
           expect(
             relativeError(await fused.read(), await runs[1][i]!.read()),
-            `${kind} ${shape} ${i}`,
+            `${kind} ${String(shape)} ${i}`,
           ).toBeLessThan(2e-5);
       }
   });
