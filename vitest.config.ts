@@ -2,14 +2,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    projects: [
-      "packages/*",
-      "apps/*",
-      "tooling/testing",
-      "tooling/conformance",
-      "tooling/release",
-      "tooling/bench",
-    ],
+    projects: ["packages/*", "apps/*", "tooling/testing", "tooling/conformance", "tooling/release"],
     maxWorkers: 2,
     pool: "forks",
   },

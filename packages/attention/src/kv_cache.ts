@@ -1,15 +1,6 @@
-import {
-  checkConfig,
-  ConfigError,
-  defineKernel,
-  expectInteger,
-  expectShape,
-  grid1d,
-  type Gpu,
-  type Kernel,
-  type Tensor,
-} from "@x/kernels";
+import { checkConfig, ConfigError, expectInteger, expectShape, type Gpu, type Tensor } from "@x/kernels";
 import type { AttentionPositions } from "./engine/attention.js";
+import { Slots, type TokenPositions } from "./slots.js";
 
 export interface KVCacheConfig {
   readonly batch: number;
@@ -26,40 +17,6 @@ export interface KVCacheConfig {
   readonly dtype?: "f32" | "f16";
 }
 
-interface AppendVariant {
-  readonly from: string;
-  readonly to: string;
-}
-
-/** Row s of x goes to slot position % slots; the slots' positions are noted on the way. */
-const appendKernel: Kernel<AppendVariant> = defineKernel({
-  name: "kvCacheAppend",
-  bindings: (v: AppendVariant) => ({
-    k: `read ${v.from}` as const,
-    v: `read ${v.from}` as const,
-    positions: "read i32" as const,
-    keys: `read_write ${v.to}` as const,
-    values: `read_write ${v.to}` as const,
-    key_positions: "read_write i32" as const,
-  }),
-  params: { rows: "u32", seq: "u32", slots: "u32", k_width: "u32", v_width: "u32" },
-  wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  let width = max(params.k_width, params.v_width);
-  let row = i / width;
-  let d = i % width;
-  if (row >= params.rows) { return; }
-  let position = positions[row];
-  if (position < 0) { return; }
-  let slot = row / params.seq * params.slots + u32(position) % params.slots;
-  if (d < params.k_width) { keys[slot * params.k_width + d] = ${v.to}(k[row * params.k_width + d]); }
-  if (d < params.v_width) { values[slot * params.v_width + d] = ${v.to}(v[row * params.v_width + d]); }
-  if (d == 0u) { key_positions[slot] = position; }
-}`,
-});
-
 /**
  * Keys and values of the tokens so far, as tensors of fixed size, so that a decoding step can be recorded: rows are
  * found by position, and a slot that is empty has position -1. With a window it is a ring that never grows.
@@ -69,9 +26,11 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 export class KVCache {
   readonly config: KVCacheConfig;
   readonly slots: number;
+  /** Most tokens that `append` takes at a time. */
+  readonly maxChunk: number;
   readonly keys: Tensor;
   readonly values: Tensor;
-  readonly #positions: Tensor;
+  readonly #slots: Slots;
 
   /** @throws ConfigError */
   constructor(gpu: Gpu, config: KVCacheConfig) {
@@ -101,51 +60,68 @@ export class KVCache {
     if (window !== undefined) expectInteger(who, "window", window, 1);
     this.config = config;
     this.slots = window === undefined ? maxLength : Math.min(maxLength, window - 1 + maxChunk);
+    this.maxChunk = window === undefined ? maxLength : Math.min(maxChunk, this.slots);
     this.keys = gpu.keep(gpu.zeros([batch, this.slots, numKvHeads, headDim], dtype));
     this.values = gpu.keep(gpu.zeros([batch, this.slots, numKvHeads, valueDim], dtype));
-    this.#positions = gpu.keep(gpu.full([batch, this.slots], -1, "i32"));
+    this.#slots = new Slots(gpu, { batch, slots: this.slots, maxLength });
   }
 
-  /** Bytes that one more token takes, while the cache grows. */
+  /** Bytes of keys and values that one token takes: 2 kvHeads headDim numbers. */
   get bytesPerToken(): number {
     return (this.keys.byteLength + this.values.byteLength) / this.slots / this.config.batch;
   }
 
-  /** Store k and v [batch, seq, kvHeads, dim] of the tokens at `positions` (i32 [batch, seq]). */
-  append(k: Tensor, v: Tensor, positions: Tensor): void {
+  /** Tokens so far; undefined once positions came from the device. */
+  get length(): number | undefined {
+    return this.#slots.length;
+  }
+
+  /**
+   * The positions of the next `seq` tokens as a tensor, counted on from `length` or as given, for what needs them
+   * before the keys are known. `append` takes what it gives.
+   *
+   * @throws ConfigError when they do not fit
+   */
+  place(seq: number, positions?: TokenPositions): Tensor {
+    return this.#slots.place("KVCache", seq, positions);
+  }
+
+  /**
+   * Store k and v [batch, seq, kvHeads, dim] of the next tokens, or of those at `positions`; a key that `keyMask`
+   * (i32 [batch, seq]) hides is left out. Gives the positions that attention over the cache needs.
+   *
+   * @throws ConfigError when they do not fit, ShapeError
+   */
+  append(k: Tensor, v: Tensor, positions?: TokenPositions, keyMask?: Tensor): AttentionPositions {
     const who = "KVCache.append";
     const [batch, , heads, dim] = this.keys.shape as [number, number, number, number];
-    const valueDim = this.values.shape[3]!;
     const { seq } = expectShape(who, "k", k, [batch, "seq", heads, dim]) as { seq: number };
-    expectShape(who, "v", v, [batch, seq, heads, valueDim]);
-    expectShape(who, "positions", positions, [batch, seq]);
-    const { window, maxChunk = 64 } = this.config;
-    if (window !== undefined && seq > Math.min(maxChunk, this.slots)) {
-      throw new ConfigError(
-        who,
-        `given ${seq} tokens; a ring takes at most ${Math.min(maxChunk, this.slots)} at a time (maxChunk)`,
-      );
-    }
-    const [kWidth, vWidth] = [heads * dim, heads * valueDim];
-    k.gpu.run(appendKernel, {
-      variant: { from: k.dtype, to: this.keys.dtype },
-      bindings: { k, v, positions, keys: this.keys, values: this.values, key_positions: this.#positions },
-      params: { rows: batch * seq, seq, slots: this.slots, k_width: kWidth, v_width: vWidth },
-      workgroups: grid1d(Math.ceil((batch * seq * Math.max(kWidth, vWidth)) / 64)),
-    });
+    expectShape(who, "v", v, [batch, seq, heads, this.values.shape[3]!]);
+    if (keyMask) expectShape(who, "keyMask", keyMask, [batch, seq]);
+    if (seq > this.maxChunk)
+      throw new ConfigError(who, `given ${seq} tokens; the cache takes at most ${this.maxChunk} at a time`);
+    const at = this.#slots.place(who, seq, positions);
+    this.#slots.store(k, this.keys, at, keyMask);
+    this.#slots.store(v, this.values, at, keyMask);
+    return this.positions(at);
+  }
+
+  /** Columns start..end of positions that `place` gave; they stay counted. */
+  part(positions: Tensor, start: number, end: number): Tensor {
+    return this.#slots.part(positions, start, end);
   }
 
   /** What attention over the cache needs to know of positions. */
   positions(query: Tensor): AttentionPositions {
-    return { query, key: this.#positions };
+    return this.#slots.positions(query);
   }
 
   /** Forget everything. */
   clear(): void {
-    this.#positions.write(new Int32Array(this.#positions.size).fill(-1));
+    this.#slots.clear();
   }
 
   dispose(): void {
-    for (const t of [this.keys, this.values, this.#positions]) t.dispose();
+    for (const t of [this.keys, this.values, this.#slots]) t.dispose();
   }
 }

@@ -1,25 +1,31 @@
 import {
-  attention as attend,
   attentionOutputs,
+  KVCache,
   maskMatrix,
+  MultiHeadAttention,
+  windowOf,
   type AttentionOptions,
+  type MultiHeadAttentionConfig,
   type Pattern,
 } from "@x/attention";
-import { causalConv1d, linear, silu, transpose, type Tensor } from "@x/kernels";
+import { causalConv1d, silu, transpose, type Tensor } from "@x/kernels";
+import { join, part, pieces } from "./chunks.js";
 import { flag, number, optionalNumber } from "./config.js";
+import { mechanisms } from "./attention_mechanisms.js";
 import { patternOptions } from "./patterns.js";
-import type { Runner, RunnerContext } from "./runner.js";
+import { withChunks, type Runner, type RunnerContext } from "./runner.js";
 
 function optionsOf(
   { config, inputs, params, gpu }: RunnerContext,
   heads: number,
   queries: number,
   keys: number,
+  first = optionalNumber(config, "queryOffset"),
 ): AttentionOptions {
   const scale = optionalNumber(config, "scale");
-  const queryOffset = optionalNumber(config, "queryOffset");
+  const queryOffset = first;
+  const pattern = patternOptions(gpu, config["pattern"], heads, queries, keys, queryOffset ?? keys - queries);
   return {
-    causal: flag(config, "causal", false),
     ...(scale === undefined ? {} : { scale }),
     ...(queryOffset === undefined ? {} : { queryOffset }),
     softcap: number(config, "softcap", 0),
@@ -28,42 +34,157 @@ function optionsOf(
     keyMask: inputs["keyMask"],
     docs: inputs["docs"],
     sinks: params["sinks"],
-    ...patternOptions(gpu, config["pattern"], heads, queries, keys, queryOffset ?? keys - queries),
+    ...pattern,
+    causal: flag(config, "causal", false) || (pattern.causal ?? false),
   };
 }
 
-const sdpa: Runner = (context) => {
-  const { config, inputs } = context;
-  const q = inputs["q"]!;
-  const options = optionsOf(context, q.shape[1]!, q.shape[2]!, inputs["k"]!.shape[2]!);
-  const { out, lse } = attentionOutputs(q, inputs["k"]!, inputs["v"]!, options);
-  return flag(config, "lse", false) ? { out, lse } : { out };
+const sdpa: Runner = withChunks(
+  (context) => {
+    const { config, inputs } = context;
+    const q = inputs["q"]!;
+    const options = optionsOf(context, q.shape[1]!, q.shape[2]!, inputs["k"]!.shape[2]!);
+    const { out, lse } = attentionOutputs(q, inputs["k"]!, inputs["v"]!, options);
+    return flag(config, "lse", false) ? { out, lse } : { out };
+  },
+  (context) => {
+    const { config, inputs, gpu } = context;
+    const [q, k, v] = [swap(inputs["q"]!), swap(inputs["k"]!), swap(inputs["v"]!)];
+    const [batch, n, heads] = q.shape as [number, number, number];
+    const [m, numKvHeads, headDim] = k.shape.slice(1) as [number, number, number];
+    const offset = optionalNumber(config, "queryOffset") ?? m - n;
+    const chunks = config["chunks"] as number[];
+    const pattern = config["pattern"] as Pattern | undefined;
+    const window = pattern && windowOf(pattern)?.window;
+    // A causal window needs a ring of its size; other patterns all keys.
+    const ring = window && window.left >= 0 && offset === 0 ? window.left + 1 : undefined;
+    const cache = new KVCache(gpu, {
+      batch,
+      numKvHeads,
+      headDim,
+      valueDim: v.shape[3]!,
+      maxLength: m,
+      window: ring,
+      maxChunk: Math.max(...chunks),
+    });
+    try {
+      const outs: Tensor[] = [];
+      const sums: Tensor[] = [];
+      let held = 0;
+      for (const { start, end } of pieces(n, chunks)) {
+        const fresh = { start: held, end: Math.min(m, offset + end) };
+        const keyMask = inputs["keyMask"];
+        if (fresh.end > fresh.start)
+          cache.append(part(k, 1, fresh), part(v, 1, fresh), undefined, keyMask && part(keyMask, 1, fresh));
+        held = fresh.end;
+        const rows = { start, end };
+        const query = gpu.tensor(
+          Int32Array.from({ length: batch * (end - start) }, (_, i) => offset + start + (i % (end - start))),
+          [batch, end - start],
+          "i32",
+        );
+        const cut = (t: Tensor | undefined): Tensor | undefined =>
+          t && t.rank > 1 && t.shape[t.rank - 2] === n && n > 1 ? part(t, t.rank - 2, rows) : t;
+        const docs = inputs["docs"];
+        const { out, lse } = attentionOutputs(part(q, 1, rows), cache.keys, cache.values, {
+          ...optionsOf(context, heads, end - start, m, offset + start),
+          queryOffset: offset + start,
+          layout: "bshd",
+          keyMask: undefined,
+          docs: undefined,
+          bias: cut(inputs["bias"]),
+          ...(docs ? { mask: sameDocument(context, docs, offset + start, end - start, m) } : {}),
+          ...(inputs["mask"] ? { mask: cut(inputs["mask"]) } : {}),
+          positions: cache.positions(query),
+        });
+        outs.push(swap(out));
+        sums.push(lse);
+      }
+      return { out: join(outs, 2), ...(flag(config, "lse", false) ? { lse: join(sums, 2) } : {}) };
+    } finally {
+      cache.dispose();
+    }
+  },
+);
+
+/** Packed documents as a mask [batch, 1, queries, keys] for a piece that starts at a position. */
+function sameDocument(
+  { gpu, host }: RunnerContext,
+  docs: Tensor,
+  first: number,
+  queries: number,
+  keys: number,
+): Tensor {
+  const ids = host("docs");
+  const batch = docs.shape[0]!;
+  const mask = new Int32Array(batch * queries * keys);
+  for (let b = 0; b < batch; b++)
+    for (let i = 0; i < queries; i++)
+      for (let j = 0; j < keys; j++) {
+        const own = ids[b * keys + first + i]!;
+        mask[(b * queries + i) * keys + j] = own >= 0 && ids[b * keys + j] === own ? 1 : 0;
+      }
+  return gpu.tensor(mask, [batch, 1, queries, keys], "i32");
+}
+
+const PROJECTIONS: Readonly<Record<string, string>> = {
+  wq: "q_proj.weight",
+  wk: "k_proj.weight",
+  wv: "v_proj.weight",
+  wo: "o_proj.weight",
+  bq: "q_proj.bias",
+  bk: "k_proj.bias",
+  bv: "v_proj.bias",
+  bo: "o_proj.bias",
 };
 
-const projected: Runner = (context) => {
-  const { config, inputs, params } = context;
-  const x = inputs["x"]!;
-  const source = inputs["context"] ?? x;
-  const heads = number(config, "numHeads");
-  const kvHeads = number(config, "numKvHeads", heads);
-  const d = number(config, "headDim");
-  const split = (t: Tensor, n: number): Tensor => t.reshape([t.shape[0]!, t.shape[1]!, n, d]);
-  const q = split(linear(x, params["wq"]!, params["bq"]), heads);
-  const k = split(linear(source, params["wk"]!, params["bk"]), kvHeads);
-  const v = split(linear(source, params["wv"]!, params["bv"]), kvHeads);
-  const out = attend(q, k, v, {
-    ...optionsOf(context, heads, x.shape[1]!, source.shape[1]!),
-    layout: "bshd",
-  });
-  const merged = linear(out.reshape([x.shape[0]!, x.shape[1]!, heads * d]), params["wo"]!, params["bo"]);
-  if (!flag(config, "cacheOut", false)) return { out: merged };
-  return { out: merged, cacheK: swap(k), cacheV: swap(v) };
-};
+function projectedAttention({ config, params }: RunnerContext): MultiHeadAttention {
+  const own = Object.entries(config).filter(([key]) => key !== "chunks" && key !== "cacheOut");
+  return new MultiHeadAttention(
+    Object.fromEntries(own) as unknown as MultiHeadAttentionConfig,
+    Object.fromEntries(Object.entries(params).map(([name, t]) => [PROJECTIONS[name] ?? name, t])),
+  );
+}
+
+const projected: Runner = withChunks(
+  (context) => {
+    const { config, inputs } = context;
+    const { context: source, keyMask, docs } = inputs;
+    const { out, keys, values } = projectedAttention(context).outputs(inputs["x"]!, {
+      context: source,
+      keyMask,
+      docs,
+    });
+    if (!flag(config, "cacheOut", false)) return { out };
+    return { out, cacheK: swap(keys), cacheV: swap(values) };
+  },
+  (context) => {
+    const { gpu, config, inputs } = context;
+    const x = inputs["x"]!;
+    const n = x.shape[1]!;
+    const layer = projectedAttention(context);
+    const cache = layer.createCache(gpu, { batch: x.shape[0]!, maxLength: n });
+    try {
+      const outs = pieces(n, config["chunks"] as number[]).map((rows) =>
+        layer.forward(part(x, 1, rows), {
+          cache,
+          keyMask: inputs["keyMask"] && part(inputs["keyMask"], 1, rows),
+        }),
+      );
+      const out = join(outs, 1);
+      if (!flag(config, "cacheOut", false)) return { out };
+      return { out, cacheK: swap(cache.keys), cacheV: swap(cache.values) };
+    } finally {
+      cache.dispose();
+    }
+  },
+);
 
 /** [b, n, h, d] to [b, h, n, d]. */
 const swap = (t: Tensor): Tensor => transpose(t, [0, 2, 1, 3]);
 
 export const attention: Readonly<Record<string, Runner>> = {
+  ...mechanisms,
   sdpa,
   sliding_window: sdpa,
   block_local: sdpa,

@@ -1,5 +1,6 @@
 import { vjp, type Gpu, type Tensor } from "@x/kernels";
 import { relativeError } from "@x/kernels/testing";
+import { chunksOf } from "./chunks.js";
 import type { GoldenArray, GoldenCase } from "./format.js";
 
 /** What a mechanism's runner is given: configuration, and tensors by their golden names. */
@@ -17,7 +18,19 @@ export interface RunnerContext {
 export type RunnerOutput = Tensor | GoldenArray;
 
 /** Compute a mechanism's outputs by their golden names; runs on the tape. */
-export type Runner = (context: RunnerContext) => Record<string, RunnerOutput>;
+export interface Runner {
+  (context: RunnerContext): Record<string, RunnerOutput>;
+  /** The same with a cache, on the pieces that the case's `chunks` or `prefill` name; runs without the tape. */
+  readonly chunked?: (context: RunnerContext) => Record<string, RunnerOutput>;
+}
+
+/** A runner whose cases must hold in pieces too. */
+export function withChunks(
+  whole: (context: RunnerContext) => Record<string, RunnerOutput>,
+  chunked: (context: RunnerContext) => Record<string, RunnerOutput>,
+): Runner {
+  return Object.assign((context: RunnerContext) => whole(context), { chunked });
+}
 
 export interface CaseResult {
   readonly passed: boolean;
@@ -90,6 +103,22 @@ export async function runCase(
       made.push(...grads, ...cotangents.filter((t) => t !== undefined));
       for (const [i, name] of wanted.entries()) {
         errors[`grad ${name}`] = relativeError(await grads[i]!.read(), golden.grads[name]!.data);
+      }
+    }
+    if (chunksOf(golden.config)) {
+      if (!runner.chunked) throw new Error("the case has chunks; the runner does not know how to run them");
+      const { chunked } = runner;
+      const parts = gpu.scope(() => chunked({ gpu, config: golden.config, inputs, params, host }));
+      for (const [name, value] of Object.entries(parts)) {
+        if (isTensor(value)) made.push(value);
+        const expected = golden.outputs[name];
+        if (!expected) throw new Error(`chunks give an output ${name} that the case does not have`);
+        if (!sameShape(value.shape, expected.shape))
+          throw new Error(`output ${name} of the chunks has shape [${value.shape.join(", ")}]`);
+        errors[`${name} in chunks`] = relativeError(
+          isTensor(value) ? await value.read() : value.data,
+          expected.data,
+        );
       }
     }
     const passed = Object.entries(errors).every(

@@ -1,0 +1,68 @@
+import { concat, ConfigError, slice, type Tensor } from "@x/kernels";
+import { attention, type AttentionOptions } from "./engine/attention.js";
+import type { KVCache } from "./kv_cache.js";
+import type { TokenPositions } from "./slots.js";
+
+export interface CachedAttentionOptions extends Omit<
+  AttentionOptions,
+  "positions" | "layout" | "queryOffset" | "docs" | "weightSums" | "keyMask"
+> {
+  /** Positions of the new tokens; default: counted on from the cache's length. */
+  readonly positions?: TokenPositions;
+  /** i32 [batch, seq] of the new tokens: keys with 0 are not stored. */
+  readonly keyMask?: Tensor | undefined;
+  /** Smallest and largest query position - key position, for modifiers that look distances up. */
+  readonly distances?: { readonly min: number; readonly max: number } | undefined;
+}
+
+/**
+ * Causal attention of new tokens over a cache: append their keys and values, then attend to all that the cache
+ * holds. Outputs are those of one run over the whole sequence. A ring takes a long prompt in pieces of its maxChunk.
+ *
+ * q [batch, seq, heads, headDim], k and v [batch, seq, kvHeads, dim]; gives [batch, seq, heads, valueDim].
+ *
+ * @throws ConfigError when the cache is full, ShapeError
+ */
+export function cachedAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  cache: KVCache,
+  { positions, keyMask, distances, ...options }: CachedAttentionOptions = {},
+): Tensor {
+  const who = "cachedAttention";
+  const reach = cache.config.window;
+  const window = options.window ?? (reach === undefined ? undefined : { left: reach - 1, right: 0 });
+  if (reach !== undefined && window && (window.left < 0 || window.left >= reach))
+    throw new ConfigError(
+      who,
+      `the window sees ${window.left} keys to the left; the cache is a ring for a window of ${reach}`,
+    );
+  const piece = (a: Tensor, b: Tensor, c: Tensor, at: Tensor, kept: Tensor | undefined): Tensor => {
+    const where = cache.append(b, c, at, kept);
+    return attention(a, cache.keys, cache.values, {
+      causal: true,
+      ...options,
+      window,
+      layout: "bshd",
+      positions: {
+        ...where,
+        ...(distances ? { minDistance: distances.min, maxDistance: distances.max } : {}),
+      },
+    });
+  };
+  const seq = q.shape[1]!;
+  return q.gpu.scope(() => {
+    const ids = cache.place(seq, positions);
+    if (seq <= cache.maxChunk) return piece(q, k, v, ids, keyMask);
+    if (options.bias || options.mask)
+      throw new ConfigError(who, `bias and mask cannot go with ${seq} tokens, more than maxChunk, in a ring`);
+    const outs: Tensor[] = [];
+    for (let start = 0; start < seq; start += cache.maxChunk) {
+      const end = Math.min(seq, start + cache.maxChunk);
+      const cut = (t: Tensor): Tensor => slice(t, { axis: 1, start, end });
+      outs.push(piece(cut(q), cut(k), cut(v), cache.part(ids, start, end), keyMask && cut(keyMask)));
+    }
+    return concat(outs, 1);
+  });
+}

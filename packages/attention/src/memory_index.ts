@@ -1,0 +1,161 @@
+import {
+  ConfigError,
+  expectDType,
+  expectInteger,
+  expectShape,
+  pad,
+  stridedCopy,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
+import { topkSearch, type SearchResult } from "./topk_search.js";
+
+/** A store of vectors to search by inner product; positions count the vectors as they were added. */
+export interface MemoryIndex {
+  readonly size: number;
+  readonly dim: number;
+  /** Add f32 [n, dim]. */
+  add(vectors: Tensor): Promise<void>;
+  /** For queries f32 [n, dim]: min(k, size) entries each in rising order of position, [n, min(k, size)]; -1: none. */
+  search(queries: Tensor, k: number): Promise<SearchResult>;
+  dispose(): void;
+}
+
+/** Exact search on the GPU; the store doubles when it is full. */
+export class ExactIndex implements MemoryIndex {
+  readonly dim: number;
+  readonly #gpu: Gpu;
+  #store: Tensor;
+  #size = 0;
+
+  constructor(gpu: Gpu, config: { readonly dim: number; readonly capacity?: number }) {
+    const { dim, capacity = 1024 } = config;
+    expectInteger("ExactIndex", "dim", dim, 1);
+    expectInteger("ExactIndex", "capacity", capacity, 1);
+    this.dim = dim;
+    this.#gpu = gpu;
+    this.#store = gpu.keep(gpu.zeros([capacity, dim]));
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  add(vectors: Tensor): Promise<void> {
+    const { n } = expectShape("ExactIndex.add", "vectors", vectors, ["n", this.dim]) as { n: number };
+    expectDType("ExactIndex.add", "vectors", vectors, "f32");
+    const end = this.#size + n;
+    let capacity = this.#store.shape[0]!;
+    while (capacity < end) capacity *= 2;
+    if (capacity > this.#store.shape[0]!) {
+      const grown = this.#gpu.keep(pad(this.#store, 0, 0, capacity - this.#store.shape[0]!));
+      this.#store.dispose();
+      this.#store = grown;
+    }
+    stridedCopy(
+      "ExactIndex.add",
+      [n, this.dim],
+      { tensor: vectors, strides: [this.dim, 1] },
+      { tensor: this.#store, offset: this.#size * this.dim, strides: [this.dim, 1] },
+    );
+    this.#size = end;
+    return Promise.resolve();
+  }
+
+  search(queries: Tensor, k: number): Promise<SearchResult> {
+    return Promise.resolve(this.find(queries, k));
+  }
+
+  /** `search` without waiting. */
+  find(queries: Tensor, k: number): SearchResult {
+    const { n } = expectShape("ExactIndex.search", "queries", queries, ["n", this.dim]) as { n: number };
+    return this.#gpu.scope(() => {
+      const { indices, scores } = topkSearch(
+        queries.reshape([1, n, this.dim]),
+        this.#store.reshape([1, ...this.#store.shape]),
+        k,
+        { count: this.#size },
+      );
+      const shape = [n, Math.min(k, this.#size)];
+      return { indices: indices.reshape(shape), scores: scores.reshape(shape) };
+    });
+  }
+
+  dispose(): void {
+    this.#store.dispose();
+  }
+}
+
+/** What `ApproximateIndex` needs of a library; the `Index` of usearch (metric "ip") is of this form. */
+export interface VectorIndex {
+  add(keys: BigUint64Array, vectors: Float32Array): void;
+  search(
+    vectors: Float32Array,
+    k: number,
+    threads: number,
+  ): { readonly keys: BigUint64Array; readonly distances: Float32Array; readonly counts: BigUint64Array };
+}
+
+/**
+ * Approximate search by a library on the CPU (HNSW), behind the same interface: vectors and queries are read back,
+ * the neighbours go to the GPU. Distances are 1 - inner product.
+ *
+ *     new ApproximateIndex(gpu, new Index({ metric: "ip", dimensions: 64 }), { dim: 64 })   // Index of "usearch"
+ */
+export class ApproximateIndex implements MemoryIndex {
+  readonly dim: number;
+  readonly #gpu: Gpu;
+  readonly #index: VectorIndex;
+  #size = 0;
+
+  constructor(gpu: Gpu, index: VectorIndex, config: { readonly dim: number }) {
+    expectInteger("ApproximateIndex", "dim", config.dim, 1);
+    this.dim = config.dim;
+    this.#gpu = gpu;
+    this.#index = index;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  async add(vectors: Tensor): Promise<void> {
+    const { n } = expectShape("ApproximateIndex.add", "vectors", vectors, ["n", this.dim]) as { n: number };
+    expectDType("ApproximateIndex.add", "vectors", vectors, "f32");
+    const first = this.#size;
+    this.#size += n;
+    const keys = BigUint64Array.from({ length: n }, (_, i) => BigInt(first + i));
+    this.#index.add(keys, (await vectors.read()) as Float32Array);
+  }
+
+  async search(queries: Tensor, k: number): Promise<SearchResult> {
+    const who = "ApproximateIndex.search";
+    const { n } = expectShape(who, "queries", queries, ["n", this.dim]) as { n: number };
+    expectDType(who, "queries", queries, "f32");
+    expectInteger(who, "k", k, 1);
+    if (this.#size === 0) throw new ConfigError(who, "the index is empty; add vectors first");
+    const width = Math.min(k, this.#size);
+    const indices = new Int32Array(n * width).fill(-1);
+    const scores = new Float32Array(n * width).fill(-Infinity);
+    const found = this.#index.search((await queries.read()) as Float32Array, width, 0);
+    for (let row = 0; row < n; row++) {
+      const entries = Array.from({ length: Number(found.counts[row] ?? 0n) }, (_, i) => ({
+        at: Number(found.keys[row * width + i]),
+        score: 1 - found.distances[row * width + i]!,
+      })).sort((a, b) => a.at - b.at);
+      entries.forEach(({ at, score }, i) => {
+        indices[row * width + i] = at;
+        scores[row * width + i] = score;
+      });
+    }
+    return {
+      indices: this.#gpu.tensor(indices, [n, width], "i32"),
+      scores: this.#gpu.tensor(scores, [n, width]),
+    };
+  }
+
+  /** The library's index belongs to the caller. */
+  dispose(): void {
+    this.#size = 0;
+  }
+}

@@ -1,0 +1,174 @@
+import {
+  ConfigError,
+  defineKernel,
+  DTypeError,
+  expectInteger,
+  expectShape,
+  grid1d,
+  slice,
+  type Gpu,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
+import type { AttentionPositions } from "./engine/attention.js";
+
+interface StoreVariant {
+  readonly from: string;
+  readonly to: string;
+  readonly keyMask: boolean;
+}
+
+/** Row s of x goes to slot position % slots; a row that is masked, or whose position does not fit, goes nowhere. */
+const storeKernel: Kernel<StoreVariant> = defineKernel({
+  name: "cacheStore",
+  bindings: (v: StoreVariant) => ({
+    x: `read ${v.from}` as const,
+    positions: "read i32" as const,
+    ...(v.keyMask ? { key_mask: "read i32" as const } : {}),
+    rows: `read_write ${v.to}` as const,
+    slot_positions: "read_write i32" as const,
+  }),
+  params: { count: "u32", seq: "u32", slots: "u32", width: "u32", limit: "i32" },
+  wgsl: (v) => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let row = i / params.width;
+  let d = i % params.width;
+  let position = positions[row];
+  if (position < 0 || position >= params.limit) { return; }
+  ${v.keyMask ? "if (key_mask[row] == 0) { return; }" : ""}
+  let slot = row / params.seq * params.slots + u32(position) % params.slots;
+  rows[slot * params.width + d] = ${v.to}(x[i]);
+  if (d == 0u) { slot_positions[slot] = position; }
+}`,
+});
+
+/** Where the tokens of a call stand: a count from the cache's length on, or stated. */
+export type TokenPositions =
+  | undefined
+  /** Position of each token, batch after batch [batch * seq], or of one row [seq]; -1 leaves a token out. */
+  | ArrayLike<number>
+  /** i32 [batch, seq] on the device: nothing is checked, and a position outside the cache is not stored. */
+  | Tensor;
+
+export interface SlotOptions {
+  readonly batch: number;
+  readonly slots: number;
+  /** Positions from here on are refused. */
+  readonly maxLength: number;
+}
+
+const isTensor = (value: ArrayLike<number> | Tensor): value is Tensor => "gpu" in value;
+
+/**
+ * Which token lies in which slot of a cache of fixed size: slot = position % slots, so that a cache of maxLength
+ * slots keeps everything and a smaller one is a ring. An empty slot has position -1.
+ */
+export class Slots {
+  readonly options: SlotOptions;
+  readonly #gpu: Gpu;
+  readonly #positions: Tensor;
+  readonly #placed: WeakSet<Tensor> = new WeakSet<Tensor>();
+  #length: number | undefined = 0;
+
+  constructor(gpu: Gpu, options: SlotOptions) {
+    this.options = options;
+    this.#gpu = gpu;
+    this.#positions = gpu.keep(gpu.full([options.batch, options.slots], -1, "i32"));
+  }
+
+  /** Tokens so far; undefined once positions came from the device. */
+  get length(): number | undefined {
+    return this.#length;
+  }
+
+  get keyPositions(): Tensor {
+    return this.#positions;
+  }
+
+  /** The positions of the next `seq` tokens as a tensor; what it gave before, it gives back. @throws ConfigError */
+  place(who: string, seq: number, given: TokenPositions): Tensor {
+    const { batch, maxLength } = this.options;
+    if (given && isTensor(given)) {
+      if (this.#placed.has(given)) return given;
+      if (given.dtype !== "i32") throw new DTypeError(who, `positions are ${given.dtype}; they must be i32`);
+      expectShape(who, "positions", given, [batch, seq]);
+      this.#length = undefined;
+      return given;
+    }
+    const start = this.#length;
+    if (!given && start === undefined)
+      throw new ConfigError(
+        who,
+        "positions are missing; earlier ones came from the device and were not counted",
+      );
+    const list = given ?? Int32Array.from({ length: seq }, (_, i) => start! + i);
+    if (list.length !== seq && list.length !== batch * seq)
+      throw new ConfigError(
+        who,
+        `positions has ${list.length} entries; it must have ${seq} or ${batch * seq}`,
+      );
+    let end = start ?? 0;
+    for (let i = 0; i < list.length; i++) {
+      expectInteger(who, "positions", list[i], -1);
+      if (list[i]! >= maxLength)
+        throw new ConfigError(
+          who,
+          `position ${list[i]!} does not fit; the cache holds ${maxLength} tokens (maxLength)`,
+        );
+      end = Math.max(end, list[i]! + 1);
+    }
+    if (this.#length !== undefined) this.#length = end;
+    const all = Int32Array.from({ length: batch * seq }, (_, i) => list[i % list.length]!);
+    const placed = this.#gpu.tensor(all, [batch, seq], "i32");
+    this.#placed.add(placed);
+    return placed;
+  }
+
+  /** Columns start..end of placed positions. */
+  part(positions: Tensor, start: number, end: number): Tensor {
+    const cut = slice(positions, { axis: 1, start, end });
+    if (this.#placed.has(positions)) this.#placed.add(cut);
+    return cut;
+  }
+
+  /** Copy rows [batch, seq, ...] to their slots of `into` [batch, slots, ...]. */
+  store(x: Tensor, into: Tensor, positions: Tensor, keyMask: Tensor | undefined): void {
+    const { slots, maxLength } = this.options;
+    const seq = x.shape[1]!;
+    this.#gpu.run(storeKernel, {
+      variant: { from: x.dtype, to: into.dtype, keyMask: keyMask !== undefined },
+      bindings: {
+        x,
+        positions,
+        ...(keyMask ? { key_mask: keyMask } : {}),
+        rows: into,
+        slot_positions: this.#positions,
+      },
+      params: {
+        count: x.size,
+        seq,
+        slots,
+        width: x.size / Math.max(1, x.shape[0]! * seq),
+        limit: maxLength,
+      },
+      workgroups: grid1d(Math.ceil(x.size / 64)),
+    });
+  }
+
+  /** What attention over the cache needs to know of positions. */
+  positions(query: Tensor): AttentionPositions {
+    return { query, key: this.#positions };
+  }
+
+  clear(): void {
+    this.#length = 0;
+    this.#positions.write(new Int32Array(this.#positions.size).fill(-1));
+  }
+
+  dispose(): void {
+    this.#positions.dispose();
+  }
+}

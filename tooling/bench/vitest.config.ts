@@ -1,3 +1,0 @@
-import { gpuProject } from "../../vitest.shared.js";
-
-export default gpuProject("bench");
