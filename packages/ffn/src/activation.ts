@@ -3,6 +3,7 @@ import {
   ConfigError,
   e,
   elementwise,
+  expectDType,
   expectNumber,
   expectOneOf,
   input,
@@ -74,6 +75,7 @@ export function activation(
   options: { readonly beta?: Beta | undefined } = {},
 ): Tensor {
   expectOneOf("activation", "kind", kind, ACTIVATION_KINDS);
+  expectDType("activation", "x", x, "f32", "f16");
   const beta = checkBeta("activation", kind, options.beta, x.shape.at(-1) ?? 1);
   if (kind === "identity") return x.reshape(x.shape);
   return kind === "swish" ? op(kind)(x, beta) : op(kind)(x);

@@ -1,6 +1,7 @@
 import {
   checkConfig,
   expectInteger,
+  expectOneOf,
   linear,
   randomNormal,
   takeParameter,
@@ -8,7 +9,13 @@ import {
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { activation, ACTIVATION_EXPRESSIONS, type ActivationKind, type Beta } from "./activation.js";
+import {
+  activation,
+  ACTIVATION_EXPRESSIONS,
+  ACTIVATION_KINDS,
+  type ActivationKind,
+  type Beta,
+} from "./activation.js";
 
 export interface FfnWeights {
   /** [hidden, dim] */
@@ -36,6 +43,7 @@ export function ffn(
   checkConfig("ffn", options, ["activation"]);
   const { w1, w2, b1, b2, beta } = weights;
   const kind = options.activation ?? "relu";
+  expectOneOf("ffn", "activation", kind, ACTIVATION_KINDS);
   return x.gpu.scope(() => {
     const hidden =
       kind === "swish" || beta !== undefined

@@ -12,10 +12,23 @@ export { GatedFeedForward, gluFfn, type GluFfnConfig, type GluFfnWeights } from 
 export { gluHiddenDim, type GluHiddenDimOptions } from "./glu_hidden_dim.js";
 export { kanBspline, type SplineOptions } from "./kan_bspline.js";
 export { kan, type BaseActivation, type KanOptions, type KanWeights } from "./kan.js";
-export { kanChebyshev, type KanChebyshevOptions } from "./kan_chebyshev.js";
-export { kanFourier, type KanFourierOptions, type KanFourierWeights } from "./kan_fourier.js";
 export {
+  ChebyshevKanLinear,
+  kanChebyshev,
+  type ChebyshevKanConfig,
+  type KanChebyshevOptions,
+} from "./kan_chebyshev.js";
+export {
+  FourierKanLinear,
+  kanFourier,
+  type FourierKanConfig,
+  type KanFourierOptions,
+  type KanFourierWeights,
+} from "./kan_fourier.js";
+export {
+  WaveletKanLinear,
   kanWavelet,
+  type WaveletKanConfig,
   type KanWaveletOptions,
   type KanWaveletWeights,
   type WaveletKind,
@@ -49,3 +62,12 @@ export {
   type KanRegularization,
   type KanRegularizationWeights,
 } from "./kan_regularization.js";
+export { KanLinear, type KanLinearConfig } from "./kan_linear.js";
+export type { KanInit, KanLayer, KanShape } from "./kan_layer.js";
+export {
+  KAN_BASES,
+  KanFeedForward,
+  kanLayer,
+  type KanBasis,
+  type KanFeedForwardConfig,
+} from "./kan_feed_forward.js";

@@ -8,9 +8,13 @@ import {
   exprFunction,
   input,
   transpose,
+  randomNormal,
+  takeParameter,
+  type Gpu,
   type Tensor,
 } from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
+import { checkShape, SHAPE_KEYS, type KanInit, type KanLayer, type KanShape } from "./kan_layer.js";
 
 export interface KanChebyshevOptions {
   /** Highest polynomial. */
@@ -84,4 +88,40 @@ export function kanChebyshev(
   expectShape(who, "coefficients", weights.coefficients, [features, null, degree + 1]);
   const basis = { count: degree + 1, kernels: chebyshevKernels, variant: { squash: squash === "tanh" } };
   return x.gpu.scope(() => basisLinear(who, x, transpose(weights.coefficients, [1, 0, 2]), basis));
+}
+
+export interface ChebyshevKanConfig extends KanShape, KanChebyshevOptions {}
+
+/** `kanChebyshev` with its weights, under the name of ChebyKAN: cheby_coeffs. */
+export class ChebyshevKanLinear implements KanLayer {
+  readonly config: ChebyshevKanConfig;
+  readonly #coefficients: Tensor;
+
+  constructor(config: ChebyshevKanConfig, weights: Readonly<Record<string, Tensor>>) {
+    checkConfig("ChebyshevKanLinear", config, [...SHAPE_KEYS, "degree", "squash"]);
+    checkShape("ChebyshevKanLinear", config);
+    this.config = config;
+    this.#coefficients = takeParameter("ChebyshevKanLinear", weights, "cheby_coeffs");
+  }
+
+  /** Normal coefficients of deviation 1 / (in (degree + 1)). */
+  static init(gpu: Gpu, config: ChebyshevKanConfig, { seed, stream = 0 }: KanInit): ChebyshevKanLinear {
+    const { inFeatures, outFeatures, degree } = config;
+    checkShape("ChebyshevKanLinear", config);
+    expectInteger("ChebyshevKanLinear", "degree", degree, 0);
+    const std = 1 / (inFeatures * (degree + 1));
+    const shape = [inFeatures, outFeatures, degree + 1];
+    return new ChebyshevKanLinear(config, {
+      cheby_coeffs: gpu.keep(randomNormal(gpu, shape, { seed, stream, std })),
+    });
+  }
+
+  forward(x: Tensor): Tensor {
+    const { degree, squash = "tanh" } = this.config;
+    return kanChebyshev(x, { coefficients: this.#coefficients }, { degree, squash });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { cheby_coeffs: this.#coefficients };
+  }
 }

@@ -5,9 +5,13 @@ import {
   expectInteger,
   expectShape,
   transpose,
+  randomNormal,
+  takeParameter,
+  type Gpu,
   type Tensor,
 } from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
+import { checkShape, SHAPE_KEYS, type KanInit, type KanLayer, type KanShape } from "./kan_layer.js";
 import { SIN_COS } from "./sincos.wgsl.js";
 
 export interface KanFourierOptions {
@@ -77,4 +81,48 @@ export function kanFourier(x: Tensor, weights: KanFourierWeights, options: KanFo
     const weight = transpose(coefficients, [1, 2, 0, 3]).reshape([out, features, 2 * G]);
     return basisLinear(who, x, weight, basis, { bias });
   });
+}
+
+export interface FourierKanConfig extends KanShape {
+  /** Frequencies. */
+  readonly gridSize: number;
+  /** Default true. */
+  readonly bias?: boolean;
+}
+
+/** `kanFourier` with its weights, under the names of FourierKAN: fouriercoeffs, bias. */
+export class FourierKanLinear implements KanLayer {
+  readonly config: FourierKanConfig;
+  readonly #weights: Record<string, Tensor>;
+
+  constructor(config: FourierKanConfig, weights: Readonly<Record<string, Tensor>>) {
+    const who = "FourierKanLinear";
+    checkConfig(who, config, [...SHAPE_KEYS, "gridSize", "bias"]);
+    checkShape(who, config);
+    this.config = config;
+    const names = ["fouriercoeffs", ...(config.bias === false ? [] : ["bias"])];
+    this.#weights = Object.fromEntries(names.map((name) => [name, takeParameter(who, weights, name)]));
+  }
+
+  /** Normal coefficients of deviation 1 / (sqrt(in) sqrt(gridSize)); the bias is 0. */
+  static init(gpu: Gpu, config: FourierKanConfig, { seed, stream = 0 }: KanInit): FourierKanLinear {
+    const { inFeatures, outFeatures, gridSize } = config;
+    checkShape("FourierKanLinear", config);
+    expectInteger("FourierKanLinear", "gridSize", gridSize, 1);
+    const std = 1 / Math.sqrt(inFeatures * gridSize);
+    const shape = [2, outFeatures, inFeatures, gridSize];
+    return new FourierKanLinear(config, {
+      fouriercoeffs: gpu.keep(randomNormal(gpu, shape, { seed, stream, std })),
+      ...(config.bias === false ? {} : { bias: gpu.keep(gpu.zeros([outFeatures])) }),
+    });
+  }
+
+  forward(x: Tensor): Tensor {
+    const { fouriercoeffs, bias } = this.#weights;
+    return kanFourier(x, { coefficients: fouriercoeffs!, bias }, { gridSize: this.config.gridSize });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...this.#weights };
+  }
 }

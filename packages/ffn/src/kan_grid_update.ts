@@ -27,7 +27,7 @@ export interface KanGrid {
 }
 
 /** The bases of order `order` at x, by the recurrence, into out. */
-function bases(x: number, knots: ArrayLike<number>, order: number, out: Float64Array): void {
+export function bases(x: number, knots: ArrayLike<number>, order: number, out: Float64Array): void {
   const last = knots.length - 1;
   const values = new Float64Array(last);
   for (let j = 0; j < last; j++) values[j] = knots[j]! <= x && x < knots[j + 1]! ? 1 : 0;

@@ -13,10 +13,21 @@ import {
   mean,
   sumMiddle,
   variance,
+  takeParameter,
+  type Gpu,
   type Tensor,
 } from "@x/kernels";
 import { baseBranch, type BaseActivation } from "./kan.js";
 import { expectFeatures } from "./kan_basis.js";
+import {
+  checkShape,
+  kaiming,
+  SHAPE_KEYS,
+  without,
+  type KanInit,
+  type KanLayer,
+  type KanShape,
+} from "./kan_layer.js";
 import {
   TOKENS,
   waveletBackwardEdges,
@@ -163,4 +174,64 @@ export function kanWavelet(x: Tensor, weights: KanWaveletWeights, options: KanWa
       normBias ?? 0,
     );
   });
+}
+
+export interface WaveletKanConfig extends KanShape, KanWaveletOptions {}
+
+/**
+ * `kanWavelet` with its weights, after Wav-KAN's: scale, translation, wavelet_weights, and where they are used
+ * base_weight, bn.weight, bn.bias.
+ */
+export class WaveletKanLinear implements KanLayer {
+  readonly config: WaveletKanConfig;
+  readonly #options: KanWaveletOptions;
+  readonly #weights: Record<string, Tensor>;
+
+  constructor(config: WaveletKanConfig, weights: Readonly<Record<string, Tensor>>) {
+    const who = "WaveletKanLinear";
+    const keys = ["wavelet", "omega0", "baseActivation", "batchNorm", "normEps"];
+    checkConfig(who, config, [...SHAPE_KEYS, ...keys]);
+    checkShape(who, config);
+    this.config = config;
+    this.#options = without(config, "inFeatures", "outFeatures");
+    const names = [
+      ...["scale", "translation", "wavelet_weights"],
+      ...((config.baseActivation ?? "none") === "none" ? [] : ["base_weight"]),
+      ...(config.batchNorm ? ["bn.weight", "bn.bias"] : []),
+    ];
+    this.#weights = Object.fromEntries(names.map((name) => [name, takeParameter(who, weights, name)]));
+  }
+
+  /** Scale 1, translation 0, weights Kaiming uniform. */
+  static init(gpu: Gpu, config: WaveletKanConfig, { seed, stream = 0 }: KanInit): WaveletKanLinear {
+    checkShape("WaveletKanLinear", config);
+    const { inFeatures, outFeatures, baseActivation = "none", batchNorm = false } = config;
+    const shape = [outFeatures, inFeatures];
+    return new WaveletKanLinear(config, {
+      scale: gpu.keep(gpu.full(shape, 1)),
+      translation: gpu.keep(gpu.zeros(shape)),
+      wavelet_weights: kaiming(gpu, config, seed, stream),
+      ...(baseActivation === "none" ? {} : { base_weight: kaiming(gpu, config, seed, stream + 1) }),
+      ...(batchNorm
+        ? { "bn.weight": gpu.keep(gpu.full([outFeatures], 1)), "bn.bias": gpu.keep(gpu.zeros([outFeatures])) }
+        : {}),
+    });
+  }
+
+  forward(x: Tensor): Tensor {
+    const w = this.#weights;
+    const weights = {
+      scale: w["scale"]!,
+      translation: w["translation"]!,
+      weight: w["wavelet_weights"]!,
+      baseWeight: w["base_weight"],
+      normWeight: w["bn.weight"],
+      normBias: w["bn.bias"],
+    };
+    return kanWavelet(x, weights, this.#options);
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...this.#weights };
+  }
 }

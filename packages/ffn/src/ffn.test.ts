@@ -1,0 +1,201 @@
+import { describe, expect, it } from "vitest";
+import { ConfigError, noGrad, ShapeError, type Tensor } from "@x/kernels";
+import { checkOp, operand, relativeError, useGpu } from "@x/testing";
+import { activation, ACTIVATION_KINDS } from "./activation.js";
+import { activationReference } from "./activation.reference.js";
+import { FeedForward, ffn } from "./ffn.js";
+import { glu, GLU_KINDS } from "./glu.js";
+import { GatedFeedForward, gluFfn } from "./glu_ffn.js";
+import { gluHiddenDim } from "./glu_hidden_dim.js";
+import { GLU_GATES } from "@x/kernels";
+
+const device = useGpu();
+
+/** y = x w^T + b in double precision. */
+function product(x: Float64Array, w: Float64Array, width: number, b?: Float64Array): Float64Array {
+  const out = w.length / width;
+  return Float64Array.from({ length: (x.length / width) * out }, (_, i) => {
+    let s = b?.[i % out] ?? 0;
+    for (let k = 0; k < width; k++) s += x[Math.floor(i / out) * width + k]! * w[(i % out) * width + k]!;
+    return s;
+  });
+}
+
+describe("ffn", () => {
+  it.each(["relu", "gelu", "geluTanh", "squaredRelu"] as const)(
+    "%s with biases: value and gradients",
+    async (kind) => {
+      const [D, F] = [5, 9];
+      await checkOp(
+        device.gpu,
+        (x, w1, b1, w2, b2) => ffn(x, { w1, w2, b1, b2 }, { activation: kind }),
+        (x, w1, b1, w2, b2) =>
+          product(
+            product(x, w1, D, b1).map((v) => activationReference[kind](v)),
+            w2,
+            F,
+            b2,
+          ),
+        [operand([2, 3, D], 1), operand([F, D], 2), operand([F], 3), operand([D, F], 4), operand([D], 5)],
+      );
+    },
+  );
+
+  it.each(ACTIVATION_KINDS)("%s: fused into the product = apart", async (kind) => {
+    const { gpu } = device;
+    const make = (shape: number[], seed: number): Tensor => gpu.tensor(operand(shape, seed).data, shape);
+    // One row past a tile, a width that is no multiple of four, and one token (the vector form).
+    for (const rows of [1, 65]) {
+      const [x, w1, b1, w2] = [make([rows, 12], 1), make([63, 12], 2), make([63], 3), make([12, 63], 4)];
+      const fused = await ffn(x, { w1, w2, b1 }, { activation: kind }).read();
+      const apart = product(
+        product(operand([rows, 12], 1).data, operand([63, 12], 2).data, 12, operand([63], 3).data).map((v) =>
+          activationReference[kind](v),
+        ),
+        operand([12, 63], 4).data,
+        63,
+      );
+      expect(relativeError(fused, apart)).toBeLessThan(1e-5);
+    }
+  });
+
+  it("learns beta per channel", async () => {
+    const [D, F] = [4, 6];
+    await checkOp(
+      device.gpu,
+      (x, w1, w2, beta) => ffn(x, { w1, w2, beta }, { activation: "swish" }),
+      (x, w1, w2, beta) =>
+        product(
+          product(x, w1, D).map((v, i) => activationReference.swish(v, beta[i % F])),
+          w2,
+          F,
+        ),
+      [operand([3, D], 1), operand([F, D], 2), operand([D, F], 3), operand([F], 4)],
+    );
+  });
+
+  it("is a component under GPT-2's names", async () => {
+    const { gpu } = device;
+    const block = FeedForward.init(gpu, { dim: 8, hiddenDim: 32, activation: "geluTanh" }, { seed: 1 });
+    expect(Object.keys(block.parameters())).toEqual([
+      "c_fc.weight",
+      "c_proj.weight",
+      "c_fc.bias",
+      "c_proj.bias",
+    ]);
+    const x = gpu.tensor(operand([2, 8], 1).data, [2, 8]);
+    const again = FeedForward.fromParameters(
+      { dim: 8, hiddenDim: 32, activation: "geluTanh" },
+      block.parameters(),
+    );
+    expect(Array.from(await again.forward(x).read())).toEqual(Array.from(await block.forward(x).read()));
+    expect(() => FeedForward.init(gpu, { dim: 8, hiddenDim: 0 }, { seed: 1 })).toThrow(/hiddenDim is 0/);
+    expect(() => FeedForward.fromParameters({ dim: 8, hiddenDim: 32 }, {})).toThrow(
+      /c_fc\.weight is missing/,
+    );
+  });
+
+  it("refuses what does not fit", () => {
+    const { gpu } = device;
+    const w = { w1: gpu.zeros([6, 4]), w2: gpu.zeros([4, 6]) };
+    expect(() => ffn(gpu.zeros([2, 5]), w)).toThrow(ShapeError);
+    expect(() => ffn(gpu.zeros([2, 4]), w, { activations: "relu" } as never)).toThrow(
+      /did you mean "activation"/,
+    );
+    expect(() => ffn(gpu.zeros([2, 4]), w, { activation: "selu" as never })).toThrow(ConfigError);
+    expect(() => ffn(gpu.zeros([2, 4]), { ...w, beta: 2 }, { activation: "relu" })).toThrow(/beta is given/);
+  });
+});
+
+describe("gated linear units", () => {
+  it.each(GLU_KINDS)("%s: value and gradients, W1 is the gate", async (kind) => {
+    const [D, F] = [4, 7];
+    const g = activationReference[GLU_GATES[kind]];
+    await checkOp(
+      device.gpu,
+      (x, wGate, wUp, bGate, bUp) => glu(x, { wGate, wUp, bGate, bUp }, { kind }),
+      (x, wGate, wUp, bGate, bUp) => {
+        const up = product(x, wUp, D, bUp);
+        return product(x, wGate, D, bGate).map((v, i) => g(v) * up[i]!);
+      },
+      [operand([3, D], 1), operand([F, D], 2), operand([F, D], 3), operand([F], 4), operand([F], 5)],
+    );
+  });
+
+  it("swiglu learns beta", async () => {
+    await checkOp(
+      device.gpu,
+      (x, wGate, wUp, beta) => glu(x, { wGate, wUp, beta }),
+      (x, wGate, wUp, beta) => {
+        const up = product(x, wUp, 4);
+        return product(x, wGate, 4).map((v, i) => activationReference.swish(v, beta[0]) * up[i]!);
+      },
+      [operand([3, 4], 1), operand([5, 4], 2), operand([5, 4], 3), operand([1], 4)],
+    );
+  });
+
+  it.each(GLU_KINDS)("%s: the fused form of inference = that of training", async (kind) => {
+    const { gpu } = device;
+    const make = (shape: number[], seed: number): Tensor => gpu.tensor(operand(shape, seed).data, shape);
+    for (const [rows, F] of [
+      [1, 63],
+      [65, 64],
+      [7, 33],
+    ] as const) {
+      const w = { wGate: make([F, 12], 2), wUp: make([F, 12], 3), bGate: make([F], 4), bUp: make([F], 5) };
+      const x = make([rows, 12], 1);
+      const fused = await noGrad(() => glu(x, w, { kind })).read();
+      const up = product(operand([rows, 12], 1).data, operand([F, 12], 3).data, 12, operand([F], 5).data);
+      const gates = product(operand([rows, 12], 1).data, operand([F, 12], 2).data, 12, operand([F], 4).data);
+      const expected = gates.map((v, i) => activationReference[GLU_GATES[kind]](v) * up[i]!);
+      expect(relativeError(fused, expected)).toBeLessThan(1e-5);
+    }
+  });
+
+  it("gluFfn adds the down projection and a residual", async () => {
+    const [D, F] = [4, 6];
+    await checkOp(
+      device.gpu,
+      (x, wGate, wUp, wDown) => gluFfn(x, { wGate, wUp, wDown }, { kind: "geglu", residual: x }),
+      (x, wGate, wUp, wDown) => {
+        const up = product(x, wUp, D);
+        const m = product(x, wGate, D).map((v, i) => activationReference.gelu(v) * up[i]!);
+        return product(m, wDown, F).map((v, i) => v + x[i]!);
+      },
+      [operand([3, D], 1), operand([F, D], 2), operand([F, D], 3), operand([D, F], 4)],
+    );
+  });
+
+  it("is a component under Llama's names", async () => {
+    const { gpu } = device;
+    const block = GatedFeedForward.init(gpu, { dim: 8, hiddenDim: 12 }, { seed: 1 });
+    expect(Object.keys(block.parameters())).toEqual([
+      "gate_proj.weight",
+      "up_proj.weight",
+      "down_proj.weight",
+    ]);
+    const again = GatedFeedForward.fromParameters({}, block.parameters());
+    const x = gpu.tensor(operand([2, 8], 1).data, [2, 8]);
+    expect(Array.from(await again.forward(x).read())).toEqual(Array.from(await block.forward(x).read()));
+  });
+
+  it("refuses what does not fit", () => {
+    const { gpu } = device;
+    const w = { wGate: gpu.zeros([6, 4]), wUp: gpu.zeros([6, 4]) };
+    expect(() => glu(gpu.zeros([2, 4]), w, { kind: "swiglo" as never })).toThrow(/did you mean "swiglu"/);
+    expect(() => glu(gpu.zeros([2, 4]), { ...w, beta: 2 }, { kind: "reglu" })).toThrow(/beta is given/);
+    expect(() => glu(gpu.zeros([2, 4]), { ...w, wUp: gpu.zeros([5, 4]) })).toThrow(ShapeError);
+    expect(() => activation(gpu.zeros([2]), "swiglu" as never)).toThrow(ConfigError);
+  });
+});
+
+describe("gluHiddenDim", () => {
+  it("gives the published sizes", () => {
+    expect(gluHiddenDim(4096, { multipleOf: 256 })).toBe(11008);
+    expect(gluHiddenDim(5120, { multipleOf: 256 })).toBe(13824);
+    expect(gluHiddenDim(8192, { multipleOf: 4096, multiplier: 1.3 })).toBe(28672);
+    expect(gluHiddenDim(4096, { multipleOf: 1024, multiplier: 1.3 })).toBe(14336);
+    expect(() => gluHiddenDim(0)).toThrow(ConfigError);
+    expect(() => gluHiddenDim(8, { multiple: 2 } as never)).toThrow(/unknown key "multiple"/);
+  });
+});

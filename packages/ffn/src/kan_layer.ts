@@ -1,0 +1,44 @@
+import { expectInteger, randomUniform, type Gpu, type Module, type Tensor } from "@x/kernels";
+
+/** Sizes of a KAN layer. */
+export interface KanShape {
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+}
+
+export interface KanInit {
+  readonly seed: number;
+  /** First random stream of the layer, which takes up to three. */
+  readonly stream?: number;
+}
+
+/** A layer [..., in] -> [..., out] whose edges are functions. */
+export interface KanLayer extends Module {
+  forward(x: Tensor): Tensor;
+  /** What a checkpoint holds besides the parameters. */
+  buffers?(): Record<string, Tensor>;
+}
+
+export const SHAPE_KEYS = ["inFeatures", "outFeatures"] as const;
+
+export function checkShape(who: string, config: KanShape): void {
+  expectInteger(who, "inFeatures", config.inFeatures, 1);
+  expectInteger(who, "outFeatures", config.outFeatures, 1);
+}
+
+/** Kaiming's uniform numbers with a = sqrt 5: within 1 / sqrt(in). */
+export function kaiming(
+  gpu: Gpu,
+  { inFeatures, outFeatures }: KanShape,
+  seed: number,
+  stream: number,
+): Tensor {
+  const high = 1 / Math.sqrt(inFeatures);
+  return gpu.keep(randomUniform(gpu, [outFeatures, inFeatures], { seed, stream, low: -high, high }));
+}
+
+/** A configuration less some keys. */
+export function without<C extends object, K extends keyof C>(config: C, ...keys: readonly K[]): Omit<C, K> {
+  const rest = Object.entries(config).filter(([key]) => !(keys as readonly string[]).includes(key));
+  return Object.fromEntries(rest) as Omit<C, K>;
+}
