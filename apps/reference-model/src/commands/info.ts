@@ -1,0 +1,33 @@
+import type { Command } from "commander";
+import { loadCheckpoint, readConfig } from "../checkpoint.js";
+import { modelOption, withDevice } from "./shared.js";
+
+/** `info`: the adapter and a model. */
+export function infoCommand(program: Command): void {
+  program
+    .command("info")
+    .description("the adapter, and a model's parameters and cache")
+    .addOption(modelOption())
+    .action(async (flags: { model: string }) => {
+      await withDevice(async (gpu) => {
+        const { info, features, limits } = gpu;
+        const lines = [
+          `adapter            ${info.name} (${info.vendor || "unknown vendor"}${info.software ? ", software" : ""})`,
+          `features           f16 ${features.f16 ? "yes" : "no"}, subgroups ${features.subgroups ? `${features.subgroupMinSize} to ${features.subgroupMaxSize}` : "no"}, timestamps ${features.timestampQuery ? "yes" : "no"}`,
+          `limits             ${limits.maxStorageBufferBindingSize / 2 ** 20} MiB a binding, ${limits.maxBufferSize / 2 ** 20} MiB a buffer, ${limits.maxStorageBuffersPerShaderStage} buffers, ${limits.maxComputeWorkgroupStorageSize / 1024} KiB of workgroup memory`,
+        ];
+        const { config } = await readConfig(flags.model);
+        const { model } = await loadCheckpoint(gpu, flags.model);
+        const { total, active } = model.countParameters();
+        const state = model.createState({ maxLength: config.maxLength });
+        lines.push(
+          `model              ${config.family}, ${config.layers.length} layers, dim ${config.dim}, vocabulary ${config.vocabSize}`,
+          `parameters         ${total} in all, ${Math.round(active)} active per token`,
+          `cache              ${state.bytesPerToken} bytes per token`,
+        );
+        state.dispose();
+        model.dispose();
+        process.stdout.write(`${lines.join("\n")}\n`);
+      });
+    });
+}

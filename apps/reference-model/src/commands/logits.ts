@@ -1,0 +1,50 @@
+import type { Command } from "commander";
+import { FormatError } from "@x/kernels";
+import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
+import { loadCheckpoint, readJson, writeAtomically } from "../checkpoint.js";
+import { extension, modelOption, ropeOption, withDevice } from "./shared.js";
+
+/** `logits`: of every position, into a file. */
+export function logitsCommand(program: Command): void {
+  program
+    .command("logits")
+    .description("logits of every position for lists of ids, as safetensors")
+    .addOption(modelOption())
+    .requiredOption("--ids <file>", 'JSON: [{"input_ids":[..]}, ..]')
+    .requiredOption("--out <file>", "safetensors with logits.0, logits.1, ..: F32 [positions, vocab]")
+    .addOption(ropeOption())
+    .action(async (flags: { model: string; ids: string; out: string; ropeScaling?: string }) => {
+      const list = await readJson(flags.ids);
+      if (!Array.isArray(list)) throw new FormatError(flags.ids, 'must be a list of {"input_ids":[..]}');
+      await withDevice(async (gpu) => {
+        const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
+        const out: Record<string, TensorData> = {};
+        for (const [i, item] of list.entries()) {
+          const ids =
+            typeof item === "object" && item !== null
+              ? (item as Record<string, unknown>)["input_ids"]
+              : undefined;
+          if (
+            !Array.isArray(ids) ||
+            ids.length === 0 ||
+            !ids.every(
+              (x) => typeof x === "number" && Number.isInteger(x) && x >= 0 && x < model.config.vocabSize,
+            )
+          ) {
+            throw new FormatError(
+              flags.ids,
+              `entry ${i}: input_ids must list ids in 0..${model.config.vocabSize - 1}`,
+            );
+          }
+          const logits = gpu.scope(() => model.forward(gpu.tensor(ids as number[], [1, ids.length], "i32")));
+          out[`logits.${i}`] = {
+            shape: [ids.length, model.config.vocabSize],
+            data: (await logits.read()) as Float32Array,
+          };
+          logits.dispose();
+        }
+        await writeAtomically(flags.out, writeSafetensors(out));
+        model.dispose();
+      });
+    });
+}

@@ -1,0 +1,110 @@
+import { fileURLToPath } from "node:url";
+import { InvalidArgumentError, Option } from "commander";
+import { ConfigError, openDevice, type Gpu } from "@x/kernels";
+import { ropeFromHuggingFace } from "@x/positional";
+import { PARTS_FAMILY } from "../config/index.js";
+
+/** The checkpoint that comes with the repository. */
+export const BUNDLED: string = fileURLToPath(new URL("../../checkpoint", import.meta.url));
+
+/** Parses an option's number. @throws InvalidArgumentError */
+export const number = (text: string): number => {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("It must be a number.");
+  return value;
+};
+
+export const integer = (text: string): number => {
+  const value = number(text);
+  if (!Number.isInteger(value)) throw new InvalidArgumentError("It must be an integer.");
+  return value;
+};
+
+/** Gathers an option that may be given again. */
+export const collect = (text: string, list: string[]): string[] => [...list, text];
+
+export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** Run with a device that is given back at the end. */
+export async function withDevice<T>(fn: (gpu: Gpu) => Promise<T>): Promise<T> {
+  const gpu = await openDevice();
+  try {
+    return await fn(gpu);
+  } finally {
+    gpu.destroy();
+  }
+}
+
+export const modelOption = (): Option =>
+  new Option("-m, --model <dir>", "model folder: config.json, model.safetensors, tokenizer.json").default(
+    BUNDLED,
+    "the bundled checkpoint",
+  );
+
+export const ropeOption = (): Option =>
+  new Option(
+    "--rope-scaling <method>",
+    'context extension instead of the model\'s own: "none", "linear:2", "dynamic:2", "ntk:4", "yarn:4", or a dictionary as in Hugging Face configs: {"rope_type":"yarn","factor":4,..}',
+  );
+
+type Json = Record<string, unknown>;
+const SHORT = ["linear", "dynamic", "ntk", "yarn"];
+
+function parseScaling(text: string): Json {
+  const wrong = (reason: string): ConfigError =>
+    new ConfigError(
+      "--rope-scaling",
+      `is ${JSON.stringify(text)}; it must be none, one of ${SHORT.join(", ")} with a factor such as yarn:4, or a JSON dictionary such as {"rope_type":"yarn","factor":4}${reason}`,
+    );
+  if (text === "none") return { rope_type: "default" };
+  const [type, factor] = text.split(":");
+  if (SHORT.includes(type!)) {
+    const value = Number(factor);
+    if (factor === undefined || factor === "" || !(value >= 1) || !Number.isFinite(value))
+      throw wrong(" (the factor is a number of at least 1)");
+    return { rope_type: type, factor: value };
+  }
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Json;
+  } catch (cause) {
+    throw wrong(` (${reasonOf(cause)})`);
+  }
+  throw wrong("");
+}
+
+/** Another context extension for a model's config.json; undefined where none is asked for. */
+export function extension(ropeScaling: string | undefined): ((json: Json) => Json) | undefined {
+  if (ropeScaling === undefined) return undefined;
+  const value = parseScaling(ropeScaling);
+  return (json) => {
+    if (json["model_type"] === PARTS_FAMILY) {
+      const maxLength = json["maxLength"] ?? 512;
+      const { scaling } = ropeFromHuggingFace({
+        rope_scaling: value,
+        head_dim: 2,
+        max_position_embeddings: maxLength,
+      });
+      const change = (part: unknown): unknown => {
+        const position = (part ?? { type: "rope" }) as Json;
+        return position["type"] === "rope" ? { ...position, scaling } : position;
+      };
+      const layers = json["layers"];
+      return {
+        ...json,
+        position: change(json["position"]),
+        ...(Array.isArray(layers)
+          ? {
+              layers: (layers as Json[]).map((layer) =>
+                layer["position"] === undefined ? layer : { ...layer, position: change(layer["position"]) },
+              ),
+            }
+          : {}),
+      };
+    }
+    const { rope_parameters: parameters, ...rest } = json;
+    const old = typeof parameters === "object" && parameters !== null ? (parameters as Json) : {};
+    const theta = old["rope_theta"] ?? json["rope_theta"];
+    return { ...rest, ...(theta === undefined ? {} : { rope_theta: theta }), rope_scaling: value };
+  };
+}

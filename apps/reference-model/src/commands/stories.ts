@@ -1,0 +1,76 @@
+import { mkdir, writeFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
+import type { Command } from "commander";
+import { ConfigError } from "@x/kernels";
+import { loadCheckpoint, loadFolderTokenizer, writeAtomically } from "../checkpoint.js";
+import { DOCUMENT_BREAK, readDocuments } from "../data.js";
+import { evaluateStories, perplexity } from "../evaluate.js";
+import { writeStory } from "../stories.js";
+import { integer, modelOption, number, withDevice } from "./shared.js";
+
+/** `stories`: write the repository's own text; `evaluate-stories`: judge a model that was trained on it. */
+export function storiesCommands(program: Command): void {
+  program
+    .command("stories")
+    .description("write stories of the repository's own grammar to a text file")
+    .requiredOption("-o, --out <file>", "text file, stories separated by empty lines")
+    .option("-n, --count <n>", "number of stories", integer, 12_000)
+    .option("--first <n>", "seed of the first story", integer, 0)
+    .action(async (flags: { out: string; count: number; first: number }) => {
+      const stories = Array.from({ length: flags.count }, (_, i) => writeStory(flags.first + i));
+      await mkdir(dirname(resolve(flags.out)), { recursive: true });
+      await writeFile(flags.out, `${stories.join(DOCUMENT_BREAK)}\n`);
+      process.stderr.write(`${flags.count} stories, ${new Set(stories).size} of them distinct\n`);
+    });
+
+  program
+    .command("evaluate-stories")
+    .description(
+      "judge a story model: perplexity on unseen stories, sentences that the grammar accepts, stories that are new",
+    )
+    .addOption(modelOption())
+    .requiredOption("--training <file>", "the text it was trained on")
+    .option("-n, --count <n>", "stories to sample", integer, 100)
+    .option("--first-unseen <n>", "seed of the first story that was not trained on", integer, 1_000_000)
+    .option("--temperature <x>", "divides the logits", number, 0.8)
+    .option("--top-p <x>", "keep the fewest tokens that hold this probability", number, 0.95)
+    .option("--out <file>", "also write the result as JSON")
+    .action(
+      async (flags: {
+        model: string;
+        training: string;
+        count: number;
+        firstUnseen: number;
+        temperature: number;
+        topP: number;
+        out?: string;
+      }) => {
+        await withDevice(async (gpu) => {
+          const { model } = await loadCheckpoint(gpu, flags.model);
+          const tokenizer = await loadFolderTokenizer(flags.model);
+          if (!tokenizer) throw new ConfigError("evaluate-stories", `${flags.model} has no tokenizer`);
+          const training = new Set(await readDocuments(flags.training));
+          const unseen = Array.from({ length: 500 }, (_, i) => writeStory(flags.firstUnseen + i)).filter(
+            (s) => !training.has(s),
+          );
+          const text = await perplexity(gpu, model, tokenizer, unseen, 128);
+          const sampled = await evaluateStories(model, tokenizer, training, flags.count, {
+            maxNewTokens: 400,
+            temperature: flags.temperature,
+            topP: flags.topP,
+            seed: 1,
+          });
+          const result = {
+            unseenStories: unseen.length,
+            perplexity: text.perplexity,
+            loss: text.loss,
+            ...sampled,
+          };
+          process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
+          if (flags.out !== undefined)
+            await writeAtomically(flags.out, `${JSON.stringify(result, null, 2)}\n`);
+          model.dispose();
+        });
+      },
+    );
+}
