@@ -1,4 +1,4 @@
-import { mkdir, open, readFile, rename, stat } from "node:fs/promises";
+import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
 import { Safetensors, writeSafetensors, type ByteSource, type TensorData } from "@x/kernels/safetensors";
@@ -273,16 +273,69 @@ export async function writeAtomically(path: string, data: string | Uint8Array): 
   await rename(temporary, path);
 }
 
-/** Write a model folder: config.json, model.safetensors and, if given, tokenizer files. */
+export const CHECKPOINT_DTYPES = {
+  f32: { dtype: "F32", name: "float32", bytes: 4 },
+  f16: { dtype: "F16", name: "float16", bytes: 2 },
+  bf16: { dtype: "BF16", name: "bfloat16", bytes: 2 },
+} as const;
+export type CheckpointDType = keyof typeof CHECKPOINT_DTYPES;
+
+export interface SaveOptions {
+  /** What weights are rounded to; default f32. */
+  readonly dtype?: CheckpointDType;
+  /** Bytes of weights in one file; more are written as shards with an index. Default: no limit. */
+  readonly maxShardBytes?: number;
+  /** Tokenizer files and the like, by name. */
+  readonly files?: Readonly<Record<string, string>>;
+}
+
+/** Names of the tensors of each file, none above the limit unless a single tensor is. */
+function shards(tensors: Readonly<Record<string, TensorData>>, bytes: number, limit: number): string[][] {
+  const out: string[][] = [[]];
+  let used = 0;
+  for (const [name, { data }] of Object.entries(tensors)) {
+    const size = data.length * bytes;
+    if (used > 0 && used + size > limit) {
+      out.push([]);
+      used = 0;
+    }
+    out.at(-1)!.push(name);
+    used += size;
+  }
+  return out;
+}
+
+/** Write a model folder: config.json, model.safetensors or shards with their index, and other files. */
 export async function saveCheckpoint(
   folder: string,
   model: CausalLM,
   json: Record<string, unknown>,
-  files: Readonly<Record<string, string>> = {},
+  { dtype = "f32", maxShardBytes = Infinity, files = {} }: SaveOptions = {},
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
-  const bytes = writeSafetensors(await hostParameters(model), { format: "pt" });
-  await writeAtomically(join(folder, "model.safetensors"), bytes);
-  await writeAtomically(join(folder, "config.json"), `${JSON.stringify(json, null, 2)}\n`);
+  const { dtype: stored, name: torchDtype, bytes } = CHECKPOINT_DTYPES[dtype];
+  const tensors = await hostParameters(model);
+  const parts = shards(tensors, bytes, maxShardBytes);
+  const index = join(folder, "model.safetensors.index.json");
+  const single = join(folder, "model.safetensors");
+  const fileOf = (i: number): string =>
+    parts.length === 1
+      ? "model.safetensors"
+      : `model-${String(i + 1).padStart(5, "0")}-of-${String(parts.length).padStart(5, "0")}.safetensors`;
+  const weightMap: Record<string, string> = {};
+  for (const [i, names] of parts.entries()) {
+    const part = Object.fromEntries(names.map((name) => [name, { ...tensors[name]!, dtype: stored }]));
+    for (const name of names) weightMap[name] = fileOf(i);
+    await writeAtomically(join(folder, fileOf(i)), writeSafetensors(part, { format: "pt" }));
+  }
+  if (parts.length > 1) {
+    const total = Object.values(tensors).reduce((n, { data }) => n + data.length * bytes, 0);
+    const text = JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2);
+    await writeAtomically(index, `${text}\n`);
+  }
+  // What another layout left would win over, or lie beside, what was just written.
+  await rm(parts.length > 1 ? single : index, { force: true });
+  const own = "dtype" in json ? { ...json, dtype: torchDtype } : { ...json, torch_dtype: torchDtype };
+  await writeAtomically(join(folder, "config.json"), `${JSON.stringify(own, null, 2)}\n`);
   for (const [name, text] of Object.entries(files)) await writeAtomically(join(folder, name), text);
 }

@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { KernelsError } from "@x/kernels";
 import { TokenizerError } from "@x/tokenizer";
+import { convertCommand } from "./commands/convert.js";
 import { generateCommand } from "./commands/generate.js";
 import { infoCommand } from "./commands/info.js";
 import { logitsCommand } from "./commands/logits.js";
@@ -20,6 +21,7 @@ for (const add of [
   logitsCommand,
   perplexityCommand,
   infoCommand,
+  convertCommand,
   storiesCommands,
 ])
   add(program);

@@ -259,5 +259,6 @@ export class CausalLM implements Module {
 
   dispose(): void {
     for (const tensor of Object.values(this.state())) tensor.dispose();
+    for (const [, part] of this.#parts()) part.dispose?.();
   }
 }

@@ -17,7 +17,13 @@ import {
 } from "@x/kernels";
 import { Safetensors, writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import { BpeTokenizer, toTokenizerJson, type Tokenizer } from "@x/tokenizer";
-import { loadCheckpoint, loadFolderTokenizer, saveCheckpoint, writeAtomically } from "./checkpoint.js";
+import {
+  loadCheckpoint,
+  loadFolderTokenizer,
+  saveCheckpoint,
+  writeAtomically,
+  type CheckpointDType,
+} from "./checkpoint.js";
 import { modelConfig } from "./config/index.js";
 import { encodeDocuments, evaluationBatches, readDocuments, trainingBatch } from "./data.js";
 import { lossCurve } from "./loss_curve.js";
@@ -65,6 +71,8 @@ export interface TrainingRun {
   /** Vocabulary to learn where the out folder has no tokenizer yet. */
   readonly vocabSize: number;
   readonly options: TrainingOptions;
+  /** What the finished model's weights are rounded to; default f32. What training goes on from is always f32. */
+  readonly dtype?: CheckpointDType;
 }
 
 export interface Progress {
@@ -304,7 +312,7 @@ export async function train(
       if (step % options.saveEvery === 0 || last || stopping) await save(step);
       if (stopping) break;
     }
-    await saveCheckpoint(out, model, json, files);
+    await saveCheckpoint(out, model, json, { files, dtype: run.dtype ?? "f32" });
     await writeAtomically(join(out, "loss.svg"), lossCurve(losses, validationLosses));
     await writeAtomically(
       join(out, "training.json"),

@@ -2,7 +2,7 @@
  * The safetensors format: eight bytes with the header's length, a JSON header, then the tensors without gaps.
  * The reader trusts nothing: names, types, shapes, offsets and lengths are checked before a byte is used.
  */
-import { fromHalfBits } from "./dtype.js";
+import { fromHalfBits, toHalfBits } from "./dtype.js";
 import { FormatError } from "./errors.js";
 
 /** Bytes of an element of each type that the format knows. */
@@ -250,18 +250,45 @@ export class Safetensors {
 export interface TensorData {
   readonly shape: readonly number[];
   readonly data: Float32Array | Int32Array;
+  /** What float32 numbers are rounded to (ties to even); default F32. */
+  readonly dtype?: "F32" | "F16" | "BF16";
 }
 
-/** The bytes of a file with the given tensors (F32 or I32), in order of their names. */
+const scratch = new Float32Array(1);
+const scratchBits = new Uint32Array(scratch.buffer);
+
+/** Round a float32 to the nearest bfloat16 (ties to even); returns its 16 bits. */
+export function toBfloat16Bits(value: number): number {
+  scratch[0] = value;
+  const bits = scratchBits[0]!;
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40; // NaN
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+function packed({ data, dtype = "F32" }: TensorData): Float32Array | Int32Array | Uint16Array {
+  if (data instanceof Int32Array || dtype === "F32") return data;
+  return Uint16Array.from(data, dtype === "F16" ? toHalfBits : toBfloat16Bits);
+}
+
+const width = ({ data, dtype = "F32" }: TensorData): number =>
+  data instanceof Int32Array || dtype === "F32" ? 4 : 2;
+
+/**
+ * The bytes of a file with the given tensors (F32, F16, BF16 or I32): wider elements first, so that all are aligned,
+ * then in order of their names.
+ */
 export function writeSafetensors(
   tensors: Readonly<Record<string, TensorData>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
-  const names = Object.keys(tensors).sort();
+  const names = Object.keys(tensors)
+    .sort()
+    .sort((a, b) => width(tensors[b]!) - width(tensors[a]!));
   const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
+  const bodies = names.map((name) => packed(tensors[name]!));
   let at = 0;
-  for (const name of names) {
-    const { shape, data } = tensors[name]!;
+  for (const [i, name] of names.entries()) {
+    const { shape, data, dtype = "F32" } = tensors[name]!;
     const size = shape.reduce((a, b) => a * b, 1);
     if (size !== data.length || name === "__metadata__") {
       throw new FormatError(
@@ -270,9 +297,9 @@ export function writeSafetensors(
       );
     }
     header[name] = {
-      dtype: data instanceof Int32Array ? "I32" : "F32",
+      dtype: data instanceof Int32Array ? "I32" : dtype,
       shape,
-      data_offsets: [at, (at += data.byteLength)],
+      data_offsets: [at, (at += bodies[i]!.byteLength)],
     };
   }
   const json = new TextEncoder().encode(JSON.stringify(header));
@@ -281,10 +308,9 @@ export function writeSafetensors(
   new DataView(out.buffer).setUint32(0, padded, true);
   out.set(json, 8);
   let offset = 8 + padded;
-  for (const name of names) {
-    const { data } = tensors[name]!;
-    out.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
-    offset += data.byteLength;
+  for (const body of bodies) {
+    out.set(new Uint8Array(body.buffer, body.byteOffset, body.byteLength), offset);
+    offset += body.byteLength;
   }
   return out;
 }

@@ -1,17 +1,22 @@
 import { dirname, resolve } from "node:path";
 import cliProgress from "cli-progress";
 import { Option, type Command } from "commander";
-import { ConfigError } from "@x/kernels";
-import { readJson } from "../checkpoint.js";
+import { ConfigError, expectOneOf } from "@x/kernels";
+import { CHECKPOINT_DTYPES, readJson, type CheckpointDType } from "../checkpoint.js";
+import { expectObject } from "../config/index.js";
+import { recipe, RECIPE_DEFAULTS, type RecipeOptions } from "../recipe.js";
 import { train, TRAINING_DEFAULTS, type TrainingOptions } from "../train.js";
 import { integer, number, withDevice } from "./shared.js";
 
-interface TrainFlags extends Partial<Record<keyof TrainingOptions, number>> {
+const flag = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+
+interface TrainFlags extends Partial<Record<keyof TrainingOptions | keyof RecipeOptions, number>> {
   data?: string;
   out?: string;
   config?: string;
   modelConfig?: string;
   vocabSize?: number;
+  dtype?: string;
 }
 
 /** `train`: train a model, or go on with a run. */
@@ -25,18 +30,26 @@ export function trainCommand(program: Command): void {
       "-c, --config <file>",
       "JSON with data, out, vocabSize, model (a config.json's content) and the options below; flags win",
     )
-    .option("--model-config <file>", "a config.json whose shape the model takes")
+    .option(
+      "--model-config <file>",
+      "a config.json whose shape the model takes, of a public family or of parts (default: the recipe)",
+    )
+    .addOption(
+      new Option("--dtype <type>", "of the finished model's weights").choices(Object.keys(CHECKPOINT_DTYPES)),
+    )
     .option("--vocab-size <n>", "tokens to learn where the out folder has no tokenizer", integer);
-  for (const [key, value] of Object.entries(TRAINING_DEFAULTS)) {
-    const flag = key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
-    command.addOption(new Option(`--${flag} <x>`, `(default: ${value})`).argParser(number));
-  }
+  for (const [key, value] of Object.entries(TRAINING_DEFAULTS))
+    command.addOption(new Option(`${flag(key)} <x>`, `(default: ${value})`).argParser(number));
+  for (const [key, value] of Object.entries(RECIPE_DEFAULTS) as [string, number][])
+    command.addOption(
+      new Option(`${flag(key)} <n>`, `shape of a model of the recipe (default: ${value})`).argParser(integer),
+    );
   command.action(async (flags: TrainFlags) => {
     const file =
       flags.config === undefined ? {} : ((await readJson(flags.config)) as Record<string, unknown>);
     const base = flags.config === undefined ? process.cwd() : dirname(flags.config);
-    const path = (flag: string | undefined, key: string): string => {
-      if (flag !== undefined) return flag;
+    const path = (own: string | undefined, key: string): string => {
+      if (own !== undefined) return own;
       const value = file[key];
       if (typeof value !== "string") throw new ConfigError("train", `--${key} is missing`);
       return resolve(base, value);
@@ -52,19 +65,30 @@ export function trainCommand(program: Command): void {
         );
       (options as Record<keyof TrainingOptions, number>)[key] = value;
     }
-    const known = ["data", "out", "vocabSize", "model", ...Object.keys(TRAINING_DEFAULTS)];
+    const known = ["data", "out", "vocabSize", "dtype", "model", ...Object.keys(TRAINING_DEFAULTS)];
     for (const key of Object.keys(file))
       if (!known.includes(key))
         throw new ConfigError(flags.config ?? "train", `unknown key "${key}" (known: ${known.join(", ")})`);
-    const model = flags.modelConfig === undefined ? file["model"] : await readJson(flags.modelConfig);
-    if (typeof model !== "object" || model === null)
+    const shape = Object.entries(RECIPE_DEFAULTS).map(
+      ([key, otherwise]) => [key, flags[key as keyof RecipeOptions] ?? (otherwise as number)] as const,
+    );
+    const shaped = shape.find(([key]) => flags[key as keyof RecipeOptions] !== undefined);
+    const given = flags.modelConfig === undefined ? file["model"] : await readJson(flags.modelConfig);
+    if (given !== undefined && shaped)
       throw new ConfigError(
         "train",
-        "the model's shape is missing: --model-config FILE, or model in --config FILE",
+        `${flag(shaped[0])} shapes a model of the recipe; the model's configuration is given already`,
       );
+    const model =
+      given === undefined
+        ? recipe(Object.fromEntries(shape) as unknown as RecipeOptions)
+        : (expectObject(flags.modelConfig ?? `${flags.config!}: model`, given) as Record<string, unknown>);
     const vocabSize = flags.vocabSize ?? file["vocabSize"] ?? 1024;
     if (typeof vocabSize !== "number")
       throw new ConfigError("train", `vocabSize is ${JSON.stringify(vocabSize)}; it must be a number`);
+    const dtype = (flags.dtype ?? file["dtype"] ?? "f32") as CheckpointDType;
+    expectOneOf("train", "dtype", dtype, Object.keys(CHECKPOINT_DTYPES) as CheckpointDType[]);
+    const [data, out] = [path(flags.data, "data"), path(flags.out, "out")];
     let stopping = false;
     const stop = (): void => {
       if (stopping) process.exit(130);
@@ -87,11 +111,12 @@ export function trainCommand(program: Command): void {
       const result = await train(
         gpu,
         {
-          data: path(flags.data, "data"),
-          out: path(flags.out, "out"),
-          model: model as Record<string, unknown>,
+          data,
+          out,
+          model,
           vocabSize,
           options,
+          dtype,
         },
         {
           stopped: () => stopping,

@@ -27,6 +27,8 @@ export interface Part extends Module {
   buffers?(): Record<string, Tensor>;
   /** Called after each training step, inside what is recorded. */
   afterStep?(): void;
+  /** Frees what the part keeps besides parameters and buffers (tables). */
+  dispose?(): void;
 }
 
 export interface Norm extends Part {

@@ -102,6 +102,10 @@ export class DecoderLayer implements Part {
   afterStep(): void {
     for (const [, part] of this.#parts) part.afterStep?.();
   }
+
+  dispose(): void {
+    for (const [, part] of this.#parts) part.dispose?.();
+  }
 }
 
 /** Tensors of parts under the parts' names. */

@@ -19,5 +19,8 @@ export const rope: Factory<Encoding> = (spec, { gpu }) => {
       };
     },
     parameters: () => ({}),
+    dispose: () => {
+      for (const table of tables.values()) table.dispose();
+    },
   };
 };
