@@ -11,3 +11,8 @@ export function adapterAdvice(): string {
     "localhost, and check that hardware acceleration is on"
   );
 }
+
+/** Await work on an adapter that is the CPU itself; the browser's own process does the waiting. */
+export function awaitOnCpu<T>(promise: Promise<T>): Promise<T> {
+  return promise;
+}

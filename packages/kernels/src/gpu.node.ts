@@ -45,3 +45,38 @@ export function adapterAdvice(): string {
       return `there is no WebGPU adapter for ${process.platform}`;
   }
 }
+
+const sleeper = new Int32Array(new SharedArrayBuffer(4));
+let waits = 0;
+let begun = 0;
+let turning = false;
+
+/** Part of the time waited so far that one sleep may add, and the longest sleep in milliseconds. */
+const SLEEP_SHARE = 0.04;
+const SLEEP_LIMIT = 1;
+
+function turn(): void {
+  turning = waits > 0;
+  if (!turning) return;
+  const sleep = Math.min(SLEEP_LIMIT, (performance.now() - begun) * SLEEP_SHARE);
+  if (sleep > 0.02) Atomics.wait(sleeper, 0, 0, sleep);
+  setImmediate(turn);
+}
+
+/**
+ * Await work on an adapter that is the CPU itself. While something is pending, Dawn's Node binding polls in every
+ * turn of the event loop, a core's worth of work that a software adapter lacks; so sleep a little in each turn.
+ */
+export async function awaitOnCpu<T>(promise: Promise<T>): Promise<T> {
+  waits++;
+  begun = performance.now();
+  if (!turning) {
+    turning = true;
+    setImmediate(turn);
+  }
+  try {
+    return await promise;
+  } finally {
+    waits--;
+  }
+}

@@ -1,3 +1,4 @@
+import { awaitOnCpu } from "#gpu";
 import { COPY, type LoadedCopy } from "./abi.js";
 import { BufferUsage, MAP_MODE_READ } from "./constants.js";
 import { BYTES_PER_ELEMENT, checkDType, encode, type DType } from "./dtype.js";
@@ -384,7 +385,8 @@ export class Gpu {
     });
     lost.catch(() => undefined);
     try {
-      return await Promise.race([promise, lost]);
+      const first = Promise.race([promise, lost]);
+      return await (this.info.software ? awaitOnCpu(first) : first);
     } catch (error) {
       promise.catch(() => undefined);
       if (KernelsError.isInstance(error)) throw error;
