@@ -50,19 +50,33 @@ export interface Batch {
   readonly targets: Int32Array;
 }
 
-/** Windows of a stream at random places; a function of seed and step alone. */
+/** Where documents begin in a stream, as far as `seqLen + 1` ids follow. */
+export function documentStarts(stream: Int32Array, end: number | undefined, seqLen: number): Int32Array {
+  const starts = [0];
+  stream.forEach((id, i) => {
+    if (id === end && i + 1 < stream.length - seqLen) starts.push(i + 1);
+  });
+  return Int32Array.from(starts);
+}
+
+/**
+ * Windows of a stream at random places, a share of them at random starts of documents; a function of seed and step
+ * alone.
+ */
 export function trainingBatch(
   stream: Int32Array,
   batch: number,
   seqLen: number,
   seed: number,
   step: number,
+  starts: { readonly at: Int32Array; readonly share: number } = { at: new Int32Array(), share: 0 },
 ): Batch {
   const random = new HostRandom(0xda7a, seed, step);
   const ids = new Int32Array(batch * seqLen);
   const targets = new Int32Array(batch * seqLen);
   for (let b = 0; b < batch; b++) {
-    const at = random.int(stream.length - seqLen);
+    const whole = starts.share > 0 && random.next() < starts.share;
+    const at = whole ? starts.at[random.int(starts.at.length)]! : random.int(stream.length - seqLen);
     ids.set(stream.subarray(at, at + seqLen), b * seqLen);
     targets.set(stream.subarray(at + 1, at + 1 + seqLen), b * seqLen);
   }

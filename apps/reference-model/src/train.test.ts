@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
 import { loadCheckpoint, saveCheckpoint } from "./checkpoint.js";
-import { DOCUMENT_BREAK } from "./data.js";
+import { DOCUMENT_BREAK, documentStarts, trainingBatch } from "./data.js";
 import { recipe, RECIPE_DEFAULTS } from "./recipe.js";
 import { writeStory } from "./stories.js";
 import { train, TRAINING_DEFAULTS, type TrainingRun } from "./train.js";
@@ -100,6 +100,31 @@ describe("training", () => {
     },
     180_000 /* three processes start, on machines that may be busy */,
   );
+
+  it("starts from another model's weights, tokenizer and configuration", async () => {
+    const { gpu } = device;
+    const first: number[] = [];
+    const tuned = { ...options, steps: 3, learningRate: 1e-4, documentStarts: 1 };
+    await train(gpu, run("tuned", { init: join(folder, "whole"), model: {}, options: tuned }), {
+      onProgress: (p) => first.push(p.loss),
+    });
+    const { losses } = JSON.parse(await readFile(join(folder, "whole/training.json"), "utf8")) as {
+      losses: [number, number][];
+    };
+    expect(first[0]).toBeLessThan(losses[3]![1]);
+    expect(await readFile(join(folder, "tuned/tokenizer.json"), "utf8")).toBe(
+      await readFile(join(folder, "whole/tokenizer.json"), "utf8"),
+    );
+  });
+
+  it("begins sequences where documents begin", () => {
+    const stream = Int32Array.from([1, 2, 0, 3, 4, 5, 0, 6, 7, 0, 8, 9]);
+    const at = documentStarts(stream, 0, 3);
+    expect([...at]).toEqual([0, 3, 7]);
+    const { ids } = trainingBatch(stream, 20, 3, 1, 0, { at, share: 1 });
+    const seen = new Set(Array.from({ length: 20 }, (_, b) => ids[3 * b]));
+    expect(seen).toEqual(new Set([1, 3, 6]));
+  });
 
   it("refuses to go on with other options, and options that make no sense", async () => {
     const { gpu } = device;

@@ -20,12 +20,13 @@ import { BpeTokenizer, toTokenizerJson, type Tokenizer } from "@x/tokenizer";
 import {
   loadCheckpoint,
   loadFolderTokenizer,
+  readConfig,
   saveCheckpoint,
   writeAtomically,
   type CheckpointDType,
 } from "./checkpoint.js";
 import { modelConfig } from "./config/index.js";
-import { encodeDocuments, evaluationBatches, readDocuments, trainingBatch } from "./data.js";
+import { documentStarts, encodeDocuments, evaluationBatches, readDocuments, trainingBatch } from "./data.js";
 import { lossCurve } from "./loss_curve.js";
 import { CausalLM } from "./model.js";
 import { HostRandom } from "./random.js";
@@ -43,6 +44,8 @@ export interface TrainingOptions {
   readonly seed: number;
   /** Share of the documents that is kept for validation. */
   readonly validation: number;
+  /** Share of the sequences that begin where a document begins; the others begin anywhere. */
+  readonly documentStarts: number;
   readonly evaluateEvery: number;
   readonly saveEvery: number;
 }
@@ -58,6 +61,7 @@ export const TRAINING_DEFAULTS: TrainingOptions = {
   clip: 1,
   seed: 1,
   validation: 0.02,
+  documentStarts: 0,
   evaluateEvery: 100,
   saveEvery: 100,
 };
@@ -66,8 +70,10 @@ export const TRAINING_DEFAULTS: TrainingOptions = {
 export interface TrainingRun {
   readonly data: string;
   readonly out: string;
-  /** Contents of config.json; vocab_size follows the tokenizer. */
+  /** Contents of config.json; vocab_size follows the tokenizer. Not read with `init`. */
   readonly model: Record<string, unknown>;
+  /** A model's folder to start from: its weights, tokenizer and configuration (fine-tuning). */
+  readonly init?: string | undefined;
   /** Vocabulary to learn where the out folder has no tokenizer yet. */
   readonly vocabSize: number;
   readonly options: TrainingOptions;
@@ -105,6 +111,7 @@ function checkOptions(options: TrainingOptions): void {
   for (const key of ["learningRate", "weightDecay", "clip"] as const) expectNumber(who, key, options[key], 0);
   expectNumber(who, "finalRate", options.finalRate, 0, 1);
   expectNumber(who, "validation", options.validation, 0, 0.5);
+  expectNumber(who, "documentStarts", options.documentStarts, 0, 1);
 }
 
 async function tokenizerOf(
@@ -112,11 +119,14 @@ async function tokenizerOf(
   documents: readonly string[],
 ): Promise<{ tokenizer: Tokenizer; files: Record<string, string> }> {
   const names = ["tokenizer.json", "tokenizer_config.json"];
-  const found = await loadFolderTokenizer(run.out);
-  if (found) {
+  const folder = (await loadFolderTokenizer(run.out)) ? run.out : run.init;
+  const found = folder === undefined ? undefined : await loadFolderTokenizer(folder);
+  if (folder !== undefined && !found)
+    throw new ConfigError("train", `${folder} has no tokenizer to go on with`);
+  if (folder !== undefined && found) {
     const files = await Promise.all(
       names.map(
-        async (name) => [name, await readFile(join(run.out, name), "utf8").catch(() => undefined)] as const,
+        async (name) => [name, await readFile(join(folder, name), "utf8").catch(() => undefined)] as const,
       ),
     );
     return {
@@ -173,8 +183,12 @@ export async function train(
   if (stream.length <= options.seqLen)
     throw new ConfigError(run.data, `holds ${stream.length} training tokens; seqLen is ${options.seqLen}`);
   const eos = tokenizer.eosTokenId;
+  const starts = {
+    at: documentStarts(stream, eos, options.seqLen),
+    share: options.documentStarts,
+  };
   const json = {
-    ...run.model,
+    ...(run.init === undefined ? run.model : (await readConfig(run.init)).json),
     vocab_size: tokenizer.vocabSize,
     ...(eos === undefined ? {} : { bos_token_id: eos, eos_token_id: eos }),
   };
@@ -208,7 +222,8 @@ export async function train(
       if (!(numbers instanceof Float32Array)) throw new FormatError(path, `tensor ${name} is not F32`);
       optimizerState[name] = numbers;
     }
-  } else model = CausalLM.init(gpu, config, { seed: options.seed });
+  } else if (run.init !== undefined) ({ model } = await loadCheckpoint(gpu, run.init));
+  else model = CausalLM.init(gpu, config, { seed: options.seed });
 
   const parameters = model.parameters();
   const optimizer = new AdamW(parameters, {
@@ -282,7 +297,7 @@ export async function train(
   const first = step;
   try {
     while (step < options.steps) {
-      const batch = trainingBatch(stream, options.batch, options.seqLen, options.seed, step);
+      const batch = trainingBatch(stream, options.batch, options.seqLen, options.seed, step, starts);
       ids.write(batch.ids);
       targets.write(batch.targets);
       optimizer.advance(schedule(step));

@@ -13,6 +13,7 @@ const flag = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.to
 interface TrainFlags extends Partial<Record<keyof TrainingOptions | keyof RecipeOptions, number>> {
   data?: string;
   out?: string;
+  init?: string;
   config?: string;
   modelConfig?: string;
   vocabSize?: number;
@@ -30,6 +31,7 @@ export function trainCommand(program: Command): void {
       "-c, --config <file>",
       "JSON with data, out, vocabSize, model (a config.json's content) and the options below; flags win",
     )
+    .option("--init <dir>", "a model folder to start from: weights, tokenizer and configuration")
     .option(
       "--model-config <file>",
       "a config.json whose shape the model takes, of a public family or of parts (default: the recipe)",
@@ -65,7 +67,7 @@ export function trainCommand(program: Command): void {
         );
       (options as Record<keyof TrainingOptions, number>)[key] = value;
     }
-    const known = ["data", "out", "vocabSize", "dtype", "model", ...Object.keys(TRAINING_DEFAULTS)];
+    const known = ["data", "out", "init", "vocabSize", "dtype", "model", ...Object.keys(TRAINING_DEFAULTS)];
     for (const key of Object.keys(file))
       if (!known.includes(key))
         throw new ConfigError(flags.config ?? "train", `unknown key "${key}" (known: ${known.join(", ")})`);
@@ -73,7 +75,10 @@ export function trainCommand(program: Command): void {
       ([key, otherwise]) => [key, flags[key as keyof RecipeOptions] ?? (otherwise as number)] as const,
     );
     const shaped = shape.find(([key]) => flags[key as keyof RecipeOptions] !== undefined);
+    const init = flags.init ?? (file["init"] === undefined ? undefined : path(undefined, "init"));
     const given = flags.modelConfig === undefined ? file["model"] : await readJson(flags.modelConfig);
+    if (init !== undefined && (given !== undefined || shaped))
+      throw new ConfigError("train", `the model's configuration is that of ${init}; give no other`);
     if (given !== undefined && shaped)
       throw new ConfigError(
         "train",
@@ -113,6 +118,7 @@ export function trainCommand(program: Command): void {
         {
           data,
           out,
+          init,
           model,
           vocabSize,
           options,
