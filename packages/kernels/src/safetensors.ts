@@ -70,6 +70,15 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** A value of the header as text: short, and safe for what nests deeply. */
+function show(value: unknown): string {
+  try {
+    return String(JSON.stringify(value)).slice(0, 80);
+  } catch {
+    return "nested too deeply";
+  }
+}
+
 function isCount(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
@@ -78,15 +87,15 @@ function parseEntry(file: string, name: string, value: unknown, dataSize: number
   const fail = (reason: string): never => {
     throw new FormatError(file, `tensor ${JSON.stringify(name)}: ${reason}`);
   };
-  if (!isRecord(value)) return fail(`its entry is ${JSON.stringify(value)}; it must be an object`);
+  if (!isRecord(value)) return fail(`its entry is ${show(value)}; it must be an object`);
   const { dtype, shape, data_offsets: offsets } = value;
   if (typeof dtype !== "string" || !Object.hasOwn(WIDTHS, dtype)) {
-    return fail(`dtype is ${JSON.stringify(dtype)}; it must be one of ${Object.keys(WIDTHS).join(", ")}`);
+    return fail(`dtype is ${show(dtype)}; it must be one of ${Object.keys(WIDTHS).join(", ")}`);
   }
   if (!Array.isArray(shape) || !shape.every(isCount))
-    return fail(`shape is ${JSON.stringify(shape)}; it must list non-negative integers`);
+    return fail(`shape is ${show(shape)}; it must list non-negative integers`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
-    return fail(`data_offsets are ${JSON.stringify(offsets)}; they must be [begin, end]`);
+    return fail(`data_offsets are ${show(offsets)}; they must be [begin, end]`);
   }
   const [begin, end] = offsets as [number, number];
   const bytes = shape.reduce<number>((a, b) => a * b, WIDTHS[dtype as SafetensorsDType]);
@@ -100,11 +109,36 @@ function parseEntry(file: string, name: string, value: unknown, dataSize: number
   return { dtype: dtype as SafetensorsDType, shape, begin, end };
 }
 
+/** The first key that an object of a JSON text holds twice: JSON.parse keeps the last one without a word. */
+function repeatedKey(json: string): string | undefined {
+  const objects: (Set<string> | undefined)[] = [];
+  let expectKey = false;
+  const token = /"(?:[^"\\]|\\.)*"|[{}[\],]/g;
+  for (const [found] of json.matchAll(token)) {
+    if (found === "{" || found === "[") {
+      objects.push(found === "{" ? new Set() : undefined);
+      expectKey = found === "{";
+    } else if (found === "}" || found === "]") {
+      objects.pop();
+      expectKey = false;
+    } else if (found === ",") expectKey = objects.at(-1) !== undefined;
+    else if (expectKey) {
+      const key = JSON.parse(found) as string;
+      if (objects.at(-1)?.has(key)) return key;
+      objects.at(-1)?.add(key);
+      expectKey = false;
+    }
+  }
+  return undefined;
+}
+
 /** Parse and check a header of a file of `size` bytes. */
 function parseHeader(file: string, json: Uint8Array, size: number): SafetensorsHeader {
   let root: unknown;
+  let text: string;
   try {
-    root = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));
+    text = new TextDecoder("utf-8", { fatal: true }).decode(json);
+    root = JSON.parse(text);
   } catch (cause) {
     throw new FormatError(
       file,
@@ -113,6 +147,9 @@ function parseHeader(file: string, json: Uint8Array, size: number): SafetensorsH
     );
   }
   if (!isRecord(root)) throw new FormatError(file, "its header is no JSON object");
+  const repeated = repeatedKey(text);
+  if (repeated !== undefined)
+    throw new FormatError(file, `its header says ${JSON.stringify(repeated)} twice`);
   const dataOffset = 8 + json.byteLength;
   const dataSize = size - dataOffset;
   const entries = new Map<string, TensorEntry>();
@@ -284,7 +321,9 @@ export function writeSafetensors(
   const names = Object.keys(tensors)
     .sort()
     .sort((a, b) => width(tensors[b]!) - width(tensors[a]!));
-  const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
+  // Without a prototype, so that any name is only a name.
+  const header = Object.create(null) as Record<string, unknown>;
+  if (Object.keys(metadata).length > 0) header["__metadata__"] = metadata;
   const bodies = names.map((name) => packed(tensors[name]!));
   let at = 0;
   for (const [i, name] of names.entries()) {
