@@ -1,7 +1,7 @@
-import { BYTE_ALPHABET, BYTE_SYMBOLS, SYMBOL_BYTES } from "./byte_symbols.js";
+import { BYTE_SYMBOLS, SYMBOL_BYTES } from "./byte_symbols.js";
 import { TokenizerError } from "./errors.js";
 import { applyMerges, MergeTable } from "./merge.js";
-import { compilePattern, GPT2_PATTERN, split, type SplitBehavior } from "./pattern.js";
+import { compilePattern, GPT2_PATTERN, split, WORD, type SplitBehavior } from "./pattern.js";
 import type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer.js";
 import { learnMerges } from "./train.js";
 
@@ -59,6 +59,14 @@ export interface BpeTrainOptions {
   readonly bosToken?: string;
   readonly eosToken?: string;
 }
+
+const escape = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
+const isSpace = (char: string): boolean => /\p{White_Space}/u.test(char);
+const isWord = (char: string): boolean => WORD.test(char);
+/** The character that ends at (starts at) an index, or "" at the text's border. */
+const before = (text: string, at: number): string =>
+  /.$/su.exec(text.slice(Math.max(0, at - 2), at))?.[0] ?? "";
+const after = (text: string, at: number): string => /^./su.exec(text.slice(at, at + 2))?.[0] ?? "";
 
 const CACHE_LIMIT = 50_000;
 const CACHED_LENGTH = 64;
@@ -183,10 +191,9 @@ export class BpeTokenizer implements Tokenizer {
       );
     }
     const regex = compilePattern("BpeTokenizer.train", pattern);
-    const vocab: Record<string, number> = Object.fromEntries(BYTE_ALPHABET.map((symbol, id) => [symbol, id]));
-    const merges = learnMerges(texts, regex, room, minFrequency);
-    for (const [left, right] of merges) vocab[left + right] = Object.keys(vocab).length;
-    const first = Object.keys(vocab).length;
+    const { tokens, merges } = learnMerges(texts, regex, room, minFrequency);
+    const vocab: Record<string, number> = Object.fromEntries(tokens.map((token, id) => [token, id]));
+    const first = tokens.length;
     return new BpeTokenizer({
       vocab,
       merges,
@@ -232,27 +239,29 @@ export class BpeTokenizer implements Tokenizer {
         (t) => t.special !== true || allowed === "all" || (allowed !== "none" && allowed.includes(t.content)),
       )
       .sort((a, b) => b.content.length - a.content.length);
-    const escape = (s: string): string => s.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
-    const one = (t: AddedToken): string =>
-      `${t.lstrip ? "\\p{White_Space}*" : ""}${t.singleWord ? "(?<![\\p{L}\\p{N}_])" : ""}${escape(t.content)}${t.singleWord ? "(?![\\p{L}\\p{N}_])" : ""}${t.rstrip ? "\\p{White_Space}*" : ""}`;
     const regex =
-      tokens.length === 0 ? undefined : new RegExp(tokens.map((t) => `(${one(t)})`).join("|"), "gu");
-    if (regex) Object.defineProperty(regex, "tokens", { value: tokens });
+      tokens.length === 0 ? undefined : new RegExp(tokens.map((t) => escape(t.content)).join("|"), "gu");
     if (this.#matchers.size > 64) this.#matchers.clear();
     this.#matchers.set(key, regex);
     return regex;
   }
 
+  /** A text in pieces: ids of the added tokens in it, and what lies between them. */
   #cut(text: string, normalized: boolean, allowed: "all" | "none" | readonly string[]): (string | number)[] {
-    const regex = this.#matcher(normalized, allowed) as (RegExp & { tokens: AddedToken[] }) | undefined;
+    const regex = this.#matcher(normalized, allowed);
     if (!regex) return text === "" ? [] : [text];
     const out: (string | number)[] = [];
     let at = 0;
-    for (const found of text.matchAll(regex)) {
-      if (found.index > at) out.push(text.slice(at, found.index));
-      const which = (found.slice(1) as (string | undefined)[]).findIndex((group) => group !== undefined);
-      out.push(regex.tokens[which]!.id);
-      at = found.index + found[0].length;
+    for (const { 0: content, index } of text.matchAll(regex)) {
+      const token = this.#added.get(content)!;
+      let [start, end] = [index, index + content.length];
+      if (start < at) continue;
+      if (token.singleWord && (isWord(before(text, start)) || isWord(after(text, end)))) continue;
+      if (token.lstrip) while (start > at && isSpace(text[start - 1]!)) start--;
+      if (token.rstrip) while (end < text.length && isSpace(text[end]!)) end++;
+      if (start > at) out.push(text.slice(at, start));
+      out.push(token.id);
+      at = end;
     }
     if (at < text.length) out.push(text.slice(at));
     return out;

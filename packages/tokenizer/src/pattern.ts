@@ -4,6 +4,12 @@ import { TokenizerError } from "./errors.js";
 export const GPT2_PATTERN =
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+/** What Rust's \\w is: a letter, mark, decimal digit, connector or joiner. */
+export const WORD: RegExp = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
+
+/** Longest split pattern, in characters. */
+const MAX_PATTERN = 65536;
+
 /** Letters that fold together without regard to case, beyond a and A. */
 const FOLDS: Readonly<Record<string, string>> = { s: "\u017f", k: "\u212a" };
 
@@ -87,8 +93,39 @@ function translate(pattern: string): string {
   return out;
 }
 
+/** True if an unlimited repeat holds another one, as in (a+)+: such a pattern can take exponential time. */
+function repeatsRepeat(pattern: string): boolean {
+  const UNLIMITED = /^(?:[*+]|\{\d+,\})/;
+  const groups: boolean[] = [];
+  let holds = false;
+  for (let i = 0; i < pattern.length; i++) {
+    const char = pattern[i]!;
+    if (char === "\\") i++;
+    else if (char === "[") {
+      while (i < pattern.length && pattern[i] !== "]") i += pattern[i] === "\\" ? 2 : 1;
+    } else if (char === "(") {
+      groups.push(holds);
+      holds = false;
+    } else if (char === ")") {
+      if (holds && UNLIMITED.test(pattern.slice(i + 1, i + 12))) return true;
+      holds = (groups.pop() ?? false) || holds;
+    } else if (UNLIMITED.test(pattern.slice(i, i + 12))) holds = true;
+  }
+  return false;
+}
+
 /** Compile a split pattern. @throws TokenizerError */
 export function compilePattern(source: string, pattern: string): RegExp {
+  if (pattern.length > MAX_PATTERN)
+    throw new TokenizerError(
+      source,
+      `its pattern has ${pattern.length} characters; at most ${MAX_PATTERN} are taken`,
+    );
+  if (repeatsRepeat(pattern))
+    throw new TokenizerError(
+      source,
+      `pattern ${JSON.stringify(pattern)} repeats a repeat, which can take exponential time`,
+    );
   try {
     return new RegExp(translate(pattern), "gu");
   } catch (cause) {

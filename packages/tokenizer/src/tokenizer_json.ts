@@ -14,9 +14,12 @@ function isRecord(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** A value as text, cut short. */
+/** A value as text: short, and safe for what nests deeply. */
 function show(value: unknown): string {
-  return value === undefined ? "absent" : JSON.stringify(value).slice(0, 60);
+  if (value === undefined) return "absent";
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  if (typeof value === "object" && value !== null) return "an object";
+  return JSON.stringify(value).slice(0, 60);
 }
 
 /** Reads fields of a parsed file and says where something is wrong. */
@@ -43,7 +46,7 @@ class Reader {
     if (value === undefined || value === null) return otherwise;
     return typeof value === "boolean"
       ? value
-      : this.fail(where, `is ${JSON.stringify(value)}; it must be true or false`);
+      : this.fail(where, `is ${show(value)}; it must be true or false`);
   }
 }
 
@@ -107,6 +110,17 @@ function splitPattern(r: Reader, where: string, value: unknown): RegExp {
   return compilePattern(r.file, r.string(`${where}.Regex`, pattern["Regex"]));
 }
 
+function behaviorOf(r: Reader, where: string, value: unknown): SplitBehavior {
+  const found = SPLIT_BEHAVIORS.find((behavior) => behavior === value);
+  return (
+    found ?? r.fail(`${where}.behavior`, `is ${show(value)}; it must be one of ${SPLIT_BEHAVIORS.join(", ")}`)
+  );
+}
+
+/** Words and runs of what is neither word nor space. */
+const WORDS =
+  /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu;
+
 function preTokenizers(r: Reader, where: string, value: unknown, depth = 0): PreTokenizer[] {
   if (value === null || value === undefined) return [];
   if (depth > MAX_DEPTH) r.fail(where, "is nested too deeply");
@@ -129,22 +143,15 @@ function preTokenizers(r: Reader, where: string, value: unknown, depth = 0): Pre
             ]
           : []),
       ];
-    case "Split": {
-      const behavior = r.string(`${where}.behavior`, step["behavior"]);
-      if (!SPLIT_BEHAVIORS.includes(behavior as SplitBehavior))
-        r.fail(
-          `${where}.behavior`,
-          `is ${JSON.stringify(behavior)}; it must be one of ${SPLIT_BEHAVIORS.join(", ")}`,
-        );
+    case "Split":
       return [
         {
           type: "split",
           pattern: splitPattern(r, `${where}.pattern`, step["pattern"]),
-          behavior: behavior as SplitBehavior,
+          behavior: behaviorOf(r, where, step["behavior"]),
           invert: r.flag(`${where}.invert`, step["invert"], false),
         },
       ];
-    }
     case "Digits": {
       const single = r.flag(`${where}.individual_digits`, step["individual_digits"], false);
       return [
@@ -155,7 +162,7 @@ function preTokenizers(r: Reader, where: string, value: unknown, depth = 0): Pre
       return [
         {
           type: "split",
-          pattern: /[\p{L}\p{N}_]+|[^\p{L}\p{N}_\p{White_Space}]+/gu,
+          pattern: WORDS,
           behavior: "Removed",
           invert: true,
         },
@@ -163,7 +170,15 @@ function preTokenizers(r: Reader, where: string, value: unknown, depth = 0): Pre
     case "WhitespaceSplit":
       return [{ type: "split", pattern: /\p{White_Space}+/gu, behavior: "Removed", invert: false }];
     case "Punctuation":
-      return [{ type: "split", pattern: /\p{P}/gu, behavior: "Isolated", invert: false }];
+      return [
+        {
+          type: "split",
+          // Unicode's punctuation and ASCII's.
+          pattern: /[\p{P}$+<=>^`|~]/gu,
+          behavior: behaviorOf(r, where, step["behavior"] ?? "Isolated"),
+          invert: false,
+        },
+      ];
     case "Sequence":
       return r
         .array(`${where}.pretokenizers`, step["pretokenizers"])
@@ -240,7 +255,6 @@ export function isByteLevelBpe(value: unknown): boolean {
   if (!isRecord(value) || !isRecord(value["model"])) return false;
   const { model } = value;
   if (model["type"] !== undefined && model["type"] !== "BPE") return false;
-  if (!Array.isArray(model["merges"])) return false;
   const holds = (step: unknown, depth: number): boolean => {
     if (!isRecord(step) || depth > MAX_DEPTH) return false;
     if (step["type"] === "ByteLevel") return true;
@@ -254,7 +268,7 @@ function parseVocab(r: Reader, where: string, value: unknown): Record<string, nu
   const vocab: Record<string, number> = Object.create(null) as Record<string, number>;
   for (const [token, id] of Object.entries(r.object(where, value))) {
     if (typeof id !== "number")
-      r.fail(`${where}[${JSON.stringify(token)}]`, `is ${JSON.stringify(id)}; it must be an integer`);
+      r.fail(`${where}[${JSON.stringify(token)}]`, `is ${show(id)}; it must be an integer`);
     vocab[token] = id;
   }
   return vocab;
@@ -292,10 +306,9 @@ export function fromTokenizerJson(value: unknown, options: TokenizerJsonOptions 
   const root = r.object("the file", value);
   const model = r.object("model", root["model"]);
   if (model["type"] !== undefined && model["type"] !== "BPE")
-    r.fail("model.type", `is ${JSON.stringify(model["type"])}; it must be "BPE"`);
+    r.fail("model.type", `is ${show(model["type"])}; it must be "BPE"`);
   for (const key of ["continuing_subword_prefix", "end_of_word_suffix"]) {
-    if ((model[key] ?? "") !== "")
-      r.fail(`model.${key}`, `is ${JSON.stringify(model[key])}; byte-level BPE has none`);
+    if ((model[key] ?? "") !== "") r.fail(`model.${key}`, `is ${show(model[key])}; byte-level BPE has none`);
   }
   const vocab = parseVocab(r, "model.vocab", model["vocab"]);
   const merges = r
@@ -344,8 +357,10 @@ export function fromGpt2Files(
   const m = new Reader("merges.txt");
   const merges = files.merges
     .split("\n")
-    .filter((line, i) => line !== "" && !(i === 0 && line.startsWith("#version")))
-    .map((line, i) => parseMerge(m, `line ${i + 1}`, line.replace(/\r$/, "")));
+    .map((line) => line.replace(/\r$/, ""))
+    .flatMap((line, i) =>
+      line === "" || (i === 0 && line.startsWith("#version")) ? [] : [parseMerge(m, `line ${i + 1}`, line)],
+    );
   const special = options.addedTokens ?? ["<|endoftext|>"];
   return new BpeTokenizer({
     source: "vocab.json",

@@ -2,8 +2,8 @@ import { BYTE_ALPHABET, BYTE_SYMBOLS } from "./byte_symbols.js";
 
 /**
  * Learn merges: at each step the pair with the highest count, counted over all words with multiplicity and at every
- * position; among equal counts the smallest (left id, right id). Ids are those of `BYTE_ALPHABET`, then of the merges
- * in order.
+ * position; among equal counts the smallest (left id, right id). Ids are those of `BYTE_ALPHABET`, then of the new
+ * tokens in order. A pair whose string is a token already merges to that token, as in Hugging Face's BpeTrainer.
  *
  * Counts are kept up to date for the words that a merge touches, and candidates wait in a heap.
  */
@@ -12,7 +12,7 @@ export function learnMerges(
   pattern: RegExp,
   count: number,
   minFrequency = 1,
-): [string, string][] {
+): { tokens: string[]; merges: [string, string][] } {
   const encoder = new TextEncoder();
   const frequencies = new Map<string, number>();
   for (const text of texts) {
@@ -74,8 +74,8 @@ export function learnMerges(
   for (const [pair, n] of counts) push([n, pair]);
 
   const merges: [string, string][] = [];
-  const made = new Set<string>(tokens);
-  while (merges.length < count) {
+  const ids = new Map(tokens.map((token, i) => [token, i]));
+  while (tokens.length < stride) {
     const entry = pop();
     if (!entry) break;
     const [n, pair] = entry;
@@ -87,14 +87,11 @@ export function learnMerges(
     if (n < minFrequency || n <= 0) break;
     const [left, right] = [Math.floor(pair / stride), pair % stride];
     const joined = tokens[left]! + tokens[right]!;
-    const id = tokens.length;
-    // Two ways to one string: the second merge would have no id of its own, so the pair is left alone.
-    if (made.has(joined)) {
-      counts.delete(pair);
-      continue;
+    let id = ids.get(joined);
+    if (id === undefined) {
+      id = tokens.push(joined) - 1;
+      ids.set(joined, id);
     }
-    made.add(joined);
-    tokens.push(joined);
     merges.push([tokens[left]!, tokens[right]!]);
     const touched = new Set<number>();
     for (const w of places.get(pair) ?? []) {
@@ -129,5 +126,5 @@ export function learnMerges(
       if (c > 0) push([c, p]);
     }
   }
-  return merges;
+  return { tokens, merges };
 }
