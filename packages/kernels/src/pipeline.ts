@@ -1,5 +1,5 @@
 import { SHADER_STAGE_COMPUTE } from "./constants.js";
-import { GpuValidationError } from "./errors.js";
+import { ConfigError, GpuValidationError } from "./errors.js";
 import {
   resolveBindings,
   resolveParams,
@@ -84,6 +84,12 @@ export class PipelineCache {
     const params = resolveParams(source, variant);
     const key = variantKey(variant);
     const label = key === "" ? source.name : `${source.name} ${key}`;
+    const limit = device.limits.maxStorageBuffersPerShaderStage;
+    if (bindings.length > limit)
+      throw new ConfigError(
+        source.name,
+        `binds ${String(bindings.length)} tensors (${bindings.map((b) => b.name).join(", ")}); this device allows ${String(limit)} in a kernel`,
+      );
     const text = shaderText(source, variant, this.#environment, bindings, params);
     const entries: GPUBindGroupLayoutEntry[] = bindings.map((b, index) => ({
       binding: index + 1,

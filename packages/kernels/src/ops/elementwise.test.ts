@@ -14,6 +14,7 @@ import {
   type Gpu,
   type Tensor,
 } from "../index.js";
+import { checkOp, openSmallDevice, operand } from "../test-support.js";
 
 let gpu: Gpu;
 beforeAll(async () => {
@@ -153,6 +154,28 @@ describe("elementwise", () => {
     await op(gpu.zeros([1001]), 2).read();
     await op(gpu.zeros([7, 3, 2]), -3).read();
     expect(gpu.counters().pipelines).toBe(pipelines);
+  });
+
+  it("writes many gradients in several passes where a device binds few buffers", async () => {
+    const small = await openSmallDevice();
+    try {
+      expect(small.limits.maxStorageBuffersPerShaderStage).toBe(8);
+      const names = ["a", "b", "c", "d", "f", "g"];
+      const op = elementwise("six", names, (...args) => args.reduce((x, y) => e.mul(x, e.add(y, 2))));
+      const reference = (...args: Float64Array[]): number[] =>
+        Array.from(args[0]!, (first, i) => args.slice(1).reduce((x, y) => x * (y[i]! + 2), first));
+      await checkOp(
+        small,
+        op,
+        reference,
+        names.map((_, i) => operand([5], i)),
+      );
+      const eight = elementwise("eight", [...names, "h", "k"], (...args) => args.reduce(e.add));
+      const given = Array.from({ length: 8 }, () => small.zeros([2]));
+      expect(() => eight(...given)).toThrow(/^eight: binds 9 tensors .*; this device allows 8/);
+    } finally {
+      small.destroy();
+    }
   });
 
   it("refuses shapes that do not broadcast, naming them", () => {

@@ -326,15 +326,27 @@ export function elementwise(
       },
       backward: ({ grads, needs }) => {
         const wanted = tensors.map((t, i) => (needs[i] && t ? gpu.empty(shape, t.dtype) : undefined));
-        const written = Object.fromEntries(
-          wanted.flatMap((t, i) => (t ? [[`d${String(i)}`, t] as const] : [])),
-        );
-        gpu.run(backward, {
-          variant: { ...variant, needs },
-          bindings: { ...bindings, grad: grads[0] as Tensor, ...written },
-          params,
-          workgroups,
-        });
+        // A device binds a limited number of buffers, so that many gradients are written in several passes.
+        const room = gpu.limits.maxStorageBuffersPerShaderStage - Object.keys(bindings).length - 1;
+        if (room < 1)
+          throw new ConfigError(
+            name,
+            `its gradient reads ${String(Object.keys(bindings).length + 1)} tensors; this device binds ${String(gpu.limits.maxStorageBuffersPerShaderStage)} at a time`,
+          );
+        const indices = wanted.flatMap((t, i) => (t ? [i] : []));
+        for (let first = 0; first < indices.length; first += room) {
+          const part = indices.slice(first, first + room);
+          gpu.run(backward, {
+            variant: { ...variant, needs: tensors.map((_, i) => part.includes(i)) },
+            bindings: {
+              ...bindings,
+              grad: grads[0] as Tensor,
+              ...Object.fromEntries(part.map((i) => [`d${String(i)}`, wanted[i] as Tensor])),
+            },
+            params,
+            workgroups,
+          });
+        }
         return wanted.map((t, i) => {
           const target = tensors[i];
           if (!t || !target) return undefined;
