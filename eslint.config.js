@@ -68,6 +68,7 @@ export default defineConfig(
         performance: "readonly",
         URL: "readonly",
         setTimeout: "readonly",
+        fetch: "readonly",
         Buffer: "readonly",
       },
     },

@@ -37,7 +37,7 @@ function driverKey() {
   ]);
 }
 
-function osRelease() {
+export function osRelease() {
   try {
     return Object.fromEntries(
       [...readFileSync("/etc/os-release", "utf8").matchAll(/^(\w+)="?([^"\n]*)"?$/gm)].map(
@@ -79,7 +79,7 @@ export function findMirror(sources, codename) {
   return undefined;
 }
 
-function aptSources() {
+export function aptSources() {
   const files = ["/etc/apt/sources.list"];
   const folder = "/etc/apt/sources.list.d";
   if (existsSync(folder)) files.push(...readdirSync(folder).map((name) => join(folder, name)));

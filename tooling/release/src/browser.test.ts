@@ -1,0 +1,91 @@
+import { join } from "node:path";
+import { chromium, type Browser, type Page as Tab } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Page } from "../browser/page.js";
+import { bundle, CHROMIUM_FLAGS, findChromium, serve, type Site } from "./chromium.js";
+import { executeOrThrow, publicFolders, repository, tool } from "./workspace.js";
+
+const executablePath = findChromium();
+const reason = "no Chromium here: install Debian's `chromium`, or name one by CHROMIUM_PATH";
+
+/** Golden files for the browser: one or two of each area, or all of them with GOLDEN_IN_BROWSER=all (minutes). */
+const GOLDEN: Readonly<Record<string, readonly string[]>> = {
+  positional: ["rope.", "alibi."],
+  norm: ["rmsnorm.", "fused_add_norm."],
+  attention: ["gqa."],
+  ffn: ["glu_ffn.", "activation."],
+  moe: ["mixtral_moe.", "router_z_loss."],
+};
+const ALL = process.env["GOLDEN_IN_BROWSER"] === "all";
+
+beforeAll(async () => {
+  await executeOrThrow(tool("tsc"), ["-b", ...publicFolders(), "tooling/conformance"], { cwd: repository });
+}, 180_000);
+
+describe("what a browser downloads", () => {
+  it("holds navigator.gpu and no trace of Dawn or Node", async () => {
+    const { code, files } = await bundle("consumer/exercise.ts");
+    expect(code).toContain("navigator?.gpu");
+    expect(files.filter((file) => file.includes("gpu.browser"))).toHaveLength(1);
+    expect(files.filter((file) => /gpu\.node|node_modules\/webgpu/.test(file))).toEqual([]);
+    expect(code).not.toMatch(/["']webgpu["']|["']node:|\brequire\(/);
+  });
+});
+
+describe("headless Chromium", () => {
+  let browser: Browser | undefined;
+  let site: Site | undefined;
+  let tab: Tab;
+
+  beforeAll(async () => {
+    if (executablePath === undefined) return;
+    const { code } = await bundle("browser/page.ts", "browser/files.js");
+    site = await serve(code, join(repository, "tooling/fixtures/golden"));
+    browser = await chromium.launch({ executablePath, headless: true, args: [...CHROMIUM_FLAGS] });
+    tab = await browser.newPage();
+    tab.on("pageerror", (error) => {
+      console.error(error);
+    });
+    await tab.goto(site.url);
+    await tab.waitForFunction(() => "page" in globalThis);
+  }, 60_000);
+
+  afterAll(async () => {
+    await browser?.close();
+    await site?.close();
+  });
+
+  it("opens a device through navigator.gpu", async ({ skip }) => {
+    if (!browser) skip(reason);
+    const found = await tab.evaluate(() => (globalThis as unknown as { page: Page }).page.describe());
+    console.log(`adapter in Chromium: ${JSON.stringify(found)}`);
+    expect(found.name).not.toBe("");
+  });
+
+  for (const subgroups of [true, false]) {
+    const how = subgroups ? "as the adapter is" : "without subgroups";
+
+    it(`a component of every package agrees with float64, ${how}`, async ({ skip }) => {
+      if (!browser) skip(reason);
+      const errors = await tab.evaluate(
+        (features) => (globalThis as unknown as { page: Page }).page.exercise(features),
+        { subgroups },
+      );
+      expect(Object.keys(errors)).toHaveLength(publicFolders().length);
+      for (const [name, error] of Object.entries(errors)) expect(error, name).toBeLessThan(2e-5);
+    }, 180_000);
+
+    for (const [area, files] of Object.entries(GOLDEN))
+      it(`golden cases of ${area} pass, forward and backward, ${how}`, async ({ skip }) => {
+        if (!browser) skip(reason);
+        for (const file of ALL ? [""] : files) {
+          const reports = await tab.evaluate(
+            ([features, filter]) => (globalThis as unknown as { page: Page }).page.golden(features, filter),
+            [{ subgroups }, `/${area}/${file}`] as const,
+          );
+          expect(reports.length).toBeGreaterThan(0);
+          expect(reports.filter((report) => !report.passed)).toEqual([]);
+        }
+      }, 600_000);
+  }
+});
