@@ -73,7 +73,7 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 /** A value of the header as text: short, and safe for what nests deeply. */
 function show(value: unknown): string {
   try {
-    return String(JSON.stringify(value)).slice(0, 80);
+    return (JSON.stringify(value) as string | undefined)?.slice(0, 80) ?? "absent";
   } catch {
     return "nested too deeply";
   }
