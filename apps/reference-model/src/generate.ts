@@ -128,6 +128,7 @@ export async function generate(
     });
     return next;
   };
+  const replays = state.layers.every((layer) => layer.countsOnHost !== true);
   let recording: { replay: () => void; dispose: () => void } | undefined;
   try {
     for (let start = 0; start < prompt.length; start += state.maxChunk) {
@@ -178,7 +179,11 @@ export async function generate(
         onText(text.slice(shown, safe));
         shown = safe;
       }
-      if (recording) recording.replay();
+      if (!replays) {
+        gpu.scope(() => {
+          choose(model.forward(token, { positionIds: position }, state));
+        });
+      } else if (recording) recording.replay();
       else recording = gpu.record(() => choose(model.forward(token, { positionIds: position }, state)));
     }
   } finally {

@@ -19,6 +19,34 @@ const cases: Record<string, Record<string, unknown>> = {
   "a mixture in the second layer": {
     layers: [{}, { ffn: { type: "mixtral", hiddenDim: 24, numExperts: 4, topK: 2 } }],
   },
+  "multi-head latent attention": {
+    mixer: { type: "mla", numHeads: 4, nopeDim: 8, ropeDim: 4, vDim: 12, kvRank: 20, qRank: 24 },
+  },
+  "Transformer-XL": {
+    position: { type: "none" },
+    mixer: { type: "transformerXl", numHeads: 4, segmentLen: 5, memLen: 7 },
+  },
+  "Memorizing Transformer": {
+    mixer: { type: "attention", numHeads: 4 },
+    layers: [
+      {},
+      { mixer: { type: "memorizing", numHeads: 4, numKvHeads: 2, topK: 3, segmentLen: 5, memorySize: 12 } },
+    ],
+  },
+  "recurrent memory": {
+    numLayers: 1,
+    mixer: { type: "rmt", layers: 2, numHeads: 4, ffnDim: 40, segmentLen: 6, memTokens: 3 },
+  },
+  YOCO: {
+    numLayers: 4,
+    mixer: { type: "yoco", numHeads: 4, numKvHeads: 2 },
+    layers: [
+      { mixer: { type: "attention", numHeads: 4, window: 5 } },
+      { mixer: { type: "attention", numHeads: 4, window: 5 } },
+      {},
+      {},
+    ],
+  },
   "own head": { tieEmbeddings: false, embedScale: 5.6 },
 };
 

@@ -10,7 +10,7 @@ import {
 } from "@x/kernels";
 import { mergeHeads, splitHeads } from "./heads.js";
 import { matrix, ones, type Plan } from "./parameters.js";
-import { plainRmsNorm, type Parts, type RmsNorm } from "./parts.js";
+import { plainRmsNorm, type Parts } from "./parts.js";
 
 /** Sizes of the blocks that the compositions (RMT, Top-Down, SLED, YOCO) are made of. */
 export interface BlockConfig {
@@ -69,15 +69,13 @@ export function layersPlan(prefix: string, count: number, plan: Plan): Plan {
 /** A block's sizes and the norm that it uses. */
 export interface BlockContext {
   readonly numHeads: number;
-  readonly eps: number;
-  readonly rmsNorm: RmsNorm;
+  readonly norm: (x: Tensor, weight: Tensor) => Tensor;
 }
 
-export const blockContext = (config: BlockConfig, parts: Parts = {}): BlockContext => ({
-  numHeads: config.numHeads,
-  eps: config.normEps ?? 1e-6,
-  rmsNorm: parts.rmsNorm ?? plainRmsNorm,
-});
+export function blockContext(config: BlockConfig, { rmsNorm = plainRmsNorm }: Parts = {}): BlockContext {
+  const { numHeads, normEps: eps = 1e-6 } = config;
+  return { numHeads, norm: (x, weight) => rmsNorm(x, weight, { eps }) };
+}
 
 /** Attention over [batch, seq, heads, headDim] ("bshd"); where masks and caches come in. */
 export type Attend = (q: Tensor, k: Tensor, v: Tensor) => Tensor;
@@ -86,8 +84,8 @@ export type Parameters = Readonly<Record<string, Tensor>>;
 const gated = elementwise("silu(gate) up", ["gate", "up"], (gate, up) => e.mul(e.silu(gate), up));
 
 /** h + (silu(a W1^T) (a W3^T)) W2^T with a = RMSNorm(h). */
-export function feedForward(h: Tensor, p: Parameters, { eps, rmsNorm }: BlockContext): Tensor {
-  const a = rmsNorm(h, p["post_attention_layernorm.weight"]!, { eps });
+export function feedForward(h: Tensor, p: Parameters, { norm }: BlockContext): Tensor {
+  const a = norm(h, p["post_attention_layernorm.weight"]!);
   const inner = gated(linear(a, p["mlp.gate_proj.weight"]!), linear(a, p["mlp.up_proj.weight"]!));
   return linear(inner, p["mlp.down_proj.weight"]!, undefined, { residual: h });
 }
@@ -96,10 +94,10 @@ export function feedForward(h: Tensor, p: Parameters, { eps, rmsNorm }: BlockCon
 export function selfAttention(
   h: Tensor,
   p: Parameters,
-  { numHeads, eps, rmsNorm }: BlockContext,
+  { numHeads, norm }: BlockContext,
   attend: Attend,
 ): Tensor {
-  const a = rmsNorm(h, p["input_layernorm.weight"]!, { eps });
+  const a = norm(h, p["input_layernorm.weight"]!);
   const cut = (name: string): Tensor => splitHeads(a, numHeads, p[`self_attn.${name}.weight`]!);
   const o = attend(cut("q_proj"), cut("k_proj"), cut("v_proj"));
   return mergeHeads(o, p["self_attn.o_proj.weight"]!, undefined, h);
@@ -119,10 +117,10 @@ export function contextHeads(
 export function crossAttention(
   h: Tensor,
   p: Parameters,
-  { numHeads, eps, rmsNorm }: BlockContext,
+  { numHeads, norm }: BlockContext,
   attend: (q: Tensor) => Tensor,
 ): Tensor {
-  const a = rmsNorm(h, p["cross_attn_layernorm.weight"]!, { eps });
+  const a = norm(h, p["cross_attn_layernorm.weight"]!);
   const o = attend(splitHeads(a, numHeads, p["cross_attn.q_proj.weight"]!));
   return mergeHeads(o, p["cross_attn.o_proj.weight"]!, undefined, h);
 }

@@ -54,6 +54,7 @@ export {
   type MemorizingConfig,
   type MemorizingOptions,
 } from "./memorizing.js";
+export { MemorizingState } from "./memorizing_state.js";
 export { UnlimiformerAttention, type UnlimiformerConfig, type UnlimiformerOptions } from "./unlimiformer.js";
 export {
   drawBlocks,

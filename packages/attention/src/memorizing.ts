@@ -22,7 +22,8 @@ import {
 import { attentionOutputs } from "./engine/attention.js";
 import { gatheredAttention } from "./gathered_attention.js";
 import { mergeHeads, splitHeads } from "./heads.js";
-import { mergeAttention } from "./merge.js";
+import { MemorizingState } from "./memorizing_state.js";
+import { mergeAttention, type AttentionPart } from "./merge.js";
 import { checkParameters, initParameters, matrix, zeros, type InitOptions, type Plan } from "./parameters.js";
 import { topkSearch } from "./topk_search.js";
 
@@ -61,8 +62,9 @@ export interface MemorizingOptions {
   readonly residual?: Tensor | undefined;
 }
 
-const mixGate = elementwise("memoryGate", ["far", "local", "gate"], (far, local, gate) => {
-  const g = e.sigmoid(gate);
+/** g counts as 0 in a row that retrieved nothing. */
+const mixGate = elementwise("memoryGate", ["far", "local", "gate", "lse"], (far, local, gate, lse) => {
+  const g = e.select(e.lt(lse, -1e38), 0, e.sigmoid(gate));
   return e.add(e.mul(g, far), e.mul(e.sub(1, g), local));
 });
 const floor = elementwise("max(x, 1e-24)", ["x"], (x) => e.max(x, 1e-24));
@@ -175,15 +177,34 @@ export class MemorizingAttention implements Module {
         const cut = (t: Tensor): Tensor =>
           length >= seq ? t : slice(t, { axis: 2, start, end: Math.min(seq, start + length) });
         const [qs, ks, vs] = [cut(q), cut(k), cut(v)];
-        outs.push(this.#segment(qs, ks, vs, keys && values ? { keys, values } : undefined, retrieved));
-        keys = newest(keys, stopGradient(ks), memorySize);
-        values = newest(values, stopGradient(vs), memorySize);
+        const local = attentionOutputs(qs, ks, vs, { causal: true, scale: 1 });
+        outs.push(this.#combine(qs, local, keys && values ? { keys, values } : undefined, retrieved));
+        keys = newestEntries(keys, stopGradient(ks), memorySize);
+        values = newestEntries(values, stopGradient(vs), memorySize);
       }
-      const o = transpose(outs.length === 1 ? outs[0]! : concat(outs, 2), [0, 2, 1, 3]);
       return {
-        out: mergeHeads(o, this.#p["o_proj.weight"]!, undefined, residual),
+        out: this.#project(outs.length === 1 ? outs[0]! : concat(outs, 2), residual),
         memory: { keys: keys!, values: values! },
       };
+    });
+  }
+
+  #project(o: Tensor, residual: Tensor | undefined): Tensor {
+    return mergeHeads(transpose(o, [0, 2, 1, 3]), this.#p["o_proj.weight"]!, undefined, residual);
+  }
+
+  /** State for decoding token by token, segments of segmentLen. @throws ConfigError without segmentLen */
+  createState(
+    gpu: Gpu,
+    options: { readonly batch: number; readonly memory?: KnnMemory | undefined },
+  ): MemorizingState {
+    const { segmentLen } = this.config;
+    if (segmentLen === undefined)
+      throw new ConfigError("MemorizingAttention", "segmentLen is missing; decoding needs it");
+    return new MemorizingState(gpu, { ...this.config, segmentLen }, options, {
+      heads: (x) => this.#heads(x),
+      combine: (q, local, memory) => this.#combine(q, local, memory),
+      project: (o, residual) => this.#project(o, residual),
     });
   }
 
@@ -202,22 +223,16 @@ export class MemorizingAttention implements Module {
     return { q: mul(unit(q), scale), k: unit(k), v };
   }
 
-  /** Heads' outputs [batch, numHeads, n, headDim] of one segment. */
-  #segment(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    memory: KnnMemory | undefined,
-    retrieved: Tensor | undefined,
-  ): Tensor {
+  /** Heads' outputs [batch, numHeads, n, headDim] of one segment: the local ones, and what the memory adds. */
+  #combine(q: Tensor, local: AttentionPart, memory: KnnMemory | undefined, retrieved?: Tensor): Tensor {
     const { combine, numHeads } = this.config;
-    const local = attentionOutputs(q, k, v, { causal: true, scale: 1 });
     if (!memory || memory.keys.shape[2] === 0) return local.out;
     const [keys, values] = [stopGradient(memory.keys), stopGradient(memory.values)];
     const indices = retrieved ?? this.#search(q, keys);
     const far = gatheredAttention(q, keys, values, indices, { scale: 1 });
     if (combine === "joint") return mergeAttention(far, local).out;
-    return mixGate(far.out, local.out, this.#p["gate"]!.reshape([numHeads, 1, 1]));
+    const lse = far.lse.reshape([...far.lse.shape, 1]);
+    return mixGate(far.out, local.out, this.#p["gate"]!.reshape([numHeads, 1, 1]), stopGradient(lse));
   }
 
   /** Query heads of one key head are rows of one search. */
@@ -241,7 +256,7 @@ function unit(x: Tensor): Tensor {
 }
 
 /** The newest `size` (0: all) of the entries before and the fresh ones. */
-function newest(before: Tensor | undefined, fresh: Tensor, size: number): Tensor {
+export function newestEntries(before: Tensor | undefined, fresh: Tensor, size: number): Tensor {
   const all = before && before.shape[2]! > 0 ? concat([stopGradient(before), fresh], 2) : fresh;
   const surplus = size > 0 ? all.shape[2]! - size : 0;
   return surplus > 0 ? slice(all, { axis: 2, start: surplus }) : all;

@@ -193,7 +193,7 @@ export class RecurrentMemoryTransformer implements Module {
     this.#layers.forEach((p, l) => {
       h = block(h, p, this.#block, (q, k, v) => attend(q, k, v, l));
     });
-    return this.#block.rmsNorm(h, this.#p["norm.weight"]!, this.#block);
+    return this.#block.norm(h, this.#p["norm.weight"]!);
   }
 
   /** State for decoding token by token. @throws ConfigError unless mode is "decoder" */

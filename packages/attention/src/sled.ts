@@ -173,7 +173,7 @@ export class Sled implements Module {
       h = block(h, subParameters(this.#p, `layers.${l}`), this.#block, (q, k, v) =>
         attention(q, k, v, { layout: "bshd", keyMask }),
       );
-    return this.#block.rmsNorm(h, this.#p["norm.weight"]!, this.#block);
+    return this.#block.norm(h, this.#p["norm.weight"]!);
   }
 
   /** Decode y [batch, t, dim] against encoded states (keyMask as in `encode`), or against what a cache holds. */
@@ -211,7 +211,7 @@ export class Sled implements Module {
           (q) => attention(q, context.keys, context.values, { layout: "bshd", keyMask: context.keyMask }),
         );
       }
-      return this.#block.rmsNorm(h, this.#p["decoder_norm.weight"]!, this.#block);
+      return this.#block.norm(h, this.#p["decoder_norm.weight"]!);
     });
   }
 

@@ -132,7 +132,7 @@ export class TopDownTransformer implements Module {
         top = block(top, this.#layer("top", l), this.#block, (q, k, v) =>
           attention(q, k, v, { layout: "bshd", keyMask: live }),
         );
-      top = this.#block.rmsNorm(top, this.#p["top_norm.weight"]!, this.#block);
+      top = this.#block.norm(top, this.#p["top_norm.weight"]!);
       for (let l = 0; l < downLayers; l++) {
         const p = this.#layer("down", l);
         const { keys, values } = contextHeads(top, p, this.#block);
@@ -140,7 +140,7 @@ export class TopDownTransformer implements Module {
           attention(q, keys, values, { layout: "bshd", keyMask: live }),
         );
       }
-      return { out: this.#block.rmsNorm(h, this.#p["norm.weight"]!, this.#block), top };
+      return { out: this.#block.norm(h, this.#p["norm.weight"]!), top };
     });
   }
 

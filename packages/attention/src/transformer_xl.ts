@@ -66,7 +66,11 @@ export interface TransformerXlCache extends SegmentOptions {
 export class TransformerXlAttention implements Module {
   readonly config: TransformerXlAttentionConfig;
   readonly #p: Record<string, Tensor>;
-  #distances: { readonly table: Tensor; readonly index: RelativeIndex } | undefined;
+  /** By number of rows; segments of a sequence need a few. */
+  readonly #distances: Map<number, { readonly table: Tensor; readonly index: RelativeIndex }> = new Map<
+    number,
+    { readonly table: Tensor; readonly index: RelativeIndex }
+  >();
 
   /** @throws ConfigError */
   constructor(config: TransformerXlAttentionConfig, parameters: Readonly<Record<string, Tensor>>) {
@@ -217,11 +221,14 @@ export class TransformerXlAttention implements Module {
   #relative(gpu: Gpu, longest: number): { table: Tensor; index: RelativeIndex } {
     const { dim, clampLen = 0 } = this.config;
     const rows = (clampLen > 0 ? Math.min(longest, clampLen) : longest) + 1;
-    if (this.#distances?.index.rows === rows) return this.#distances;
-    this.dispose();
-    const table = gpu.keep(sinusoids(gpu, rows, dim));
-    const index = new RelativeIndex(rows, (t) => Math.min(Math.max(t, 0), rows - 1));
-    return (this.#distances = { table, index });
+    let found = this.#distances.get(rows);
+    if (!found) {
+      if (this.#distances.size >= 8) this.dispose();
+      const table = gpu.keep(sinusoids(gpu, rows, dim));
+      found = { table, index: new RelativeIndex(rows, (t) => Math.min(Math.max(t, 0), rows - 1)) };
+      this.#distances.set(rows, found);
+    }
+    return found;
   }
 
   parameters(): Record<string, Tensor> {
@@ -230,9 +237,11 @@ export class TransformerXlAttention implements Module {
 
   /** Free the table of sinusoids. */
   dispose(): void {
-    this.#distances?.table.dispose();
-    this.#distances?.index.dispose();
-    this.#distances = undefined;
+    for (const { table, index } of this.#distances.values()) {
+      table.dispose();
+      index.dispose();
+    }
+    this.#distances.clear();
   }
 }
 

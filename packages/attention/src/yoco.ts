@@ -187,7 +187,7 @@ export class Yoco implements Module {
     if (options.positions !== undefined && !cache)
       throw new ConfigError(who, "positions are given without a cache");
     const p = this.#p;
-    const { rmsNorm } = this.#block;
+    const { norm } = this.#block;
     return x.gpu.scope(() => {
       const ids = cache?.shared.place(seq, options.positions);
       const turn = (t: Tensor, first = 0): Tensor =>
@@ -201,7 +201,7 @@ export class Yoco implements Module {
             : { positionOffset: first }),
         });
       const h = this.#lowerHalf(x, turn, cache, ids);
-      const g = rmsNorm(h, p["kv_layer_norm.weight"]!, this.#block);
+      const g = norm(h, p["kv_layer_norm.weight"]!);
       const keys = turn(splitHeads(g, numKvHeads, p["k_proj.weight"]!));
       const values = splitHeads(g, numKvHeads, p["v_proj.weight"]!);
       const where = cache?.shared.append(keys, values, ids);
@@ -212,7 +212,7 @@ export class Yoco implements Module {
       for (const layer of this.#upper) {
         const before = z;
         z = z.gpu.scope(() => {
-          const a = rmsNorm(before, layer["input_layernorm.weight"]!, this.#block);
+          const a = norm(before, layer["input_layernorm.weight"]!);
           const q = turn(splitHeads(a, numHeads, layer["cross_attn.q_proj.weight"]!), from);
           const o = attention(q, k, v, {
             causal: true,
@@ -226,7 +226,7 @@ export class Yoco implements Module {
           );
         });
       }
-      return { out: rmsNorm(z, p["norm.weight"]!, this.#block), keys, values };
+      return { out: norm(z, p["norm.weight"]!), keys, values };
     });
   }
 

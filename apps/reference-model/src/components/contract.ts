@@ -80,6 +80,8 @@ export interface MixerState {
   dispose(): void;
   clear(): void;
   readonly bytesPerToken: number;
+  /** What a step does depends on a count that the host keeps (segments), so a recorded step cannot be replayed. */
+  readonly countsOnHost?: boolean;
 }
 
 export interface StateOptions {

@@ -1,0 +1,67 @@
+import { MultiHeadLatentAttention, type LatentCache, type MlaConfig } from "@x/attention";
+import type { Tensor } from "@x/kernels";
+import { rmsNorm } from "@x/norm";
+import { RotaryEmbedding } from "@x/positional";
+import { Fields, type ComponentSpec } from "../../config/index.js";
+import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
+import { planned } from "./planned.js";
+
+const KEYS = [
+  "type",
+  "numHeads",
+  "nopeDim",
+  "ropeDim",
+  "vDim",
+  "kvRank",
+  "qRank",
+  "ropeBase",
+  "scale",
+] as const;
+
+/**
+ * DeepSeek's multi-head latent attention; position is in its own rotated key, so the layer's encoding is not asked:
+ * `numHeads`, `nopeDim`, `ropeDim`, `vDim`, `kvRank`, `qRank` (0), `ropeBase` (10000), `scale`.
+ */
+class Mla implements Mixer {
+  readonly #weights: Weights;
+  readonly #mla: MultiHeadLatentAttention;
+
+  constructor(spec: ComponentSpec, weights: Weights) {
+    const { gpu, model, name } = weights;
+    const f = new Fields(`${name}: mla`, spec, KEYS);
+    const scale = f.get("scale") === undefined ? undefined : f.number("scale");
+    const config: MlaConfig = {
+      dim: model.dim,
+      numHeads: f.integer("numHeads"),
+      nopeDim: f.integer("nopeDim"),
+      ropeDim: f.integer("ropeDim"),
+      vDim: f.integer("vDim"),
+      kvRank: f.integer("kvRank"),
+      qRank: f.integer("qRank", 0, 0),
+      ...(scale === undefined ? {} : { scale }),
+    };
+    this.#weights = weights;
+    const rope = new RotaryEmbedding(gpu, {
+      headDim: config.ropeDim,
+      base: f.number("ropeBase", 10000),
+      layout: "interleaved",
+    });
+    const parameters = planned(MultiHeadLatentAttention.plan(config), weights);
+    this.#mla = new MultiHeadLatentAttention(gpu, config, parameters, { rope, rmsNorm });
+  }
+
+  forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor {
+    const cache = state as unknown as LatentCache | undefined;
+    return this.#mla.forward(x, { residual, cache, ...(cache ? { positions: context.positionIds } : {}) });
+  }
+
+  createState({ batch, maxLength }: StateOptions): MixerState {
+    return this.#mla.createCache(this.#weights.gpu, { batch, maxLength });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return this.#mla.parameters();
+  }
+}
+
+export const mlaMixer: Factory<Mixer> = (spec, weights) => new Mla(spec, weights);
