@@ -89,18 +89,19 @@ export class ExactIndex implements MemoryIndex {
 /** What `ApproximateIndex` needs of a library; the `Index` of usearch (metric "ip") is of this form. */
 export interface VectorIndex {
   add(keys: BigUint64Array, vectors: Float32Array): void;
+  /** The neighbours of one vector. */
   search(
-    vectors: Float32Array,
+    vector: Float32Array,
     k: number,
     threads: number,
-  ): { readonly keys: BigUint64Array; readonly distances: Float32Array; readonly counts: BigUint64Array };
+  ): { readonly keys: BigUint64Array; readonly distances: Float32Array };
 }
 
 /**
  * Approximate search by a library on the CPU (HNSW), behind the same interface: vectors and queries are read back,
  * the neighbours go to the GPU. Distances are 1 - inner product.
  *
- *     new ApproximateIndex(gpu, new Index({ metric: "ip", dimensions: 64 }), { dim: 64 })   // Index of "usearch"
+ *     new ApproximateIndex(gpu, new Index(64, MetricKind.IP), { dim: 64 })   // of "usearch"
  */
 export class ApproximateIndex implements MemoryIndex {
   readonly dim: number;
@@ -137,16 +138,15 @@ export class ApproximateIndex implements MemoryIndex {
     const width = Math.min(k, this.#size);
     const indices = new Int32Array(n * width).fill(-1);
     const scores = new Float32Array(n * width).fill(-Infinity);
-    const found = this.#index.search((await queries.read()) as Float32Array, width, 0);
+    const vectors = (await queries.read()) as Float32Array;
     for (let row = 0; row < n; row++) {
-      const entries = Array.from({ length: Number(found.counts[row] ?? 0n) }, (_, i) => ({
-        at: Number(found.keys[row * width + i]),
-        score: 1 - found.distances[row * width + i]!,
-      })).sort((a, b) => a.at - b.at);
-      entries.forEach(({ at, score }, i) => {
-        indices[row * width + i] = at;
-        scores[row * width + i] = score;
-      });
+      const found = this.#index.search(vectors.subarray(row * this.dim, (row + 1) * this.dim), width, 0);
+      Array.from(found.keys, (key, i) => ({ at: Number(key), score: 1 - found.distances[i]! }))
+        .sort((a, b) => a.at - b.at)
+        .forEach(({ at, score }, i) => {
+          indices[row * width + i] = at;
+          scores[row * width + i] = score;
+        });
     }
     return {
       indices: this.#gpu.tensor(indices, [n, width], "i32"),

@@ -1,0 +1,128 @@
+import { describe, expect, it } from "vitest";
+import { useGpu } from "@x/testing";
+import { cachedAttention, KVCache, LatentCache, MultiHeadAttention } from "./index.js";
+import {
+  expectCausal,
+  expectConstantMemory,
+  expectSame,
+  inPieces,
+  parametersOf,
+  random,
+} from "./test-support.js";
+
+const config = { dim: 20, numHeads: 6, numKvHeads: 2, headDim: 8, causal: true };
+
+describe("caches of keys and values", () => {
+  const device = useGpu();
+
+  it.each([
+    ["full", {}],
+    ["a ring", { window: 5 }],
+    ["a ring with biases, soft cap and sinks", { window: 5, bias: true, softcap: 4, sinks: true }],
+  ])("%s: prefill + decode = forward, whatever the pieces", async (_, extra) => {
+    const { gpu } = device;
+    const own = { ...config, ...extra };
+    const layer = new MultiHeadAttention(own, parametersOf(gpu, MultiHeadAttention.plan(own)));
+    const x = random(gpu, [2, 19, 20], 7);
+    const whole = layer.forward(x);
+    for (const pieces of [[9, 1, 1, 8], Array<number>(19).fill(1), [19], [1, 17, 1]]) {
+      const cache = layer.createCache(gpu, { batch: 2, maxLength: 19, maxChunk: 4 });
+      const out = inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { cache }));
+      await expectSame(out, whole);
+      cache.dispose();
+    }
+    await expectCausal(gpu, x, 11, (y) => layer.forward(y));
+  });
+
+  it("rows of a batch may stand at positions of their own, on the host or on the device", async () => {
+    const { gpu } = device;
+    const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
+    const x = random(gpu, [2, 6, 20], 3);
+    // The second row is shorter: left padding of two tokens, which stand nowhere.
+    const positions = [0, 1, 2, 3, 4, 5, -1, -1, 0, 1, 2, 3];
+    const short = gpu.scope(() => layer.forward(inPieces(gpu, x, [2, 4], (p) => p)));
+    const alone = layer.forward(gpu.tensor((await x.read()).slice(8 * 20), [1, 4, 20]));
+    for (const given of [positions, gpu.tensor(positions, [2, 6], "i32")]) {
+      const cache = layer.createCache(gpu, { batch: 2, maxLength: 8 });
+      const out = layer.forward(x, { cache, positions: given });
+      const numbers = Array.from(await out.read());
+      const tail = gpu.tensor(numbers.slice(8 * 20), [1, 4, 20]);
+      await expectSame(tail, alone);
+      // Padding sees nothing.
+      expect(numbers.slice(6 * 20, 8 * 20).every((n) => n === 0)).toBe(true);
+      await expectSame(
+        gpu.tensor(numbers.slice(0, 120), [1, 6, 20]),
+        gpu.tensor((await short.read()).slice(0, 120), [1, 6, 20]),
+      );
+      cache.dispose();
+    }
+  });
+
+  it("keys that a mask hides are not stored", async () => {
+    const { gpu } = device;
+    const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
+    const x = random(gpu, [1, 7, 20], 3);
+    const keyMask = gpu.tensor([1, 0, 1, 1, 0, 1, 1], [1, 7], "i32");
+    const cache = layer.createCache(gpu, { batch: 1, maxLength: 7 });
+    await expectSame(layer.forward(x, { cache, keyMask }), layer.forward(x, { keyMask }));
+    cache.dispose();
+  });
+
+  it("decoding holds memory constant", async () => {
+    const { gpu } = device;
+    const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
+    const cache = layer.createCache(gpu, { batch: 1, maxLength: 64 });
+    const x = random(gpu, [1, 1, 20], 3);
+    await expectConstantMemory(gpu, 40, () => layer.forward(x, { cache }));
+    expect(cache.length).toBe(40);
+    cache.clear();
+    expect(cache.length).toBe(0);
+    cache.dispose();
+  });
+
+  it("says what a token takes", () => {
+    const { gpu } = device;
+    const sizes = { batch: 3, maxLength: 16 };
+    const cache = new KVCache(gpu, { ...sizes, numKvHeads: 2, headDim: 8 });
+    expect(cache.bytesPerToken).toBe(2 * 2 * 8 * 4);
+    const latent = new LatentCache(gpu, { ...sizes, kvRank: 12, ropeDim: 4 });
+    expect(latent.bytesPerToken).toBe((12 + 4) * 4);
+    const ring = new KVCache(gpu, {
+      batch: 1,
+      maxLength: 4096,
+      numKvHeads: 2,
+      headDim: 8,
+      window: 5,
+      maxChunk: 4,
+    });
+    expect(ring.slots).toBe(8);
+    for (const c of [cache, latent, ring]) c.dispose();
+  });
+
+  it("refuses what does not fit", () => {
+    const { gpu } = device;
+    const cache = new KVCache(gpu, { batch: 1, numKvHeads: 2, headDim: 8, maxLength: 4 });
+    const k = random(gpu, [1, 3, 2, 8], 1);
+    cache.append(k, k);
+    expect(() => cache.append(k, k)).toThrow(/position 4 does not fit; the cache holds 4 tokens/);
+    expect(cache.length).toBe(3);
+    expect(() => cache.append(random(gpu, [1, 1, 3, 8], 1), k)).toThrow(/k has shape \[1, 1, 3, 8\]/);
+    expect(() => cache.append(k, k, [0, 1])).toThrow(/positions has 2 entries; it must have 3/);
+    expect(() => cache.append(k, k, [0, 1, 1.5])).toThrow(/positions is 1.5/);
+    const ring = new KVCache(gpu, {
+      batch: 1,
+      numKvHeads: 2,
+      headDim: 8,
+      maxLength: 64,
+      window: 4,
+      maxChunk: 2,
+    });
+    expect(() => ring.append(k, k)).toThrow(/given 3 tokens; the cache takes at most 2/);
+    expect(() => cachedAttention(k, k, k, ring, { window: { left: 9, right: 0 } })).toThrow(
+      /the window sees 9 keys to the left; the cache is a ring for a window of 4/,
+    );
+    cache.append(k, k, gpu.tensor([0, 1, 2], [1, 3], "i32"));
+    expect(() => cache.append(k, k)).toThrow(/positions are missing/);
+    for (const c of [cache, ring]) c.dispose();
+  });
+});
