@@ -13,7 +13,8 @@ import {
   takeAlongLast,
   type Tensor,
 } from "@x/kernels";
-import { expectRouter, expertCount, gated, mixExperts, type GatedExperts } from "./experts.js";
+import { expectRouter, expertCount, type GatedExperts } from "./expert_weights.js";
+import { gated, mixExperts } from "./experts.js";
 import { groupLimitedTopk } from "./group_limited.js";
 import { renormalizeWeights } from "./router.js";
 

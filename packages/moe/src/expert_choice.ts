@@ -7,14 +7,28 @@ import {
   mul,
   scatterAdd,
   softmax,
+  takeParameter,
   topk,
   transpose,
+  type Gpu,
   type Kernel,
+  type Module,
   type Tensor,
 } from "@x/kernels";
 import { groupCount, type GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, capacityOf, type CapacityOptions } from "./expert_capacity.js";
-import { expectRouter, expertCount, runExperts, type Experts } from "./experts.js";
+import {
+  drawer,
+  expertParameters,
+  EXPERTS_KEYS,
+  initExperts,
+  takeExperts,
+  withoutExperts,
+  type ExpertsConfig,
+  type InitOptions,
+} from "./expert_parameters.js";
+import { expectRouter, expertCount, type Experts } from "./expert_weights.js";
+import { runExperts } from "./experts.js";
 
 export interface ExpertChoiceOptions extends CapacityOptions {
   /** Tokens among which an expert chooses; default "sequence". */
@@ -107,4 +121,46 @@ export function expertChoice(
     const out = scatterAdd(mul(y, transpose(gates, [1, 0, 2]).reshape([count, 1])), rows, all);
     return { out: out.reshape(x.shape), tokenIndices, gates, logits, probs };
   });
+}
+
+export interface ExpertChoiceMoeConfig extends ExpertsConfig, ExpertChoiceOptions {}
+
+/** `expertChoice` with its parameters: gate.weight, experts stacked. */
+export class ExpertChoiceMoe implements Module {
+  readonly options: ExpertChoiceOptions;
+  readonly #router: Tensor;
+  readonly #experts: Experts;
+
+  constructor(options: ExpertChoiceOptions, router: Tensor, experts: Experts) {
+    this.options = options;
+    this.#router = router;
+    this.#experts = experts;
+  }
+
+  static init(gpu: Gpu, config: ExpertChoiceMoeConfig, init: InitOptions): ExpertChoiceMoe {
+    checkConfig("ExpertChoiceMoe", config, [...EXPERTS_KEYS, ...CAPACITY_KEYS, "groupBy"]);
+    const draw = drawer(gpu, init);
+    const experts = initExperts("ExpertChoiceMoe", config, draw, init);
+    const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
+    return new ExpertChoiceMoe(withoutExperts(config), router, experts);
+  }
+
+  static fromParameters(
+    config: Partial<ExpertsConfig> & ExpertChoiceOptions,
+    parameters: Readonly<Record<string, Tensor>>,
+  ): ExpertChoiceMoe {
+    return new ExpertChoiceMoe(
+      withoutExperts(config),
+      takeParameter("ExpertChoiceMoe", parameters, "gate.weight"),
+      takeExperts("ExpertChoiceMoe", parameters, config),
+    );
+  }
+
+  forward(x: Tensor): ExpertChoiceResult {
+    return expertChoice(x, this.#router, this.#experts, this.options);
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { "gate.weight": this.#router, ...expertParameters(this.#experts) };
+  }
 }

@@ -10,12 +10,26 @@ import {
   softmax,
   stopGradient,
   topk,
+  takeParameter,
+  type Gpu,
   type Kernel,
+  type Module,
   type Tensor,
 } from "@x/kernels";
 import type { GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "./expert_capacity.js";
-import { expectRouter, expertCount, mixExperts, type Experts } from "./experts.js";
+import {
+  drawer,
+  expertParameters,
+  EXPERTS_KEYS,
+  initExperts,
+  takeExperts,
+  withoutExperts,
+  type ExpertsConfig,
+  type InitOptions,
+} from "./expert_parameters.js";
+import { expectRouter, expertCount, type Experts } from "./expert_weights.js";
+import { mixExperts } from "./experts.js";
 import { loadBalanceLoss } from "./load_balance_loss.js";
 import { renormalizeWeights } from "./router.js";
 
@@ -82,6 +96,17 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 }`,
 });
 
+const GSHARD_KEYS: readonly string[] = [
+  ...CAPACITY_KEYS,
+  "secondPolicy",
+  "secondThreshold",
+  "uniform",
+  "countChoices",
+  "renormEps",
+  "groupBy",
+  "alpha",
+];
+
 /**
  * GShard layer: the two best experts, their softmax probabilities divided by (their sum + renormEps), capacity with all
  * first choices placed before the second ones; second choices may be left untried by `secondPolicy` and then take no
@@ -99,16 +124,7 @@ export function gshardMoe(
   options: GShardMoeOptions,
 ): GShardMoeResult {
   const who = "gshardMoe";
-  checkConfig(who, options, [
-    ...CAPACITY_KEYS,
-    "secondPolicy",
-    "secondThreshold",
-    "uniform",
-    "countChoices",
-    "renormEps",
-    "groupBy",
-    "alpha",
-  ]);
+  checkConfig(who, options, GSHARD_KEYS);
   const {
     secondPolicy = "all",
     secondThreshold = 0.2,
@@ -169,4 +185,53 @@ export function gshardMoe(
       auxLoss: loadBalanceLoss(logits, { kind: "switch", alpha, groupBy }).loss,
     };
   });
+}
+
+export interface GShardMoeConfig extends ExpertsConfig, GShardMoeOptions {}
+
+/** `gshardMoe` with its parameters: gate.weight, experts stacked. */
+export class GShardMoe implements Module {
+  readonly options: GShardMoeOptions;
+  readonly #router: Tensor;
+  readonly #experts: Experts;
+
+  constructor(options: GShardMoeOptions, router: Tensor, experts: Experts) {
+    this.options = options;
+    this.#router = router;
+    this.#experts = experts;
+  }
+
+  static init(gpu: Gpu, config: GShardMoeConfig, init: InitOptions): GShardMoe {
+    checkConfig("GShardMoe", config, [...EXPERTS_KEYS, ...GSHARD_KEYS]);
+    const draw = drawer(gpu, init);
+    const experts = initExperts("GShardMoe", config, draw, init);
+    const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
+    return new GShardMoe(withoutExperts(config), router, experts);
+  }
+
+  static fromParameters(
+    config: Partial<ExpertsConfig> & GShardMoeOptions,
+    parameters: Readonly<Record<string, Tensor>>,
+  ): GShardMoe {
+    return new GShardMoe(
+      withoutExperts(config),
+      takeParameter("GShardMoe", parameters, "gate.weight"),
+      takeExperts("GShardMoe", parameters, config),
+    );
+  }
+
+  /** `uniform` [batch, seq]: for secondPolicy "random"; without it every second choice is tried (evaluation). */
+  forward(x: Tensor, uniform?: Tensor): GShardMoeResult {
+    const { options } = this;
+    const random = options.secondPolicy === "random";
+    return gshardMoe(x, this.#router, this.#experts, {
+      ...options,
+      ...(random && !uniform ? { secondPolicy: "all" } : {}),
+      uniform: random ? uniform : undefined,
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { "gate.weight": this.#router, ...expertParameters(this.#experts) };
+  }
 }

@@ -7,7 +7,8 @@ import {
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { mixExperts, type Experts } from "./experts.js";
+import type { Experts } from "./expert_weights.js";
+import { mixExperts } from "./experts.js";
 import { router, type RouterOptions, type RouterResult } from "./router.js";
 
 export interface MoeResult extends RouterResult {

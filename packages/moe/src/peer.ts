@@ -21,7 +21,7 @@ import {
   type ActivationName,
   type Tensor,
 } from "@x/kernels";
-import { activationName, type ExpertActivation } from "./experts.js";
+import { activationName, type ExpertActivation } from "./expert_weights.js";
 import { peerExperts } from "./peer_experts.js";
 import { productKeyTopk } from "./product_key_topk.js";
 

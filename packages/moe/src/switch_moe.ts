@@ -1,7 +1,27 @@
-import { checkConfig, linear, softmax, topk, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  linear,
+  softmax,
+  takeParameter,
+  topk,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 import type { GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "./expert_capacity.js";
-import { expectRouter, expertCount, mixExperts, type Experts } from "./experts.js";
+import {
+  drawer,
+  expertParameters,
+  EXPERTS_KEYS,
+  initExperts,
+  takeExperts,
+  withoutExperts,
+  type ExpertsConfig,
+  type InitOptions,
+} from "./expert_parameters.js";
+import { expectRouter, expertCount, type Experts } from "./expert_weights.js";
+import { mixExperts } from "./experts.js";
 import { loadBalanceLoss } from "./load_balance_loss.js";
 import { routerZLoss } from "./router_z_loss.js";
 
@@ -75,4 +95,46 @@ export function switchMoe(
       zLoss: routerZLoss(logits),
     };
   });
+}
+
+export interface SwitchMoeConfig extends ExpertsConfig, SwitchMoeOptions {}
+
+/** `switchMoe` with its parameters: router.classifier.weight, experts.{wi,wo} (or gated experts) stacked. */
+export class SwitchMoe implements Module {
+  readonly options: SwitchMoeOptions;
+  readonly #router: Tensor;
+  readonly #experts: Experts;
+
+  constructor(options: SwitchMoeOptions, router: Tensor, experts: Experts) {
+    this.options = options;
+    this.#router = router;
+    this.#experts = experts;
+  }
+
+  static init(gpu: Gpu, config: SwitchMoeConfig, init: InitOptions): SwitchMoe {
+    checkConfig("SwitchMoe", config, [...EXPERTS_KEYS, ...CAPACITY_KEYS, "groupBy", "alpha"]);
+    const draw = drawer(gpu, init);
+    const experts = initExperts("SwitchMoe", config, draw, init);
+    const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
+    return new SwitchMoe(withoutExperts(config), router, experts);
+  }
+
+  static fromParameters(
+    config: Partial<ExpertsConfig> & SwitchMoeOptions,
+    parameters: Readonly<Record<string, Tensor>>,
+  ): SwitchMoe {
+    return new SwitchMoe(
+      withoutExperts(config),
+      takeParameter("SwitchMoe", parameters, "router.classifier.weight"),
+      takeExperts("SwitchMoe", parameters, config),
+    );
+  }
+
+  forward(x: Tensor): SwitchMoeResult {
+    return switchMoe(x, this.#router, this.#experts, this.options);
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { "router.classifier.weight": this.#router, ...expertParameters(this.#experts) };
+  }
 }

@@ -71,7 +71,7 @@ fn batch_offset(z: u32, stride: vec4u) -> u32 {
 /**
  * Where a workgroup works: `row0` and `row_end`, `k_first` and `k_end`, the output matrix `z`, the operands' offsets.
  * Grouped rows: the launch has a workgroup for every tile that could exist; each finds its group by walking the
- * offsets, and those past the last tile leave.
+ * offsets; those past the last tile write zeros into the rows of no group, or leave.
  */
 function placement(v: MatmulVariant, tile: number): string {
   switch (v.grouping) {
@@ -94,11 +94,13 @@ function placement(v: MatmulVariant, tile: number): string {
     if (left < tiles) { break; }
     left -= tiles;
   }
-  if (member == params.batch.w) { return; }
+  // Rows of no group: an empty product.
+  let none = member == params.batch.w;
   let row0 = offsets[member] + left * ${tile}u;
-  let row_end = offsets[member + 1u];
+  let row_end = select(offsets[min(member + 1u, params.batch.w)], params.M, none);
+  if (row0 >= row_end${v.bias === undefined ? "" : " || none"}) { return; }
   let k_first = 0u;
-  let k_end = params.K;
+  let k_end = select(params.K, 0u, none);
   let z = 0u;
   let aBase = 0u;
   let bBase = member * params.strideB.w;
