@@ -1,6 +1,11 @@
 export { renormalizeWeights, router, type RouterOptions, type RouterResult } from "./router.js";
 export { mixExperts, runExperts } from "./experts.js";
-export { type ExpertActivation, type Experts, type GatedExperts, type PlainExperts } from "./expert_weights.js";
+export {
+  type ExpertActivation,
+  type Experts,
+  type GatedExperts,
+  type PlainExperts,
+} from "./expert_weights.js";
 export { type ExpertsConfig, type InitOptions } from "./expert_parameters.js";
 export { combine, dispatch, gatherTokens, type Dispatch } from "./dispatch.js";
 export { type GroupBy } from "./choices.js";

@@ -1,16 +1,16 @@
 import {
   add,
   checkConfig,
+  ConfigError,
   div,
   e,
   elementwise,
   expectInteger,
   expectNumber,
   expectOneOf,
+  expectShape,
   linear,
   mul,
-  ShapeError,
-  showShape,
   sigmoid,
   softmax,
   sum,
@@ -90,14 +90,18 @@ export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): Rout
     bias,
   } = options;
   const experts = wRouter.shape[0] ?? 0;
-  expectInteger(who, "topK", topK, 1, experts);
   expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
   expectOneOf(who, "order", order, ["softmaxThenTopk", "topkThenSoftmax"]);
   expectNumber(who, "renormEps", renormEps, 0);
   if ((noise === undefined) !== (wNoise === undefined))
-    throw new ShapeError(who, "noise and wNoise must be given together");
-  if (wRouter.rank !== 2)
-    throw new ShapeError(who, `wRouter has shape ${showShape(wRouter.shape)}; it must be [experts, dim]`);
+    throw new ConfigError(who, "noise and wNoise must be given together");
+  const dim = x.shape.at(-1) ?? 0;
+  expectShape(who, "wRouter", wRouter, [experts, dim]);
+  expectInteger(who, "topK", topK, 1, experts);
+  if (bias) expectShape(who, "bias", bias, [experts]);
+  if (noise) expectShape(who, "noise", noise, [...x.shape.slice(0, -1), experts]);
+  if (wNoise) expectShape(who, "wNoise", wNoise, [experts, dim]);
+  if (jitter) expectShape(who, "jitter", jitter, x.shape);
   return x.gpu.scope(() => {
     const source = jitter ? mul(x, jitter) : x;
     let logits = linear(source, wRouter, bias);

@@ -18,10 +18,10 @@ import {
   noGrad,
   scatterAdd,
   sqrt,
+  square,
   sum,
   topk,
   transpose,
-  variance,
   type Kernel,
   type Tensor,
 } from "@x/kernels";
@@ -115,10 +115,65 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 /** x ln x, 0 at 0. */
 const xLogX = elementwise("xLogX", ["x"], (x) => e.select(e.gt(x, 0), e.mul(x, e.log(e.max(x, 1e-38))), 0));
 const isZero = elementwise("isZero", ["x"], (x) => e.eq(x, 0));
-/** J ln(J / (a b)), 0 where J is. */
-const information = elementwise("information", ["j", "a", "b"], (j, a, b) =>
-  e.select(e.gt(j, 0), e.mul(j, e.log(e.div(e.max(j, 1e-38), e.max(e.mul(a, b), 1e-38)))), 0),
+/** Experts times count, less the number of choices: 0, exactly, where the load is even. */
+const excess = elementwise("loadExcess", ["count", "experts", "total"], (count, experts, total) =>
+  e.sub(e.mul(count, experts), total),
 );
+
+/**
+ * Terms of the mutual information, sum over (type, expert) of a b / n^2 phi(r), with a and b the sums of the row and
+ * the column, r = c n / (a b) - 1 and phi(r) = (1 + r) ln(1 + r) - r: what J ln(J / (J_type J_expert)) sums to, without
+ * its cancellation. c n - a b is exact, in 64 bits, and phi a series near 0.
+ */
+const informationKernel: Kernel<undefined> = defineKernel({
+  name: "routingInformation",
+  bindings: {
+    table: "read i32",
+    byType: "read f32",
+    byExpert: "read f32",
+    total: "read f32",
+    out: "write f32",
+  },
+  params: { count: "u32", experts: "u32" },
+  wgsl: () => /* wgsl */ `
+fn wide(a: u32, b: u32) -> vec2u {
+  let low = (a & 0xffffu) * (b & 0xffffu);
+  let m1 = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
+  let m2 = (a & 0xffffu) * (b >> 16u) + (m1 & 0xffffu);
+  return vec2u((m2 << 16u) | (low & 0xffffu), (a >> 16u) * (b >> 16u) + (m1 >> 16u) + (m2 >> 16u));
+}
+fn difference(x: vec2u, y: vec2u) -> f32 {
+  let less = x.y < y.y || (x.y == y.y && x.x < y.x);
+  let a = select(x, y, less);
+  let b = select(y, x, less);
+  let size = f32(a.y - b.y - select(0u, 1u, a.x < b.x)) * 4294967296.0 + f32(a.x - b.x);
+  return select(size, -size, less);
+}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let a = byType[i / params.experts];
+  let b = byExpert[i % params.experts];
+  let n = max(total[0], 1.0);
+  var value = 0.0;
+  if (a > 0.0 && b > 0.0) {
+    let r = difference(wide(u32(table[i]), u32(n)), wide(u32(a), u32(b))) / (a * b);
+    var phi = 1.0;
+    if (abs(r) < 0.5) {
+      phi = 0.0;
+      var power = r;
+      for (var k = 2u; k < 26u; k++) {
+        power *= r;
+        phi += select(power, -power, k % 2u == 1u) / f32(k * (k - 1u));
+      }
+    } else if (table[i] > 0) { phi = (1.0 + r) * log(1.0 + r) - r; }
+    value = a / n * (b / n) * phi;
+  }
+  out[i] = value;
+}`,
+});
+
 const safe = (t: Tensor): Tensor => maximum(t, 1);
 const scalar = (t: Tensor): Tensor => t.reshape([1]);
 const entropy = (p: Tensor): Tensor => neg(sum(xLogX(p), { axes: -1 }));
@@ -165,13 +220,18 @@ export function routingStats(
         workgroups: grid1d(Math.ceil(tokens / 64)),
       });
       const counts = cast(counted, "f32");
-      const load = div(counts, safe(sum(counts)));
+      const chosen = safe(sum(counts));
+      const load = div(counts, chosen);
       const loadEntropy = scalar(entropy(load));
-      const average = maximum(mean(counts), 1e-30);
       const table = cast(typeCounts, "f32");
       const byType = sum(table, { axes: 1, keepDims: true });
       const byExpert = sum(table, { axes: 0, keepDims: true });
-      const total = safe(sum(table));
+      const terms = gpu.empty([numTypes, numExperts]);
+      gpu.run(informationKernel, {
+        bindings: { table: typeCounts, byType, byExpert, total: scalar(sum(table)), out: terms },
+        params: { count: terms.size, experts: numExperts },
+        workgroups: grid1d(Math.ceil(terms.size / 64)),
+      });
       const found = Math.min(topTypes, numTypes);
       const best = topk(transpose(table), found);
       const top = gpu.empty([numExperts, topTypes], "i32");
@@ -187,17 +247,15 @@ export function routingStats(
         loadEntropyNormalized: mul(loadEntropy, numExperts > 1 ? 1 / Math.log(numExperts) : 0),
         routerEntropy: scalar(mean(entropy(probs))),
         importance: scatterAdd(weights.reshape([indices.size]), indices.reshape([indices.size]), numExperts),
-        cv: scalar(div(sqrt(variance(counts)), average)),
-        maxOverMean: scalar(div(max(counts), average)),
+        cv: scalar(div(sqrt(mean(square(excess(counts, numExperts, chosen)))), chosen)),
+        maxOverMean: scalar(mul(div(max(counts), chosen), numExperts)),
         deadExperts: cast(scalar(sum(isZero(counts))), "i32"),
         typeCounts,
         typeShare: div(table, safe(byType)),
         expertShare: div(table, safe(byExpert)),
         topTypes: top,
         coActivation,
-        mutualInformation: scalar(
-          sum(information(div(table, total), div(byType, total), div(byExpert, total))),
-        ),
+        mutualInformation: scalar(sum(terms)),
       };
     }),
   );
