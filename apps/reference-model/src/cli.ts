@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { KernelsError } from "@x/kernels";
 import { TokenizerError } from "@x/tokenizer";
 import { convertCommand } from "./commands/convert.js";
+import { expertsCommand } from "./commands/experts.js";
 import { generateCommand } from "./commands/generate.js";
 import { infoCommand } from "./commands/info.js";
 import { logitsCommand } from "./commands/logits.js";
@@ -22,6 +23,7 @@ for (const add of [
   perplexityCommand,
   infoCommand,
   convertCommand,
+  expertsCommand,
   storiesCommands,
 ])
   add(program);

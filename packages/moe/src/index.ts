@@ -8,7 +8,7 @@ export {
 } from "./expert_weights.js";
 export { type ExpertsConfig, type InitOptions } from "./expert_parameters.js";
 export { combine, dispatch, gatherTokens, type Dispatch } from "./dispatch.js";
-export { type GroupBy } from "./choices.js";
+export { countChoices, type CountOptions, type GroupBy } from "./choices.js";
 export { loadBalanceLoss, type LoadBalanceOptions, type LoadBalanceResult } from "./load_balance_loss.js";
 export { routerZLoss } from "./router_z_loss.js";
 export { importanceLoss, type ImportanceLossOptions, type ImportanceLossResult } from "./importance_loss.js";

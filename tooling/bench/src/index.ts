@@ -1,1 +1,4 @@
-export {};
+export { normals, maxError, normError, type HostTensor, type Inputs } from "./data.js";
+export { measureLimits, type Limits } from "./limits.js";
+export { median } from "./run.js";
+export { type Suite } from "./suites.js";

@@ -1,11 +1,21 @@
 import type { Factory, FeedForwardBlock } from "../contract.js";
+import { deepseekBlock } from "./deepseek.js";
+import { expertChoiceBlock } from "./expert_choice.js";
 import { gluBlock } from "./glu.js";
+import { gshardBlock } from "./gshard.js";
 import { mixtralBlock } from "./mixtral.js";
+import { peerBlock } from "./peer.js";
+import { switchBlock } from "./switch.js";
 
 /** Feed-forward blocks by type. */
 export const FFNS: Readonly<Record<string, Factory<FeedForwardBlock>>> = {
   glu: gluBlock,
   mixtral: mixtralBlock,
+  switch: switchBlock,
+  gshard: gshardBlock,
+  deepseek: deepseekBlock,
+  expertChoice: expertChoiceBlock,
+  peer: peerBlock,
 };
 
 /** Where checkpoints put them, if not under "mlp". */

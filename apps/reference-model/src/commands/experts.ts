@@ -1,0 +1,49 @@
+import type { Command } from "commander";
+import { ConfigError } from "@x/kernels";
+import { loadCheckpoint, loadFolderTokenizer, writeAtomically } from "../checkpoint.js";
+import { readDocuments } from "../data.js";
+import { expertReport, expertSvg, expertTable } from "../experts.js";
+import { writeStory } from "../stories.js";
+import { integer, modelOption, withDevice } from "./shared.js";
+
+interface ExpertsFlags {
+  model: string;
+  data?: string;
+  stories: number;
+  top: number;
+  svg?: string;
+  out?: string;
+  json?: true;
+}
+
+/** `experts`: what the experts of a mixture specialise in. */
+export function expertsCommand(program: Command): void {
+  program
+    .command("experts")
+    .description(
+      "what the experts of a model specialise in: load and entropy of each layer, and the classes of tokens (names, verbs, punctuation, ..) that each expert takes",
+    )
+    .addOption(modelOption())
+    .option("-d, --data <path>", "UTF-8 text file or folder (default: unseen stories)")
+    .option("-n, --stories <n>", "stories to read where no text is given", integer, 60)
+    .option("--top <n>", "classes to name for an expert", integer, 4)
+    .option("--svg <file>", "also draw the table")
+    .option("--out <file>", "also write the figures as JSON")
+    .option("--json", "print the figures as JSON instead of the table")
+    .action(async (flags: ExpertsFlags) => {
+      await withDevice(async (gpu) => {
+        const { model } = await loadCheckpoint(gpu, flags.model);
+        const tokenizer = await loadFolderTokenizer(flags.model);
+        if (!tokenizer) throw new ConfigError("experts", `${flags.model} has no tokenizer`);
+        const documents =
+          flags.data === undefined
+            ? Array.from({ length: flags.stories }, (_, i) => writeStory(2_000_000 + i))
+            : await readDocuments(flags.data);
+        const report = await expertReport(gpu, model, tokenizer, documents);
+        process.stdout.write(flags.json ? `${JSON.stringify(report)}\n` : expertTable(report, flags.top));
+        if (flags.svg !== undefined) await writeAtomically(flags.svg, expertSvg(report));
+        if (flags.out !== undefined) await writeAtomically(flags.out, `${JSON.stringify(report, null, 1)}\n`);
+        model.dispose();
+      });
+    });
+}

@@ -1,0 +1,207 @@
+import { cpus } from "node:os";
+import { fileURLToPath } from "node:url";
+import { openDevice, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
+import { gluFfn } from "@x/ffn";
+import { mixtralMoe, peer } from "@x/moe";
+import { writeJson } from "./report.js";
+import type { Suite } from "./suites.js";
+
+interface Timing {
+  /** Milliseconds. */
+  readonly min: number;
+  readonly median: number;
+}
+
+type Program = () => void;
+
+/** Run programs in turn, so that what else the machine does falls on all of them. */
+async function interleaved(
+  gpu: Gpu,
+  programs: Readonly<Record<string, Program>>,
+  rounds: number,
+  repeat = 1,
+): Promise<Record<string, Timing>> {
+  const once = async (program: Program): Promise<number> => {
+    const start = performance.now();
+    for (let i = 0; i < repeat; i++) gpu.scope(program);
+    await gpu.sync();
+    return (performance.now() - start) / repeat;
+  };
+  const times = new Map<string, number[]>(Object.keys(programs).map((name) => [name, []]));
+  for (const program of Object.values(programs)) await once(program);
+  for (let round = 0; round < rounds; round++)
+    for (const [name, program] of Object.entries(programs)) times.get(name)!.push(await once(program));
+  return Object.fromEntries(
+    [...times].map(([name, list]) => {
+      const sorted = list.toSorted((a, b) => a - b);
+      return [name, { min: sorted[0]!, median: sorted[sorted.length >> 1]! }];
+    }),
+  );
+}
+
+class Weights {
+  readonly #gpu: Gpu;
+  readonly #made: Tensor[] = [];
+  #stream = 0;
+
+  constructor(gpu: Gpu) {
+    this.#gpu = gpu;
+  }
+
+  normal(shape: readonly number[], std = 0.05): Tensor {
+    const t = this.#gpu.keep(randomNormal(this.#gpu, shape, { seed: 1, stream: this.#stream++, std }));
+    this.#made.push(t);
+    return t;
+  }
+
+  dispose(): void {
+    for (const t of this.#made) t.dispose();
+  }
+}
+
+const [DIM, HIDDEN, TOP_K] = [256, 688, 2];
+const ratio = (a: Timing, b: Timing): string =>
+  `${(a.min / b.min).toFixed(2)} (medians ${(a.median / b.median).toFixed(2)})`;
+
+/** 8 experts, 2 a token, against a dense block of twice an expert's width. */
+async function activeCost(gpu: Gpu, rounds: number, say: (line: string) => void): Promise<unknown> {
+  const w = new Weights(gpu);
+  const x = w.normal([1, 512, DIM], 1);
+  const g = w.normal([1, 512, DIM], 1);
+  const dense = {
+    wGate: w.normal([TOP_K * HIDDEN, DIM]),
+    wUp: w.normal([TOP_K * HIDDEN, DIM]),
+    wDown: w.normal([DIM, TOP_K * HIDDEN]),
+  };
+  const router = w.normal([8, DIM]);
+  const experts = {
+    kind: "glu",
+    wGate: w.normal([8, HIDDEN, DIM]),
+    wUp: w.normal([8, HIDDEN, DIM]),
+    wDown: w.normal([8, DIM, HIDDEN]),
+  } as const;
+  const ffn = (): Tensor => gluFfn(x, dense);
+  const moe = (): Tensor => mixtralMoe(x, router, experts, { topK: TOP_K, renormalize: true }).out;
+  const training = (forward: () => Tensor, wrt: readonly Tensor[]) => (): void => {
+    vjp(() => [forward()], wrt).pullback([g]);
+  };
+  const t = await interleaved(
+    gpu,
+    {
+      "dense forward": ffn,
+      "moe forward": moe,
+      "dense forward + backward": training(ffn, [x, ...Object.values(dense)]),
+      "moe forward + backward": training(moe, [x, router, experts.wGate, experts.wUp, experts.wDown]),
+    },
+    rounds,
+  );
+  say(`512 tokens, dim ${DIM}, 8 experts of ${HIDDEN}, 2 a token, over a dense block of ${TOP_K * HIDDEN}:`);
+  say(`  forward            ${ratio(t["moe forward"]!, t["dense forward"]!)}`);
+  say(`  forward + backward ${ratio(t["moe forward + backward"]!, t["dense forward + backward"]!)}`);
+  w.dispose();
+  return t;
+}
+
+/** One token against the number of experts: only the chosen ones' weights are read. */
+async function decodeCost(gpu: Gpu, rounds: number, say: (line: string) => void): Promise<unknown> {
+  const w = new Weights(gpu);
+  const x = w.normal([1, 1, DIM], 1);
+  const programs: Record<string, Program> = {};
+  for (const count of [8, 16, 32, 64]) {
+    const router = w.normal([count, DIM]);
+    const experts = {
+      kind: "glu",
+      wGate: w.normal([count, HIDDEN, DIM]),
+      wUp: w.normal([count, HIDDEN, DIM]),
+      wDown: w.normal([count, DIM, HIDDEN]),
+    } as const;
+    programs[`${count} experts`] = () => mixtralMoe(x, router, experts, { topK: TOP_K, renormalize: true });
+  }
+  const t = await interleaved(gpu, programs, rounds, 20);
+  say(`one token, 2 experts of ${HIDDEN}, by the number of experts:`);
+  for (const [name, { min, median }] of Object.entries(t))
+    say(
+      `  ${name.padEnd(12)} ${min.toFixed(2)} ms (median ${median.toFixed(2)}), ${(min / t["8 experts"]!.min).toFixed(2)}x`,
+    );
+  w.dispose();
+  return t;
+}
+
+/** PEER by the number of experts, which the tables' memory grows with and the time only with its square root. */
+async function peerCost(gpu: Gpu, rounds: number, say: (line: string) => void): Promise<unknown> {
+  const [dim, tokens, numHeads, topK, queryDim] = [64, 128, 8, 16, 64];
+  const all: Record<string, { forward: Timing; forwardBackward: Timing; keys: Timing }> = {};
+  say(`PEER, ${tokens} tokens, dim ${dim}, ${numHeads} heads of ${topK} experts, by the number of experts:`);
+  for (const n of [128, 256, 512, 1024]) {
+    const w = new Weights(gpu);
+    const x = w.normal([1, tokens, dim], 1);
+    const g = w.normal([1, tokens, dim], 1);
+    const weights = {
+      wQuery: w.normal([numHeads * queryDim, dim], 0.1),
+      keys: w.normal([2, n, queryDim / 2], 0.2),
+      expertDown: w.normal([n * n, dim], 0.1),
+      expertUp: w.normal([n * n, dim], 0.1),
+    };
+    const forward = (): Tensor => peer(x, weights, { numHeads, topK, queryDim }).out;
+    const t = await interleaved(
+      gpu,
+      {
+        forward,
+        // Router and input: what the square root holds for.
+        "router backward": () => {
+          vjp(() => [forward()], [x, weights.wQuery, weights.keys]).pullback([g]);
+        },
+        // With the tables, whose dense gradients are cleared and written where a row was retrieved.
+        "whole backward": () => {
+          vjp(() => [forward()], [x, ...Object.values(weights)]).pullback([g]);
+        },
+      },
+      rounds,
+    );
+    all[String(n * n)] = {
+      forward: t["forward"]!,
+      keys: t["router backward"]!,
+      forwardBackward: t["whole backward"]!,
+    };
+    const first = Object.values(all)[0]!;
+    const own = all[String(n * n)]!;
+    say(
+      `  ${String(n * n).padStart(7)} experts: forward ${own.forward.min.toFixed(1)} ms (${(own.forward.min / first.forward.min).toFixed(2)}x), with router gradients ${own.keys.min.toFixed(1)} (${(own.keys.min / first.keys.min).toFixed(2)}x), with all ${own.forwardBackward.min.toFixed(1)} (${(own.forwardBackward.min / first.forwardBackward.min).toFixed(2)}x)`,
+    );
+    w.dispose();
+    gpu.trim();
+  }
+  return all;
+}
+
+export const suite: Suite = {
+  description:
+    "mixtures of experts: cost of the active experts, of one token, and of PEER by its number of experts",
+  run: async (gpu, { quick, filter, say }) => {
+    const rounds = quick ? 3 : 9;
+    const parts = { active: activeCost, decode: decodeCost, peer: peerCost };
+    const out: Record<string, unknown> = {};
+    for (const [name, part] of Object.entries(parts))
+      if (name.includes(filter)) out[name] = await part(gpu, rounds, say);
+    return out;
+  },
+};
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const gpu = await openDevice();
+  const result = await suite.run(gpu, {
+    quick: process.argv.includes("--quick"),
+    filter: process.argv.find((a) => ["active", "decode", "peer"].includes(a)) ?? "",
+    say: console.log,
+  });
+  const path = process.argv.find((a) => a.endsWith(".json"));
+  if (path)
+    await writeJson(path, {
+      date: new Date().toISOString(),
+      adapter: gpu.info.name,
+      host: { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version },
+      suite: "moe",
+      result,
+    });
+  gpu.destroy();
+}

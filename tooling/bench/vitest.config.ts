@@ -1,0 +1,3 @@
+import { gpuProject } from "../../vitest.shared.js";
+
+export default gpuProject("bench");
