@@ -150,7 +150,7 @@ export async function expertReport(
         typeShare: await matrix(stats.typeShare),
         expertShare: await matrix(stats.expertShare),
       });
-      for (const t of Object.values(stats)) t.dispose();
+      for (const t of Object.values({ ...stats })) t.dispose();
     }
     types.dispose();
     return { tokens: tokens.length, classes, layers: out };
