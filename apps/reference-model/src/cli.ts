@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { KernelsError } from "@x/kernels";
 import { TokenizerError } from "@x/tokenizer";
+import { compareCommand } from "./commands/compare.js";
 import { convertCommand } from "./commands/convert.js";
 import { expertsCommand } from "./commands/experts.js";
 import { generateCommand } from "./commands/generate.js";
@@ -23,6 +24,7 @@ for (const add of [
   perplexityCommand,
   infoCommand,
   convertCommand,
+  compareCommand,
   expertsCommand,
   storiesCommands,
 ])

@@ -1,0 +1,142 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { Option, type Command } from "commander";
+import { ConfigError, type Gpu } from "@x/kernels";
+import { readJson, writeAtomically } from "../checkpoint.js";
+import { expectObject } from "../config/index.js";
+import { DOCUMENT_BREAK } from "../data.js";
+import { writeStory } from "../stories.js";
+import { train, TRAINING_DEFAULTS, type TrainingOptions } from "../train.js";
+import { integer, number, withDevice } from "./shared.js";
+
+/** Options of short runs: seconds each on a software adapter. */
+const SHORT: TrainingOptions = {
+  ...TRAINING_DEFAULTS,
+  steps: 150,
+  batch: 8,
+  seqLen: 64,
+  warmup: 20,
+  validation: 0.02,
+  evaluateEvery: 1_000_000,
+  saveEvery: 1_000_000,
+};
+
+interface Run {
+  readonly name: string;
+  readonly parameters: number;
+  readonly first: number;
+  readonly loss: number;
+  readonly validation: number;
+  readonly seconds: number;
+}
+
+interface CompareFlags extends Partial<Record<keyof TrainingOptions, number>> {
+  data?: string;
+  vocabSize: number;
+  table?: string;
+}
+
+async function runOne(
+  gpu: Gpu,
+  file: string,
+  data: string,
+  vocabSize: number,
+  options: TrainingOptions,
+): Promise<Run> {
+  const out = await mkdtemp(join(tmpdir(), "x-compare-"));
+  try {
+    const model = expectObject(file, await readJson(file)) as Record<string, unknown>;
+    const losses: number[] = [];
+    let validation = NaN;
+    const started = performance.now();
+    await train(
+      gpu,
+      { data, out, model, vocabSize, options },
+      {
+        onProgress: (p) => {
+          losses.push(p.loss);
+          validation = p.validationLoss ?? validation;
+          if (p.step % 25 === 0 || p.step === p.steps)
+            process.stderr.write(
+              `\r${basename(file)}: step ${p.step}/${p.steps}, loss ${p.loss.toFixed(3)} `,
+            );
+        },
+      },
+    );
+    process.stderr.write("\n");
+    const { parameters } = (await readJson(join(out, "training.json"))) as { parameters: { total: number } };
+    // The mean of the last steps: one batch's loss says little.
+    const last = losses.slice(-20);
+    return {
+      name: basename(file, ".json"),
+      parameters: parameters.total,
+      first: losses[0]!,
+      loss: last.reduce((a, b) => a + b, 0) / last.length,
+      validation,
+      seconds: (performance.now() - started) / 1000,
+    };
+  } finally {
+    await rm(out, { recursive: true, force: true });
+  }
+}
+
+function markdown(runs: readonly Run[], command: string): string {
+  const rows = [
+    ["configuration", "parameters", "first loss", "training loss", "validation loss"],
+    ["---", "---:", "---:", "---:", "---:"],
+    ...runs.map((r) => [
+      r.name,
+      String(r.parameters),
+      r.first.toFixed(3),
+      r.loss.toFixed(3),
+      r.validation.toFixed(3),
+    ]),
+  ];
+  return `\`${command}\`\n\n${rows.map((row) => `| ${row.join(" | ")} |`).join("\n")}\n`;
+}
+
+/** `compare`: train several configurations alike, and put their losses side by side. */
+export function compareCommand(program: Command): void {
+  const command = program
+    .command("compare")
+    .description("train several configurations alike for a short while and put their losses side by side")
+    .argument("<config...>", "config.json files, of a public family or of parts")
+    .option("-d, --data <path>", "UTF-8 text (default: 3000 stories of the generator)")
+    .option("--vocab-size <n>", "tokens to learn", integer, 512)
+    .option("--table <file>", "also write the table as Markdown, with the command");
+  for (const [key, value] of Object.entries(SHORT) as [string, number][])
+    if (key !== "evaluateEvery" && key !== "saveEvery")
+      command.addOption(
+        new Option(
+          `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)} <x>`,
+          `(default: ${value})`,
+        ).argParser(number),
+      );
+  command.action(async (files: string[], flags: CompareFlags) => {
+    const options = { ...SHORT };
+    for (const key of Object.keys(SHORT) as (keyof TrainingOptions)[])
+      (options as Record<keyof TrainingOptions, number>)[key] = flags[key] ?? SHORT[key];
+    const names = files.map((file) => basename(file));
+    const twice = names.find((name, i) => names.indexOf(name) !== i);
+    if (twice !== undefined) throw new ConfigError("compare", `two configurations are called ${twice}`);
+    const folder = await mkdtemp(join(tmpdir(), "x-compare-"));
+    try {
+      const data = flags.data ?? join(folder, "stories.txt");
+      if (flags.data === undefined)
+        await writeAtomically(
+          data,
+          Array.from({ length: 3000 }, (_, i) => writeStory(i)).join(DOCUMENT_BREAK),
+        );
+      const runs: Run[] = [];
+      await withDevice(async (gpu) => {
+        for (const file of files) runs.push(await runOne(gpu, file, data, flags.vocabSize, options));
+      });
+      const text = markdown(runs, `npm run model -- ${process.argv.slice(2).join(" ")}`);
+      process.stdout.write(text);
+      if (flags.table !== undefined) await writeAtomically(flags.table, text);
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+}
