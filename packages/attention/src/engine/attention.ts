@@ -21,25 +21,19 @@ import {
   type Tensor,
 } from "@x/kernels";
 import {
-  collectBindings,
-  collectParams,
-  collectText,
   deltaBindings,
   deltaParams,
   deltaText,
   flashBackwardKey,
   flashBackwardQuery,
-  flashForward,
-  flashParams,
-  forwardBindings,
   keyBackwardBindings,
   queryBackwardBindings,
-  TILE_ROWS,
-  type CollectVariant,
   type DeltaVariant,
-  type FlashVariant,
-} from "./flash.wgsl.js";
+} from "./backward.wgsl.js";
+import { collectBindings, collectParams, collectText, type CollectVariant } from "./collect.wgsl.js";
+import { flashForward, forwardBindings } from "./forward.wgsl.js";
 import type { ScoreTerm } from "./scores.wgsl.js";
+import { flashParams, ROWS, type FlashVariant } from "./tile.wgsl.js";
 
 /** Order of the axes of q, k, v and out. */
 export type AttentionLayout = "bhsd" | "bshd";
@@ -153,7 +147,7 @@ const sinkGradient = elementwise("sinkGradient", ["sink", "lse", "delta"], (sink
 
 function lanesFor(gpu: Gpu): number {
   const { subgroups: has, subgroupMinSize, subgroupMaxSize } = gpu.features;
-  return has && subgroupMinSize === subgroupMaxSize && subgroupMinSize >= TILE_ROWS && subgroupMinSize <= 32
+  return has && subgroupMinSize === subgroupMaxSize && subgroupMinSize >= ROWS && subgroupMinSize <= 32
     ? subgroupMinSize
     : 0;
 }
@@ -396,7 +390,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     window_right: side(window?.right ?? -1),
     ...extraParams,
   };
-  const rowGroups = Math.ceil((queries * (heads / kvHeads)) / TILE_ROWS);
+  const rowGroups = Math.ceil((queries * (heads / kvHeads)) / ROWS);
   const base = { q, k, v, ...extraBindings };
   const rows = batch * heads * queries;
   const sumsTable = weightSums?.table(gpu, minDistance, maxDistance);
@@ -488,7 +482,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
           variant: own,
           bindings: { ...bindings, dk, dv },
           params: allParams,
-          workgroups: [Math.ceil(keys / TILE_ROWS), kvHeads, batch],
+          workgroups: [Math.ceil(keys / ROWS), kvHeads, batch],
         });
       }
       const collect = (

@@ -1,0 +1,295 @@
+import type { BindingSpec, ParamType } from "@x/kernels";
+import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
+import {
+  accumulate,
+  barrier,
+  bases,
+  bind,
+  cell,
+  declare,
+  eachRow,
+  element,
+  keyRange,
+  lanesOf,
+  loader,
+  product,
+  ROWS,
+  seenIn,
+  seq,
+  shareBase,
+  sharedDeclarations,
+  storer,
+  tileColumns,
+  toTile,
+  wholeOfKeys,
+  zero,
+  type FlashVariant,
+} from "./tile.wgsl.js";
+
+export const backwardInputs = (v: FlashVariant): Record<string, BindingSpec> => ({
+  q: bind("read", element(v.q, v.vecQK)),
+  k: bind("read", element(v.k, v.vecQK)),
+  v: bind("read", element(v.v, v.vecV)),
+  dout: bind("read", element(v.out, v.vecV)),
+  lse: bind("read", "f32"),
+  delta: bind("read", "f32"),
+  ...scoreBindings(v),
+  ...(v.weightSums ? { sums_grad: bind("read", "f32"), sums_index: bind("read", "i32") } : {}),
+});
+
+export const backwardLoaders = (v: FlashVariant): string => `
+${loader("q", v.vecQK, "params.head_dim")}
+${loader("k", v.vecQK, "params.head_dim")}
+${loader("v", v.vecV, "params.value_dim")}
+${loader("dout", v.vecV, "params.value_dim")}
+// dp of one weight, with the cotangent of the weights' sums by distance.
+fn weight_gradient(dp: f32, b: u32, h: u32, row: u32, at: vec2i) -> f32 {
+  ${v.weightSums ? "return dp + sums_grad[((b * params.heads + h) * params.queries + row) * params.sums_rows + u32(sums_index[at.x - at.y - params.sums_min])];" : "return dp;"}
+}`;
+
+export function queryBackwardBindings(v: FlashVariant): Record<string, BindingSpec> {
+  return { ...backwardInputs(v), dq: bind("write", element(v.q, v.vecQK)) };
+}
+
+/** ds = p (dp - delta) rate; dq = scale ds K. */
+export function flashBackwardQuery(v: FlashVariant): string {
+  const L = lanesOf(v);
+  return /* wgsl */ `
+${bases}
+${scoreFunctions(v)}
+${backwardLoaders(v)}
+${storer("dq", v.q, v.vecQK, "params.head_dim")}
+var<workgroup> tile: array<vec4f, ${ROWS * L}>;
+var<workgroup> tile_dp: array<vec4f, ${ROWS * L}>;
+${sharedDeclarations(v)}
+var<private> result: array<vec4f, ${ROWS * v.piecesQK}>;
+@compute @workgroup_size(${L})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let b = group.z;
+  let kv_head = group.y;
+  let all_rows = params.queries * params.group;
+  let r0 = group.x * ${ROWS}u;
+  let own = min(r0 + lane % ${ROWS}u, all_rows - 1u);
+  let row = query_of(own);
+  let h = head_of(own, kv_head);
+  let x_base = q_base(b, h, row);
+  let g_base = o_base(b, h, row);
+  let own_lse = lse[(b * params.heads + h) * params.queries + row];
+  let own_delta = delta[(b * params.heads + h) * params.queries + row];
+  ${keyRange(v)}
+  ${declare("dq_", v.piecesQK)}
+  for (var c0 = u32(max(first_key, 0)) / ${4 * L}u * ${4 * L}u; i32(c0) < end_key; c0 += ${4 * L}u) {
+    // Columns in use, by fours.
+    let used = min(${L}u, (u32(end_key) - c0 + 3u) / 4u);
+    ${seq(4)
+      .map(
+        (i) =>
+          `let y_base${i} = k_base(b, kv_head, min(c0 + 4u * lane + ${i}u, params.keys - 1u)); let z_base${i} = v_base(b, kv_head, min(c0 + 4u * lane + ${i}u, params.keys - 1u));`,
+      )
+      .join("\n    ")}
+    ${zero("s")}
+    ${shareBase(v, "x_base")}
+    ${product(v, "s", "q", "x_base", "k", "y_base", "params.head_dim")}
+    ${toTile(v, "tile", "s", " * params.scale")}
+    ${zero("dp")}
+    ${v.lanes > 0 ? "" : "workgroupBarrier();"}
+    ${shareBase(v, "g_base")}
+    ${product(v, "dp", "dout", "g_base", "v", "z_base", "params.value_dim")}
+    ${toTile(v, "tile_dp", "dp")}
+    ${barrier(v)}
+    let whole = ${wholeOfKeys(v)};
+    if (lane < ${ROWS}u) {
+      for (var c = 0u; c < 4u * used; c++) {
+        let col = c0 + c;
+        let at = place(b, row, col);
+        var ds = 0.0;
+        if (${seenIn(v)}) {
+          let y = score(${cell(v, "tile")}, b, h, row, col, at);
+          ds = exp(y.x - own_lse) * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
+        }
+        ${cell(v, "tile")} = ds;
+      }
+    }
+    ${barrier(v)}
+    ${accumulate(v, "dq_", "tile", "k", (col) => `k_base(b, kv_head, min(${col}, params.keys - 1u))`, v.piecesQK, "params.head_dim")}
+    ${barrier(v)}
+  }
+  ${eachRow((r) =>
+    seq(v.piecesQK)
+      .map((p) => `result[${r * v.piecesQK + p}] = dq_${r}_${p} * params.scale;`)
+      .join(" "),
+  )}
+  for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesQK}u; n++) {
+    let r = n / ${v.piecesQK}u;
+    store_dq(q_base(b, head_of(r0 + r, kv_head), query_of(r0 + r)), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
+  }
+}`;
+}
+
+export function keyBackwardBindings(v: FlashVariant): Record<string, BindingSpec> {
+  return {
+    ...backwardInputs(v),
+    dk: bind("write", element(v.k, v.vecQK)),
+    dv: bind("write", element(v.v, v.vecV)),
+  };
+}
+
+/** First and one past the last query that sees a key of the tile, when positions are row numbers. */
+function queryRange(v: FlashVariant): string {
+  const lines = [
+    `let last_key = i32(min(r0 + ${ROWS - 1}u, params.keys - 1u));`,
+    "var first_row = 0; var end_row = i32(params.queries);",
+  ];
+  if (!v.positions) {
+    if (v.causal) lines.push("first_row = max(first_row, i32(r0) - params.offset);");
+    if (v.window)
+      lines.push(
+        "first_row = max(first_row, i32(r0) - params.offset - params.window_right);",
+        "end_row = min(end_row, last_key + 1 - params.offset + params.window_left);",
+      );
+  }
+  return lines.join("\n  ");
+}
+
+function wholeOfQueries(v: FlashVariant): string {
+  const conditions = [`c0 + ${tileColumns(v)}u <= all_rows`];
+  if (v.causal) conditions.push("last_key <= i32(query_of(c0)) + params.offset");
+  if (v.window)
+    conditions.push(
+      `i32(query_of(c0 + ${tileColumns(v) - 1}u)) + params.offset - i32(r0) <= params.window_left`,
+      "last_key - i32(query_of(c0)) - params.offset <= params.window_right",
+    );
+  return conditions.join(" && ");
+}
+
+/** The tile's rows are keys, its columns the queries of all heads of the group: dv = p^T dout, dk = scale ds^T q. */
+export function flashBackwardKey(v: FlashVariant): string {
+  const L = lanesOf(v);
+  const column = (n: string): string => `min(${n}, all_rows - 1u)`;
+  const place = (n: string): string => `head_of(${column(n)}, kv_head), query_of(${column(n)})`;
+  return /* wgsl */ `
+${bases}
+${scoreFunctions(v)}
+${backwardLoaders(v)}
+${storer("dk", v.k, v.vecQK, "params.head_dim")}
+${storer("dv", v.v, v.vecV, "params.value_dim")}
+var<workgroup> tile: array<vec4f, ${ROWS * L}>;
+var<workgroup> tile_dp: array<vec4f, ${ROWS * L}>;
+${sharedDeclarations(v)}
+var<private> result: array<vec4f, ${ROWS * Math.max(v.piecesQK, v.piecesV)}>;
+@compute @workgroup_size(${L})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let b = group.z;
+  let kv_head = group.y;
+  let all_rows = params.queries * params.group;
+  let r0 = group.x * ${ROWS}u;
+  let col = min(r0 + lane % ${ROWS}u, params.keys - 1u);
+  let x_base = k_base(b, kv_head, col);
+  let g_base = v_base(b, kv_head, col);
+  ${queryRange(v)}
+  let end_column = i32(params.group) * end_row;
+  ${declare("dk_", v.piecesQK)}
+  ${declare("dv_", v.piecesV)}
+  for (var c0 = u32(max(first_row, 0)) * params.group / ${4 * L}u * ${4 * L}u; i32(c0) < end_column; c0 += ${4 * L}u) {
+    let used = min(${L}u, (u32(end_column) - c0 + 3u) / 4u);
+    ${seq(4)
+      .map(
+        (i) => `let y_base${i} = q_base(b, ${place(`c0 + 4u * lane + ${i}u`)});
+    let z_base${i} = o_base(b, ${place(`c0 + 4u * lane + ${i}u`)});`,
+      )
+      .join("\n    ")}
+    ${zero("s")}
+    ${shareBase(v, "x_base")}
+    ${product(v, "s", "k", "x_base", "q", "y_base", "params.head_dim")}
+    ${toTile(v, "tile", "s", " * params.scale")}
+    ${zero("dp")}
+    ${v.lanes > 0 ? "" : "workgroupBarrier();"}
+    ${shareBase(v, "g_base")}
+    ${product(v, "dp", "v", "g_base", "dout", "z_base", "params.value_dim")}
+    ${toTile(v, "tile_dp", "dp")}
+    ${barrier(v)}
+    let whole = ${wholeOfQueries(v)};
+    if (lane < ${ROWS}u) {
+      for (var c = 0u; c < 4u * used; c++) {
+        let n = ${column("c0 + c")};
+        let row = query_of(n);
+        let h = head_of(n, kv_head);
+        let at = place(b, row, col);
+        var p = 0.0;
+        var ds = 0.0;
+        if (c0 + c < all_rows && ${seenIn(v)}) {
+          let y = score(${cell(v, "tile")}, b, h, row, col, at);
+          let at_row = (b * params.heads + h) * params.queries + row;
+          p = exp(y.x - lse[at_row]);
+          ds = p * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - delta[at_row]) * y.y;
+        }
+        ${cell(v, "tile")} = p;
+        ${cell(v, "tile_dp")} = ds;
+      }
+    }
+    ${barrier(v)}
+    ${accumulate(v, "dv_", "tile", "dout", (n) => `o_base(b, ${place(n)})`, v.piecesV, "params.value_dim")}
+    ${accumulate(v, "dk_", "tile_dp", "q", (n) => `q_base(b, ${place(n)})`, v.piecesQK, "params.head_dim")}
+    ${barrier(v)}
+  }
+  ${eachRow((r) =>
+    seq(v.piecesQK)
+      .map((p) => `result[${r * v.piecesQK + p}] = dk_${r}_${p} * params.scale;`)
+      .join(" "),
+  )}
+  for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesQK}u; n++) {
+    let r = n / ${v.piecesQK}u;
+    store_dk(k_base(b, kv_head, r0 + r), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
+  }
+  ${eachRow((r) =>
+    seq(v.piecesV)
+      .map((p) => `result[${r * v.piecesV + p}] = dv_${r}_${p};`)
+      .join(" "),
+  )}
+  for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesV}u; n++) {
+    let r = n / ${v.piecesV}u;
+    store_dv(v_base(b, kv_head, r0 + r), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+  }
+}`;
+}
+
+/** delta_i = sum_d dout_i out_i + sum_n dW_in W_in - dlse_i, one thread per row. */
+export interface DeltaVariant {
+  readonly out: string;
+  readonly sums: boolean;
+  readonly lse: boolean;
+}
+
+export function deltaBindings(v: DeltaVariant): Record<string, BindingSpec> {
+  return {
+    out: bind("read", v.out),
+    dout: bind("read", v.out),
+    ...(v.sums ? { sums: bind("read", "f32"), sums_grad: bind("read", "f32") } : {}),
+    ...(v.lse ? { dlse: bind("read", "f32") } : {}),
+    delta: bind("write", "f32"),
+  };
+}
+
+export const deltaParams: Record<string, ParamType> = {
+  o_stride: "vec4<u32>",
+  heads: "u32",
+  queries: "u32",
+  rows: "u32",
+  value_dim: "u32",
+  sums_rows: "u32",
+};
+
+export function deltaText(v: DeltaVariant): string {
+  return /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.rows) { return; }
+  let base = dot(vec3u(i / params.queries / params.heads, i / params.queries % params.heads, i % params.queries), params.o_stride.xyz);
+  var total = 0.0;
+  for (var d = 0u; d < params.value_dim; d++) { total += f32(out[base + d]) * f32(dout[base + d]); }
+  ${v.sums ? "for (var n = 0u; n < params.sums_rows; n++) { total += sums[i * params.sums_rows + n] * sums_grad[i * params.sums_rows + n]; }" : ""}
+  ${v.lse ? "total -= dlse[i];" : ""}
+  delta[i] = total;
+}`;
+}

@@ -1,0 +1,86 @@
+import type { BindingSpec, ParamType } from "@x/kernels";
+import { backwardInputs, backwardLoaders } from "./backward.wgsl.js";
+import { scoreFunctions } from "./scores.wgsl.js";
+import { bases, bind, flashParams, loader, type FlashVariant } from "./tile.wgsl.js";
+
+/** What a reduction over the matrix of one head collects, one thread per row (or column). */
+export type CollectKind = "weights" | "scores";
+
+/**
+ * Sums by distance, or the dense gradient of a bias: for each row (or key), over its line of the matrix, of p
+ * ("weights") or of ds before the terms that follow ("scores"). Each thread owns its outputs.
+ */
+export interface CollectVariant extends FlashVariant {
+  readonly collect: CollectKind;
+  /** "row": lines are queries; "column": lines are keys; "dense": out[b, h, row, col]. */
+  readonly line: "row" | "column" | "dense";
+  /** The collected term: the derivatives of those after it enter. */
+  readonly after: number;
+}
+
+export function collectBindings(v: CollectVariant): Record<string, BindingSpec> {
+  const { dout, delta, sums_grad, sums_index, ...forward } = backwardInputs(v);
+  return {
+    ...forward,
+    ...(v.collect === "scores"
+      ? {
+          dout: dout!,
+          delta: delta!,
+          ...(v.weightSums ? { sums_grad: sums_grad!, sums_index: sums_index! } : {}),
+        }
+      : {}),
+    ...(v.line === "dense" ? {} : { line_index: bind("read", "i32") }),
+    sum: "read_write f32",
+  };
+}
+
+export function collectParams(v: CollectVariant): Record<string, ParamType> {
+  return { ...flashParams(v), line_rows: "u32", line_min: "i32", lines: "u32" };
+}
+
+export function collectText(v: CollectVariant): string {
+  const scores = v.collect === "scores";
+  const outside = v.line === "column" ? "queries" : "keys";
+  return /* wgsl */ `
+${bases}
+${scoreFunctions(v, v.after)}
+${
+  scores
+    ? backwardLoaders(v)
+    : `${loader("q", v.vecQK, "params.head_dim")}
+${loader("k", v.vecQK, "params.head_dim")}`
+}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let line = id.y * groups.x * 64u + id.x;
+  if (line >= params.lines) { return; }
+  let extent = params.${v.line === "column" ? "keys" : "queries"};
+  let b = line / extent / params.heads;
+  let h = line / extent % params.heads;
+  let kv_head = h / params.group;
+  for (var n = 0u; n < params.${outside}; n++) {
+    let row = ${v.line === "column" ? "n" : "line % extent"};
+    let col = ${v.line === "column" ? "line % extent" : "n"};
+    let at = place(b, row, col);
+    ${v.line === "dense" ? "sum[line * params.keys + col] = 0.0;" : ""}
+    if (!seen(b, h, row, col, at)) { continue; }
+    let x = q_base(b, h, row);
+    let y = k_base(b, kv_head, col);
+    var raw = 0.0;
+    for (var d = 0u; d < params.head_dim; d += 4u) { raw += dot(q4(x, d), k4(y, d)); }
+    let s = score(raw * params.scale, b, h, row, col, at);
+    let at_row = (b * params.heads + h) * params.queries + row;
+    var value = exp(s.x - lse[at_row]);
+    ${
+      scores
+        ? `let g = o_base(b, h, row);
+    let z = v_base(b, kv_head, col);
+    var dp = 0.0;
+    for (var d = 0u; d < params.value_dim; d += 4u) { dp += dot(dout4(g, d), v4(z, d)); }
+    value *= (weight_gradient(dp, b, h, row, at) - delta[at_row]) * s.y;`
+        : ""
+    }
+    ${v.line === "dense" ? "sum[line * params.keys + col] = value;" : "sum[line * params.line_rows + u32(line_index[at.x - at.y - params.line_min])] += value;"}
+  }
+}`;
+}

@@ -1,0 +1,139 @@
+import type { BindingSpec } from "@x/kernels";
+import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
+import {
+  accumulate,
+  barrier,
+  bases,
+  bind,
+  declare,
+  eachRow,
+  element,
+  keyRange,
+  lanesOf,
+  loader,
+  LOW,
+  product,
+  ROWS,
+  scorePass,
+  seq,
+  share,
+  shareBase,
+  sharedDeclarations,
+  spread,
+  storer,
+  toTile,
+  wholeOfKeys,
+  zero,
+  type FlashVariant,
+} from "./tile.wgsl.js";
+
+export function forwardBindings(v: FlashVariant): Record<string, BindingSpec> {
+  return {
+    q: bind("read", element(v.q, v.vecQK)),
+    k: bind("read", element(v.k, v.vecQK)),
+    v: bind("read", element(v.v, v.vecV)),
+    ...scoreBindings(v),
+    ...(v.sinks ? { sinks: bind("read", "f32") } : {}),
+    out: bind("write", element(v.out, v.vecV)),
+    lse: bind("write", "f32"),
+  };
+}
+
+/**
+ * One workgroup: ROWS rows (queries times the heads of a group) of one key head, all keys they see. Lane r holds the
+ * running maximum and sum of row r.
+ */
+export function flashForward(v: FlashVariant): string {
+  const L = lanesOf(v);
+  return /* wgsl */ `
+${bases}
+${scoreFunctions(v)}
+${loader("q", v.vecQK, "params.head_dim")}
+${loader("k", v.vecQK, "params.head_dim")}
+${loader("v", v.vecV, "params.value_dim")}
+${storer("out", v.out, v.vecV, "params.value_dim")}
+var<workgroup> tile: array<vec4f, ${ROWS * L}>;
+${sharedDeclarations(v, "alpha", "inverse")}
+var<private> result: array<vec4f, ${ROWS * v.piecesV}>;
+@compute @workgroup_size(${L})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let b = group.z;
+  let kv_head = group.y;
+  let all_rows = params.queries * params.group;
+  let r0 = group.x * ${ROWS}u;
+  let own = min(r0 + lane % ${ROWS}u, all_rows - 1u);
+  let row = query_of(own);
+  let h = head_of(own, kv_head);
+  let x_base = q_base(b, h, row);
+  ${shareBase(v, "x_base")}
+  ${keyRange(v)}
+  var top = ${LOW};
+  var total = 0.0;
+  ${declare("o", v.piecesV)}
+  for (var c0 = u32(max(first_key, 0)) / ${4 * L}u * ${4 * L}u; i32(c0) < end_key; c0 += ${4 * L}u) {
+    // Columns in use, by fours.
+    let used = min(${L}u, (u32(end_key) - c0 + 3u) / 4u);
+    ${seq(4)
+      .map((i) => `let y_base${i} = k_base(b, kv_head, min(c0 + 4u * lane + ${i}u, params.keys - 1u));`)
+      .join("\n    ")}
+    ${zero("s")}
+    ${product(v, "s", "q", "x_base", "k", "y_base", "params.head_dim")}
+    ${toTile(v, "tile", "s", " * params.scale")}
+    ${barrier(v)}
+    let whole = ${wholeOfKeys(v)};
+    var alpha = 1.0;
+    if (lane < ${ROWS}u) {
+      ${scorePass(v)}
+      var high = top;
+      for (var t = 0u; t < used; t++) {
+        let s = tile[lane * ${L}u + t];
+        high = max(high, max(max(s.x, s.y), max(s.z, s.w)));
+      }
+      alpha = exp(top - high);
+      total *= alpha;
+      for (var t = 0u; t < used; t++) {
+        let s = tile[lane * ${L}u + t];
+        let p = select(exp(s - high), vec4f(), s <= vec4f(${LOW}));
+        total += (p.x + p.y) + (p.z + p.w);
+        tile[lane * ${L}u + t] = p;
+      }
+      top = high;
+    }
+    ${share(v, "alpha")}
+    ${barrier(v)}
+    ${eachRow(
+      (r) => `{ let a = ${spread(v, "alpha", r)}; ${seq(v.piecesV)
+        .map((p) => `o${r}_${p} *= a;`)
+        .join(" ")} }`,
+    )}
+    ${accumulate(v, "o", "tile", "v", (col) => `v_base(b, kv_head, min(${col}, params.keys - 1u))`, v.piecesV, "params.value_dim")}
+    ${barrier(v)}
+  }
+  ${
+    v.sinks
+      ? `let sink = sinks[h];
+  let high = max(top, sink);
+  let shrink = exp(top - high);
+  total = total * shrink + exp(sink - high);
+  top = high;
+  let inverse = shrink / total;`
+      : "let inverse = select(0.0, 1.0 / total, total > 0.0);"
+  }
+  ${share(v, "inverse")}
+  ${v.lanes > 0 ? "" : "workgroupBarrier();"}
+  // An empty row has infinite lse: its weights exp(s - lse) are then 0 in the backward too.
+  if (lane < ${ROWS}u && r0 + lane < all_rows) {
+    lse[(b * params.heads + h) * params.queries + row] = select(3.0e38, top + log(total), total > 0.0);
+  }
+  ${eachRow(
+    (r) =>
+      `{ let a = ${spread(v, "inverse", r)}; ${seq(v.piecesV)
+        .map((p) => `result[${r * v.piecesV + p}] = o${r}_${p} * a;`)
+        .join(" ")} }`,
+  )}
+  for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesV}u; n++) {
+    let r = n / ${v.piecesV}u;
+    store_out(o_base(b, head_of(r0 + r, kv_head), query_of(r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+  }
+}`;
+}

@@ -1,0 +1,267 @@
+import type { BindingSpec, ParamType } from "@x/kernels";
+import { scoreParams, type ScoreVariant } from "./scores.wgsl.js";
+
+/**
+ * Attention in tiles, after Dao et al. 2022 (FlashAttention) and 2023: the matrix of scores exists only as a tile of
+ * ROWS rows by 4 LANES columns. A group of lanes holds ROWS rows of one operand and streams the other past them.
+ * The query heads that share a key head are rows of the same tile, so keys and values are read once for all of them.
+ *
+ * Text is kept short on purpose: a function that reads memory is called at one place, inside a loop. Unrolled calls
+ * take the software adapter many seconds to compile.
+ */
+export interface FlashVariant extends ScoreVariant {
+  readonly q: string;
+  readonly k: string;
+  readonly v: string;
+  readonly out: string;
+  /** Lanes of a subgroup of fixed size, or 0: a workgroup of 32 without subgroup operations. */
+  readonly lanes: number;
+  /** The subgroup is the whole workgroup and runs as one vector thread. */
+  readonly lockstep: boolean;
+  /** Head sizes and strides are multiples of four. */
+  readonly vecQK: boolean;
+  readonly vecV: boolean;
+  /** Pieces of 4 LANES columns that the accumulators for d and dv take. */
+  readonly piecesQK: number;
+  readonly piecesV: number;
+  readonly sinks: boolean;
+  /** Cotangent of the weights summed by distance: adds to dp. */
+  readonly weightSums: boolean;
+}
+
+export const ROWS = 8;
+/** Lanes without subgroups. */
+const WIDTH = 32;
+export const lanesOf = (v: FlashVariant): number => v.lanes || WIDTH;
+
+/** A score of a pair that is not seen. */
+export const LOW = "-3.0e38";
+
+/**
+ * A barrier between the phases of a tile. A subgroup of the software adapter is one vector thread: its lanes are
+ * always at the same instruction, and a barrier there (40 % of the time) orders what is ordered already.
+ */
+export const barrier = (v: FlashVariant): string => (v.lockstep ? "" : "workgroupBarrier();");
+
+/** Columns of a tile. */
+export const tileColumns = (v: FlashVariant): number => 4 * lanesOf(v);
+
+export const seq = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+/** A statement for every row of a tile. */
+export const eachRow = (statement: (r: number) => string): string => seq(ROWS).map(statement).join("\n    ");
+export const element = (dtype: string, vec: boolean): string => (vec ? `vec4<${dtype}>` : dtype);
+export const bind = (access: "read" | "write", type: string): BindingSpec => `${access} ${type}`;
+
+const commonParams: Record<string, ParamType> = {
+  q_stride: "vec4<u32>",
+  k_stride: "vec4<u32>",
+  v_stride: "vec4<u32>",
+  o_stride: "vec4<u32>",
+  heads: "u32",
+  group: "u32",
+  queries: "u32",
+  keys: "u32",
+  head_dim: "u32",
+  value_dim: "u32",
+  scale: "f32",
+  offset: "i32",
+  window_left: "i32",
+  window_right: "i32",
+};
+
+export function flashParams(v: FlashVariant): Record<string, ParamType> {
+  return {
+    ...commonParams,
+    ...scoreParams(v),
+    ...(v.weightSums ? { sums_rows: "u32", sums_min: "i32" } : {}),
+  };
+}
+
+/** `name4(base, d)`: four neighbouring features from d on, zero past the end. */
+export function loader(name: string, vec: boolean, limit: string): string {
+  return vec
+    ? `fn ${name}4(base: u32, d: u32) -> vec4f { return vec4f(${name}[(base + d) / 4u]); }`
+    : `fn ${name}4(base: u32, d: u32) -> vec4f {
+  var x = vec4f();
+  for (var i = 0u; i < 4u; i++) { if (d + i < ${limit}) { x[i] = f32(${name}[base + d + i]); } }
+  return x;
+}`;
+}
+
+export function storer(name: string, dtype: string, vec: boolean, limit: string): string {
+  return vec
+    ? `fn store_${name}(base: u32, d: u32, x: vec4f) { if (d < ${limit}) { ${name}[(base + d) / 4u] = vec4<${dtype}>(x); } }`
+    : `fn store_${name}(base: u32, d: u32, x: vec4f) {
+  for (var i = 0u; i < 4u; i++) { if (d + i < ${limit}) { ${name}[base + d + i] = ${dtype}(x[i]); } }
+}`;
+}
+
+export const bases = /* wgsl */ `
+fn q_base(b: u32, h: u32, row: u32) -> u32 { return dot(vec3u(b, h, row), params.q_stride.xyz); }
+fn k_base(b: u32, h: u32, col: u32) -> u32 { return dot(vec3u(b, h, col), params.k_stride.xyz); }
+fn v_base(b: u32, h: u32, col: u32) -> u32 { return dot(vec3u(b, h, col), params.v_stride.xyz); }
+fn o_base(b: u32, h: u32, row: u32) -> u32 { return dot(vec3u(b, h, row), params.o_stride.xyz); }
+// Rows of a tile count the query heads of a group fastest: row = query * group + head in the group.
+fn query_of(r: u32) -> u32 { return r / params.group; }
+fn head_of(r: u32, kv_head: u32) -> u32 { return kv_head * params.group + r % params.group; }`;
+
+/** Row r's value of something that lane r holds. */
+export const spread = (v: FlashVariant, value: string, row: number): string =>
+  v.lanes > 0 ? `subgroupBroadcast(${value}, ${row}u)` : `rows_${value}[${row}]`;
+
+/** Without subgroups, what lane r holds goes through workgroup memory; a barrier must follow. */
+export const share = (v: FlashVariant, ...values: string[]): string =>
+  v.lanes > 0
+    ? ""
+    : `if (lane < ${ROWS}u) { ${values.map((value) => `rows_${value}[lane] = ${value};`).join(" ")} }`;
+
+export const shareBase = (v: FlashVariant, base: string): string =>
+  v.lanes > 0 ? "" : `if (lane < ${ROWS}u) { shared_base[lane] = ${base}; } workgroupBarrier();`;
+
+export const sharedDeclarations = (v: FlashVariant, ...rows: string[]): string =>
+  v.lanes > 0
+    ? ""
+    : [
+        `var<workgroup> shared_base: array<u32, ${ROWS}>;`,
+        ...rows.map((name) => `var<workgroup> rows_${name}: array<f32, ${ROWS}>;`),
+      ].join("\n");
+
+/**
+ * acc_r += X[r, :] . Y[c, :] for the tile's rows r and this lane's four columns c, over `limit` features. Lane r
+ * loads row r of X; `xBase` is its base, `y<i>` the bases of the four columns.
+ */
+export function product(
+  v: FlashVariant,
+  acc: string,
+  x: string,
+  xBase: string,
+  y: string,
+  yBase: string,
+  limit: string,
+): string {
+  const row = (r: number, kk: number): string =>
+    v.lanes > 0 ? `subgroupBroadcast(x_own[${kk}], ${r}u)` : `x_rows[${r}][${kk}]`;
+  return /* wgsl */ `
+    for (var d = 0u; d < ${limit}; d += 4u) {
+      ${
+        v.lanes > 0
+          ? `let x_own = ${x}4(${xBase}, d);`
+          : `var x_rows: array<vec4f, ${ROWS}>;
+      for (var r = 0u; r < ${ROWS}u; r++) { x_rows[r] = ${x}4(shared_base[r], d); }`
+      }
+      ${seq(4)
+        .map((i) => `let y${i} = ${y}4(${yBase}${i}, d);`)
+        .join(" ")}
+      ${seq(4)
+        .map(
+          (kk) => `{ let w = vec4f(y0[${kk}], y1[${kk}], y2[${kk}], y3[${kk}]);
+        ${seq(ROWS)
+          .map((r) => `${acc}${r} = fma(vec4f(${row(r, kk)}), w, ${acc}${r});`)
+          .join(" ")} }`,
+        )
+        .join("\n      ")}
+    }`;
+}
+
+/**
+ * acc_{r,p} += sum_c tile[r, c] Y[c, columns of this lane]. A plain loop over the columns: unrolled text would run
+ * no faster and take the software adapter seconds to compile.
+ */
+export function accumulate(
+  v: FlashVariant,
+  acc: string,
+  tile: string,
+  y: string,
+  yBase: (col: string) => string,
+  pieces: number,
+  limit: string,
+): string {
+  const L = lanesOf(v);
+  const value = (r: number): string =>
+    v.lanes > 0 ? `subgroupBroadcast(p_own, ${r}u)` : `${tile}[${r * L}u + c / 4u][c % 4u]`;
+  return /* wgsl */ `
+    for (var c = 0u; c < 4u * used; c++) {
+      let base = ${yBase("c0 + c")};
+      ${v.lanes > 0 ? `let p_own = ${tile}[(lane % ${ROWS}u) * ${L}u + c / 4u][c % 4u];` : ""}
+      ${seq(pieces)
+        .map((p) => `let w${p} = ${y}4(base, min(lane * 4u + ${p * 4 * L}u, ${limit} - 1u));`)
+        .join("\n      ")}
+      ${seq(ROWS)
+        .map(
+          (r) =>
+            `{ let a = vec4f(${value(r)}); ${seq(pieces)
+              .map((p) => `${acc}${r}_${p} = fma(a, w${p}, ${acc}${r}_${p});`)
+              .join(" ")} }`,
+        )
+        .join("\n      ")}
+    }`;
+}
+
+export const declare = (name: string, pieces: number): string =>
+  seq(ROWS)
+    .flatMap((r) => seq(pieces).map((p) => `var ${name}${r}_${p} = vec4f();`))
+    .join(" ");
+export const zero = (name: string): string =>
+  seq(ROWS)
+    .map((r) => `var ${name}${r} = vec4f();`)
+    .join(" ");
+export const toTile = (v: FlashVariant, tile: string, name: string, factor = ""): string =>
+  eachRow((r) => `${tile}[${r * lanesOf(v)}u + lane] = ${name}${r}${factor};`);
+/** Column c of the lane's row. */
+export const cell = (v: FlashVariant, tile: string): string =>
+  `${tile}[lane * ${lanesOf(v)}u + c / 4u][c % 4u]`;
+
+/** Terms or masks that look at every pair. */
+const scored = (v: FlashVariant): boolean =>
+  v.terms.length > 0 || v.mask || v.keyMask || v.docs || v.positions || v.pattern !== undefined;
+
+/** Whether a pair is seen: not asked where `whole` says that the mask leaves the tile whole. */
+export const seenIn = (v: FlashVariant): string =>
+  scored(v) ? "seen(b, h, row, col, at)" : "(whole || seen(b, h, row, col, at))";
+
+/** Scores of a tile: lane r goes along row r, one column at a time; pairs that are not seen become LOW. */
+export function scorePass(v: FlashVariant): string {
+  const at = cell(v, "tile");
+  return /* wgsl */ `
+    ${scored(v) ? "{" : "if (!whole) {"}
+      for (var c = 0u; c < 4u * used; c++) {
+        let col = c0 + c;
+        let at = place(b, row, col);
+        var y = ${LOW};
+        if (seen(b, h, row, col, at)) { y = score(${at}, b, h, row, col, at).x; }
+        ${at} = y;
+      }
+    }`;
+}
+
+/** First and one past the last key that the tile's rows may see, when positions are row numbers. */
+export function keyRange(v: FlashVariant): string {
+  const lines = [
+    "let first_position = i32(query_of(r0)) + params.offset;",
+    `let last_position = i32(query_of(min(r0 + ${ROWS - 1}u, all_rows - 1u))) + params.offset;`,
+    "var first_key = 0; var end_key = i32(params.keys);",
+  ];
+  if (!v.positions) {
+    if (v.causal) lines.push(`end_key = min(end_key, last_position + 1);`);
+    if (v.window) {
+      lines.push(
+        "first_key = max(first_key, first_position - params.window_left);",
+        "end_key = min(end_key, last_position + params.window_right + 1);",
+      );
+    }
+  }
+  return lines.join("\n  ");
+}
+
+/** Every query of the tile sees every key of it. */
+export function wholeOfKeys(v: FlashVariant): string {
+  const conditions = [`c0 + ${tileColumns(v)}u <= params.keys`];
+  const last = `i32(c0) + ${tileColumns(v) - 1}`;
+  if (v.causal) conditions.push(`${last} <= first_position`);
+  if (v.window)
+    conditions.push(
+      `last_position - i32(c0) <= params.window_left`,
+      `${last} - first_position <= params.window_right`,
+    );
+  return conditions.join(" && ");
+}
