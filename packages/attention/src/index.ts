@@ -56,13 +56,32 @@ export {
 } from "./memorizing.js";
 export { MemorizingState } from "./memorizing_state.js";
 export { UnlimiformerAttention, type UnlimiformerConfig, type UnlimiformerOptions } from "./unlimiformer.js";
+export { LongformerAttention, type LongformerConfig, type LongformerOptions } from "./longformer.js";
+export { LongT5Attention, relativeBucket, type LongT5Config } from "./longt5.js";
+export { longNetAttention, type LongNetOptions } from "./longnet.js";
 export {
+  bigBird,
+  blockLocal,
+  causal,
+  checkDecodable,
+  dilatedSegment,
+  dilatedWindow,
   drawBlocks,
+  full,
+  globalTokens,
   maskMatrix,
   mix32,
-  sees,
+  Pattern,
+  pattern,
+  perHead,
+  randomBlocks,
+  sink,
+  slidingWindow,
+  sparseFixed,
+  sparseStrided,
   windowOf,
   type Part,
-  type Pattern,
+  type PatternConfig,
   type PatternSize,
-} from "./patterns.js";
+  type PictureOptions,
+} from "./patterns/index.js";

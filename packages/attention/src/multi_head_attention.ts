@@ -10,7 +10,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { cachedAttention } from "./cached_attention.js";
-import { attention, type AttentionOptions, type MaskFunction } from "./engine/attention.js";
+import { attention, type AttentionOptions } from "./engine/attention.js";
 import { mergeHeads, splitHeads } from "./heads.js";
 import { KVCache, type KVCacheConfig } from "./kv_cache.js";
 import {
@@ -71,7 +71,7 @@ export interface AttentionHooks {
         context: PositionContext,
       ) => { q: Tensor; k: Tensor; modifiers?: readonly ScoreModifier[] })
     | undefined;
-  readonly pattern?: MaskFunction | undefined;
+  readonly pattern?: AttentionOptions["pattern"];
 }
 
 export interface MultiHeadAttentionOptions {

@@ -6,25 +6,22 @@ import {
   windowOf,
   type AttentionOptions,
   type MultiHeadAttentionConfig,
-  type Pattern,
+  type PatternConfig,
 } from "@x/attention";
 import { causalConv1d, silu, transpose, type Tensor } from "@x/kernels";
 import { join, part, pieces } from "./chunks.js";
 import { flag, number, optionalNumber } from "./config.js";
 import { mechanisms } from "./attention_mechanisms.js";
-import { patternOptions } from "./patterns.js";
+import { sparse } from "./sparse.js";
 import { withChunks, type Runner, type RunnerContext } from "./runner.js";
 
 function optionsOf(
-  { config, inputs, params, gpu }: RunnerContext,
-  heads: number,
-  queries: number,
-  keys: number,
+  { config, inputs, params }: RunnerContext,
   first = optionalNumber(config, "queryOffset"),
 ): AttentionOptions {
   const scale = optionalNumber(config, "scale");
   const queryOffset = first;
-  const pattern = patternOptions(gpu, config["pattern"], heads, queries, keys, queryOffset ?? keys - queries);
+  const pattern = config["pattern"] as PatternConfig | undefined;
   return {
     ...(scale === undefined ? {} : { scale }),
     ...(queryOffset === undefined ? {} : { queryOffset }),
@@ -34,8 +31,8 @@ function optionsOf(
     keyMask: inputs["keyMask"],
     docs: inputs["docs"],
     sinks: params["sinks"],
-    ...pattern,
-    causal: flag(config, "causal", false) || (pattern.causal ?? false),
+    ...(pattern ? { pattern } : {}),
+    causal: flag(config, "causal", false),
   };
 }
 
@@ -43,7 +40,7 @@ const sdpa: Runner = withChunks(
   (context) => {
     const { config, inputs } = context;
     const q = inputs["q"]!;
-    const options = optionsOf(context, q.shape[1]!, q.shape[2]!, inputs["k"]!.shape[2]!);
+    const options = optionsOf(context);
     const { out, lse } = attentionOutputs(q, inputs["k"]!, inputs["v"]!, options);
     return flag(config, "lse", false) ? { out, lse } : { out };
   },
@@ -54,7 +51,7 @@ const sdpa: Runner = withChunks(
     const [m, numKvHeads, headDim] = k.shape.slice(1) as [number, number, number];
     const offset = optionalNumber(config, "queryOffset") ?? m - n;
     const chunks = config["chunks"] as number[];
-    const pattern = config["pattern"] as Pattern | undefined;
+    const pattern = config["pattern"] as PatternConfig | undefined;
     const window = pattern && windowOf(pattern)?.window;
     // A causal window needs a ring of its size; other patterns all keys.
     const ring = window && window.left >= 0 && offset === 0 ? window.left + 1 : undefined;
@@ -87,7 +84,7 @@ const sdpa: Runner = withChunks(
           t && t.rank > 1 && t.shape[t.rank - 2] === n && n > 1 ? part(t, t.rank - 2, rows) : t;
         const docs = inputs["docs"];
         const { out, lse } = attentionOutputs(part(q, 1, rows), cache.keys, cache.values, {
-          ...optionsOf(context, heads, end - start, m, offset + start),
+          ...optionsOf(context, offset + start),
           queryOffset: offset + start,
           layout: "bshd",
           keyMask: undefined,
@@ -185,6 +182,7 @@ const swap = (t: Tensor): Tensor => transpose(t, [0, 2, 1, 3]);
 
 export const attention: Readonly<Record<string, Runner>> = {
   ...mechanisms,
+  ...sparse,
   sdpa,
   sliding_window: sdpa,
   block_local: sdpa,
@@ -214,7 +212,7 @@ export const masks: Readonly<Record<string, Runner>> = {
     return {
       mask: {
         shape: [heads, queries, keys],
-        data: maskMatrix(config["pattern"] as Pattern, { heads, queries, keys, queryOffset }),
+        data: maskMatrix(config["pattern"] as PatternConfig, { heads, queries, keys, queryOffset }),
       },
     };
   },

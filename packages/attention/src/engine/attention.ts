@@ -32,13 +32,16 @@ import {
 } from "./backward.wgsl.js";
 import { collectBindings, collectParams, collectText, type CollectVariant } from "./collect.wgsl.js";
 import { flashForward, forwardBindings } from "./forward.wgsl.js";
+import { pattern, windowOf, type Pattern } from "../patterns/pattern.js";
+import type { PatternConfig } from "../patterns/config.js";
+import { planFor, type Plan, type PlanShape } from "./plan.js";
 import type { ScoreTerm } from "./scores.wgsl.js";
 import { flashParams, ROWS, type FlashVariant } from "./tile.wgsl.js";
 
 /** Order of the axes of q, k, v and out. */
 export type AttentionLayout = "bhsd" | "bshd";
 
-/** Which keys a mask pattern lets a query see, as WGSL. */
+/** A rule of who sees whom as plain WGSL, for what no pattern says; no block is skipped for it. */
 export interface MaskFunction {
   /** Text of `fn pattern(h: u32, i: i32, j: i32) -> bool`; i and j are positions. */
   readonly wgsl: string;
@@ -77,7 +80,8 @@ export interface AttentionOptions {
   readonly docs?: Tensor | undefined;
   /** f32 [heads]: a logit in the denominator without a value (gpt-oss). */
   readonly sinks?: Tensor | undefined;
-  readonly pattern?: MaskFunction | undefined;
+  /** Which keys a query sees, in addition to the masks; blocks without a visible pair are never visited. */
+  readonly pattern?: Pattern | PatternConfig | MaskFunction | undefined;
   readonly positions?: AttentionPositions | undefined;
   /** "bhsd" (default): [batch, heads, seq, headDim]; "bshd": [batch, seq, heads, headDim]. */
   readonly layout?: AttentionLayout;
@@ -213,6 +217,26 @@ const OPTIONS = [
   "weightSums",
 ];
 
+interface Visible {
+  readonly causal: boolean;
+  readonly window: AttentionOptions["window"];
+  /** Text of a mask function. */
+  readonly rule?: string | undefined;
+  readonly plan?: Plan | undefined;
+}
+
+/** The masks of the options: a pattern that is a window joins the window; others bring a plan that holds all. */
+function visible(gpu: Gpu, options: AttentionOptions, shape: PlanShape): Visible {
+  const { causal = false, window, pattern: given } = options;
+  if (given === undefined) return { causal, window };
+  if ("wgsl" in given) return { causal, window, rule: given.wgsl };
+  const both = pattern(given).and({ kind: "slidingWindow", ...window }, ...(causal ? [{ kind: "causal" } as const] : []));
+  const simple = windowOf(both);
+  if (simple) return { causal: simple.causal, window: simple.window };
+  if (shape.positions) return { causal, window, plan: planFor(gpu, pattern(given), shape) };
+  return { causal: false, window: undefined, plan: planFor(gpu, both, shape) };
+}
+
 /** The fused kernels: out, lse (3e38 for an empty row) and, if asked for, the sums of weights. */
 function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor[] {
   const who = "attention";
@@ -220,15 +244,12 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
   const { gpu } = q;
   const {
     layout = "bhsd",
-    causal = false,
-    window,
     softcap = 0,
     bias,
     mask,
     keyMask,
     docs,
     sinks,
-    pattern,
     positions,
     weightSums,
   } = options;
@@ -343,6 +364,17 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
 
   const lanes = lanesFor(gpu);
   const columns = 4 * (lanes || 32);
+  const { causal, window, rule, plan } = visible(gpu, options, {
+    heads,
+    kvHeads,
+    queries,
+    keys,
+    offset,
+    rows: ROWS,
+    columns,
+    positions: positions !== undefined,
+  });
+  if (plan) extraBindings["pattern_data"] = plan.data;
   const even = (...ns: readonly number[]): boolean => ns.every((n) => n % 4 === 0);
   const unlimited = 2 ** 30;
   const side = (n: number): number => (n < 0 ? unlimited : Math.min(n, unlimited));
@@ -365,7 +397,10 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     mask: mask !== undefined,
     keyMask: keyMask !== undefined,
     docs: docs !== undefined,
-    pattern: pattern?.wgsl,
+    pattern: plan?.wgsl ?? rule,
+    patternValues: plan?.values ?? 0,
+    lists: plan?.lists ?? false,
+    ordered: plan?.ordered ?? false,
     positions: positions !== undefined,
   };
   const outShape = [...q.shape.slice(0, 3), valueDim];
@@ -389,6 +424,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     window_left: side(window?.left ?? -1),
     window_right: side(window?.right ?? -1),
     ...extraParams,
+    ...plan?.params,
   };
   const rowGroups = Math.ceil((queries * (heads / kvHeads)) / ROWS);
   const base = { q, k, v, ...extraBindings };

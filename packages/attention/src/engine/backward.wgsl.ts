@@ -9,9 +9,9 @@ import {
   declare,
   eachRow,
   element,
-  keyRange,
   lanesOf,
   loader,
+  orders,
   product,
   ROWS,
   seenIn,
@@ -19,9 +19,9 @@ import {
   shareBase,
   sharedDeclarations,
   storer,
-  tileColumns,
+  tilesOfKeys,
+  tilesOfQueries,
   toTile,
-  wholeOfKeys,
   zero,
   type FlashVariant,
 } from "./tile.wgsl.js";
@@ -54,8 +54,10 @@ export function queryBackwardBindings(v: FlashVariant): Record<string, BindingSp
 /** ds = p (dp - delta) rate; dq = scale ds K. */
 export function flashBackwardQuery(v: FlashVariant): string {
   const L = lanesOf(v);
+  const column = (c: string): string => `key_at(kv_head, min(${c}, params.keys - 1u))`;
   return /* wgsl */ `
 ${bases}
+${orders(v)}
 ${scoreFunctions(v)}
 ${backwardLoaders(v)}
 ${storer("dq", v.q, v.vecQK, "params.head_dim")}
@@ -70,21 +72,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let all_rows = params.queries * params.group;
   let r0 = group.x * ${ROWS}u;
   let own = min(r0 + lane % ${ROWS}u, all_rows - 1u);
-  let row = query_of(own);
+  let row = query_at(kv_head, own);
   let h = head_of(own, kv_head);
   let x_base = q_base(b, h, row);
   let g_base = o_base(b, h, row);
   let own_lse = lse[(b * params.heads + h) * params.queries + row];
   let own_delta = delta[(b * params.heads + h) * params.queries + row];
-  ${keyRange(v)}
   ${declare("dq_", v.piecesQK)}
-  for (var c0 = u32(max(first_key, 0)) / ${4 * L}u * ${4 * L}u; i32(c0) < end_key; c0 += ${4 * L}u) {
-    // Columns in use, by fours.
-    let used = min(${L}u, (u32(end_key) - c0 + 3u) / 4u);
+  ${tilesOfKeys(
+    v,
+    /* wgsl */ `
     ${seq(4)
       .map(
         (i) =>
-          `let y_base${i} = k_base(b, kv_head, min(c0 + 4u * lane + ${i}u, params.keys - 1u)); let z_base${i} = v_base(b, kv_head, min(c0 + 4u * lane + ${i}u, params.keys - 1u));`,
+          `let y_base${i} = k_base(b, kv_head, ${column(`c0 + 4u * lane + ${i}u`)}); let z_base${i} = v_base(b, kv_head, ${column(`c0 + 4u * lane + ${i}u`)});`,
       )
       .join("\n    ")}
     ${zero("s")}
@@ -97,13 +98,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     ${product(v, "dp", "dout", "g_base", "v", "z_base", "params.value_dim")}
     ${toTile(v, "tile_dp", "dp")}
     ${barrier(v)}
-    let whole = ${wholeOfKeys(v)};
     if (lane < ${ROWS}u) {
       for (var c = 0u; c < 4u * used; c++) {
-        let col = c0 + c;
+        let col = ${column("c0 + c")};
         let at = place(b, row, col);
         var ds = 0.0;
-        if (${seenIn(v)}) {
+        if (c0 + c < params.keys && ${seenIn(v)}) {
           let y = score(${cell(v, "tile")}, b, h, row, col, at);
           ds = exp(y.x - own_lse) * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
         }
@@ -111,9 +111,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       }
     }
     ${barrier(v)}
-    ${accumulate(v, "dq_", "tile", "k", (col) => `k_base(b, kv_head, min(${col}, params.keys - 1u))`, v.piecesQK, "params.head_dim")}
-    ${barrier(v)}
-  }
+    ${accumulate(v, "dq_", "tile", "k", (col) => `k_base(b, kv_head, ${column(col)})`, v.piecesQK, "params.head_dim")}
+    ${barrier(v)}`,
+  )}
   ${eachRow((r) =>
     seq(v.piecesQK)
       .map((p) => `result[${r * v.piecesQK + p}] = dq_${r}_${p} * params.scale;`)
@@ -121,7 +121,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   )}
   for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesQK}u; n++) {
     let r = n / ${v.piecesQK}u;
-    store_dq(q_base(b, head_of(r0 + r, kv_head), query_of(r0 + r)), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
+    store_dq(q_base(b, head_of(r0 + r, kv_head), query_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
   }
 }`;
 }
@@ -134,41 +134,14 @@ export function keyBackwardBindings(v: FlashVariant): Record<string, BindingSpec
   };
 }
 
-/** First and one past the last query that sees a key of the tile, when positions are row numbers. */
-function queryRange(v: FlashVariant): string {
-  const lines = [
-    `let last_key = i32(min(r0 + ${ROWS - 1}u, params.keys - 1u));`,
-    "var first_row = 0; var end_row = i32(params.queries);",
-  ];
-  if (!v.positions) {
-    if (v.causal) lines.push("first_row = max(first_row, i32(r0) - params.offset);");
-    if (v.window)
-      lines.push(
-        "first_row = max(first_row, i32(r0) - params.offset - params.window_right);",
-        "end_row = min(end_row, last_key + 1 - params.offset + params.window_left);",
-      );
-  }
-  return lines.join("\n  ");
-}
-
-function wholeOfQueries(v: FlashVariant): string {
-  const conditions = [`c0 + ${tileColumns(v)}u <= all_rows`];
-  if (v.causal) conditions.push("last_key <= i32(query_of(c0)) + params.offset");
-  if (v.window)
-    conditions.push(
-      `i32(query_of(c0 + ${tileColumns(v) - 1}u)) + params.offset - i32(r0) <= params.window_left`,
-      "last_key - i32(query_of(c0)) - params.offset <= params.window_right",
-    );
-  return conditions.join(" && ");
-}
-
 /** The tile's rows are keys, its columns the queries of all heads of the group: dv = p^T dout, dk = scale ds^T q. */
 export function flashBackwardKey(v: FlashVariant): string {
   const L = lanesOf(v);
   const column = (n: string): string => `min(${n}, all_rows - 1u)`;
-  const place = (n: string): string => `head_of(${column(n)}, kv_head), query_of(${column(n)})`;
+  const place = (n: string): string => `head_of(${column(n)}, kv_head), query_at(kv_head, ${column(n)})`;
   return /* wgsl */ `
 ${bases}
+${orders(v)}
 ${scoreFunctions(v)}
 ${backwardLoaders(v)}
 ${storer("dk", v.k, v.vecQK, "params.head_dim")}
@@ -183,15 +156,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let kv_head = group.y;
   let all_rows = params.queries * params.group;
   let r0 = group.x * ${ROWS}u;
-  let col = min(r0 + lane % ${ROWS}u, params.keys - 1u);
+  let col = key_at(kv_head, min(r0 + lane % ${ROWS}u, params.keys - 1u));
   let x_base = k_base(b, kv_head, col);
   let g_base = v_base(b, kv_head, col);
-  ${queryRange(v)}
-  let end_column = i32(params.group) * end_row;
   ${declare("dk_", v.piecesQK)}
   ${declare("dv_", v.piecesV)}
-  for (var c0 = u32(max(first_row, 0)) * params.group / ${4 * L}u * ${4 * L}u; i32(c0) < end_column; c0 += ${4 * L}u) {
-    let used = min(${L}u, (u32(end_column) - c0 + 3u) / 4u);
+  ${tilesOfQueries(
+    v,
+    /* wgsl */ `
     ${seq(4)
       .map(
         (i) => `let y_base${i} = q_base(b, ${place(`c0 + 4u * lane + ${i}u`)});
@@ -208,11 +180,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     ${product(v, "dp", "v", "g_base", "dout", "z_base", "params.value_dim")}
     ${toTile(v, "tile_dp", "dp")}
     ${barrier(v)}
-    let whole = ${wholeOfQueries(v)};
     if (lane < ${ROWS}u) {
       for (var c = 0u; c < 4u * used; c++) {
         let n = ${column("c0 + c")};
-        let row = query_of(n);
+        let row = query_at(kv_head, n);
         let h = head_of(n, kv_head);
         let at = place(b, row, col);
         var p = 0.0;
@@ -230,8 +201,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     ${barrier(v)}
     ${accumulate(v, "dv_", "tile", "dout", (n) => `o_base(b, ${place(n)})`, v.piecesV, "params.value_dim")}
     ${accumulate(v, "dk_", "tile_dp", "q", (n) => `q_base(b, ${place(n)})`, v.piecesQK, "params.head_dim")}
-    ${barrier(v)}
-  }
+    ${barrier(v)}`,
+  )}
   ${eachRow((r) =>
     seq(v.piecesQK)
       .map((p) => `result[${r * v.piecesQK + p}] = dk_${r}_${p} * params.scale;`)
@@ -239,7 +210,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   )}
   for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesQK}u; n++) {
     let r = n / ${v.piecesQK}u;
-    store_dk(k_base(b, kv_head, r0 + r), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
+    store_dk(k_base(b, kv_head, key_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
   }
   ${eachRow((r) =>
     seq(v.piecesV)
@@ -248,7 +219,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   )}
   for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesV}u; n++) {
     let r = n / ${v.piecesV}u;
-    store_dv(v_base(b, kv_head, r0 + r), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+    store_dv(v_base(b, kv_head, key_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
   }
 }`;
 }

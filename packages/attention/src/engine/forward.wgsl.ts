@@ -8,10 +8,10 @@ import {
   declare,
   eachRow,
   element,
-  keyRange,
   lanesOf,
   loader,
   LOW,
+  orders,
   product,
   ROWS,
   scorePass,
@@ -21,8 +21,8 @@ import {
   sharedDeclarations,
   spread,
   storer,
+  tilesOfKeys,
   toTile,
-  wholeOfKeys,
   zero,
   type FlashVariant,
 } from "./tile.wgsl.js";
@@ -45,8 +45,10 @@ export function forwardBindings(v: FlashVariant): Record<string, BindingSpec> {
  */
 export function flashForward(v: FlashVariant): string {
   const L = lanesOf(v);
+  const column = (c: string): string => `key_at(kv_head, min(${c}, params.keys - 1u))`;
   return /* wgsl */ `
 ${bases}
+${orders(v)}
 ${scoreFunctions(v)}
 ${loader("q", v.vecQK, "params.head_dim")}
 ${loader("k", v.vecQK, "params.head_dim")}
@@ -62,25 +64,23 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let all_rows = params.queries * params.group;
   let r0 = group.x * ${ROWS}u;
   let own = min(r0 + lane % ${ROWS}u, all_rows - 1u);
-  let row = query_of(own);
+  let row = query_at(kv_head, own);
   let h = head_of(own, kv_head);
   let x_base = q_base(b, h, row);
   ${shareBase(v, "x_base")}
-  ${keyRange(v)}
   var top = ${LOW};
   var total = 0.0;
   ${declare("o", v.piecesV)}
-  for (var c0 = u32(max(first_key, 0)) / ${4 * L}u * ${4 * L}u; i32(c0) < end_key; c0 += ${4 * L}u) {
-    // Columns in use, by fours.
-    let used = min(${L}u, (u32(end_key) - c0 + 3u) / 4u);
+  ${tilesOfKeys(
+    v,
+    /* wgsl */ `
     ${seq(4)
-      .map((i) => `let y_base${i} = k_base(b, kv_head, min(c0 + 4u * lane + ${i}u, params.keys - 1u));`)
+      .map((i) => `let y_base${i} = k_base(b, kv_head, ${column(`c0 + 4u * lane + ${i}u`)});`)
       .join("\n    ")}
     ${zero("s")}
     ${product(v, "s", "q", "x_base", "k", "y_base", "params.head_dim")}
     ${toTile(v, "tile", "s", " * params.scale")}
     ${barrier(v)}
-    let whole = ${wholeOfKeys(v)};
     var alpha = 1.0;
     if (lane < ${ROWS}u) {
       ${scorePass(v)}
@@ -106,9 +106,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         .map((p) => `o${r}_${p} *= a;`)
         .join(" ")} }`,
     )}
-    ${accumulate(v, "o", "tile", "v", (col) => `v_base(b, kv_head, min(${col}, params.keys - 1u))`, v.piecesV, "params.value_dim")}
-    ${barrier(v)}
-  }
+    ${accumulate(v, "o", "tile", "v", (col) => `v_base(b, kv_head, ${column(col)})`, v.piecesV, "params.value_dim")}
+    ${barrier(v)}`,
+  )}
   ${
     v.sinks
       ? `let sink = sinks[h];
@@ -133,7 +133,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   )}
   for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesV}u; n++) {
     let r = n / ${v.piecesV}u;
-    store_out(o_base(b, head_of(r0 + r, kv_head), query_of(r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+    store_out(o_base(b, head_of(r0 + r, kv_head), query_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
   }
 }`;
 }

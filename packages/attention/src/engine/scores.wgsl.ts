@@ -14,8 +14,14 @@ export interface ScoreVariant {
   readonly mask: boolean;
   readonly keyMask: boolean;
   readonly docs: boolean;
-  /** A boolean expression of h (u32), i and j (i32 positions), j_row (u32), from a pattern. */
+  /** Text of `fn pattern(h: u32, i: i32, j: i32) -> bool`; i and j are positions. */
   readonly pattern: string | undefined;
+  /** Parameters `pattern_<n>` of that text; with any, or with lists, `pattern_data` is bound. */
+  readonly patternValues: number;
+  /** The kernels follow lists of tiles in `pattern_data`. */
+  readonly lists: boolean;
+  /** Rows and columns stand in the order of tables in `pattern_data`. */
+  readonly ordered: boolean;
   /** Positions come from buffers (caches) instead of row numbers. */
   readonly positions: boolean;
 }
@@ -32,6 +38,7 @@ export function scoreBindings(v: ScoreVariant): Record<string, BindingSpec> {
   if (v.mask) out["mask"] = read("i32");
   if (v.keyMask) out["key_mask"] = read("i32");
   if (v.docs) out["docs"] = read("i32");
+  if (v.lists || v.patternValues > 0) out["pattern_data"] = read("i32");
   if (v.positions) {
     out["query_positions"] = read("i32");
     out["key_positions"] = read("i32");
@@ -49,6 +56,12 @@ export function scoreParams(v: ScoreVariant): Record<string, ParamType> {
     if (term.kind === "bias") out[`stride${t}`] = "vec4<u32>";
   });
   if (v.mask) out["mask_stride"] = "vec4<u32>";
+  for (let n = 0; n < v.patternValues; n++) out[`pattern_${n}`] = "i32";
+  const own = [
+    ...(v.lists ? ["query_visits", "query_visits_stride", "key_visits", "key_visits_stride"] : []),
+    ...(v.ordered ? ["key_order", "key_order_stride", "query_order", "query_order_stride"] : []),
+  ];
+  for (const name of own) out[name] = "i32";
   return out;
 }
 
@@ -65,7 +78,7 @@ const relativeRow = (axes: "h" | "bhq" | "bhk"): string =>
  * `score(raw, ..)`: (the score, its derivative by the raw one, or by what term `since` adds).
  */
 export function scoreFunctions(v: ScoreVariant, since = -1): string {
-  const conditions = ["col < params.keys"];
+  const conditions: string[] = [];
   if (v.positions) conditions.push("at.y >= 0");
   if (v.causal) conditions.push("at.y <= at.x");
   if (v.window) conditions.push("at.x - at.y <= params.window_left", "at.y - at.x <= params.window_right");
@@ -112,7 +125,7 @@ fn place(b: u32, row: u32, col: u32) -> vec2i {
   }
 }
 fn seen(b: u32, h: u32, row: u32, col: u32, at: vec2i) -> bool {
-  return ${conditions.join("\n    && ")};
+  return ${conditions.length > 0 ? conditions.join("\n    && ") : "true"};
 }
 fn score(raw: f32, b: u32, h: u32, row: u32, col: u32, at: vec2i) -> vec2f {
   var value = raw;

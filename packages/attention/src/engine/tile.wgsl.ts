@@ -101,9 +101,20 @@ fn q_base(b: u32, h: u32, row: u32) -> u32 { return dot(vec3u(b, h, row), params
 fn k_base(b: u32, h: u32, col: u32) -> u32 { return dot(vec3u(b, h, col), params.k_stride.xyz); }
 fn v_base(b: u32, h: u32, col: u32) -> u32 { return dot(vec3u(b, h, col), params.v_stride.xyz); }
 fn o_base(b: u32, h: u32, row: u32) -> u32 { return dot(vec3u(b, h, row), params.o_stride.xyz); }
-// Rows of a tile count the query heads of a group fastest: row = query * group + head in the group.
-fn query_of(r: u32) -> u32 { return r / params.group; }
 fn head_of(r: u32, kv_head: u32) -> u32 { return kv_head * params.group + r % params.group; }`;
+
+/**
+ * Rows of a tile count the query heads of a group fastest: row = query * group + head in the group. `query_at` is the
+ * query of a row, `key_at` the key of a column; a pattern may have sorted both.
+ */
+export const orders = (v: FlashVariant): string =>
+  v.ordered
+    ? /* wgsl */ `
+fn query_at(kv_head: u32, r: u32) -> u32 { return u32(pattern_data[params.query_order + i32(kv_head) * params.query_order_stride + i32(r / params.group)]); }
+fn key_at(kv_head: u32, c: u32) -> u32 { return u32(pattern_data[params.key_order + i32(kv_head) * params.key_order_stride + i32(c)]); }`
+    : /* wgsl */ `
+fn query_at(kv_head: u32, r: u32) -> u32 { return r / params.group; }
+fn key_at(kv_head: u32, c: u32) -> u32 { return c; }`;
 
 /** Row r's value of something that lane r holds. */
 export const spread = (v: FlashVariant, value: string, row: number): string =>
@@ -213,7 +224,12 @@ export const cell = (v: FlashVariant, tile: string): string =>
 
 /** Terms or masks that look at every pair. */
 const scored = (v: FlashVariant): boolean =>
-  v.terms.length > 0 || v.mask || v.keyMask || v.docs || v.positions || v.pattern !== undefined;
+  v.terms.length > 0 ||
+  v.mask ||
+  v.keyMask ||
+  v.docs ||
+  v.positions ||
+  (v.pattern !== undefined && !v.lists);
 
 /** Whether a pair is seen: not asked where `whole` says that the mask leaves the tile whole. */
 export const seenIn = (v: FlashVariant): string =>
@@ -225,43 +241,99 @@ export function scorePass(v: FlashVariant): string {
   return /* wgsl */ `
     ${scored(v) ? "{" : "if (!whole) {"}
       for (var c = 0u; c < 4u * used; c++) {
-        let col = c0 + c;
+        let col = key_at(kv_head, min(c0 + c, params.keys - 1u));
         let at = place(b, row, col);
         var y = ${LOW};
-        if (seen(b, h, row, col, at)) { y = score(${at}, b, h, row, col, at).x; }
+        if (c0 + c < params.keys && seen(b, h, row, col, at)) { y = score(${at}, b, h, row, col, at).x; }
         ${at} = y;
       }
     }`;
 }
 
-/** First and one past the last key that the tile's rows may see, when positions are row numbers. */
-export function keyRange(v: FlashVariant): string {
-  const lines = [
-    "let first_position = i32(query_of(r0)) + params.offset;",
-    `let last_position = i32(query_of(min(r0 + ${ROWS - 1}u, all_rows - 1u))) + params.offset;`,
-    "var first_key = 0; var end_key = i32(params.keys);",
-  ];
+/** Tiles of a pattern's list: `body` for each, with `c0`, `whole`, `used` (columns in use, by fours). */
+function listed(v: FlashVariant, kind: "query" | "key", end: string, body: string): string {
+  const columns = `${tileColumns(v)}u`;
+  return /* wgsl */ `
+  let visit_at = params.${kind}_visits + i32(kv_head) * params.${kind}_visits_stride + i32(group.x);
+  let visit_end = pattern_data[visit_at + 1];
+  for (var visit = pattern_data[visit_at]; visit < visit_end; visit += 2) {
+    let run = pattern_data[visit];
+    let run_end = u32(pattern_data[visit + 1]) * ${columns};
+    let whole = (run & 1) != 0;
+    for (var c0 = u32(run >> 1u) * ${columns}; c0 < run_end; c0 += ${columns}) {
+    let used = min(${lanesOf(v)}u, (${end} - c0 + 3u) / 4u);
+    ${body}
+    }
+  }`;
+}
+
+/** Tiles that the rows from r0 on may see, where positions are row numbers; a tile may be `whole`. */
+export function tilesOfKeys(v: FlashVariant, body: string): string {
+  if (v.lists) return listed(v, "query", "params.keys", body);
+  const columns = tileColumns(v);
+  const range = ["var first_key = 0; var end_key = i32(params.keys);"];
+  const whole = [`c0 + ${columns}u <= params.keys`];
+  const last = `i32(c0) + ${columns - 1}`;
   if (!v.positions) {
-    if (v.causal) lines.push(`end_key = min(end_key, last_position + 1);`);
+    range.push(
+      "let first_position = i32(query_at(kv_head, r0)) + params.offset;",
+      `let last_position = i32(query_at(kv_head, min(r0 + ${ROWS - 1}u, all_rows - 1u))) + params.offset;`,
+    );
+    if (v.causal) {
+      range.push("end_key = min(end_key, last_position + 1);");
+      whole.push(`${last} <= first_position`);
+    }
     if (v.window) {
-      lines.push(
+      range.push(
         "first_key = max(first_key, first_position - params.window_left);",
         "end_key = min(end_key, last_position + params.window_right + 1);",
       );
+      whole.push(
+        "last_position - i32(c0) <= params.window_left",
+        `${last} - first_position <= params.window_right`,
+      );
     }
   }
-  return lines.join("\n  ");
+  return /* wgsl */ `
+  ${range.join("\n  ")}
+  for (var c0 = u32(max(first_key, 0)) / ${columns}u * ${columns}u; i32(c0) < end_key; c0 += ${columns}u) {
+    let used = min(${lanesOf(v)}u, (u32(end_key) - c0 + 3u) / 4u);
+    let whole = ${whole.join(" && ")};
+    ${body}
+  }`;
 }
 
-/** Every query of the tile sees every key of it. */
-export function wholeOfKeys(v: FlashVariant): string {
-  const conditions = [`c0 + ${tileColumns(v)}u <= params.keys`];
-  const last = `i32(c0) + ${tileColumns(v) - 1}`;
-  if (v.causal) conditions.push(`${last} <= first_position`);
-  if (v.window)
-    conditions.push(
-      `last_position - i32(c0) <= params.window_left`,
-      `${last} - first_position <= params.window_right`,
-    );
-  return conditions.join(" && ");
+/** Tiles of queries (times the heads of a group) that see the keys from r0 on. */
+export function tilesOfQueries(v: FlashVariant, body: string): string {
+  if (v.lists) return listed(v, "key", "all_rows", body);
+  const columns = tileColumns(v);
+  const range = [
+    `let last_key = i32(min(r0 + ${ROWS - 1}u, params.keys - 1u));`,
+    "var first_row = 0; var end_row = i32(params.queries);",
+  ];
+  const whole = [`c0 + ${columns}u <= all_rows`];
+  if (!v.positions) {
+    if (v.causal) {
+      range.push("first_row = max(first_row, i32(r0) - params.offset);");
+      whole.push("last_key <= i32(query_at(kv_head, c0)) + params.offset");
+    }
+    if (v.window) {
+      range.push(
+        "first_row = max(first_row, i32(r0) - params.offset - params.window_right);",
+        "end_row = min(end_row, last_key + 1 - params.offset + params.window_left);",
+      );
+      whole.push(
+        `i32(query_at(kv_head, c0 + ${columns - 1}u)) + params.offset - i32(r0) <= params.window_left`,
+        "last_key - i32(query_at(kv_head, c0)) - params.offset <= params.window_right",
+      );
+    }
+  }
+  return /* wgsl */ `
+  ${range.join("\n  ")}
+  let end_column = i32(params.group) * end_row;
+  for (var c0 = u32(max(first_row, 0)) * params.group / ${columns}u * ${columns}u; i32(c0) < end_column; c0 += ${columns}u) {
+    let used = min(${lanesOf(v)}u, (u32(end_column) - c0 + 3u) / 4u);
+    let whole = ${whole.join(" && ")};
+    ${body}
+  }`;
 }

@@ -1,0 +1,138 @@
+import type { Gpu, Tensor } from "@x/kernels";
+import type { Pattern } from "../patterns/pattern.js";
+import { ruleText } from "../patterns/rule.wgsl.js";
+import { bestStride, orderBy, positionsOf, usesHead, visits, type Run, type Side } from "../patterns/visits.js";
+
+export interface PlanShape {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly offset: number;
+  /** Rows and columns of a tile. */
+  readonly rows: number;
+  readonly columns: number;
+  /** Positions come from buffers: there are no blocks to tell apart. */
+  readonly positions: boolean;
+}
+
+/** What the kernels need of a pattern over a shape: its predicate, its tables, and the tiles to visit. */
+export interface Plan {
+  /** Text of `fn pattern`. */
+  readonly wgsl: string;
+  /** Number of parameters `pattern_<n>`. */
+  readonly values: number;
+  /** The kernels follow lists of tiles. */
+  readonly lists: boolean;
+  /** Rows and columns are sorted by the residue of their position. */
+  readonly ordered: boolean;
+  /** i32: tables of the rule, lists of tiles, orders. */
+  readonly data: Tensor;
+  readonly params: Readonly<Record<string, number>>;
+}
+
+const KEPT = 32;
+const plans = new WeakMap<Gpu, Map<string, Plan>>();
+
+/** The plan of a pattern, made once for each shape; the latest are kept. */
+export function planFor(gpu: Gpu, pattern: Pattern, shape: PlanShape): Plan {
+  let kept = plans.get(gpu);
+  if (!kept) plans.set(gpu, (kept = new Map<string, Plan>()));
+  const name = JSON.stringify([pattern, shape]);
+  let plan = kept.get(name);
+  if (plan?.data.disposed) plan = undefined;
+  plan ??= makePlan(gpu, pattern, shape);
+  kept.delete(name);
+  kept.set(name, plan);
+  for (const [oldest, old] of kept) {
+    if (kept.size <= KEPT) break;
+    old.data.dispose();
+    kept.delete(oldest);
+  }
+  return plan;
+}
+
+function makePlan(gpu: Gpu, pattern: Pattern, shape: PlanShape): Plan {
+  const { heads, kvHeads, queries, keys, offset, rows, columns, positions } = shape;
+  const rule = pattern.rule(heads, keys);
+  const text = ruleText(rule, {
+    heads,
+    rows: positions ? { first: 0, last: keys - 1 } : { first: offset, last: offset + queries - 1 },
+  });
+  const words: number[] = [];
+  const put = (data: ArrayLike<number>): number => {
+    const at = words.length;
+    for (let n = 0; n < data.length; n++) words.push(data[n]!);
+    return at;
+  };
+  const tables = text.tables.map(put);
+  const params: Record<string, number> = {};
+  text.values.forEach((value, n) => {
+    params[`pattern_${n}`] = typeof value === "number" ? value : tables[value.table]!;
+  });
+  let ordered = false;
+  if (!positions) {
+    const group = heads / kvHeads;
+    const byHead = usesHead(rule);
+    const groups = Array.from({ length: byHead ? kvHeads : 1 }, (_, g) =>
+      Array.from({ length: byHead ? group : 1 }, (_, n) => g * group + n),
+    );
+    const side = (stride: number, first: number, count: number, block: number, shared: number): Side => ({
+      order: orderBy(stride, first, count),
+      count,
+      block,
+      shared,
+    });
+    const chosen = groups.map((own) =>
+      bestStride(rule, own, (stride) => ({
+        rows: side(stride, offset, queries, rows, group),
+        columns: side(stride, 0, keys, columns, 1),
+      })),
+    );
+    ordered = chosen.some(({ stride }) => stride > 1);
+    const lists = (each: readonly Run[][][]): number => {
+      const tiles = each[0]!.length;
+      const at = put(new Int32Array(each.length * (tiles + 1)));
+      each.forEach((list, g) => {
+        list.forEach((runs, t) => {
+          words[at + g * (tiles + 1) + t] = words.length;
+          for (const run of runs) words.push(run.begin * 2 + (run.whole ? 1 : 0), run.end);
+        });
+        words[at + g * (tiles + 1) + tiles] = words.length;
+      });
+      return at;
+    };
+    const own = (n: number): number => (byHead ? n : 0);
+    params["query_visits"] = lists(chosen.map((c) => c.lists));
+    params["query_visits_stride"] = own(Math.ceil((queries * group) / rows) + 1);
+    params["key_visits"] = lists(
+      chosen.map(({ stride }, g) =>
+        visits(
+          rule,
+          groups[g]!,
+          side(stride, 0, keys, rows, 1),
+          side(stride, offset, queries, columns, group),
+          true,
+        ),
+      ),
+    );
+    params["key_visits_stride"] = own(Math.ceil(keys / rows) + 1);
+    if (ordered) {
+      params["key_order"] = put(chosen.flatMap(({ stride }) => [...positionsOf(orderBy(stride, 0, keys))]));
+      params["query_order"] = put(
+        chosen.flatMap(({ stride }) => [...positionsOf(orderBy(stride, offset, queries))].map((i) => i - offset)),
+      );
+      params["key_order_stride"] = own(keys);
+      params["query_order_stride"] = own(queries);
+    }
+  }
+  if (words.length === 0) words.push(0);
+  return {
+    wgsl: text.wgsl,
+    values: text.values.length,
+    lists: !positions,
+    ordered,
+    data: gpu.keep(gpu.tensor(words, [words.length], "i32")),
+    params,
+  };
+}
