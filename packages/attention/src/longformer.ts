@@ -44,8 +44,10 @@ export interface LongformerOptions {
 const LOCAL = ["q_proj", "k_proj", "v_proj"];
 const GLOBAL = ["q_global_proj", "k_global_proj", "v_global_proj"];
 
-const replaceRows = elementwise("longformerRows", ["local", "global", "isGlobal"], (local, global, isGlobal) =>
-  e.add(e.mul(local, e.sub(1, isGlobal)), global),
+const replaceRows = elementwise(
+  "longformerRows",
+  ["local", "global", "isGlobal"],
+  (local, global, isGlobal) => e.add(e.mul(local, e.sub(1, isGlobal)), global),
 );
 
 /**
@@ -137,7 +139,9 @@ export class LongformerAttention implements Module {
           mask: outsideWindow(x.gpu, tokens, slots, seq, numHeads, sees),
           layout: "bshd",
         });
-        context = bshd(mergeAttention({ out: bhsd(near.out), lse: near.lse }, { out: bhsd(far.out), lse: far.lse }).out);
+        context = bshd(
+          mergeAttention({ out: bhsd(near.out), lse: near.lse }, { out: bhsd(far.out), lse: far.lse }).out,
+        );
         const [qG, kG, vG] = [split(GLOBAL[0]!, take(x)), split(GLOBAL[1]!, x), split(GLOBAL[2]!, x)];
         const all = attention(qG, kG, vG, { queryOffset: 0, keyMask, layout: "bshd" });
         const global = scatterAdd(

@@ -1,4 +1,12 @@
-import { checkConfig, ConfigError, e, elementwise, expectInteger, stopGradient, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  e,
+  elementwise,
+  expectInteger,
+  stopGradient,
+  type Tensor,
+} from "@x/kernels";
 import { attentionOutputs } from "./engine/attention.js";
 import { mergeAttention } from "./merge.js";
 import { dilatedSegment } from "./patterns/pattern.js";
@@ -63,7 +71,10 @@ export function longNetAttention(q: Tensor, k: Tensor, v: Tensor, options: LongN
       }),
     );
     const [first, ...rest] = parts;
-    const merged = rest.reduce<{ out: Tensor; lse: Tensor }>((sum, part) => mergeAttention(sum, part), first!);
+    const merged = rest.reduce<{ out: Tensor; lse: Tensor }>(
+      (sum, part) => mergeAttention(sum, part),
+      first!,
+    );
     if (!detachWeights) return merged.out;
     const weight = (lse: Tensor): Tensor => {
       const a = share(stopGradient(lse), stopGradient(merged.lse));

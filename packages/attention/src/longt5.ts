@@ -161,7 +161,11 @@ export class LongT5Attention implements Module {
         index,
       }) as const;
     return x.gpu.scope(() => {
-      const [q, k, v] = ["q_proj", "k_proj", "v_proj"].map((name) => split(name, x)) as [Tensor, Tensor, Tensor];
+      const [q, k, v] = ["q_proj", "k_proj", "v_proj"].map((name) => split(name, x)) as [
+        Tensor,
+        Tensor,
+        Tensor,
+      ];
       const near = attentionOutputs(q, k, v, {
         scale: 1,
         window: { left: radius, right: radius },
@@ -205,18 +209,34 @@ export class LongT5Attention implements Module {
   ): { rows: Tensor; query: Tensor; key: Tensor } {
     const size = this.config.globalBlock;
     const column = (n: number, of: (i: number) => number, shape: number[]): Tensor =>
-      gpu.tensor(Float32Array.from({ length: n }, (_, i) => of(i)), shape);
+      gpu.tensor(
+        Float32Array.from({ length: n }, (_, i) => of(i)),
+        shape,
+      );
     const ends = slice(
       slice(real, { axis: 1, start: 0, end: blocks * size }).reshape([batch, blocks, size]),
       { axis: 2, start: size - 1, end: size },
     ).reshape([batch, blocks]);
     const full = sum(ends, { axes: 1, keepDims: true });
-    const block = blockOf(real, column(seq, (i) => Math.floor(i / size), [1, seq]), full);
-    const rows = blockRow(block, column(batch, (b) => b * blocks, [batch, 1]));
+    const block = blockOf(
+      real,
+      column(seq, (i) => Math.floor(i / size), [1, seq]),
+      full,
+    );
+    const rows = blockRow(
+      block,
+      column(batch, (b) => b * blocks, [batch, 1]),
+    );
     return {
       rows: cast(rows.reshape([batch * seq]), "i32"),
       query: cast(firstOf(block), "i32"),
-      key: cast(keyOf(column(blocks, (J) => J, [1, blocks]), full), "i32"),
+      key: cast(
+        keyOf(
+          column(blocks, (J) => J, [1, blocks]),
+          full,
+        ),
+        "i32",
+      ),
     };
   }
 

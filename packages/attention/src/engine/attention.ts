@@ -230,7 +230,10 @@ function visible(gpu: Gpu, options: AttentionOptions, shape: PlanShape): Visible
   const { causal = false, window, pattern: given } = options;
   if (given === undefined) return { causal, window };
   if ("wgsl" in given) return { causal, window, rule: given.wgsl };
-  const both = pattern(given).and({ kind: "slidingWindow", ...window }, ...(causal ? [{ kind: "causal" } as const] : []));
+  const both = pattern(given).and(
+    { kind: "slidingWindow", ...window },
+    ...(causal ? [{ kind: "causal" } as const] : []),
+  );
   const simple = windowOf(both);
   if (simple) return { causal: simple.causal, window: simple.window };
   if (shape.positions) return { causal, window, plan: planFor(gpu, pattern(given), shape) };
@@ -242,17 +245,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
   const who = "attention";
   checkConfig(who, options, OPTIONS);
   const { gpu } = q;
-  const {
-    layout = "bhsd",
-    softcap = 0,
-    bias,
-    mask,
-    keyMask,
-    docs,
-    sinks,
-    positions,
-    weightSums,
-  } = options;
+  const { layout = "bhsd", softcap = 0, bias, mask, keyMask, docs, sinks, positions, weightSums } = options;
   const [sq, sk, sv] = [sizes(who, "q", q, layout), sizes(who, "k", k, layout), sizes(who, "v", v, layout)];
   const { batch, heads, seq: queries, dim } = sq;
   const { heads: kvHeads, seq: keys } = sk;

@@ -102,9 +102,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     ${share(v, "alpha")}
     ${barrier(v)}
     ${eachRow(
-      (r) => `{ let a = ${spread(v, "alpha", r)}; ${seq(v.piecesV)
-        .map((p) => `o${r}_${p} *= a;`)
-        .join(" ")} }`,
+      (r) =>
+        `{ let a = ${spread(v, "alpha", r)}; ${seq(v.piecesV)
+          .map((p) => `o${r}_${p} *= a;`)
+          .join(" ")} }`,
     )}
     ${accumulate(v, "o", "tile", "v", (col) => `v_base(b, kv_head, ${column(col)})`, v.piecesV, "params.value_dim")}
     ${barrier(v)}`,

@@ -1,7 +1,15 @@
 import type { Gpu, Tensor } from "@x/kernels";
 import type { Pattern } from "../patterns/pattern.js";
 import { ruleText } from "../patterns/rule.wgsl.js";
-import { bestStride, orderBy, positionsOf, usesHead, visits, type Run, type Side } from "../patterns/visits.js";
+import {
+  bestStride,
+  orderBy,
+  positionsOf,
+  usesHead,
+  visits,
+  type Run,
+  type Side,
+} from "../patterns/visits.js";
 
 export interface PlanShape {
   readonly heads: number;
@@ -120,7 +128,9 @@ function makePlan(gpu: Gpu, pattern: Pattern, shape: PlanShape): Plan {
     if (ordered) {
       params["key_order"] = put(chosen.flatMap(({ stride }) => [...positionsOf(orderBy(stride, 0, keys))]));
       params["query_order"] = put(
-        chosen.flatMap(({ stride }) => [...positionsOf(orderBy(stride, offset, queries))].map((i) => i - offset)),
+        chosen.flatMap(({ stride }) =>
+          [...positionsOf(orderBy(stride, offset, queries))].map((i) => i - offset),
+        ),
       );
       params["key_order_stride"] = own(keys);
       params["query_order_stride"] = own(queries);

@@ -224,12 +224,7 @@ export const cell = (v: FlashVariant, tile: string): string =>
 
 /** Terms or masks that look at every pair. */
 const scored = (v: FlashVariant): boolean =>
-  v.terms.length > 0 ||
-  v.mask ||
-  v.keyMask ||
-  v.docs ||
-  v.positions ||
-  (v.pattern !== undefined && !v.lists);
+  v.terms.length > 0 || v.mask || v.keyMask || v.docs || v.positions || (v.pattern !== undefined && !v.lists);
 
 /** Whether a pair is seen: not asked where `whole` says that the mask leaves the tile whole. */
 export const seenIn = (v: FlashVariant): string =>

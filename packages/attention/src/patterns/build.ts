@@ -56,12 +56,7 @@ function halves(
 }
 
 /** Draws that are made when asked for and kept. */
-function draws(
-  seed: number,
-  count: number,
-  byHead: boolean,
-  candidates: (row: number) => number[],
-): Draws {
+function draws(seed: number, count: number, byHead: boolean, candidates: (row: number) => number[]): Draws {
   const held = new Map<string, readonly number[]>();
   return {
     perHead: byHead,
@@ -99,11 +94,7 @@ function own(p: PatternConfig, extent: PatternExtent): Rule {
     case "dilatedWindow": {
       const { left, right, dilation } = p;
       if (typeof dilation === "number")
-        return and(
-          le(distance, left * dilation),
-          le(back, right * dilation),
-          eq(mod(distance, dilation), 0),
-        );
+        return and(le(distance, left * dilation), le(back, right * dilation), eq(mod(distance, dilation), 0));
       const each = (factor: number): Int =>
         perHead(
           who,
@@ -140,23 +131,18 @@ function own(p: PatternConfig, extent: PatternExtent): Rule {
       const [I, J] = [div(query, block), div(key, block)];
       const isGlobal = (n: number): boolean => n < globalFirst || n >= blocks - globalLast;
       const global = (x: Int): Rule[] => [le(x, globalFirst - 1), le(constant(blocks - globalLast), x)];
-      return or(
-        ...global(I),
-        ...global(J),
-        and(le(sub(I, J), reach), le(sub(J, I), reach)),
-        {
-          op: "drawn",
-          row: I,
-          block: J,
-          draws: draws(seed, Math.min(randomBlocks, blocks), p.perHead ?? true, (row) =>
-            isGlobal(row)
-              ? []
-              : upTo(causal ? Math.min(row + 1, blocks) : blocks).filter(
-                  (n) => !isGlobal(n) && Math.abs(row - n) > reach,
-                ),
-          ),
-        },
-      );
+      return or(...global(I), ...global(J), and(le(sub(I, J), reach), le(sub(J, I), reach)), {
+        op: "drawn",
+        row: I,
+        block: J,
+        draws: draws(seed, Math.min(randomBlocks, blocks), p.perHead ?? true, (row) =>
+          isGlobal(row)
+            ? []
+            : upTo(causal ? Math.min(row + 1, blocks) : blocks).filter(
+                (n) => !isGlobal(n) && Math.abs(row - n) > reach,
+              ),
+        ),
+      });
     }
     case "sparseStrided": {
       const { stride, localKeys = stride + 1 } = p;
@@ -200,7 +186,10 @@ function own(p: PatternConfig, extent: PatternExtent): Rule {
         throw new ConfigError(who, `of has ${p.of.length} patterns; there are ${heads} heads`);
       return or(
         ...p.of.map((part, n) =>
-          and(eq({ op: "perHead", values: upTo(heads).map((h) => (h === n ? 1 : 0)) }, 1), buildRule(part, extent)),
+          and(
+            eq({ op: "perHead", values: upTo(heads).map((h) => (h === n ? 1 : 0)) }, 1),
+            buildRule(part, extent),
+          ),
         ),
       );
   }

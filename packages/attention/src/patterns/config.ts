@@ -90,7 +90,12 @@ const KEYS: Readonly<Record<PatternConfig["kind"], readonly string[]>> = {
   perHead: ["of"],
 };
 
-const CAUSAL_BY_DEFAULT: readonly PatternConfig["kind"][] = ["causal", "sink", "sparseStrided", "sparseFixed"];
+const CAUSAL_BY_DEFAULT: readonly PatternConfig["kind"][] = [
+  "causal",
+  "sink",
+  "sparseStrided",
+  "sparseFixed",
+];
 
 /** Whether a pattern hides the keys after the query by its own key `causal`. */
 export const isCausal = (p: PatternConfig): boolean =>
@@ -141,7 +146,8 @@ export function checkPattern(config: PatternConfig): void {
       const least = key === "dilation" ? 1 : 0;
       const list = Array.isArray(value) ? (value as unknown[]) : undefined;
       if (!list && (key === "tokens" || config.kind !== "dilatedWindow"))
-        if (key === "tokens") throw new ConfigError(who, `tokens is ${JSON.stringify(value)}; it must be a list`);
+        if (key === "tokens")
+          throw new ConfigError(who, `tokens is ${JSON.stringify(value)}; it must be a list`);
       if (list && config.kind === "dilatedSegment")
         throw new ConfigError(who, `dilation is ${JSON.stringify(value)}; it must be one integer`);
       for (const n of list ?? [value]) expectInteger(who, key, n, least);

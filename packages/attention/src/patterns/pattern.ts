@@ -138,11 +138,8 @@ export const blockLocal = (block: number, back = 0, ahead = 0): Pattern =>
   new Pattern({ kind: "blockLocal", block, back, ahead });
 
 /** Every `dilation`-th key of a window; one dilation or one per head (Longformer, arXiv:2004.05150). */
-export const dilatedWindow = (
-  left: number,
-  right: number,
-  dilation: number | readonly number[],
-): Pattern => new Pattern({ kind: "dilatedWindow", left, right, dilation });
+export const dilatedWindow = (left: number, right: number, dilation: number | readonly number[]): Pattern =>
+  new Pattern({ kind: "dilatedWindow", left, right, dilation });
 
 /** Tokens that see and are seen by all: positions, or the first so many. */
 export const globalTokens = (tokens: number | readonly number[]): Pattern =>
@@ -168,14 +165,22 @@ export const bigBird = (options: Omit<Extract<PatternConfig, { kind: "bigbird" }
 /** The last `stride` keys and every `stride`-th before them (Sparse Transformer, arXiv:1904.10509, section 4.2). */
 export const sparseStrided = (
   stride: number,
-  options: { readonly localKeys?: number; readonly part?: Part | readonly Part[]; readonly causal?: boolean } = {},
+  options: {
+    readonly localKeys?: number;
+    readonly part?: Part | readonly Part[];
+    readonly causal?: boolean;
+  } = {},
 ): Pattern => new Pattern({ kind: "sparseStrided", stride, ...options });
 
 /** The own block and the last `summary` keys of each block (Sparse Transformer, arXiv:1904.10509, section 4.2). */
 export const sparseFixed = (
   block: number,
   summary: number,
-  options: { readonly variants?: number; readonly part?: Part | readonly Part[]; readonly causal?: boolean } = {},
+  options: {
+    readonly variants?: number;
+    readonly part?: Part | readonly Part[];
+    readonly causal?: boolean;
+  } = {},
 ): Pattern => new Pattern({ kind: "sparseFixed", block, summary, ...options });
 
 /** Every `dilation`-th token of a segment sees the others (LongNet, arXiv:2307.02486). */
@@ -196,7 +201,9 @@ export const maskMatrix = (config: Pattern | PatternConfig, size: PatternSize): 
 /** A pattern that is a window, as options of `attention`; undefined for others. */
 export function windowOf(
   config: Pattern | PatternConfig,
-): { readonly causal: boolean; readonly window?: { readonly left: number; readonly right: number } } | undefined {
+):
+  | { readonly causal: boolean; readonly window?: { readonly left: number; readonly right: number } }
+  | undefined {
   const p = configOf(config);
   const causal = isCausal(p);
   if (p.kind === "full" || p.kind === "causal") return { causal };
@@ -220,6 +227,9 @@ export function checkDecodable(who: string, config: Pattern | PatternConfig): vo
   if (p.kind === "random" && !isCausal(p))
     throw new ConfigError(who, "random without causal changes with the length; set causal: true to decode");
   if (p.kind === "bigbird" && (!isCausal(p) || (p.globalLast ?? 1) > 0))
-    throw new ConfigError(who, "bigbird changes with the length; set causal: true and globalLast: 0 to decode");
+    throw new ConfigError(
+      who,
+      "bigbird changes with the length; set causal: true and globalLast: 0 to decode",
+    );
   if ("of" in p) for (const part of p.of) checkDecodable(who, part);
 }

@@ -27,7 +27,9 @@ export function textPicture(sees: Sees, size: Size, options: PictureOptions): st
   check(options);
   const { queries, keys, queryOffset } = size;
   const lines = Array.from({ length: queries }, (_, i) =>
-    Array.from({ length: keys }, (_, j) => (sees(options.head ?? 0, i + queryOffset, j) ? "■" : "·")).join(" "),
+    Array.from({ length: keys }, (_, j) => (sees(options.head ?? 0, i + queryOffset, j) ? "■" : "·")).join(
+      " ",
+    ),
   );
   return [...(options.title ? [options.title] : []), ...lines].join("\n");
 }
@@ -46,7 +48,9 @@ export function svgPicture(sees: Sees, size: Size, options: PictureOptions): str
       if (!sees(head, i + queryOffset, j)) continue;
       const from = j;
       while (j + 1 < keys && sees(head, i + queryOffset, j + 1)) j++;
-      cells.push(`M${from * cell} ${top + i * cell}h${(j + 1 - from) * cell}v${cell}h-${(j + 1 - from) * cell}z`);
+      cells.push(
+        `M${from * cell} ${top + i * cell}h${(j + 1 - from) * cell}v${cell}h-${(j + 1 - from) * cell}z`,
+      );
     }
   if (blocks) {
     const [rows, columns] = blocks;
@@ -56,14 +60,15 @@ export function svgPicture(sees: Sees, size: Size, options: PictureOptions): str
         let any = false;
         for (let i = r; i < r + h && !any; i++)
           for (let j = c; j < c + w && !any; j++) any = sees(head, i + queryOffset, j);
-        if (any)
-          visited.push(`M${c * cell} ${top + r * cell}h${w * cell}v${h * cell}h-${w * cell}z`);
+        if (any) visited.push(`M${c * cell} ${top + r * cell}h${w * cell}v${h * cell}h-${w * cell}z`);
       }
   }
   const text = (s: string): string => s.replace(/[<&>]/g, (c) => `&#${c.charCodeAt(0)};`);
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1 -1 ${width + 2} ${top + height + 2}" width="${width + 2}" height="${top + height + 2}">`,
-    ...(title ? [`<text x="0" y="14" font-family="sans-serif" font-size="13" fill="#555">${text(title)}</text>`] : []),
+    ...(title
+      ? [`<text x="0" y="14" font-family="sans-serif" font-size="13" fill="#555">${text(title)}</text>`]
+      : []),
     `<rect x="0" y="${top}" width="${width}" height="${height}" fill="#f3f3f3"/>`,
     ...(visited.length > 0 ? [`<path d="${visited.join("")}" fill="#cfe0f5"/>`] : []),
     `<path d="${cells.join("")}" fill="#2f6db3"/>`,

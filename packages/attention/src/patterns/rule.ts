@@ -245,7 +245,8 @@ export function moduli(rule: Rule, h: number, into: Set<number> = new Set()): Se
   const look = (x: Int): void => {
     if (x.op === "sub") [x.a, x.b].forEach(look);
     if (x.op === "div" || x.op === "mod") look(x.a);
-    if (x.op === "mod") into.add(x.by.op === "perHead" ? x.by.values[h]! : x.by.op === "const" ? x.by.value : 1);
+    if (x.op === "mod")
+      into.add(x.by.op === "perHead" ? x.by.values[h]! : x.by.op === "const" ? x.by.value : 1);
   };
   if (rule.op === "le" || rule.op === "eq") [rule.a, rule.b].forEach(look);
   if (rule.op === "in") look(rule.x);

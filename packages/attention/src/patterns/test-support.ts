@@ -22,7 +22,14 @@ export function anyPattern(heads: number, deep = true): fc.Arbitrary<PatternConf
     }),
     fc.record({ kind: kind("global"), tokens: fc.array(up(90), { maxLength: 3 }), causal: flag }),
     fc.record({ kind: kind("sink"), count: up(5), causal: flag }),
-    fc.record({ kind: kind("random"), count: up(4), seed: up(99), block: up(9, 1), perHead: flag, causal: flag }),
+    fc.record({
+      kind: kind("random"),
+      count: up(4),
+      seed: up(99),
+      block: up(9, 1),
+      perHead: flag,
+      causal: flag,
+    }),
     fc.record({
       kind: kind("bigbird"),
       block: up(12, 1),
