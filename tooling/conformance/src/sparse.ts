@@ -49,8 +49,10 @@ const longt5: Runner = ({ config, inputs, params }) => {
 };
 
 const longnet: Runner = ({ config, inputs }) => {
-  const { numHeads: _, ...options } = config as unknown as LongNetOptions & { numHeads: number };
-  return { out: longNetAttention(inputs["q"]!, inputs["k"]!, inputs["v"]!, options) };
+  const options = Object.fromEntries(Object.entries(config).filter(([key]) => key !== "numHeads"));
+  return {
+    out: longNetAttention(inputs["q"]!, inputs["k"]!, inputs["v"]!, options as unknown as LongNetOptions),
+  };
 };
 
 /** Sparse attention modules. */
