@@ -11,6 +11,8 @@ export interface CachedAttentionOptions extends Omit<
   readonly positions?: TokenPositions;
   /** i32 [batch, seq] of the new tokens: keys with 0 are not stored. */
   readonly keyMask?: Tensor | undefined;
+  /** Packed documents: i32 [batch, seq] of the new tokens, counted on from `first`; not with a ring. */
+  readonly docs?: { readonly ids: Tensor; readonly first: number } | undefined;
   /** Smallest and largest query position - key position, for modifiers that look distances up. */
   readonly distances?: { readonly min: number; readonly max: number } | undefined;
 }
@@ -28,7 +30,7 @@ export function cachedAttention(
   k: Tensor,
   v: Tensor,
   cache: KVCache,
-  { positions, keyMask, distances, ...options }: CachedAttentionOptions = {},
+  { positions, keyMask, docs, distances, ...options }: CachedAttentionOptions = {},
 ): Tensor {
   const who = "cachedAttention";
   const reach = cache.config.window;
@@ -38,11 +40,14 @@ export function cachedAttention(
       who,
       `the window sees ${window.left} keys to the left; the cache is a ring for a window of ${reach}`,
     );
+  if (docs && reach !== undefined)
+    throw new ConfigError(who, "docs are given; a ring does not keep the documents of its tokens");
   const piece = (a: Tensor, b: Tensor, c: Tensor, at: Tensor, kept: Tensor | undefined): Tensor => {
     const where = cache.append(b, c, at, kept);
     return attention(a, cache.keys, cache.values, {
       causal: true,
       ...options,
+      ...(docs ? { docs: cache.appendDocs(docs.ids, at), queryOffset: docs.first } : {}),
       window,
       layout: "bshd",
       positions: {

@@ -8,6 +8,7 @@ import {
   inPieces,
   parametersOf,
   random,
+  rows,
 } from "./test-support.js";
 
 const config = { dim: 20, numHeads: 6, numKvHeads: 2, headDim: 8, causal: true };
@@ -65,6 +66,23 @@ describe("caches of keys and values", () => {
     const keyMask = gpu.tensor([1, 0, 1, 1, 0, 1, 1], [1, 7], "i32");
     const cache = layer.createCache(gpu, { batch: 1, maxLength: 7 });
     await expectSame(layer.forward(x, { cache, keyMask }), layer.forward(x, { keyMask }));
+    cache.dispose();
+  });
+
+  it("packed documents stay apart while decoding", async () => {
+    const { gpu } = device;
+    const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
+    const x = random(gpu, [2, 9, 20], 3);
+    const docs = gpu.tensor([0, 0, 0, 1, 1, 1, 2, -1, -1, 5, 5, 5, 5, 5, 7, 7, 7, 7], [2, 9], "i32");
+    const cache = layer.createCache(gpu, { batch: 2, maxLength: 12 });
+    let start = 0;
+    const out = inPieces(gpu, x, [4, 1, 1, 3], (piece) => {
+      const end = start + piece.shape[1]!;
+      const own = rows(docs, start, end);
+      start = end;
+      return layer.forward(piece, { cache, docs: own });
+    });
+    await expectSame(out, layer.forward(x, { docs }));
     cache.dispose();
   });
 

@@ -1,4 +1,12 @@
-import { checkConfig, ConfigError, expectInteger, expectShape, type Gpu, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectDType,
+  expectInteger,
+  expectShape,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 import type { AttentionPositions } from "./engine/attention.js";
 import { Slots, type TokenPositions } from "./slots.js";
 
@@ -30,7 +38,9 @@ export class KVCache {
   readonly maxChunk: number;
   readonly keys: Tensor;
   readonly values: Tensor;
+  readonly #gpu: Gpu;
   readonly #slots: Slots;
+  #docs: Tensor | undefined;
 
   /** @throws ConfigError */
   constructor(gpu: Gpu, config: KVCacheConfig) {
@@ -59,6 +69,7 @@ export class KVCache {
       expectInteger(who, name, n, 1);
     if (window !== undefined) expectInteger(who, "window", window, 1);
     this.config = config;
+    this.#gpu = gpu;
     this.slots = window === undefined ? maxLength : Math.min(maxLength, window - 1 + maxChunk);
     this.maxChunk = window === undefined ? maxLength : Math.min(maxChunk, this.slots);
     this.keys = gpu.keep(gpu.zeros([batch, this.slots, numKvHeads, headDim], dtype));
@@ -97,13 +108,24 @@ export class KVCache {
     const [batch, , heads, dim] = this.keys.shape as [number, number, number, number];
     const { seq } = expectShape(who, "k", k, [batch, "seq", heads, dim]) as { seq: number };
     expectShape(who, "v", v, [batch, seq, heads, this.values.shape[3]!]);
+    expectDType(who, "v", v, k.dtype);
     if (keyMask) expectShape(who, "keyMask", keyMask, [batch, seq]);
     if (seq > this.maxChunk)
       throw new ConfigError(who, `given ${seq} tokens; the cache takes at most ${this.maxChunk} at a time`);
     const at = this.#slots.place(who, seq, positions);
-    this.#slots.store(k, this.keys, at, keyMask);
-    this.#slots.store(v, this.values, at, keyMask);
+    this.#slots.store(at, { rows: k, slots: this.keys }, { rows: v, slots: this.values }, keyMask);
     return this.positions(at);
+  }
+
+  /** Store the document of each token, i32 [batch, seq]; gives those of all slots, [batch, slots]. */
+  appendDocs(docs: Tensor, positions: Tensor): Tensor {
+    const who = "KVCache.appendDocs";
+    const { batch } = this.config;
+    expectShape(who, "docs", docs, [batch, positions.shape[1]!]);
+    expectDType(who, "docs", docs, "i32");
+    this.#docs ??= this.#gpu.keep(this.#gpu.full([batch, this.slots], -1, "i32"));
+    this.#slots.store(positions, { rows: docs, slots: this.#docs });
+    return this.#docs;
   }
 
   /** Columns start..end of positions that `place` gave; they stay counted. */
@@ -122,6 +144,6 @@ export class KVCache {
   }
 
   dispose(): void {
-    for (const t of [this.keys, this.values, this.#slots]) t.dispose();
+    for (const t of [this.keys, this.values, this.#docs, this.#slots]) t?.dispose();
   }
 }

@@ -52,7 +52,7 @@ export class LatentCache {
   append(rows: Tensor, positions: Tensor): AttentionPositions {
     const { batch, kvRank, ropeDim } = this.config;
     expectShape("LatentCache.append", "rows", rows, [batch, positions.shape[1]!, 1, kvRank + ropeDim]);
-    this.#slots.store(rows, this.rows, positions, undefined);
+    this.#slots.store(positions, { rows, slots: this.rows });
     return this.#slots.positions(positions);
   }
 

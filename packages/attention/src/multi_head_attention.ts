@@ -79,7 +79,7 @@ export interface MultiHeadAttentionOptions {
   readonly context?: Tensor | ContextCache | undefined;
   /** i32 [batch, keys]: 1 keeps; with a cache [batch, seq]. */
   readonly keyMask?: Tensor | undefined;
-  /** i32 [batch, seq]: packed documents; without a cache. */
+  /** i32 [batch, seq]: packed documents. */
   readonly docs?: Tensor | undefined;
   readonly cache?: KVCache | undefined;
   /** With a cache; default: counted on. */
@@ -228,8 +228,9 @@ export class MultiHeadAttention implements Module {
     const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
     if (context && cache) throw new ConfigError(who, "context and cache are given; use contextCache");
     if (cache && !causal) throw new ConfigError(who, "a cache is given; causal must be true");
-    if (cache && docs)
-      throw new ConfigError(who, "docs and cache are given; packed documents are not decoded");
+    const first = cache?.length;
+    if (cache && docs && (options.positions !== undefined || first === undefined))
+      throw new ConfigError(who, "docs are given; with a cache their tokens must be counted on, not placed");
     const p = this.#p;
     return x.gpu.scope(() => {
       let q = splitHeads(x, numHeads, p["q_proj.weight"]!, p["q_proj.bias"]);
@@ -265,6 +266,7 @@ export class MultiHeadAttention implements Module {
             ...common,
             positions: ids,
             keyMask,
+            ...(docs && first !== undefined ? { docs: { ids: docs, first } } : {}),
             ...(modifiers?.some((m) => m.kind === "relative")
               ? { distances: { min: 0, max: cache.config.maxLength - 1 } }
               : {}),

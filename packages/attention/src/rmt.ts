@@ -88,8 +88,11 @@ export class RecurrentMemoryTransformer implements Module {
     expectOneOf(who, "mode", mode, ["decoder", "encoder"]);
     expectInteger(who, "detachEvery", detachEvery, 0);
     if (writeInit !== undefined) expectOneOf(who, "writeInit", writeInit, ["memory", "learned"]);
-    if (mode === "encoder" && (memoryCausal || writeInit !== undefined))
-      throw new ConfigError(who, "memoryCausal and writeInit belong to the decoder; mode is encoder");
+    if (mode === "encoder" && (memoryCausal || writeInit === "learned"))
+      throw new ConfigError(
+        who,
+        "memoryCausal and learned write slots belong to the decoder; mode is encoder",
+      );
     return {
       memory: matrix(memTokens, dim),
       ...layersPlan("layers", layers, blockPlan(config)),

@@ -15,6 +15,8 @@ import type { AttentionPositions } from "./engine/attention.js";
 interface StoreVariant {
   readonly from: string;
   readonly to: string;
+  /** A second tensor goes along. */
+  readonly pair: boolean;
   readonly keyMask: boolean;
 }
 
@@ -23,24 +25,28 @@ const storeKernel: Kernel<StoreVariant> = defineKernel({
   name: "cacheStore",
   bindings: (v: StoreVariant) => ({
     x: `read ${v.from}` as const,
+    ...(v.pair ? { y: `read ${v.from}` as const } : {}),
     positions: "read i32" as const,
     ...(v.keyMask ? { key_mask: "read i32" as const } : {}),
-    rows: `read_write ${v.to}` as const,
+    x_slots: `read_write ${v.to}` as const,
+    ...(v.pair ? { y_slots: `read_write ${v.to}` as const } : {}),
     slot_positions: "read_write i32" as const,
   }),
-  params: { count: "u32", seq: "u32", slots: "u32", width: "u32", limit: "i32" },
+  params: { rows: "u32", seq: "u32", slots: "u32", x_width: "u32", y_width: "u32", limit: "i32" },
   wgsl: (v) => /* wgsl */ `
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
-  let row = i / params.width;
-  let d = i % params.width;
+  let width = max(params.x_width, params.y_width);
+  let row = i / width;
+  let d = i % width;
+  if (row >= params.rows) { return; }
   let position = positions[row];
   if (position < 0 || position >= params.limit) { return; }
   ${v.keyMask ? "if (key_mask[row] == 0) { return; }" : ""}
   let slot = row / params.seq * params.slots + u32(position) % params.slots;
-  rows[slot * params.width + d] = ${v.to}(x[i]);
+  if (d < params.x_width) { x_slots[slot * params.x_width + d] = ${v.to}(x[row * params.x_width + d]); }
+  ${v.pair ? `if (d < params.y_width) { y_slots[slot * params.y_width + d] = ${v.to}(y[row * params.y_width + d]); }` : ""}
   if (d == 0u) { slot_positions[slot] = position; }
 }`,
 });
@@ -134,27 +140,34 @@ export class Slots {
     return cut;
   }
 
-  /** Copy rows [batch, seq, ...] to their slots of `into` [batch, slots, ...]. */
-  store(x: Tensor, into: Tensor, positions: Tensor, keyMask: Tensor | undefined): void {
+  /** Copy rows [batch, seq, ...] of one or two tensors to their slots [batch, slots, ...]. */
+  store(
+    positions: Tensor,
+    x: { readonly rows: Tensor; readonly slots: Tensor },
+    y?: { readonly rows: Tensor; readonly slots: Tensor },
+    keyMask?: Tensor,
+  ): void {
     const { slots, maxLength } = this.options;
-    const seq = x.shape[1]!;
+    const rows = x.rows.shape[0]! * x.rows.shape[1]!;
+    const width = (t: Tensor | undefined): number => (t && rows > 0 ? t.size / rows : 0);
+    const [xWidth, yWidth] = [width(x.rows), width(y?.rows)];
     this.#gpu.run(storeKernel, {
-      variant: { from: x.dtype, to: into.dtype, keyMask: keyMask !== undefined },
+      variant: {
+        from: x.rows.dtype,
+        to: x.slots.dtype,
+        pair: y !== undefined,
+        keyMask: keyMask !== undefined,
+      },
       bindings: {
-        x,
+        x: x.rows,
         positions,
+        x_slots: x.slots,
+        ...(y ? { y: y.rows, y_slots: y.slots } : {}),
         ...(keyMask ? { key_mask: keyMask } : {}),
-        rows: into,
         slot_positions: this.#positions,
       },
-      params: {
-        count: x.size,
-        seq,
-        slots,
-        width: x.size / Math.max(1, x.shape[0]! * seq),
-        limit: maxLength,
-      },
-      workgroups: grid1d(Math.ceil(x.size / 64)),
+      params: { rows, seq: x.rows.shape[1]!, slots, x_width: xWidth, y_width: yWidth, limit: maxLength },
+      workgroups: grid1d(Math.ceil((rows * Math.max(xWidth, yWidth)) / 64)),
     });
   }
 

@@ -166,6 +166,7 @@ const projected: Runner = withChunks(
         layer.forward(part(x, 1, rows), {
           cache,
           keyMask: inputs["keyMask"] && part(inputs["keyMask"], 1, rows),
+          docs: inputs["docs"] && part(inputs["docs"], 1, rows),
         }),
       );
       const out = join(outs, 1);
@@ -176,6 +177,12 @@ const projected: Runner = withChunks(
     }
   },
 );
+
+/** MQA's default of key heads. */
+const oneKeyHead = (context: RunnerContext): RunnerContext => ({
+  ...context,
+  config: { numKvHeads: 1, ...context.config },
+});
 
 /** [b, n, h, d] to [b, h, n, d]. */
 const swap = (t: Tensor): Tensor => transpose(t, [0, 2, 1, 3]);
@@ -193,7 +200,10 @@ export const attention: Readonly<Record<string, Runner>> = {
   combined: sdpa,
   mha: projected,
   cross_attention: projected,
-  mqa: projected,
+  mqa: withChunks(
+    (context) => projected(oneKeyHead(context)),
+    (context) => projected.chunked!(oneKeyHead(context)),
+  ),
   gqa: projected,
   causal_conv1d: ({ config, inputs, params }) => {
     const { out, state } = causalConv1d(inputs["x"]!, params["weight"]!, {
