@@ -1,4 +1,4 @@
-import { cpus } from "node:os";
+import { cpus, loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
 import { openDevice, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
 import { gluFfn } from "@x/ffn";
@@ -129,13 +129,15 @@ async function decodeCost(gpu: Gpu, rounds: number, say: (line: string) => void)
 
 /** PEER by the number of experts, which the tables' memory grows with and the time only with its square root. */
 async function peerCost(gpu: Gpu, rounds: number, say: (line: string) => void): Promise<unknown> {
-  const [dim, tokens, numHeads, topK, queryDim] = [64, 128, 8, 16, 64];
-  const all: Record<string, { forward: Timing; forwardBackward: Timing; keys: Timing }> = {};
-  say(`PEER, ${tokens} tokens, dim ${dim}, ${numHeads} heads of ${topK} experts, by the number of experts:`);
-  for (const n of [128, 256, 512, 1024]) {
-    const w = new Weights(gpu);
-    const x = w.normal([1, tokens, dim], 1);
-    const g = w.normal([1, tokens, dim], 1);
+  // A million rows of 32 numbers are 128 MiB, the least that a device binds.
+  const [dim, tokens, numHeads, topK, queryDim] = [32, 128, 8, 16, 64];
+  const parts = ["forward", "router gradients", "all gradients"] as const;
+  const programs: Record<string, Program> = {};
+  const sizes = [128, 256, 512, 1024];
+  const w = new Weights(gpu);
+  const x = w.normal([1, tokens, dim], 1);
+  const g = w.normal([1, tokens, dim], 1);
+  for (const n of sizes) {
     const weights = {
       wQuery: w.normal([numHeads * queryDim, dim], 0.1),
       keys: w.normal([2, n, queryDim / 2], 0.2),
@@ -143,42 +145,33 @@ async function peerCost(gpu: Gpu, rounds: number, say: (line: string) => void): 
       expertUp: w.normal([n * n, dim], 0.1),
     };
     const forward = (): Tensor => peer(x, weights, { numHeads, topK, queryDim }).out;
-    const t = await interleaved(
-      gpu,
-      {
-        forward,
-        // Router and input: what the square root holds for.
-        "router backward": () => {
-          vjp(() => [forward()], [x, weights.wQuery, weights.keys]).pullback([g]);
-        },
-        // With the tables, whose dense gradients are cleared and written where a row was retrieved.
-        "whole backward": () => {
-          vjp(() => [forward()], [x, ...Object.values(weights)]).pullback([g]);
-        },
-      },
-      rounds,
-    );
-    all[String(n * n)] = {
-      forward: t["forward"]!,
-      keys: t["router backward"]!,
-      forwardBackward: t["whole backward"]!,
+    const training = (wrt: readonly Tensor[]) => (): void => {
+      vjp(() => [forward()], wrt).pullback([g]);
     };
-    const first = Object.values(all)[0]!;
-    const own = all[String(n * n)]!;
-    say(
-      `  ${String(n * n).padStart(7)} experts: forward ${own.forward.min.toFixed(1)} ms (${(own.forward.min / first.forward.min).toFixed(2)}x), with router gradients ${own.keys.min.toFixed(1)} (${(own.keys.min / first.keys.min).toFixed(2)}x), with all ${own.forwardBackward.min.toFixed(1)} (${(own.forwardBackward.min / first.forwardBackward.min).toFixed(2)}x)`,
-    );
-    w.dispose();
-    gpu.trim();
+    programs[`${n * n} ${parts[0]}`] = forward;
+    programs[`${n * n} ${parts[1]}`] = training([x, weights.wQuery, weights.keys]);
+    // The tables' dense gradients are cleared, and written where a row was retrieved.
+    programs[`${n * n} ${parts[2]}`] = training([x, ...Object.values(weights)]);
   }
-  return all;
+  const t = await interleaved(gpu, programs, rounds);
+  say(`PEER, ${tokens} tokens, dim ${dim}, ${numHeads} heads of ${topK} experts, by the number of experts:`);
+  for (const n of sizes) {
+    const figures = parts.map((part) => {
+      const [own, first] = [t[`${n * n} ${part}`]!, t[`${sizes[0]! ** 2} ${part}`]!];
+      return `${part} ${own.min.toFixed(1)} ms (${(own.min / first.min).toFixed(2)}x)`;
+    });
+    say(`  ${String(n * n).padStart(7)} experts: ${figures.join(", ")}`);
+  }
+  w.dispose();
+  gpu.trim();
+  return t;
 }
 
 export const suite: Suite = {
   description:
     "mixtures of experts: cost of the active experts, of one token, and of PEER by its number of experts",
   run: async (gpu, { quick, filter, say }) => {
-    const rounds = quick ? 3 : 9;
+    const rounds = quick ? 3 : 15;
     const parts = { active: activeCost, decode: decodeCost, peer: peerCost };
     const out: Record<string, unknown> = {};
     for (const [name, part] of Object.entries(parts))
@@ -199,7 +192,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     await writeJson(path, {
       date: new Date().toISOString(),
       adapter: gpu.info.name,
-      host: { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version },
+      host: { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version, load: loadavg()[0] },
       suite: "moe",
       result,
     });
