@@ -47,6 +47,17 @@ const cases: Record<string, Record<string, unknown>> = {
       {},
     ],
   },
+  "the plain block with gelu": { ffn: { type: "ffn", activation: "gelu" } },
+  "the plain block without biases, swish per channel": {
+    ffn: { type: "ffn", activation: "swish", beta: "channel", bias: false, hiddenDim: 40 },
+  },
+  "gated with the tanh form of gelu and biases": {
+    ffn: { type: "glu", kind: "gegluTanh", bias: true, hiddenDim: 40 },
+  },
+  "KAN on B-splines": { ffn: { type: "kan", gridSize: 4, gridRange: [-3, 3], hiddenDim: 16 } },
+  "KAN on Chebyshev polynomials": { ffn: { type: "kan", basis: "chebyshev", degree: 3 } },
+  "KAN on Fourier series": { ffn: { type: "kan", basis: "fourier", gridSize: 3 } },
+  "KAN on wavelets": { ffn: { type: "kan", basis: "wavelet", wavelet: "morlet", baseActivation: "silu" } },
   "own head": { tieEmbeddings: false, embedScale: 5.6 },
 };
 
@@ -69,6 +80,10 @@ describe("models of parts", () => {
     expect(make({ ffn: { type: "glu", hiddenDims: 3 } })).toThrow(
       /unknown key "hiddenDims"; did you mean "hiddenDim"/,
     );
+    expect(make({ ffn: { type: "kan", basis: "fourier", degree: 3 } })).toThrow(
+      /degree is given; the basis fourier takes gridSize, bias/,
+    );
+    expect(make({ ffn: { type: "ffn", activation: "relu", beta: "scalar" } })).toThrow(/only swish has one/);
     expect(make({ mixer: { type: "attention", numHeads: 5 } })).toThrow(/numHeads is 5; .* divide dim, 32/);
     expect(make({ placement: "midLn" })).toThrow(/placement is "midLn"; it must be one of preLn/);
     expect(make({ depth: 3 })).toThrow(ConfigError);

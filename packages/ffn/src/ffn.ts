@@ -29,7 +29,7 @@ export interface FfnWeights {
 }
 
 /**
- * The position-wise feed-forward block: out = act(x w1^T + b1) w2^T + b2.
+ * The position-wise feed-forward block: out = act(x w1^T + b1) w2^T + b2 (+ residual).
  *
  * x [..., dim]. Vaswani et al. 2017, arXiv:1706.03762, equation 2; without biases arXiv:2002.05202, equation 2.
  *
@@ -38,9 +38,9 @@ export interface FfnWeights {
 export function ffn(
   x: Tensor,
   weights: FfnWeights,
-  options: { readonly activation?: ActivationKind } = {},
+  options: { readonly activation?: ActivationKind; readonly residual?: Tensor | undefined } = {},
 ): Tensor {
-  checkConfig("ffn", options, ["activation"]);
+  checkConfig("ffn", options, ["activation", "residual"]);
   const { w1, w2, b1, b2, beta } = weights;
   const kind = options.activation ?? "relu";
   expectOneOf("ffn", "activation", kind, ACTIVATION_KINDS);
@@ -49,7 +49,7 @@ export function ffn(
       kind === "swish" || beta !== undefined
         ? activation(linear(x, w1, b1), kind, { beta })
         : linear(x, w1, b1, { activation: kind === "identity" ? undefined : ACTIVATION_EXPRESSIONS[kind] });
-    return linear(hidden, w2, b2);
+    return linear(hidden, w2, b2, { residual: options.residual });
   });
 }
 

@@ -71,3 +71,4 @@ export {
   type KanBasis,
   type KanFeedForwardConfig,
 } from "./kan_feed_forward.js";
+export { factValue, type FactValue, type FactValueOptions } from "./fact_value.js";

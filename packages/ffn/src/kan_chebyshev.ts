@@ -9,12 +9,18 @@ import {
   input,
   transpose,
   randomNormal,
-  takeParameter,
   type Gpu,
   type Tensor,
 } from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
-import { checkShape, SHAPE_KEYS, type KanInit, type KanLayer, type KanShape } from "./kan_layer.js";
+import {
+  checkShape,
+  SHAPE_KEYS,
+  takeWeights,
+  type KanInit,
+  type KanLayer,
+  type KanShape,
+} from "./kan_layer.js";
 
 export interface KanChebyshevOptions {
   /** Highest polynomial. */
@@ -100,8 +106,12 @@ export class ChebyshevKanLinear implements KanLayer {
   constructor(config: ChebyshevKanConfig, weights: Readonly<Record<string, Tensor>>) {
     checkConfig("ChebyshevKanLinear", config, [...SHAPE_KEYS, "degree", "squash"]);
     checkShape("ChebyshevKanLinear", config);
+    expectInteger("ChebyshevKanLinear", "degree", config.degree, 0);
     this.config = config;
-    this.#coefficients = takeParameter("ChebyshevKanLinear", weights, "cheby_coeffs");
+    const { inFeatures, outFeatures, degree } = config;
+    this.#coefficients = takeWeights("ChebyshevKanLinear", weights, {
+      cheby_coeffs: [inFeatures, outFeatures, degree + 1],
+    })["cheby_coeffs"]!;
   }
 
   /** Normal coefficients of deviation 1 / (in (degree + 1)). */

@@ -6,12 +6,18 @@ import {
   expectShape,
   transpose,
   randomNormal,
-  takeParameter,
   type Gpu,
   type Tensor,
 } from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
-import { checkShape, SHAPE_KEYS, type KanInit, type KanLayer, type KanShape } from "./kan_layer.js";
+import {
+  checkShape,
+  SHAPE_KEYS,
+  takeWeights,
+  type KanInit,
+  type KanLayer,
+  type KanShape,
+} from "./kan_layer.js";
 import { SIN_COS } from "./sincos.wgsl.js";
 
 export interface KanFourierOptions {
@@ -100,8 +106,12 @@ export class FourierKanLinear implements KanLayer {
     checkConfig(who, config, [...SHAPE_KEYS, "gridSize", "bias"]);
     checkShape(who, config);
     this.config = config;
-    const names = ["fouriercoeffs", ...(config.bias === false ? [] : ["bias"])];
-    this.#weights = Object.fromEntries(names.map((name) => [name, takeParameter(who, weights, name)]));
+    const { inFeatures, outFeatures, gridSize } = config;
+    expectInteger(who, "gridSize", gridSize, 1);
+    this.#weights = takeWeights(who, weights, {
+      fouriercoeffs: [2, outFeatures, inFeatures, gridSize],
+      bias: config.bias === false ? undefined : [outFeatures],
+    });
   }
 
   /** Normal coefficients of deviation 1 / (sqrt(in) sqrt(gridSize)); the bias is 0. */

@@ -1,4 +1,12 @@
-import { expectInteger, randomUniform, type Gpu, type Module, type Tensor } from "@x/kernels";
+import {
+  expectInteger,
+  expectShape,
+  randomUniform,
+  takeParameter,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 
 /** Sizes of a KAN layer. */
 export interface KanShape {
@@ -35,6 +43,24 @@ export function kaiming(
 ): Tensor {
   const high = 1 / Math.sqrt(inFeatures);
   return gpu.keep(randomUniform(gpu, [outFeatures, inFeatures], { seed, stream, low: -high, high }));
+}
+
+/** A layer's weights by name, of the shapes that its configuration says. @throws ConfigError, ShapeError */
+export function takeWeights(
+  who: string,
+  given: Readonly<Record<string, Tensor>>,
+  shapes: Readonly<Record<string, readonly number[] | undefined>>,
+): Record<string, Tensor> {
+  const wanted = Object.entries(shapes).filter(
+    (entry): entry is [string, readonly number[]] => entry[1] !== undefined,
+  );
+  return Object.fromEntries(
+    wanted.map(([name, shape]) => {
+      const tensor = takeParameter(who, given, name);
+      expectShape(who, name, tensor, shape);
+      return [name, tensor];
+    }),
+  );
 }
 
 /** A configuration less some keys. */

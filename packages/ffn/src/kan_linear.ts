@@ -1,10 +1,11 @@
-import { checkConfig, matmul, randomUniform, takeParameter, type Gpu, type Tensor } from "@x/kernels";
+import { checkConfig, expectShape, matmul, randomUniform, type Gpu, type Tensor } from "@x/kernels";
 import { kan, type KanOptions } from "./kan.js";
 import { gridTensor, SPLINE_KEYS, splineKnots, splineOf } from "./kan_bspline.js";
 import { bases, kanGridUpdate, type KanGridUpdateOptions } from "./kan_grid_update.js";
 import {
   checkShape,
   kaiming,
+  takeWeights,
   SHAPE_KEYS,
   without,
   type KanInit,
@@ -57,16 +58,20 @@ export class KanLinear implements KanLayer {
     const who = "KanLinear";
     checkConfig(who, config, [...SHAPE_KEYS, ...SPLINE_KEYS, "baseActivation", "scaler"]);
     checkShape(who, config);
-    const { scaler = true } = config;
-    const names = [
-      "spline_weight",
-      ...(scaler ? ["spline_scaler"] : []),
-      ...(config.baseActivation === "none" ? [] : ["base_weight"]),
-    ];
-    this.#weights = Object.fromEntries(names.map((name) => [name, takeParameter(who, weights, name)]));
+    const { inFeatures, outFeatures, scaler = true } = config;
+    const options = without(config, "inFeatures", "outFeatures", "scaler");
+    const { gridSize, splineOrder } = splineOf(who, options);
+    const edges = [outFeatures, inFeatures];
+    this.#weights = takeWeights(who, weights, {
+      spline_weight: [...edges, gridSize + splineOrder],
+      spline_scaler: scaler ? edges : undefined,
+      base_weight: config.baseActivation === "none" ? undefined : edges,
+    });
+    const grid = weights["grid"];
+    if (grid) expectShape(who, "grid", grid, [inFeatures, gridSize + 2 * splineOrder + 1]);
     this.config = config;
-    this.#options = without(config, "inFeatures", "outFeatures", "scaler");
-    this.#grid = weights["grid"];
+    this.#options = options;
+    this.#grid = grid;
   }
 
   /** efficient-kan's start: base and scaler Kaiming uniform, splines through noise of size `noise` / G at the knots. */

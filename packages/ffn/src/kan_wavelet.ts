@@ -13,7 +13,6 @@ import {
   mean,
   sumMiddle,
   variance,
-  takeParameter,
   type Gpu,
   type Tensor,
 } from "@x/kernels";
@@ -23,6 +22,7 @@ import {
   checkShape,
   kaiming,
   SHAPE_KEYS,
+  takeWeights,
   without,
   type KanInit,
   type KanLayer,
@@ -194,12 +194,16 @@ export class WaveletKanLinear implements KanLayer {
     checkShape(who, config);
     this.config = config;
     this.#options = without(config, "inFeatures", "outFeatures");
-    const names = [
-      ...["scale", "translation", "wavelet_weights"],
-      ...((config.baseActivation ?? "none") === "none" ? [] : ["base_weight"]),
-      ...(config.batchNorm ? ["bn.weight", "bn.bias"] : []),
-    ];
-    this.#weights = Object.fromEntries(names.map((name) => [name, takeParameter(who, weights, name)]));
+    const { inFeatures, outFeatures, baseActivation = "none", batchNorm = false } = config;
+    const edges = [outFeatures, inFeatures];
+    this.#weights = takeWeights(who, weights, {
+      scale: edges,
+      translation: edges,
+      wavelet_weights: edges,
+      base_weight: baseActivation === "none" ? undefined : edges,
+      "bn.weight": batchNorm ? [outFeatures] : undefined,
+      "bn.bias": batchNorm ? [outFeatures] : undefined,
+    });
   }
 
   /** Scale 1, translation 0, weights Kaiming uniform. */

@@ -99,8 +99,23 @@ export interface Mixer extends Part {
   readonly tokenwise?: boolean;
 }
 
+/** A feed-forward block read as a memory: f(x) = sum_i keys(x)_i value_i (+ bias). */
+export interface BlockMemory {
+  /** Coefficients of the values, [.., dim] -> [.., F]; in a mixture of all experts, times each one's share. */
+  keys(x: Tensor, context: ForwardContext): Tensor;
+  /** The values as columns: [dim, F]. */
+  values(): Tensor;
+  /** Put other values in their place. */
+  write(values: Tensor): void;
+  readonly bias?: Tensor | undefined;
+  /** Experts that F is divided among, side by side; 1 in a dense block. */
+  readonly experts: number;
+}
+
 /** Works on each token. */
 export interface FeedForwardBlock extends Part {
+  /** The block as a memory, where it is one (its last step is a product with a matrix). */
+  readonly memory?: BlockMemory;
   /** f(x), or residual + f(x). */
   forward(x: Tensor, context: ForwardContext, residual?: Tensor): Tensor;
   /** Parameters that one token uses. */

@@ -2,6 +2,7 @@ import { glu, GLU_KINDS, gluFfn, gluHiddenDim } from "@x/ffn";
 import { linear, type GluKind, type Tensor } from "@x/kernels";
 import { Fields } from "../../config/index.js";
 import type { Factory, FeedForwardBlock } from "../contract.js";
+import { denseMemory } from "./memory.js";
 import { countParameters, outStd, ParameterSet, STD } from "../parameters.js";
 
 /**
@@ -41,5 +42,9 @@ export const gluBlock: Factory<FeedForwardBlock> = (spec, weights) => {
         : gluFfn(x, w, { kind, residual }),
     activeParameters: countParameters(parameters()),
     parameters,
+    memory: denseMemory(wDown, w.bDown, (x, context) => {
+      const m = glu(x, w, { kind });
+      return inner ? inner.forward(m, context) : m;
+    }),
   };
 };

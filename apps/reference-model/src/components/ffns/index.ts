@@ -3,13 +3,17 @@ import { deepseekBlock } from "./deepseek.js";
 import { expertChoiceBlock } from "./expert_choice.js";
 import { gluBlock } from "./glu.js";
 import { gshardBlock } from "./gshard.js";
+import { ffnBlock } from "./ffn.js";
+import { kanBlock } from "./kan.js";
 import { mixtralBlock } from "./mixtral.js";
 import { peerBlock } from "./peer.js";
 import { switchBlock } from "./switch.js";
 
 /** Feed-forward blocks by type. */
 export const FFNS: Readonly<Record<string, Factory<FeedForwardBlock>>> = {
+  ffn: ffnBlock,
   glu: gluBlock,
+  kan: kanBlock,
   mixtral: mixtralBlock,
   switch: switchBlock,
   gshard: gshardBlock,

@@ -1,7 +1,8 @@
 import { add, type Tensor } from "@x/kernels";
-import { loadBalanceLoss, mixtralMoe } from "@x/moe";
+import { loadBalanceLoss, mixtralMoe, router } from "@x/moe";
 import { Fields } from "../../config/index.js";
 import type { Factory, FeedForwardBlock } from "../contract.js";
+import { expertMemory } from "./memory.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
 
 /**
@@ -16,7 +17,7 @@ export const mixtralBlock: Factory<FeedForwardBlock> = (spec, weights) => {
   const topK = f.integer("topK", 2);
   if (topK > numExperts) f.fail("topK", `is ${topK}; it must not exceed numExperts, ${numExperts}`);
   const set = new ParameterSet(weights);
-  const router = set.normal("gate.weight", [numExperts, model.dim]);
+  const gate = set.normal("gate.weight", [numExperts, model.dim]);
   const wGate = set.normal("experts.gate_proj", [numExperts, hidden, model.dim], STD * gain);
   const wUp = set.normal("experts.up_proj", [numExperts, hidden, model.dim], STD * gain);
   const wDown = set.normal("experts.down_proj", [numExperts, model.dim, hidden], outStd(model) * gain);
@@ -29,13 +30,14 @@ export const mixtralBlock: Factory<FeedForwardBlock> = (spec, weights) => {
         logits,
         indices,
         weights: shares,
-      } = mixtralMoe(x, router, experts, { topK, renormalize: true });
+      } = mixtralMoe(x, gate, experts, { topK, renormalize: true });
       context.observe?.(`${name}.router`, { x, logits, indices, weights: shares });
       if (context.losses && balance > 0)
         context.losses.push(loadBalanceLoss(logits, { kind: "topk", topK, alpha: balance }).loss);
       return residual ? add(residual, out) : out;
     },
-    activeParameters: router.size + ((wGate.size + wUp.size + wDown.size) * topK) / numExperts,
+    activeParameters: gate.size + ((wGate.size + wUp.size + wDown.size) * topK) / numExperts,
     parameters: () => set.all(),
+    memory: expertMemory(experts, (x) => router(x, gate, { topK, renormalize: true })),
   };
 };
