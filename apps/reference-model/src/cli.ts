@@ -5,8 +5,10 @@ import { TokenizerError } from "@x/tokenizer";
 import { compareCommand } from "./commands/compare.js";
 import { convertCommand } from "./commands/convert.js";
 import { expertsCommand } from "./commands/experts.js";
+import { editCommand } from "./commands/edit.js";
 import { generateCommand } from "./commands/generate.js";
 import { infoCommand } from "./commands/info.js";
+import { inspectCommand } from "./commands/inspect.js";
 import { logitsCommand } from "./commands/logits.js";
 import { perplexityCommand } from "./commands/perplexity.js";
 import { storiesCommands } from "./commands/stories.js";
@@ -26,6 +28,8 @@ for (const add of [
   convertCommand,
   compareCommand,
   expertsCommand,
+  inspectCommand,
+  editCommand,
   storiesCommands,
 ])
   add(program);

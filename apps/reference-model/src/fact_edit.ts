@@ -1,6 +1,7 @@
 import { factValue, keyCovariance, memit, rome, type FactValueOptions } from "@x/ffn";
 import {
   add,
+  concat,
   ConfigError,
   crossEntropy,
   gather,
@@ -9,7 +10,6 @@ import {
   mean,
   mul,
   softmax,
-  stack,
   sub,
   sum,
   type Gpu,
@@ -30,7 +30,9 @@ export interface Fact {
 export interface EditOptions extends FactValueOptions {
   /** Layer whose block is changed. */
   readonly layer: number;
-  /** Rank-one per fact, one after another; or all facts at once. */
+  /** The token whose key is edited: the subject's last one (default), or the one that says the target. */
+  readonly at?: "subject" | "last";
+  /** Rank-one per fact, one after another, for the mean key of its prompts; or every prompt of every fact at once. */
   readonly method: "rome" | "memit";
   /** Texts that come before the prompts, each with the space or break that ends it; "" for none. */
   readonly contexts: readonly string[];
@@ -55,10 +57,10 @@ export interface EditResult {
   readonly change: number;
 }
 
-/** One text of a fact: ids, where the subject ends, and which positions say the target. */
+/** One text of a fact: ids, where the key is taken, and which positions say the target. */
 interface Row {
   readonly ids: readonly number[];
-  readonly subject: number;
+  readonly key: number;
   readonly targets: readonly number[];
 }
 
@@ -70,7 +72,7 @@ function tokensOf(tokenizer: Tokenizer, who: string, prefix: string, ids: readon
   return head.length;
 }
 
-function rowOf(tokenizer: Tokenizer, fact: Fact, context: string, prompt: string): Row {
+function rowOf(tokenizer: Tokenizer, fact: Fact, context: string, prompt: string, last: boolean): Row {
   const who = "editFacts";
   const parts = prompt.split("{}");
   if (parts.length !== 2) throw new ConfigError(who, `prompt ${JSON.stringify(prompt)} must hold {} once`);
@@ -81,11 +83,18 @@ function rowOf(tokenizer: Tokenizer, fact: Fact, context: string, prompt: string
   const first = tokensOf(tokenizer, who, `${head}${parts[1]!}`, ids);
   if (first === ids.length) throw new ConfigError(who, "the target is empty");
   // The token before says the next one.
-  return { ids, subject, targets: Array.from({ length: ids.length - first }, (_, i) => first + i - 1) };
+  return {
+    ids,
+    key: last ? first - 1 : subject,
+    targets: Array.from({ length: ids.length - first }, (_, i) => first + i - 1),
+  };
 }
 
 /** Ids of rows, padded at the end: [rows, longest]. Nothing looks ahead, so padding changes nothing. */
-function padded(gpu: Gpu, rows: readonly Row[]): { ids: Tensor; width: number } {
+function padded(
+  gpu: Gpu,
+  rows: readonly { readonly ids: readonly number[] }[],
+): { ids: Tensor; width: number } {
   const width = Math.max(...rows.map((row) => row.ids.length));
   const data = new Int32Array(rows.length * width);
   rows.forEach((row, i) => {
@@ -132,69 +141,77 @@ export async function keyMoments(
   return { covariance: total!, scale: Array.from(diagonal).reduce((a, b) => a + b, 0) / F };
 }
 
-/** The key of a fact, and the value that makes the model say it. Both are the caller's. */
-async function association(
+/** A fact as pairs of a key and the value that makes the model say it. */
+interface Association {
+  /** [pairs, F] */
+  readonly keys: Tensor;
+  /** [pairs, dim] */
+  readonly values: Tensor;
+  readonly losses: readonly number[];
+}
+
+/** One pair per prompt, its key the mean over the contexts, all with one change of the output; or one for all. */
+async function associate(
   open: LayerMemory,
   tokenizer: Tokenizer,
   fact: Fact,
   options: EditOptions,
-): Promise<{ key: Tensor; value: Tensor; losses: readonly number[] }> {
+): Promise<Association> {
   const { gpu } = open.model;
-  const rows = options.contexts.flatMap((context) =>
-    fact.prompts.map((prompt) => rowOf(tokenizer, fact, context, prompt)),
+  const last = options.at === "last";
+  const { contexts } = options;
+  const rows = fact.prompts.flatMap((prompt) =>
+    contexts.map((context) => rowOf(tokenizer, fact, context, prompt, last)),
   );
   const { ids, width } = padded(gpu, rows);
   const flat = (positions: readonly number[]): Tensor => gpu.tensor(positions, [positions.length], "i32");
-  const subjects = flat(rows.map((row, i) => i * width + row.subject));
+  const places = flat(rows.map((row, i) => i * width + row.key));
   const spoken = rows.flatMap((row, i) =>
     row.targets.map((t) => ({ at: i * width + t, id: row.ids[t + 1]! })),
   );
   const positions = flat(spoken.map(({ at }) => at));
   const targets = flat(spoken.map(({ id }) => id));
-  const made: Tensor[] = [ids, subjects, positions, targets];
+  // 1 at the token whose key is edited.
+  const here = gpu.tensor(
+    rows.flatMap((row) => Array.from({ length: width }, (_, t) => (t === row.key ? 1 : 0))),
+    [rows.length, width, 1],
+  );
+  const all = open.keys(ids);
+  const made: Tensor[] = [ids, places, positions, targets, here, all];
+  const pick = (x: Tensor, which: Tensor): Tensor =>
+    gather(x.reshape([rows.length * width, x.shape.at(-1)!]), which);
   try {
-    const all = open.keys(ids);
-    made.push(all);
-    const key = gpu.scope(() =>
-      gpu.keep(mean(gather(all.reshape([rows.length * width, all.shape.at(-1)!]), subjects), { axes: 0 })),
-    );
-    const start = gpu.scope(() => {
-      const values = open.memory.values();
-      return gpu.keep(matmul(values, key.reshape([key.size, 1])).reshape([values.shape[0]!]));
+    const { keys, outputs, start, usual } = gpu.scope(() => {
+      const own = pick(all, places);
+      const F = own.shape[1]!;
+      const pairs = options.method === "rome" ? 1 : fact.prompts.length;
+      const means = mean(own.reshape([pairs, rows.length / pairs, F]), { axes: 1 });
+      const out = matmul(means, open.memory.values(), { transposeB: true });
+      const likely = softmax(open.model.head(pick(open.model.hidden(ids), places)));
+      return { keys: means, outputs: out, start: mean(out, { axes: 0 }), usual: likely };
     });
-    made.push(start);
-    // 1 at the subject's last token.
-    const place = gpu.keep(
-      gpu.tensor(
-        rows.flatMap((row) => Array.from({ length: width }, (_, t) => (t === row.subject ? 1 : 0))),
-        [rows.length, width, 1],
-      ),
-    );
-    made.push(place);
-    const at = (hidden: Tensor, which: Tensor): Tensor =>
-      open.model.head(gather(hidden.reshape([rows.length * width, hidden.shape.at(-1)!]), which));
+    made.push(outputs, start, usual);
     // What follows the subject by itself is to stay, as far as the target is not what follows it.
-    const ends = rows.some((row) => row.targets.includes(row.subject));
+    const ends = rows.some((row) => row.targets.includes(row.key));
     const kl = ends ? 0 : (options.kl ?? 0.0625);
-    const usual = gpu.scope(() => gpu.keep(softmax(at(open.model.hidden(ids), subjects))));
-    made.push(usual);
     const { steps, learningRate, weightDecay, clamp, enough } = options;
-    const chosen = { steps, learningRate, weightDecay, clamp, enough };
+    const given = Object.entries({ steps, learningRate, weightDecay, clamp, enough });
     const { value, delta, losses } = await factValue(
       start,
       (change) =>
-        open.changed(mul(place, change), () => {
+        open.changed(mul(here, change), () => {
           const hidden = open.model.hidden(ids);
-          const loss = crossEntropy(at(hidden, positions), targets);
+          const loss = crossEntropy(open.model.head(pick(hidden, positions)), targets);
           if (kl === 0) return loss;
           // KL(usual || now), less the entropy of the usual, which does not change.
-          const cross = sum(mul(usual, logSoftmax(at(hidden, subjects))));
+          const cross = sum(mul(usual, logSoftmax(open.model.head(pick(hidden, places)))));
           return sub(loss, mul(cross, kl / rows.length));
         }),
-      Object.fromEntries(Object.entries(chosen).filter(([, v]) => v !== undefined)),
+      Object.fromEntries(given.filter(([, v]) => v !== undefined)),
     );
-    delta.dispose();
-    return { key, value, losses };
+    made.push(value, delta);
+    const values = gpu.scope(() => add(outputs, delta));
+    return { keys, values, losses };
   } finally {
     for (const tensor of made) tensor.dispose();
   }
@@ -225,54 +242,40 @@ export async function editFacts(
   const ridge = (options.ridge ?? 0.01) * scale;
   const before = gpu.scope(() => gpu.keep(mul(open.memory.values(), 1)));
   const done: EditedFact[] = [];
-  const found: { key: Tensor; value: Tensor }[] = [];
-  const put = async (values: Tensor): Promise<void> => {
+  const found: Association[] = [];
+  const put = async (edited: () => Tensor): Promise<void> => {
+    const values = gpu.scope(edited);
     const numbers = await values.read();
-    if (!Array.from(numbers).every(Number.isFinite))
+    const sound = Array.from(numbers).every(Number.isFinite);
+    if (sound) open.memory.write(values);
+    values.dispose();
+    if (!sound)
       throw new ConfigError(
         who,
         "the covariance of the keys is not positive definite; give a larger ridge or more text",
       );
-    open.memory.write(values);
   };
   try {
     for (const fact of facts) {
-      const { key, value, losses } = await association(open, tokenizer, fact, options);
+      const association = await associate(open, tokenizer, fact, options);
+      const { keys, values, losses } = association;
       const edited = { fact, lossBefore: losses[0]!, lossAfter: losses.at(-1)! };
       done.push(edited);
       onFact(edited);
-      if (options.method === "memit") {
-        found.push({ key, value });
-        continue;
+      found.push(association);
+      if (options.method === "rome") {
+        const [key, value] = [keys.reshape([keys.size]), values.reshape([values.size])];
+        await put(() => rome(open.memory.values(), { covariance, key, value }, { ridge }).w);
+        for (const t of [key, value]) t.dispose();
       }
-      const values = gpu.scope(() =>
-        gpu.keep(rome(open.memory.values(), { covariance, key, value }, { ridge }).w),
-      );
-      for (const t of [key, value]) t.dispose();
-      await put(values).finally(() => {
-        values.dispose();
-      });
     }
     if (options.method === "memit") {
       const { lambda } = options;
-      const values = gpu.scope(() => {
-        const keys = stack(found.map(({ key }) => key));
-        const wanted = stack(found.map(({ value }) => value));
-        const metric = gpu.tensor(
-          Array.from({ length: covariance.shape[0]! }, () => ridge),
-          [covariance.shape[0]!],
-        );
-        return gpu.keep(
-          memit(
-            open.memory.values(),
-            { covariance: addDiagonal(covariance, metric), keys, values: wanted },
-            lambda === undefined ? { mode: "exact" } : { lambda },
-          ),
-        );
-      });
-      for (const { key, value } of found) for (const t of [key, value]) t.dispose();
-      await put(values).finally(() => {
-        values.dispose();
+      await put(() => {
+        const keys = concat(found.map((f) => f.keys));
+        const values = concat(found.map((f) => f.values));
+        const metric = { covariance: addDiagonal(covariance, ridge), keys, values };
+        return memit(open.memory.values(), metric, lambda === undefined ? { mode: "exact" } : { lambda });
       });
     }
     const after = gpu.scope(() => gpu.keep(mul(open.memory.values(), 1)));
@@ -280,18 +283,15 @@ export async function editFacts(
     after.dispose();
     return { facts: done, change };
   } finally {
-    for (const t of [covariance, before]) t.dispose();
+    for (const t of [covariance, before, ...found.flatMap(({ keys, values }) => [keys, values])]) t.dispose();
   }
 }
 
-/** a with numbers added to its diagonal. */
-function addDiagonal(a: Tensor, diagonal: Tensor): Tensor {
+/** A matrix with a number added to its diagonal. */
+function addDiagonal(a: Tensor, value: number): Tensor {
   const n = a.shape[0]!;
-  const unit = a.gpu.tensor(
-    Float32Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0)),
-    [n, n],
-  );
-  return add(a, mul(unit, diagonal));
+  const diagonal = Float32Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? value : 0));
+  return add(a, a.gpu.tensor(diagonal, [n, n]));
 }
 
 async function relativeChange(before: Tensor, after: Tensor): Promise<number> {
@@ -317,6 +317,9 @@ export interface Belief extends Claim {
   readonly says: string;
 }
 
+/** Claims of one pass. */
+const TOGETHER = 32;
+
 /** What a model makes of claims. */
 export async function beliefs(
   model: CausalLM,
@@ -324,21 +327,36 @@ export async function beliefs(
   claims: readonly Claim[],
 ): Promise<Belief[]> {
   const { gpu } = model;
-  const out: Belief[] = [];
-  for (const claim of claims) {
+  const rows = claims.map((claim) => {
     const ids = tokenizer.encode(`${claim.prompt}${claim.target}`, { addSpecialTokens: false });
-    const first = tokensOf(tokenizer, "beliefs", claim.prompt, ids);
-    const logits = gpu.scope(() => logSoftmax(model.forward(gpu.tensor(ids, [1, ids.length], "i32"))));
-    const [data, V] = [await logits.read(), logits.shape[2]!];
-    logits.dispose();
-    let log = 0;
-    const said: number[] = [];
-    for (let t = first; t < ids.length; t++) {
-      const row = Array.from(data.subarray((t - 1) * V, t * V));
-      log += row[ids[t]!]!;
-      said.push(row.indexOf(Math.max(...row)));
+    return { claim, ids, first: tokensOf(tokenizer, "beliefs", claim.prompt, ids) };
+  });
+  const out: Belief[] = [];
+  for (let start = 0; start < rows.length; start += TOGETHER) {
+    const some = rows.slice(start, start + TOGETHER);
+    const { ids, width } = padded(gpu, some);
+    const spoken = some.flatMap((row, i) =>
+      Array.from({ length: row.ids.length - row.first }, (_, t) => i * width + row.first + t - 1),
+    );
+    const logs = gpu.scope(() => {
+      const hidden = model.hidden(ids);
+      const flat = hidden.reshape([some.length * width, hidden.shape.at(-1)!]);
+      return logSoftmax(model.head(gather(flat, gpu.tensor(spoken, [spoken.length], "i32"))));
+    });
+    ids.dispose();
+    const [data, V] = [await logs.read(), logs.shape[1]!];
+    logs.dispose();
+    let at = 0;
+    for (const { claim, ids: own, first } of some) {
+      let log = 0;
+      const said: number[] = [];
+      for (let t = first; t < own.length; t++, at++) {
+        const row = Array.from(data.subarray(at * V, (at + 1) * V));
+        log += row[own[t]!]!;
+        said.push(row.indexOf(Math.max(...row)));
+      }
+      out.push({ ...claim, probability: Math.exp(log), says: tokenizer.decode(said) });
     }
-    out.push({ ...claim, probability: Math.exp(log), says: tokenizer.decode(said) });
   }
   return out;
 }

@@ -160,9 +160,14 @@ export class CausalLM implements Module {
     }).x;
   }
 
+  /** The output matrix [vocab, dim]; the embedding where they are tied. */
+  get headWeight(): Tensor {
+    return this.#head ?? this.#embedding;
+  }
+
   /** Logits of hidden states. */
   head(hidden: Tensor): Tensor {
-    return linear(hidden, this.#head ?? this.#embedding);
+    return linear(hidden, this.headWeight);
   }
 
   /** Logits of every position: [batch, seq, vocab] (of the last one with `lastOnly`). */

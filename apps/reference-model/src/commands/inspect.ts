@@ -1,0 +1,101 @@
+import type { Command } from "commander";
+import { topKeys, valueTokens } from "@x/ffn";
+import { ConfigError, gather, transpose } from "@x/kernels";
+import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
+import { LayerMemory } from "../layer_memory.js";
+import { integer, modelOption, withDevice } from "./shared.js";
+import { table } from "./table.js";
+
+interface InspectFlags {
+  model: string;
+  prompt: string;
+  layer?: number;
+  token?: number;
+  keys: number;
+  words: number;
+}
+
+/** A token as one printable word. */
+const show = (text: string): string => JSON.stringify(text).slice(1, -1);
+
+/** `inspect`: feed-forward blocks as memories. */
+export function inspectCommand(program: Command): void {
+  program
+    .command("inspect")
+    .description("which keys of the feed-forward blocks fire for a token, and what they add says")
+    .addOption(modelOption())
+    .requiredOption("-p, --prompt <text>", "the text; its last token is looked at")
+    .option("--layer <n>", "one layer (default: all whose block is a memory)", integer)
+    .option("--token <n>", "another token, by its number; negative from the end", integer)
+    .option("-k, --keys <n>", "keys of a layer", integer, 5)
+    .option("-w, --words <n>", "tokens of a value", integer, 6)
+    .action(async (flags: InspectFlags) => {
+      await withDevice(async (gpu) => {
+        const { model } = await loadCheckpoint(gpu, flags.model);
+        const tokenizer = await loadFolderTokenizer(flags.model);
+        if (!tokenizer) throw new ConfigError("inspect", `${flags.model} has no tokenizer`);
+        const ids = tokenizer.encode(flags.prompt);
+        if (ids.length === 0) throw new ConfigError("inspect", "the prompt is empty");
+        const token = flags.token ?? -1;
+        const at = token < 0 ? token + ids.length : token;
+        if (at < 0 || at >= ids.length)
+          throw new ConfigError("inspect", `--token is ${token}; the prompt has ${ids.length} tokens`);
+        const all = model.layers.map((_, i) => i);
+        const layers =
+          flags.layer === undefined ? all.filter((i) => model.layers[i]!.ffn.memory) : [flags.layer];
+        if (layers.length === 0)
+          throw new ConfigError("inspect", "no block of this model is a memory of keys and values");
+        const head = model.headWeight;
+        const input = gpu.tensor(ids, [1, ids.length], "i32");
+        const rows: (string | number)[][] = [];
+        for (const layer of layers) {
+          const open = new LayerMemory(model, layer);
+          const { index, score, share, words, probabilities } = gpu.scope(() => {
+            const keys = open.keys(input);
+            const F = keys.shape.at(-1)!;
+            const row = gather(keys.reshape([ids.length, F]), gpu.tensor([at], [1], "i32"));
+            keys.dispose();
+            const values = open.memory.values();
+            const top = topKeys(row, values, Math.min(flags.keys, F), { rankBy: "contribution" });
+            // m value: a key that fires below 0 promotes what its value is against.
+            const added = top.contribution.reshape([top.index.size, head.shape[1]!]);
+            const said = valueTokens(transpose(added), head, Math.min(flags.words, head.shape[0]!));
+            return {
+              index: top.index,
+              score: top.score,
+              share: row,
+              words: said.index,
+              probabilities: said.prob,
+            };
+          });
+          const [keys, scores, m] = [await index.read(), await score.read(), await share.read()];
+          const [tokens, p] = [await words.read(), await probabilities.read()];
+          const width = m.length / open.memory.experts;
+          const n = words.shape[1]!;
+          Array.from(keys).forEach((key, i) => {
+            const name = open.memory.experts > 1 ? `${Math.floor(key / width)}:${key % width}` : String(key);
+            const said = Array.from(
+              { length: n },
+              (_, j) => `${show(tokenizer.decode([tokens[i * n + j]!]))} ${p[i * n + j]!.toFixed(2)}`,
+            );
+            rows.push([
+              layer,
+              name,
+              Number(m[key]!.toFixed(3)),
+              Number(scores[i]!.toFixed(3)),
+              said.join(" | "),
+            ]);
+          });
+          for (const t of [index, score, share, words, probabilities]) t.dispose();
+        }
+        const mixed = layers.some((layer) => (model.layers[layer]!.ffn.memory?.experts ?? 1) > 1);
+        process.stdout.write(
+          `token ${at} of ${ids.length}: ${JSON.stringify(tokenizer.decode([ids[at]!]))}\n\n`,
+        );
+        process.stdout.write(
+          table(["layer", mixed ? "expert:key" : "key", "m", "|m| |value|", "m value promotes"], rows),
+        );
+        model.dispose();
+      });
+    });
+}
