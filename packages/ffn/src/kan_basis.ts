@@ -20,8 +20,11 @@ export interface Basis {
   /** Number of functions n of a feature. */
   readonly count: number;
   readonly kernels: BasisKernels;
-  /** Knots [features, count + order + 1] of B-splines. */
+  /** Knots [features, count + order + 1] of B-splines, if they are not uniform. */
   readonly grid?: Tensor;
+  /** Uniform knots: knot j is low + (j - order) step. */
+  readonly low?: number;
+  readonly step?: number;
   /** What changes the kernels' text. */
   readonly variant: BasisVariant;
 }
@@ -29,6 +32,8 @@ export interface Basis {
 export interface BasisVariant {
   /** Order of a spline. */
   readonly order?: number;
+  /** Its knots are uniform, and computed. */
+  readonly uniform?: boolean;
   /** Chebyshev: the argument is tanh(x). */
   readonly squash?: boolean;
 }
@@ -48,8 +53,9 @@ export function basisKernels(
   text: { readonly expand: (v: BasisVariant) => string; readonly pull: (v: BasisVariant) => string },
   grid = false,
 ): BasisKernels {
-  const extra: Record<string, BindingSpec> = grid ? { grid: "read f32" } : {};
-  const params = { count: "u32", features: "u32", n: "u32" } as const;
+  const extra = (v: BasisVariant): Record<string, BindingSpec> =>
+    grid && v.uniform !== true ? { grid: "read f32" } : {};
+  const params = { count: "u32", features: "u32", n: "u32", low: "f32", step: "f32" } as const;
   const main = (body: string): string => /* wgsl */ `
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
@@ -60,13 +66,18 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   return {
     forward: defineKernel({
       name,
-      bindings: { x: "read f32", ...extra, phi: "write f32" },
+      bindings: (v: BasisVariant) => ({ x: "read f32", ...extra(v), phi: "write f32" }),
       params,
       wgsl: (v: BasisVariant) => text.expand(v) + main("expand(x[at], at % params.features, at * params.n);"),
     }),
     backward: defineKernel({
       name: `${name}Backward`,
-      bindings: { x: "read f32", ...extra, dphi: "read f32", dx: "write f32" },
+      bindings: (v: BasisVariant) => ({
+        x: "read f32",
+        ...extra(v),
+        dphi: "read f32",
+        dx: "write f32",
+      }),
       params,
       wgsl: (v: BasisVariant) =>
         text.pull(v) + main("dx[at] = pull(x[at], at % params.features, at * params.n);"),
@@ -78,7 +89,13 @@ function run(basis: Basis, x: Tensor, backward: boolean, bindings: Record<string
   x.gpu.run(backward ? basis.kernels.backward : basis.kernels.forward, {
     variant: basis.variant,
     bindings: { x, ...(basis.grid ? { grid: basis.grid } : {}), ...bindings },
-    params: { count: x.size, features: x.shape.at(-1)!, n: basis.count },
+    params: {
+      count: x.size,
+      features: x.shape.at(-1)!,
+      n: basis.count,
+      low: basis.low ?? 0,
+      step: basis.step ?? 0,
+    },
     workgroups: grid1d(Math.ceil(x.size / 64)),
   });
 }

@@ -53,25 +53,6 @@ export function splineKnots({ gridSize, splineOrder, gridRange: [low, high] }: S
   return Float64Array.from({ length: gridSize + 2 * splineOrder + 1 }, (_, j) => low + (j - splineOrder) * h);
 }
 
-const LIMIT = 64;
-const uniform = new WeakMap<Gpu, Map<string, Tensor>>();
-
-/** The uniform grid [features, G + 2k + 1] on the device; kept, since every step of a layer needs the same. */
-function uniformGrid(gpu: Gpu, spline: Spline, features: number): Tensor {
-  let known = uniform.get(gpu);
-  if (!known) uniform.set(gpu, (known = new Map<string, Tensor>()));
-  const key = JSON.stringify([spline.gridSize, spline.splineOrder, spline.gridRange, features]);
-  let grid = known.get(key);
-  if (!grid) {
-    if (known.size >= LIMIT) {
-      for (const old of known.values()) old.dispose();
-      known.clear();
-    }
-    known.set(key, (grid = gpu.keep(gridTensor(gpu, spline, features))));
-  }
-  return grid;
-}
-
 /** The uniform knots of every feature: [features, G + 2k + 1]. */
 export function gridTensor(gpu: Gpu, spline: Spline, features: number): Tensor {
   const knots = splineKnots(spline);
@@ -92,8 +73,10 @@ export function splineBasis(who: string, x: Tensor, spline: Spline, grid?: Tenso
   return {
     count: gridSize + splineOrder,
     kernels: bsplineKernels,
-    grid: grid ?? uniformGrid(x.gpu, spline, features),
-    variant: { order: splineOrder },
+    ...(grid ? { grid } : {}),
+    variant: { order: splineOrder, uniform: !grid },
+    low: spline.gridRange[0],
+    step: (spline.gridRange[1] - spline.gridRange[0]) / gridSize,
   };
 }
 

@@ -1,15 +1,19 @@
-import { basisKernels, type BasisKernels } from "./kan_basis.js";
+import { basisKernels, type BasisKernels, type BasisVariant } from "./kan_basis.js";
 
 /**
- * B-splines of order ORDER on the knots `grid` [features, n + ORDER + 1]. Of the n bases only ORDER + 1 are not zero
+ * B-splines of order ORDER on n + ORDER + 1 knots a feature: those of `grid`, or uniform ones. Of the n bases only ORDER + 1 are not zero
  * at a point: those of the knot interval ("cell") that holds it, from the triangle of Cox-de Boor. Bases that would
  * begin before the first knot or end after the last do not exist; what the triangle holds in their place is dropped.
  */
-const shared = (order: number): string => /* wgsl */ `
+const shared = ({ order = 0, uniform = false }: BasisVariant): string => /* wgsl */ `
 const ORDER = ${String(order)};
 fn knot(feature: u32, j: i32) -> f32 {
   let knots = i32(params.n) + ORDER + 1;
-  return grid[i32(feature) * knots + clamp(j, 0, knots - 1)];
+  ${
+    uniform
+      ? "return params.low + f32(j - ORDER) * params.step;"
+      : "return grid[i32(feature) * knots + clamp(j, 0, knots - 1)];"
+  }
 }
 // The last interval whose left knot is not above x; -1 outside the knots.
 fn cell_of(x: f32, feature: u32) -> i32 {
@@ -43,7 +47,7 @@ fn triangle(x: f32, feature: u32, cell: i32, top: i32, b: ptr<function, array<f3
 export const bsplineKernels: BasisKernels = basisKernels(
   "kanBspline",
   {
-    expand: ({ order = 0 }) => /* wgsl */ `${shared(order)}
+    expand: (v) => /* wgsl */ `${shared(v)}
 fn expand(x: f32, feature: u32, base: u32) {
   for (var j = 0u; j < params.n; j++) { phi[base + j] = 0.0; }
   let cell = cell_of(x, feature);
@@ -56,7 +60,7 @@ fn expand(x: f32, feature: u32, base: u32) {
   }
 }`,
     // B' = ORDER (b[j] / width of its support - b[j + 1] / width of its support), b one order lower.
-    pull: ({ order = 0 }) => /* wgsl */ `${shared(order)}
+    pull: (v) => /* wgsl */ `${shared(v)}
 fn pull(x: f32, feature: u32, base: u32) -> f32 {
   let cell = cell_of(x, feature);
   if (cell < 0 || ORDER == 0) { return 0.0; }
