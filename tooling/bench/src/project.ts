@@ -57,13 +57,13 @@ function eager(gpu: Gpu, run: () => readonly Tensor[]): Program {
   };
 }
 
-/** The run is recorded once and replayed. */
+/** The first run is recorded, the others replay it. */
 function recorded(gpu: Gpu, run: () => readonly Tensor[], before: () => void = () => undefined): Program {
   let recording: Recording<readonly Tensor[]> | undefined;
   const step = (): void => {
     before();
-    recording ??= gpu.record(run);
-    recording.replay();
+    if (recording) recording.replay();
+    else recording = gpu.record(run);
   };
   return {
     step,
