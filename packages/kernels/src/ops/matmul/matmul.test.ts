@@ -109,6 +109,25 @@ describe("matmul", () => {
     },
   );
 
+  it(
+    "large products that no tile divides, every transpose, equal the tiled form",
+    { timeout: 180_000 },
+    async () => {
+      const { gpu } = device;
+      const [M, N, K] = [532, 516, 524];
+      for (const [transposeA, transposeB] of transposes) {
+        const [shapeA, shapeB] = shapes({ M, N, K, transposeA, transposeB });
+        const a = gpu.tensor(numbers(product(shapeA), 1), shapeA);
+        const b = gpu.tensor(numbers(product(shapeB), 2), shapeB);
+        const [auto, tiled] = (["auto", "tiled"] as const).map((form) =>
+          gpu.scope(() => matmul(a, b, { transposeA, transposeB, form })),
+        ) as [Tensor, Tensor];
+        expect(relativeError(await auto.read(), Float64Array.from(await tiled.read()))).toBeLessThan(3e-6);
+        for (const t of [a, b, auto, tiled]) t.dispose();
+      }
+    },
+  );
+
   it("broadcasts batch axes, with gradients", async () => {
     for (const [batchA, batchB] of [
       [[3], [3]],
