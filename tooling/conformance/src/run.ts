@@ -1,5 +1,5 @@
 import { readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { FormatError, type Gpu } from "@x/kernels";
 import { attention, masks } from "./attention.js";
 import { ffn } from "./ffn.js";
@@ -24,17 +24,20 @@ export interface CaseReport extends CaseResult {
   readonly name: string;
 }
 
-/** The golden files of a directory: DIR/AREA/MECHANISM.safetensors. */
+/** The golden files of a directory: DIR/AREA/MECHANISM.safetensors, or of one area: AREA/MECHANISM.safetensors. */
 export async function goldenFiles(directory: string): Promise<{ area: string; path: string }[]> {
   const out: { area: string; path: string }[] = [];
-  const areas = await readdir(directory, { withFileTypes: true }).catch((cause: unknown) => {
+  const entries = await readdir(directory, { withFileTypes: true }).catch((cause: unknown) => {
     throw new FormatError(directory, "cannot be read; it must be a directory of golden files", { cause });
   });
-  for (const area of areas.filter((a) => a.isDirectory()).sort((a, b) => (a.name < b.name ? -1 : 1))) {
-    const files = (await readdir(join(directory, area.name)))
+  const names = (list: typeof entries): string[] => list.map((entry) => entry.name).sort();
+  for (const file of names(entries.filter((e) => e.isFile() && e.name.endsWith(".safetensors"))))
+    out.push({ area: basename(resolve(directory)), path: join(directory, file) });
+  for (const area of names(entries.filter((e) => e.isDirectory()))) {
+    const files = (await readdir(join(directory, area)))
       .filter((name) => name.endsWith(".safetensors"))
       .sort();
-    for (const file of files) out.push({ area: area.name, path: join(directory, area.name, file) });
+    for (const file of files) out.push({ area, path: join(directory, area, file) });
   }
   return out;
 }
