@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { DTypeError, ShapeError, type Tensor } from "@x/kernels";
 import { checkOp, numbers, operand, relativeError } from "@x/testing";
-import { batchNorm } from "./batchnorm.js";
+import { BatchNorm, batchNorm } from "./batchnorm.js";
 import { batchNormReference, type BatchReference } from "./batchnorm.reference.js";
 import { eachForm, rowsOf, upload } from "./test-support.js";
 
@@ -97,7 +97,7 @@ eachForm("batchNorm", (device) => {
   it("does not see padded tokens", async () => {
     const p = problem(6, true, [1, 1, 0, 1, 0, 1]);
     const x = operand([2, 3, 6], 1);
-    const other = { shape: x.shape, data: x.data.map((v, i) => (p.mask![Math.floor(i / 6)] ? v : 1e6)) };
+    const other = { shape: x.shape, data: x.data.map((v, i) => (p.mask![Math.floor(i / 6)] ? v : NaN)) };
     const [a, b] = [run(p, upload(device.gpu, x)), run(p, upload(device.gpu, other))];
     expect(relativeError(await a.out.read(), await b.out.read())).toBe(0);
     expect(relativeError(await a.runningVar.read(), await b.runningVar.read())).toBe(0);
@@ -111,6 +111,29 @@ eachForm("batchNorm", (device) => {
     expect(relativeError(await got.runningMean.read(), p.runningMean)).toBe(0);
     const none = run(problem(3, true, [0, 0]), upload(gpu, operand([1, 2, 3], 1)));
     expect((await none.out.read()).every((v) => v === 0)).toBe(true);
+  });
+
+  it("is a component whose running statistics move in training and serve inference", async () => {
+    const { gpu } = device;
+    const norm = BatchNorm.init(gpu, { dim: 5, momentum: 0.5 });
+    expect(Object.keys(norm.parameters())).toEqual(["weight", "bias"]);
+    const x = upload(gpu, operand([2, 4, 5], 1));
+    const live = gpu.memory().liveBuffers;
+    for (let step = 0; step < 3; step++) norm.forward(x, { training: true }).dispose();
+    expect(gpu.memory().liveBuffers).toBe(live);
+    let expected: { runningMean: Float64Array; runningVar: Float64Array } = {
+      runningMean: new Float64Array(5),
+      runningVar: new Float64Array(5).fill(1),
+    };
+    for (let step = 0; step < 3; step++)
+      expected = batchNormReference(
+        { ...problem(5, true), momentum: 0.5, ...expected },
+        operand([2, 4, 5], 1).data,
+      );
+    const again = BatchNorm.fromParameters({}, { ...norm.parameters(), ...norm.buffers() });
+    const { out } = batchNormReference({ ...problem(5, false), ...expected }, operand([2, 4, 5], 1).data);
+    expect(relativeError(await again.forward(x, { training: false }).read(), out)).toBeLessThan(1e-5);
+    expect(() => norm.forward(x, {} as never)).toThrow(/training is undefined/);
   });
 
   it("refuses what does not fit, by name", () => {

@@ -1,23 +1,46 @@
 import {
-  add,
-  cast,
+  applyOp,
   checkConfig,
-  div,
-  elementwise,
-  e,
+  ConfigError,
+  defineKernel,
   expectDType,
+  expectInteger,
   expectNumber,
   expectShape,
-  maximum,
-  mul,
+  grid1d,
   ShapeError,
   showShape,
-  stopGradient,
-  square,
-  sub,
-  sum,
+  slice,
+  stridedCopy,
+  sumMiddle,
+  takeParameter,
+  type BindingSpec,
+  type Gpu,
+  type Kernel,
+  type Module,
   type Tensor,
 } from "@x/kernels";
+import {
+  apply,
+  backward,
+  batchNormParams,
+  merge,
+  statistics,
+  sums,
+  type BatchNormVariant,
+} from "./batchnorm.wgsl.js";
+
+interface Source {
+  readonly bindings: (v: BatchNormVariant) => Record<string, BindingSpec>;
+  readonly wgsl: (v: BatchNormVariant) => string;
+}
+const kernel = (name: string, source: Source): Kernel<BatchNormVariant> =>
+  defineKernel({ name, params: batchNormParams, ...source });
+const statisticsKernel: Kernel<BatchNormVariant> = kernel("batchNormStatistics", statistics);
+const mergeKernel: Kernel<BatchNormVariant> = kernel("batchNormMerge", merge);
+const applyKernel: Kernel<BatchNormVariant> = kernel("batchNorm", apply);
+const sumsKernel: Kernel<BatchNormVariant> = kernel("batchNormBackwardSums", sums);
+const backwardKernel: Kernel<BatchNormVariant> = kernel("batchNormBackward", backward);
 
 export interface BatchNormOptions {
   /** Statistics of the batch, or the running ones. */
@@ -40,10 +63,6 @@ export interface BatchNormResult {
   readonly runningMean: Tensor;
   readonly runningVar: Tensor;
 }
-
-const affine = elementwise("batchNorm", ["x", "mean", "variance", "eps"], (x, mean, variance, eps) =>
-  e.mul(e.sub(x, mean), e.rsqrt(e.add(variance, eps))),
-);
 
 /**
  * Batch normalisation over all valid tokens: out = (x - mean) / sqrt(var + eps) * weight + bias per feature. The
@@ -79,25 +98,170 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
   }
   expectNumber(who, "eps", eps, 0);
   expectNumber(who, "momentum", momentum, 0, 1);
-  return x.gpu.scope(() => {
-    const valid = mask ? cast(mask, "f32").reshape([rows, 1]) : undefined;
-    const keep = (t: Tensor): Tensor => (valid ? mul(t, valid) : t);
-    const flat = x.reshape([rows, dim]);
-    let mean = runningMean;
-    let variance = runningVar;
-    let next = { runningMean, runningVar };
-    if (training) {
-      const count = valid ? maximum(sum(valid), 1) : x.gpu.full([], Math.max(rows, 1));
-      mean = div(sum(keep(flat), { axes: 0 }), count);
-      variance = div(sum(keep(square(sub(flat, mean))), { axes: 0 }), count);
-      const sample = mul(variance, div(count, maximum(sub(count, 1), 1)));
-      const blend = (old: Tensor, now: Tensor): Tensor =>
-        stopGradient(add(mul(old, 1 - momentum), mul(now, momentum)));
-      next = { runningMean: blend(runningMean, mean), runningVar: blend(runningVar, sample) };
-    }
-    let out = affine(flat, mean, variance, eps);
-    if (weight) out = mul(out, weight);
-    if (bias) out = add(out, bias);
-    return { out: keep(out).reshape(x.shape), ...next };
+  for (const [name, t] of Object.entries({ runningMean, runningVar, weight, bias }))
+    if (t) expectDType(who, name, t, "f32");
+  const { gpu } = x;
+  const vec = dim % 4 === 0;
+  const pieces = vec ? dim / 4 : dim;
+  // Enough invocations to fill a device, few enough chunks that merging them is little.
+  const most = Math.max(1, Math.min(Math.ceil(rows / 16), Math.ceil(16384 / Math.max(pieces, 1))));
+  const chunk = Math.max(1, Math.ceil(rows / most));
+  const chunks = Math.max(1, Math.ceil(rows / chunk));
+  const variant: BatchNormVariant = {
+    vec,
+    mask: mask !== undefined,
+    weight: weight !== undefined,
+    bias: bias !== undefined,
+    training,
+  };
+  const run = (
+    kernel: Kernel<BatchNormVariant>,
+    bindings: Record<string, Tensor | undefined>,
+    one = false,
+  ): void => {
+    const given = Object.fromEntries(Object.entries(bindings).filter(([, t]) => t !== undefined));
+    gpu.run(kernel, {
+      variant,
+      bindings: given as Record<string, Tensor>,
+      // Merging takes one invocation a piece, over all chunks.
+      params: one
+        ? { rows: chunks, width: dim, chunk: chunks, chunks: 1, eps, momentum }
+        : { rows, width: dim, chunk, chunks, eps, momentum },
+      workgroups: grid1d(Math.ceil((pieces * (one ? 1 : chunks)) / 64)),
+    });
+  };
+  const [out, nextMean, nextVar] = applyOp({
+    name: who,
+    inputs: [x, weight, bias, mask, runningMean, runningVar],
+    forward: () => {
+      const stats = gpu.empty([3, dim]);
+      const parts = (): Tensor => gpu.empty([chunks, dim]);
+      const [means, squares, counts] = training ? [parts(), parts(), gpu.empty([chunks])] : [];
+      const next = training ? [gpu.empty([dim]), gpu.empty([dim])] : [];
+      if (training) run(statisticsKernel, { x, mask, means, squares, counts });
+      run(
+        mergeKernel,
+        {
+          means,
+          squares,
+          counts,
+          running_mean: runningMean,
+          running_var: runningVar,
+          stats,
+          next_mean: next[0],
+          next_var: next[1],
+        },
+        true,
+      );
+      const out = gpu.empty(x.shape);
+      run(applyKernel, { x, mask, stats, weight, bias, out });
+      return { outputs: [out, ...next], saved: [stats] };
+    },
+    // The running statistics are constants of the gradient, before and after.
+    backward: ({ grads, saved, needs }) => {
+      const grad = grads[0];
+      if (!grad) return [];
+      const stats = saved[0]!;
+      let totals: Tensor | undefined;
+      if (training || needs[1] || needs[2]) {
+        const partial = gpu.empty([2, chunks, dim]);
+        run(sumsKernel, { x, grad, mask, stats, partial });
+        totals = sumMiddle(partial, 2, chunks, dim);
+      }
+      const line = (at: number): Tensor => slice(totals!, { axis: 0, start: at, end: at + 1 }).reshape([dim]);
+      let dx: Tensor | undefined;
+      if (needs[0]) {
+        dx = gpu.empty(x.shape);
+        run(backwardKernel, { ...(training ? { x, totals } : {}), grad, mask, stats, weight, dx });
+      }
+      return [dx, weight && needs[1] ? line(0) : undefined, bias && needs[2] ? line(1) : undefined];
+    },
   });
+  return { out: out!, runningMean: nextMean ?? runningMean, runningVar: nextVar ?? runningVar };
+}
+
+/** BatchNorm with its parameters and running statistics (`buffers`), which `forward` in training moves on in place. */
+export class BatchNorm implements Module {
+  readonly weight: Tensor | undefined;
+  readonly bias: Tensor | undefined;
+  readonly eps: number;
+  readonly momentum: number;
+  readonly runningMean: Tensor;
+  readonly runningVar: Tensor;
+
+  constructor(
+    tensors: {
+      weight?: Tensor | undefined;
+      bias?: Tensor | undefined;
+      runningMean: Tensor;
+      runningVar: Tensor;
+    },
+    { eps = 1e-5, momentum = 0.1 }: { eps?: number; momentum?: number } = {},
+  ) {
+    this.weight = tensors.weight;
+    this.bias = tensors.bias;
+    this.runningMean = tensors.runningMean;
+    this.runningVar = tensors.runningVar;
+    this.eps = eps;
+    this.momentum = momentum;
+  }
+
+  /** Weight of ones, bias of zeros, running mean 0 and variance 1. */
+  static init(gpu: Gpu, config: { dim: number; eps?: number; momentum?: number }): BatchNorm {
+    checkConfig("BatchNorm", config, ["dim", "eps", "momentum"]);
+    const { dim } = config;
+    expectInteger("BatchNorm", "dim", dim, 1);
+    return new BatchNorm(
+      {
+        weight: gpu.keep(gpu.full([dim], 1)),
+        bias: gpu.keep(gpu.zeros([dim])),
+        runningMean: gpu.keep(gpu.zeros([dim])),
+        runningVar: gpu.keep(gpu.full([dim], 1)),
+      },
+      config,
+    );
+  }
+
+  /** From `weight`, `bias`, `running_mean` and `running_var`. */
+  static fromParameters(
+    config: { eps?: number; momentum?: number },
+    parameters: Readonly<Record<string, Tensor>>,
+  ): BatchNorm {
+    return new BatchNorm(
+      {
+        weight: parameters["weight"],
+        bias: parameters["bias"],
+        runningMean: takeParameter("BatchNorm", parameters, "running_mean"),
+        runningVar: takeParameter("BatchNorm", parameters, "running_var"),
+      },
+      config,
+    );
+  }
+
+  /** x [batch, seq, dim]; in training the running statistics move on. */
+  forward(x: Tensor, { training, mask }: { training: boolean; mask?: Tensor | undefined }): Tensor {
+    if (typeof (training as unknown) !== "boolean")
+      throw new ConfigError("BatchNorm", `training is ${String(training)}; it must be true or false`);
+    const { weight, bias, eps, momentum, runningMean, runningVar } = this;
+    return x.gpu.scope(() => {
+      const next = batchNorm(x, { training, runningMean, runningVar, weight, bias, mask, eps, momentum });
+      if (training) {
+        const write = (from: Tensor, to: Tensor): void => {
+          stridedCopy("BatchNorm", from.shape, { tensor: from, strides: [1] }, { tensor: to, strides: [1] });
+        };
+        write(next.runningMean, runningMean);
+        write(next.runningVar, runningVar);
+      }
+      return next.out;
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...(this.weight ? { weight: this.weight } : {}), ...(this.bias ? { bias: this.bias } : {}) };
+  }
+
+  /** What is saved beside the parameters, and not trained. */
+  buffers(): Record<string, Tensor> {
+    return { running_mean: this.runningMean, running_var: this.runningVar };
+  }
 }

@@ -23,7 +23,7 @@ function reference(kind: NormKind, dim: number, eps: number, scale: number) {
 }
 
 eachForm("fusedAddNorm", (device) => {
-  it("gives the sum and its norm, with the gradients of both outputs", async () => {
+  it("gives the sum and its norm, with the gradients of both outputs", { timeout: 300_000 }, async () => {
     for (const shape of SHAPES)
       for (const kind of KINDS) {
         const dim = shape.at(-1)!;
@@ -45,7 +45,7 @@ eachForm("fusedAddNorm", (device) => {
       }
   });
 
-  it("equals add and norm apart, values and gradients", async () => {
+  it("equals add and norm apart, values and gradients", { timeout: 300_000 }, async () => {
     const { gpu } = device;
     const unfused = (kind: NormKind, x: Tensor, r: Tensor, w: Tensor): Tensor[] => {
       const total = add(mul(r, 0.5), x);

@@ -1,10 +1,10 @@
 export { rmsNorm, RMSNorm, type RMSNormOptions } from "./rmsnorm.js";
 export { rmsNormGemma, GemmaRMSNorm } from "./rmsnorm_gemma.js";
 export { layerNorm, LayerNorm } from "./layernorm.js";
-export { partialRmsNorm, type PartialRMSNormOptions } from "./prmsnorm.js";
-export { l2Normalize, scaleNorm } from "./scalenorm.js";
-export { batchNorm, type BatchNormOptions, type BatchNormResult } from "./batchnorm.js";
-export { qkNorm, type QKNormOptions } from "./qk_norm.js";
+export { PartialRMSNorm, partialRmsNorm, type PartialRMSNormOptions } from "./prmsnorm.js";
+export { l2Normalize, ScaleNorm, scaleNorm } from "./scalenorm.js";
+export { BatchNorm, batchNorm, type BatchNormOptions, type BatchNormResult } from "./batchnorm.js";
+export { QKNorm, qkNorm, type QKNormConfig, type QKNormOptions } from "./qk_norm.js";
 export { fusedAddNorm, type FusedAddNormOptions, type NormKind } from "./fused_add_norm.js";
 export { type RowNormResult } from "./row_norm.js";
 export {

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { checkOp, operand, relativeError } from "@x/testing";
-import { partialRmsNorm } from "./prmsnorm.js";
+import { PartialRMSNorm, partialRmsNorm } from "./prmsnorm.js";
 import { rmsNorm } from "./rmsnorm.js";
 import { rmsNormReference } from "./rmsnorm.reference.js";
 import { eachForm, rowsOf, upload, WIDE } from "./test-support.js";
@@ -50,6 +50,13 @@ eachForm("partialRmsNorm", (device) => {
     const x = upload(device.gpu, operand([4, 30], 3));
     const plain = await rmsNorm(x, undefined, { eps: 1e-8, epsPlacement: "outside" }).read();
     expect(relativeError(await partialRmsNorm(x, undefined, { p: 1 }).read(), plain)).toBeLessThan(1e-6);
+  });
+
+  it("is a component with its weight", async () => {
+    const norm = PartialRMSNorm.init(device.gpu, { dim: 16, p: 0.25 });
+    const x = upload(device.gpu, operand([2, 16], 1));
+    const again = PartialRMSNorm.fromParameters({ p: 0.25 }, norm.parameters());
+    expect(await again.forward(x).read()).toEqual(await partialRmsNorm(x, undefined, { p: 0.25 }).read());
   });
 
   it("refuses what does not fit, by name", () => {

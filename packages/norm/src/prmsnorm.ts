@@ -1,4 +1,14 @@
-import { checkConfig, ConfigError, expectNumber, expectOneOf, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  takeParameter,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
 import { rowNorm } from "./row_norm.js";
 
 export interface PartialRMSNormOptions {
@@ -34,4 +44,38 @@ export function partialRmsNorm(
   expectOneOf(who, "epsPlacement", epsPlacement, ["inside", "outside"]);
   const k = Math.max(1, Math[rounding]((x.shape.at(-1) ?? 0) * p));
   return rowNorm(x, { who, divisor: epsPlacement, eps, k, weight, bias }).out;
+}
+
+/** Partial RMSNorm with its weight. */
+export class PartialRMSNorm implements Module {
+  readonly weight: Tensor;
+  readonly options: Omit<PartialRMSNormOptions, "bias">;
+
+  constructor(weight: Tensor, options: Omit<PartialRMSNormOptions, "bias">) {
+    this.weight = weight;
+    this.options = options;
+  }
+
+  /** Weight of ones. */
+  static init(gpu: Gpu, config: { dim: number } & Omit<PartialRMSNormOptions, "bias">): PartialRMSNorm {
+    const { dim, ...options } = config;
+    expectInteger("PartialRMSNorm", "dim", dim, 1);
+    checkConfig("PartialRMSNorm", options, ["p", "rounding", "eps", "epsPlacement"]);
+    return new PartialRMSNorm(gpu.keep(gpu.full([dim], 1)), options);
+  }
+
+  static fromParameters(
+    options: Omit<PartialRMSNormOptions, "bias">,
+    parameters: Readonly<Record<string, Tensor>>,
+  ): PartialRMSNorm {
+    return new PartialRMSNorm(takeParameter("PartialRMSNorm", parameters, "weight"), options);
+  }
+
+  forward(x: Tensor): Tensor {
+    return partialRmsNorm(x, this.weight, this.options);
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { weight: this.weight };
+  }
 }

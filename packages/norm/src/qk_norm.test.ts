@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { checkOp, operand } from "@x/testing";
 import { layerNormReference } from "./layernorm.reference.js";
-import { qkNorm } from "./qk_norm.js";
+import { QKNorm, qkNorm } from "./qk_norm.js";
 import { rmsNormReference } from "./rmsnorm.reference.js";
 import { scaleNormReference } from "./scalenorm.reference.js";
 import { eachForm } from "./test-support.js";
@@ -26,7 +26,7 @@ function turn(x: ArrayLike<number>, B: number, H: number, S: number, D: number):
 }
 
 eachForm("qkNorm", (device) => {
-  it("normalises each head, or all heads of a token, with gradients", async () => {
+  it("normalises each head, or all heads of a token, with gradients", { timeout: 300_000 }, async () => {
     const [B, H, S, D] = [2, 3, 4, 5];
     for (const kind of ["rms", "layer", "gemma", "l2"] as const)
       for (const scope of ["head", "all"] as const) {
@@ -47,6 +47,34 @@ eachForm("qkNorm", (device) => {
           ],
         );
       }
+  });
+
+  it("is a component of two norms, or of one learned factor", async () => {
+    const { gpu } = device;
+    const shape = { headDim: 4, numHeads: 4, numKvHeads: 2 };
+    const [q, k] = [gpu.zeros([1, 4, 3, 4]), gpu.zeros([1, 2, 3, 4])];
+    const shapes = (norm: QKNorm): unknown =>
+      Object.entries(norm.parameters()).map(([name, t]) => [name, t.shape]);
+    expect(shapes(QKNorm.init(gpu, { kind: "layer", ...shape }))).toEqual([
+      ["q_norm.weight", [4]],
+      ["q_norm.bias", [4]],
+      ["k_norm.weight", [4]],
+      ["k_norm.bias", [4]],
+    ]);
+    const all = QKNorm.init(gpu, { kind: "rms", scope: "all", ...shape });
+    expect(shapes(all)).toEqual([
+      ["q_norm.weight", [16]],
+      ["k_norm.weight", [8]],
+    ]);
+    expect(all.forward(q, k).k.shape).toEqual([1, 2, 3, 4]);
+    const l2 = QKNorm.init(gpu, { kind: "l2", length: 3, ...shape });
+    expect(await l2.parameters()["g"]!.item()).toBeCloseTo(Math.log2(6), 6);
+    const ones = QKNorm.fromParameters({ kind: "l2", ...shape }, l2.parameters()).forward(
+      gpu.full([1, 4, 3, 4], 1),
+      k,
+    );
+    expect((await ones.q.read())[0]).toBeCloseTo(Math.log2(6) / 2, 5);
+    expect(() => QKNorm.fromParameters({ kind: "rms", ...shape }, {})).toThrow(/q_norm.weight is missing/);
   });
 
   it("refuses what does not fit, by name", () => {

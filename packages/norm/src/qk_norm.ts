@@ -1,10 +1,15 @@
 import {
   checkConfig,
   ConfigError,
+  expectInteger,
   expectOneOf,
+  mul,
   ShapeError,
   showShape,
+  takeParameter,
   transpose,
+  type Gpu,
+  type Module,
   type Tensor,
 } from "@x/kernels";
 import { layerNorm } from "./layernorm.js";
@@ -60,4 +65,80 @@ export function qkNorm(x: Tensor, options: QKNormOptions): Tensor {
     const tokens = normalize(transpose(x, [0, 2, 1, 3]).reshape([batch, seq, heads * headDim]));
     return transpose(tokens.reshape([batch, seq, heads, headDim]), [0, 2, 1, 3]);
   });
+}
+
+export interface QKNormConfig {
+  readonly kind: QKNormOptions["kind"];
+  readonly scope?: "head" | "all";
+  readonly eps?: number;
+  readonly headDim: number;
+  readonly numHeads: number;
+  /** Default numHeads. */
+  readonly numKvHeads?: number;
+}
+
+/**
+ * `qkNorm` of queries and keys with its parameters: q_norm.weight and k_norm.weight (and biases for "layer"); for
+ * "l2" one `g`, which multiplies the query, so that attention runs with scale 1.
+ */
+export class QKNorm implements Module {
+  readonly config: QKNormConfig;
+  readonly #parameters: Readonly<Record<string, Tensor>>;
+
+  constructor(config: QKNormConfig, parameters: Readonly<Record<string, Tensor>>) {
+    this.config = config;
+    this.#parameters = parameters;
+  }
+
+  /** Weights of ones (zeros for "gemma"), biases of zeros, g = log2(length^2 - length) for a typical `length`. */
+  static init(gpu: Gpu, config: QKNormConfig & { readonly length?: number }): QKNorm {
+    const who = "QKNorm";
+    const { length = 1024, ...own } = config;
+    checkConfig(who, own, ["kind", "scope", "eps", "headDim", "numHeads", "numKvHeads"]);
+    const { kind, scope = "head", headDim, numHeads, numKvHeads = numHeads } = own;
+    expectOneOf(who, "kind", kind, ["rms", "layer", "gemma", "l2"]);
+    for (const [name, n] of Object.entries({ headDim, numHeads, numKvHeads })) expectInteger(who, name, n, 1);
+    expectInteger(who, "length", length, 2);
+    if (kind === "l2")
+      return new QKNorm(own, { g: gpu.keep(gpu.full([1], Math.log2(length ** 2 - length))) });
+    const made: Record<string, Tensor> = {};
+    for (const [name, heads] of [
+      ["q_norm", numHeads],
+      ["k_norm", numKvHeads],
+    ] as const) {
+      const width = scope === "all" ? heads * headDim : headDim;
+      made[`${name}.weight`] = gpu.keep(gpu.full([width], kind === "gemma" ? 0 : 1));
+      if (kind === "layer") made[`${name}.bias`] = gpu.keep(gpu.zeros([width]));
+    }
+    return new QKNorm(own, made);
+  }
+
+  static fromParameters(config: QKNormConfig, parameters: Readonly<Record<string, Tensor>>): QKNorm {
+    for (const name of config.kind === "l2" ? ["g"] : ["q_norm.weight", "k_norm.weight"])
+      takeParameter("QKNorm", parameters, name);
+    return new QKNorm(config, parameters);
+  }
+
+  /** Queries [batch, heads, seq, headDim] and keys [batch, kvHeads, seq, headDim]. */
+  forward(q: Tensor, k: Tensor): { q: Tensor; k: Tensor } {
+    const { kind, scope, eps } = this.config;
+    const of = (name: string, x: Tensor): Tensor =>
+      qkNorm(x, {
+        kind,
+        ...(scope === undefined ? {} : { scope }),
+        ...(eps === undefined ? {} : { eps }),
+        weight: this.#parameters[`${name}.weight`],
+        bias: this.#parameters[`${name}.bias`],
+      });
+    return q.gpu.scope(() => {
+      const [query, key] = [of("q_norm", q), of("k_norm", k)];
+      const g = this.#parameters["g"];
+      if (!g) return { q: query, k: key };
+      return { q: mul(query, g.size === 1 ? g : g.reshape([g.size, 1, 1])), k: key };
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...this.#parameters };
+  }
 }

@@ -6,25 +6,24 @@ import {
   expectNumber,
   grid1d,
   mul,
+  rowLanes,
   rowVariant,
   ShapeError,
   showShape,
+  slice,
   sumMiddle,
+  type Gpu,
   type Kernel,
   type Tensor,
 } from "@x/kernels";
 import {
-  backwardBindings,
-  columnBindings,
-  columnParams,
   forwardBindings,
-  rowNormBackward,
-  rowNormColumns,
   rowNormForward,
   rowNormParams,
   type Divisor,
   type RowNormVariant,
 } from "./row_norm.wgsl.js";
+import { backwardBindings, rowNormBackward, type RowNormBackwardVariant } from "./row_norm_backward.wgsl.js";
 
 const forwardKernel: Kernel<RowNormVariant> = defineKernel({
   name: "rowNorm",
@@ -33,18 +32,12 @@ const forwardKernel: Kernel<RowNormVariant> = defineKernel({
   subgroups: (v) => v.lanes > 0,
   wgsl: rowNormForward,
 });
-const backwardKernel: Kernel<RowNormVariant> = defineKernel({
+const backwardKernel: Kernel<RowNormBackwardVariant> = defineKernel({
   name: "rowNormBackward",
   bindings: backwardBindings,
   params: rowNormParams,
   subgroups: (v) => v.lanes > 0,
   wgsl: rowNormBackward,
-});
-const columnKernel: Kernel<RowNormVariant> = defineKernel({
-  name: "rowNormBackwardWeight",
-  bindings: columnBindings,
-  params: columnParams,
-  wgsl: rowNormColumns,
 });
 
 /** What the norms over a token's features have in common. */
@@ -60,9 +53,13 @@ export interface RowNormSpec {
   readonly offset?: number;
   readonly weight?: Tensor | undefined;
   readonly bias?: Tensor | undefined;
+  /** One factor for all features, f32 [1]. */
+  readonly gain?: Tensor | undefined;
   /** Normalise residualScale residual + x. */
   readonly residual?: Tensor | undefined;
   readonly residualScale?: number;
+  /** Rows that a group takes together; default by adapter. */
+  readonly block?: 1 | 2 | 4;
 }
 
 /** The normalised rows, and the sum that was normalised (x itself without a residual). */
@@ -71,10 +68,20 @@ export interface RowNormResult {
   readonly residual: Tensor;
 }
 
-/** out = (x - mean) / r (offset + weight) + bias over the last axis, one kernel forward and two backward. */
-export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
-  const { who, center = false, divisor, eps, offset = 0, weight, bias, residual, residualScale = 1 } = spec;
-  const width = x.shape.at(-1) ?? 0;
+/** Four where a GPU compiles them; compilers of CPU adapters take long over unrolled loops. */
+function rowsAtOnce(gpu: Gpu, rows: number): 1 | 2 | 4 {
+  if (rows < 8) return 1;
+  return gpu.info.software ? (rowLanes(gpu) > 0 ? 2 : 1) : 4;
+}
+
+/** Rows of a workgroup: enough groups to fill a device, few enough that their sums over rows stay small. */
+function rowsPerGroup(x: Tensor, rows: number, block: number, groups: number): number {
+  const wanted = x.gpu.info.software ? 64 : groups;
+  return Math.ceil(Math.ceil(rows / wanted) / block) * block;
+}
+
+function check(spec: RowNormSpec, x: Tensor, width: number): void {
+  const { who, weight, bias, residual } = spec;
   if (width === 0)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; its last axis must not be empty`);
   for (const [name, t] of Object.entries({ x, weight, bias, residual })) {
@@ -99,79 +106,123 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       );
     }
   }
-  expectNumber(who, "eps", eps, 0);
+  expectNumber(who, "eps", spec.eps, 0);
+}
+
+const present = (name: string, t: Tensor | undefined): Record<string, Tensor> => (t ? { [name]: t } : {});
+
+/** out = gain (x - mean) / r (offset + weight) + bias over the last axis: one kernel forward, one backward. */
+export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
+  const {
+    who,
+    center = false,
+    divisor,
+    eps,
+    offset = 0,
+    weight,
+    bias,
+    gain,
+    residual,
+    residualScale = 1,
+  } = spec;
+  const width = x.shape.at(-1) ?? 0;
+  check(spec, x, width);
   const { gpu } = x;
   const k = spec.k ?? width;
   const rows = x.size / width;
   const variant: RowNormVariant = {
     ...rowVariant(x, width),
+    block: spec.block ?? rowsAtOnce(gpu, rows),
     center,
     divisor,
     weight: weight?.dtype,
     bias: bias?.dtype,
+    gain: gain !== undefined,
     partial: k < width,
     residual: residual !== undefined,
   };
-  const call = {
-    variant,
-    params: { rows, width, k, eps, offset, residual_scale: residualScale },
-    workgroups: grid1d(rows),
-  };
-  const present = (name: string, t: Tensor | undefined): Record<string, Tensor> => (t ? { [name]: t } : {});
+  const params = { rows, width, k, eps, offset, residual_scale: residualScale };
   const outputs = applyOp({
     name: who,
-    inputs: [x, weight, bias, residual],
+    inputs: [x, weight, bias, residual, gain],
     forward: () => {
       const out = gpu.empty(x.shape, x.dtype);
       const stats = gpu.empty([rows, 2]);
       const total = residual ? gpu.empty(x.shape, x.dtype) : undefined;
+      const chunk = rowsPerGroup(x, rows, variant.block, 2048);
       gpu.run(forwardKernel, {
-        ...call,
+        variant,
         bindings: {
           x,
           out,
           stats,
           ...present("weight", weight),
           ...present("bias", bias),
+          ...present("gain", gain),
           ...present("residual", residual),
           ...present("total", total),
         },
+        params: { ...params, chunk },
+        workgroups: grid1d(Math.ceil(rows / Math.max(chunk, 1))),
       });
       return { outputs: total ? [out, total] : [out], saved: [stats] };
     },
     backward: ({ grads, outputs, saved, needs }) => {
-      const stats = saved[0]!;
-      const source = residual ? outputs[1]! : x;
-      const grad = grads[0] ?? gpu.zeros(x.shape, x.dtype);
-      let dx: Tensor | undefined;
-      if (needs[0] || needs[3]) {
-        dx = gpu.empty(x.shape, x.dtype);
-        const more = residual ? (grads[1] ?? gpu.zeros(x.shape, x.dtype)) : undefined;
-        gpu.run(backwardKernel, {
-          ...call,
-          bindings: { x: source, grad, stats, dx, ...present("weight", weight), ...present("more", more) },
-        });
+      const [grad, more] = grads;
+      if (!grad) {
+        // Only the sum was used.
+        return [
+          more,
+          undefined,
+          undefined,
+          more && needs[3] ? scaled(more, residualScale) : undefined,
+          undefined,
+        ];
       }
-      let dweight: Tensor | undefined;
-      let dbias: Tensor | undefined;
-      if (needs[1] || needs[2]) {
-        const pieces = variant.vec ? width / 4 : width;
-        const chunks = Math.max(1, Math.min(Math.ceil(rows / 16), Math.ceil(2048 / pieces)));
-        const partialWeight = gpu.empty([chunks, width]);
-        const partialBias = gpu.empty([chunks, width]);
-        gpu.run(columnKernel, {
-          variant,
-          bindings: { x: source, grad, stats, dweight: partialWeight, dbias: partialBias },
-          params: { rows, width, k, eps, chunk: Math.ceil(rows / chunks), chunks },
-          workgroups: grid1d(Math.ceil((chunks * pieces) / 64)),
-        });
-        const fold = (t: Tensor, like: Tensor): Tensor =>
-          cast(sumMiddle(t, 1, chunks, width).reshape([width]), like.dtype);
-        if (weight && needs[1]) dweight = fold(partialWeight, weight);
-        if (bias && needs[2]) dbias = fold(partialBias, bias);
-      }
-      const dresidual = dx && residual && needs[3] ? scaled(dx, residualScale) : undefined;
-      return [needs[0] ? dx : undefined, dweight, dbias, dresidual];
+      const chunk = rowsPerGroup(x, rows, variant.block, 512);
+      const groups = Math.ceil(rows / Math.max(chunk, 1));
+      const own: RowNormBackwardVariant = {
+        ...variant,
+        more: more !== undefined,
+        dresidual: residual !== undefined && needs[3] === true && residualScale !== 1,
+        dweight: weight !== undefined && needs[1] === true,
+        dbias: bias !== undefined && needs[2] === true,
+      };
+      // grid1d may give more groups than there are chunks; the sums have a row for each.
+      const workgroups = grid1d(groups);
+      const lines = workgroups[0] * workgroups[1];
+      const kinds = Number(own.dweight) + Number(own.dbias);
+      const dx = gpu.empty(x.shape, x.dtype);
+      const dresidual = own.dresidual ? gpu.empty(x.shape, x.dtype) : undefined;
+      const sums = kinds > 0 ? gpu.zeros([kinds, lines, width]) : undefined;
+      const dgain = gain ? gpu.zeros([lines]) : undefined;
+      gpu.run(backwardKernel, {
+        variant: own,
+        bindings: {
+          x: residual ? outputs[1]! : x,
+          grad,
+          stats: saved[0]!,
+          dx,
+          ...present("weight", weight),
+          ...present("gain", gain),
+          ...present("dgain", dgain),
+          ...present("more", more),
+          ...present("dresidual", dresidual),
+          ...present("sums", sums),
+        },
+        params: { ...params, chunk },
+        workgroups,
+      });
+      const folded = sums && sumMiddle(sums, kinds, lines, width);
+      const line = (at: number, like: Tensor): Tensor =>
+        cast(slice(folded!, { axis: 0, start: at, end: at + 1 }).reshape([width]), like.dtype);
+      return [
+        needs[0] ? dx : undefined,
+        weight && own.dweight ? line(0, weight) : undefined,
+        bias && own.dbias ? line(kinds - 1, bias) : undefined,
+        needs[3] ? (dresidual ?? dx) : undefined,
+        gain && dgain && needs[4] ? sumMiddle(dgain, 1, lines, 1).reshape(gain.shape) : undefined,
+      ];
     },
   });
   return { out: outputs[0]!, residual: outputs[1] ?? x };

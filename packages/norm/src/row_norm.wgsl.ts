@@ -1,13 +1,17 @@
-import { rowElement, rowMain, rowPrelude, type BindingSpec, type RowVariant } from "@x/kernels";
+import { rowElement, type BindingSpec, type RowVariant } from "@x/kernels";
 
 /** How a row's divisor follows from its mean square (`m` squared, over the first k features) or its length. */
 export type Divisor = "inside" | "outside" | "length";
 
 export interface RowNormVariant extends RowVariant {
+  /** Rows that a group takes together, so that each load of the weight serves all of them. */
+  readonly block: 1 | 2 | 4;
   readonly center: boolean;
   readonly divisor: Divisor;
   readonly weight: string | undefined;
   readonly bias: string | undefined;
+  /** One factor for all features: ScaleNorm's g. */
+  readonly gain: boolean;
   /** Only the first k features enter the statistic. */
   readonly partial: boolean;
   /** x is first added to residualScale residual; the sum is an output too. */
@@ -17,6 +21,8 @@ export interface RowNormVariant extends RowVariant {
 export const rowNormParams = {
   rows: "u32",
   width: "u32",
+  /** Rows of a group. */
+  chunk: "u32",
   /** Features in the statistic. */
   k: "u32",
   eps: "f32",
@@ -25,8 +31,84 @@ export const rowNormParams = {
   residual_scale: "f32",
 } as const;
 
-const bind = (access: "read" | "write" | "read_write", element: string): BindingSpec =>
+export const bind = (access: "read" | "write" | "read_write", element: string): BindingSpec =>
   `${access} ${element}`;
+
+/** r(m): what a row is divided by. */
+export const divisor = (v: RowNormVariant, m: string): string =>
+  ({
+    inside: `sqrt(${m} * ${m} + params.eps)`,
+    outside: `${m} + params.eps`,
+    length: `max(${m}, params.eps)`,
+  })[v.divisor];
+
+/** 1 for the features in the statistic, 0 for the others. */
+export const inside = (v: RowNormVariant): string =>
+  !v.partial
+    ? ""
+    : v.vec
+      ? "select(T(0.0), T(1.0), vec4u(4u * i, 4u * i + 1u, 4u * i + 2u, 4u * i + 3u) < vec4u(params.k)) * "
+      : "select(0.0, 1.0, i < params.k) * ";
+
+/**
+ * `T`, a piece of a row (vec4f or f32); `S`, a number for each row of a block; `row_sum`, the sum of an S over the
+ * lanes; loops over r have constant bounds, so that compilers unroll them. Sums are set to 0 by stores: a compiler was seen to
+ * leave out the initial value of an array declared in a loop.
+ */
+export function rowNormPrelude(v: RowNormVariant): string {
+  const S = v.block === 1 ? "f32" : `vec${String(v.block)}f`;
+  const folds = Array.from({ length: v.block }, (_, r) => `fold(x[${String(r)}])`).join(", ");
+  const lanes = v.lanes || 64;
+  return /* wgsl */ `
+alias T = ${v.vec ? "vec4f" : "f32"};
+alias E = ${rowElement(v)};
+alias S = ${S};
+const PIECE = ${v.vec ? "4u" : "1u"};
+const BLOCK = ${String(v.block)}u;
+const WIDTH = ${String(lanes)}u;
+fn fold(x: T) -> f32 { return ${v.vec ? "(x.x + x.y) + (x.z + x.w)" : "x"}; }
+fn fold_rows(x: array<T, BLOCK>) -> S { return S(${folds}); }
+${
+  v.lanes > 0
+    ? "fn row_sum(x: S, lane: u32) -> S { return subgroupAdd(x); }"
+    : `var<workgroup> row_partial: array<S, 64>;
+fn row_sum(x: S, lane: u32) -> S {
+  workgroupBarrier();
+  row_partial[lane] = x;
+  for (var half = 32u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (lane < half) { row_partial[lane] += row_partial[lane + half]; }
+  }
+  workgroupBarrier();
+  return row_partial[0];
+}`
+}`;
+}
+
+/** The number of row r of a block. */
+export const of = (v: RowNormVariant, name: string): string => (v.block === 1 ? name : `${name}[r]`);
+
+/**
+ * `main`: a group of lanes takes `chunk` rows, `block` at a time; `at[r]` is the first piece of row r, that of
+ * the last row where a block is not full.
+ */
+export function rowNormMain(v: RowNormVariant, body: string, end = ""): string {
+  return /* wgsl */ `
+@compute @workgroup_size(${String(v.lanes || 64)})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let pieces = params.width / PIECE;
+  let chunk = group.y * groups.x + group.x;
+  let start = chunk * params.chunk;
+  let stop = min(start + params.chunk, params.rows);
+  ${end === "" ? "" : "var total_gain = 0.0;"}
+  for (var row = start; row < stop; row += BLOCK) {
+    var at: array<u32, BLOCK>;
+    for (var r = 0u; r < BLOCK; r++) { at[r] = min(row + r, stop - 1u) * pieces; }
+    ${body}
+  }
+  ${end}
+}`;
+}
 
 export function forwardBindings(v: RowNormVariant): Record<string, BindingSpec> {
   return {
@@ -36,150 +118,63 @@ export function forwardBindings(v: RowNormVariant): Record<string, BindingSpec> 
       : {}),
     ...(v.weight === undefined ? {} : { weight: bind("read", rowElement(v, v.weight)) }),
     ...(v.bias === undefined ? {} : { bias: bind("read", rowElement(v, v.bias)) }),
+    ...(v.gain ? { gain: bind("read", "f32") } : {}),
     out: bind("write", rowElement(v)),
     stats: bind("write", "vec2<f32>"),
   };
 }
 
-/** r(m): what a row is divided by. */
-const divisor = (v: RowNormVariant): string =>
-  ({ inside: "sqrt(m * m + params.eps)", outside: "m + params.eps", length: "max(m, params.eps)" })[
-    v.divisor
-  ];
-
-/** d r / d x_i = x_i rate(m, r), for the features in the statistic. */
-const rate = (v: RowNormVariant): string =>
-  ({
-    inside: "1.0 / (f32(params.k) * r)",
-    outside: "select(0.0, 1.0 / (f32(params.k) * m), m > 0.0)",
-    length: "select(0.0, 1.0 / m, m > params.eps)",
-  })[v.divisor];
-
-/** 1 for the features in the statistic, 0 for the others. */
-const inside = (v: RowNormVariant): string =>
-  !v.partial
-    ? "T(1.0)"
-    : v.vec
-      ? "select(T(0.0), T(1.0), vec4u(4u * i, 4u * i + 1u, 4u * i + 2u, 4u * i + 3u) < vec4u(params.k))"
-      : "select(0.0, 1.0, i < params.k)";
-
-const factor = (v: RowNormVariant): string =>
-  v.weight === undefined ? "" : " * (T(weight[i]) + params.offset)";
-
+/** Statistics in one reading, by Welford's updates where there is a mean; then the rows again, from the cache. */
 export function rowNormForward(v: RowNormVariant): string {
-  const x = v.residual ? "T(total[first + i])" : "T(x[first + i])";
+  const x = v.residual ? "T(total[at[r] + i])" : "T(x[at[r] + i])";
+  const load = v.residual
+    ? // The norm sees the sum as it is stored: the backward starts from there.
+      `let e = E(params.residual_scale * T(residual[at[r] + i]) + T(x[at[r] + i]));
+        total[at[r] + i] = e;
+        let value = T(e);`
+    : `let value = ${x};`;
+  const statistics = v.center
+    ? `var centre: array<T, BLOCK>;
+    for (var r = 0u; r < BLOCK; r++) { centre[r] = T(0.0); }
+    var count = 0.0;
+    for (var i = lane; i < pieces; i += WIDTH) {
+      count += 1.0;
+      let share = 1.0 / count;
+      for (var r = 0u; r < BLOCK; r++) {
+        ${load}
+        let d = value - centre[r];
+        centre[r] += d * share;
+        square[r] += d * (value - centre[r]);
+      }
+    }
+    let mean = row_sum(count * fold_rows(centre), lane) / f32(pieces * PIECE);
+    for (var r = 0u; r < BLOCK; r++) { let d = centre[r] - ${of(v, "mean")}; square[r] += count * d * d; }`
+    : `let mean = S(0.0);
+    for (var i = lane; i < pieces; i += WIDTH) {
+      for (var r = 0u; r < BLOCK; r++) {
+        ${load}
+        square[r] += ${inside(v)}value * value;
+      }
+    }`;
+  const factor = v.weight === undefined ? "" : " * factor";
   return /* wgsl */ `
-${rowPrelude(v)}
-${rowMain(
+${rowNormPrelude(v)}
+${rowNormMain(
   v,
-  `
-  ${
-    v.residual
-      ? // The norm sees the sum as it is stored: the backward starts from there.
-        `for (var i = lane; i < pieces; i += WIDTH) {
-    total[first + i] = ${rowElement(v)}(params.residual_scale * T(residual[first + i]) + T(x[first + i]));
-  }`
-      : ""
-  }
-  var mean = 0.0;
-  ${
-    v.center
-      ? `var s = T(0.0);
-  for (var i = lane; i < pieces; i += WIDTH) { s += ${x}; }
-  mean = row_sum(fold_sum(s), lane) / f32(params.width);`
-      : ""
-  }
-  var q = T(0.0);
-  for (var i = lane; i < pieces; i += WIDTH) { let d = ${x} - mean; q += ${inside(v)} * d * d; }
-  let m = sqrt(row_sum(fold_sum(q), lane)${v.divisor === "length" ? "" : " / f32(params.k)"});
-  let scale = 1.0 / (${divisor(v)});
-  for (var i = lane; i < pieces; i += WIDTH) {
-    out[first + i] = ${rowElement(v)}((${x} - mean) * scale${factor(v)}${v.bias === undefined ? "" : " + T(bias[i])"});
-  }
-  if (lane == 0u) { stats[row] = vec2f(mean, m); }`,
+  `var square: array<T, BLOCK>;
+    for (var r = 0u; r < BLOCK; r++) { square[r] = T(0.0); }
+    ${statistics}
+    let m = sqrt(row_sum(fold_rows(square), lane)${v.divisor === "length" ? "" : " / f32(params.k)"});
+    let scale = ${v.gain ? "gain[0]" : "1.0"} / (${divisor(v, "m").replace("max(m, params.eps)", "max(m, S(params.eps))")});
+    for (var i = lane; i < pieces; i += WIDTH) {
+      ${v.weight === undefined ? "" : "let factor = T(weight[i]) + params.offset;"}
+      ${v.bias === undefined ? "" : "let shift = T(bias[i]);"}
+      for (var r = 0u; r < BLOCK; r++) {
+        out[at[r] + i] = E((${x} - ${of(v, "mean")}) * ${of(v, "scale")}${factor}${v.bias === undefined ? "" : " + shift"});
+      }
+    }
+    if (lane == 0u) {
+      for (var r = 0u; r < BLOCK; r++) { stats[min(row + r, stop - 1u)] = vec2f(${of(v, "mean")}, ${of(v, "m")}); }
+    }`,
 )}`;
-}
-
-export function backwardBindings(v: RowNormVariant): Record<string, BindingSpec> {
-  return {
-    x: bind("read", rowElement(v)),
-    grad: bind("read", rowElement(v)),
-    stats: bind("read", "vec2<f32>"),
-    ...(v.weight === undefined ? {} : { weight: bind("read", rowElement(v, v.weight)) }),
-    // With a residual: the cotangent of the sum, added to the norm's gradient.
-    ...(v.residual ? { more: bind("read", rowElement(v)) } : {}),
-    dx: bind("write", rowElement(v)),
-  };
-}
-
-/** dx_i = (g_i - mean(g)) / r - x_i rate sum_j(g_j x_j) / r^2, with x centred and g the cotangent times the weight. */
-export function rowNormBackward(v: RowNormVariant): string {
-  return /* wgsl */ `
-${rowPrelude(v)}
-${rowMain(
-  v,
-  `
-  let mean = stats[row].x;
-  let m = stats[row].y;
-  let r = ${divisor(v)};
-  var gx = T(0.0);
-  var gs = T(0.0);
-  for (var i = lane; i < pieces; i += WIDTH) {
-    let g = T(grad[first + i])${factor(v)};
-    gx += g * (T(x[first + i]) - mean);
-    ${v.center ? "gs += g;" : ""}
-  }
-  let slope = row_sum(fold_sum(gx), lane) * (${rate(v)}) / (r * r);
-  let level = ${v.center ? "row_sum(fold_sum(gs), lane) / f32(params.width)" : "0.0"};
-  for (var i = lane; i < pieces; i += WIDTH) {
-    let g = T(grad[first + i])${factor(v)};
-    let d = (g - level) / r - ${inside(v)} * (T(x[first + i]) - mean) * slope;
-    dx[first + i] = ${rowElement(v)}(d${v.residual ? " + T(more[first + i])" : ""});
-  }`,
-)}`;
-}
-
-/** Partial sums over chunks of rows: dweight = sum cot xh, dbias = sum cot. */
-export function columnBindings(v: RowNormVariant): Record<string, BindingSpec> {
-  return {
-    x: bind("read", rowElement(v)),
-    grad: bind("read", rowElement(v)),
-    stats: bind("read", "vec2<f32>"),
-    dweight: bind("write", v.vec ? "vec4<f32>" : "f32"),
-    dbias: bind("write", v.vec ? "vec4<f32>" : "f32"),
-  };
-}
-
-export const columnParams = {
-  rows: "u32",
-  width: "u32",
-  k: "u32",
-  eps: "f32",
-  chunk: "u32",
-  chunks: "u32",
-} as const;
-
-export function rowNormColumns(v: RowNormVariant): string {
-  return /* wgsl */ `
-alias T = ${v.vec ? "vec4f" : "f32"};
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  let pieces = params.width / ${v.vec ? "4u" : "1u"};
-  if (index >= params.chunks * pieces) { return; }
-  let i = index % pieces;
-  let c = index / pieces;
-  let last = min((c + 1u) * params.chunk, params.rows);
-  var dw = T(0.0);
-  var db = T(0.0);
-  for (var row = c * params.chunk; row < last; row++) {
-    let mean = stats[row].x;
-    let m = stats[row].y;
-    let g = T(grad[row * pieces + i]);
-    dw += g * (T(x[row * pieces + i]) - mean) / (${divisor(v)});
-    db += g;
-  }
-  dweight[index] = dw;
-  dbias[index] = db;
-}`;
 }

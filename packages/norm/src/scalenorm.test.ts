@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { checkOp, operand, relativeError } from "@x/testing";
-import { l2Normalize, scaleNorm } from "./scalenorm.js";
+import { l2Normalize, ScaleNorm, scaleNorm } from "./scalenorm.js";
 import { scaleNormReference } from "./scalenorm.reference.js";
 import { eachForm, SHAPES, upload, WIDE } from "./test-support.js";
 
@@ -43,6 +43,16 @@ eachForm("scaleNorm", (device) => {
         expect(Math.sqrt(row.reduce((s, v) => s + v * v, 0))).toBeCloseTo(3, 4);
       }
     }
+  });
+
+  it("is a component with g = sqrt(dim)", async () => {
+    const norm = ScaleNorm.init(device.gpu, { dim: 16 });
+    expect(await norm.parameters()["g"]!.item()).toBe(4);
+    const x = upload(device.gpu, operand([2, 16], 1));
+    expect(await ScaleNorm.fromParameters({}, norm.parameters()).forward(x).read()).toEqual(
+      await norm.forward(x).read(),
+    );
+    expect(() => ScaleNorm.fromParameters({}, {})).toThrow(/parameter g is missing/);
   });
 
   it("refuses what does not fit, by name", () => {

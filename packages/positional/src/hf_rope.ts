@@ -75,7 +75,12 @@ function scaling(type: string, dict: Json, config: Json): RopeScaling {
     case "ntk":
       return { type: "ntk", factor: number(dict, "factor") ?? required(dict, "alpha", type) };
     case "yarn": {
-      const truncate = dict["truncate"];
+      const truncate = dict["truncate"] ?? undefined;
+      if (truncate !== undefined && typeof truncate !== "boolean")
+        throw new ConfigError(
+          "rope config",
+          `truncate is ${JSON.stringify(truncate)}; it must be true or false`,
+        );
       return present({
         type: "yarn" as const,
         factor: ratio(),
@@ -85,21 +90,28 @@ function scaling(type: string, dict: Json, config: Json): RopeScaling {
         attentionFactor: number(dict, "attention_factor"),
         mscale: number(dict, "mscale"),
         mscaleAllDim: number(dict, "mscale_all_dim"),
-        truncate: typeof truncate === "boolean" ? truncate : undefined,
+        truncate,
       });
     }
     case "longrope":
     case "su": {
       const [short, long] = [number(dict, "short_mscale"), number(dict, "long_mscale")];
+      if ((short === undefined) !== (long === undefined))
+        throw new ConfigError(
+          "rope config",
+          `rope type "${type}" has one of short_mscale and long_mscale; it needs both`,
+        );
+      const attentionFactor =
+        number(dict, "attention_factor") ??
+        (short !== undefined && long !== undefined ? { short, long } : undefined);
       return present({
         type: "longrope" as const,
         shortFactor: list(dict, "short_factor"),
         longFactor: list(dict, "long_factor"),
         originalMaxPositionEmbeddings: length(),
-        factor: ratio(),
-        attentionFactor:
-          number(dict, "attention_factor") ??
-          (short !== undefined && long !== undefined ? { short, long } : undefined),
+        // Only the temperature that follows from it needs the ratio.
+        factor: attentionFactor === undefined ? ratio() : number(dict, "factor"),
+        attentionFactor,
       });
     }
     case "llama3":
@@ -118,25 +130,72 @@ function scaling(type: string, dict: Json, config: Json): RopeScaling {
   }
 }
 
+/** Families whose checkpoints pair neighbouring features; the others pair the halves. */
+const INTERLEAVED = new Set(["gptj", "codegen", "roformer", "cohere", "cohere2", "glm", "glm4", "chatglm"]);
+
+/** The rope dictionary of a model config: `rope_parameters` (newer), else `rope_scaling`. */
+function ropeDictionary(config: Json): Json {
+  for (const key of ["rope_parameters", "rope_scaling"]) {
+    const value = config[key] ?? undefined;
+    if (value === undefined) continue;
+    const dict = record(value);
+    if (!dict)
+      throw new ConfigError(
+        "rope config",
+        `${key} is ${JSON.stringify(value)}; it must be an object or null`,
+      );
+    return dict;
+  }
+  return {};
+}
+
+const isPerLayer = (dict: Json): boolean => Object.values(dict).some((v) => record(v) !== undefined);
+
+/**
+ * Layer types that have a rotation of their own: the keys of a dictionary per layer type, or "full_attention" and
+ * "sliding_attention" where there is a `rope_local_base_freq` (Gemma 3); empty where all layers are alike.
+ */
+export function ropeLayerTypes(config: Json): string[] {
+  const dict = ropeDictionary(config);
+  if (isPerLayer(dict)) return Object.keys(dict);
+  return number(config, "rope_local_base_freq") === undefined ? [] : ["full_attention", "sliding_attention"];
+}
+
 /**
  * RoPE's configuration from a Hugging Face model config: `rope_scaling` (older) or `rope_parameters` (newer). Where
- * the dictionary has one entry per layer type ("full_attention", ..), `layerType` chooses.
+ * layers differ by type ("full_attention", ..; see `ropeLayerTypes`), `layerType` chooses.
  *
  * @throws ConfigError naming the key or the type that is not understood.
  */
 export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfig {
-  let dict = record(config["rope_parameters"]) ?? record(config["rope_scaling"]) ?? {};
-  const perLayer = layerType === undefined ? undefined : record(dict[layerType]);
-  if (perLayer) dict = perLayer;
-  else if (Object.values(dict).some((v) => record(v) !== undefined)) {
+  let dict = ropeDictionary(config);
+  const types = ropeLayerTypes(config);
+  if (types.length > 0 && (layerType === undefined || !types.includes(layerType))) {
     throw new ConfigError(
       "rope config",
-      `the rope dictionary has one entry per layer type (${Object.keys(dict).join(", ")}); layerType is ${JSON.stringify(layerType)}`,
+      `the rope dictionary has one entry per layer type (${types.join(", ")}); layerType is ${JSON.stringify(layerType)}`,
     );
+  }
+  const local = number(config, "rope_local_base_freq");
+  if (layerType !== undefined && isPerLayer(dict)) {
+    const own = dict[layerType] ?? {};
+    const entry = record(own);
+    if (!entry)
+      throw new ConfigError(
+        "rope config",
+        `${layerType} is ${JSON.stringify(own)}; it must be an object or null`,
+      );
+    dict = entry;
+  } else if (local !== undefined && layerType === "sliding_attention") {
+    // Gemma 3: the local layers keep their own base, unscaled.
+    dict = { rope_theta: local };
   }
   const heads = number(config, "num_attention_heads") ?? number(config, "n_head");
   const width = number(config, "hidden_size") ?? number(config, "n_embd");
-  const headDim = number(config, "head_dim") ?? (heads && width ? width / heads : undefined);
+  const headDim =
+    number(config, "qk_rope_head_dim") ??
+    number(config, "head_dim") ??
+    (heads && width ? width / heads : undefined);
   if (headDim === undefined)
     throw new ConfigError("rope config", "needs head_dim, or hidden_size and num_attention_heads");
   const share =
@@ -146,6 +205,9 @@ export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfi
   const type = (dict["rope_type"] ?? dict["type"] ?? "default") as unknown;
   if (typeof type !== "string")
     throw new ConfigError("rope config", `rope_type is ${JSON.stringify(type)}; it must be a name`);
+  const family = config["model_type"];
+  const interleaved =
+    config["rope_interleave"] === true || (typeof family === "string" && INTERLEAVED.has(family));
   return {
     headDim,
     rotaryDim: number(config, "rotary_dim") ?? (share === undefined ? headDim : Math.floor(headDim * share)),
@@ -154,7 +216,7 @@ export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfi
       number(config, "rope_theta") ??
       number(config, "rotary_emb_base") ??
       10000,
-    layout: "half",
+    layout: interleaved ? "interleaved" : "half",
     scaling: scaling(type, dict, config),
   };
 }

@@ -6,7 +6,7 @@ export {
   type RopeFrequencies,
   type RopeScaling,
 } from "./rope_frequencies.js";
-export { ropeFromHuggingFace } from "./hf_rope.js";
+export { ropeFromHuggingFace, ropeLayerTypes } from "./hf_rope.js";
 export { learnedRope } from "./rope_learned.js";
 export { Xpos, type XposApplyOptions, type XposConfig } from "./xpos.js";
 export { yarnMscale, type YarnScaling } from "./rope_yarn.js";
@@ -20,11 +20,22 @@ export type { Llama3Scaling } from "./rope_llama3.js";
 export type { CustomScaling } from "./rope_custom.js";
 export type { HeadLayout } from "./rotate.js";
 export { alibi, alibiSlopes } from "./alibi.js";
-export { t5Bias, t5Buckets, t5Index, type T5BiasConfig } from "./t5_bias.js";
-export { learnedAbsolute, type AbsoluteOptions } from "./learned_absolute.js";
-export { sinusoidal, sinusoidalTable, type SinusoidalConfig } from "./sinusoidal.js";
-export { shawIndex, shawKeys, shawValues } from "./shaw_relative.js";
-export { transformerXl, type TransformerXlConfig, type TransformerXlWeights } from "./transformer_xl.js";
+export { T5Bias, t5Bias, t5Buckets, t5Index, type T5BiasConfig } from "./t5_bias.js";
+export {
+  LearnedAbsolute,
+  learnedAbsolute,
+  type AbsoluteOptions,
+  type DevicePositions,
+} from "./learned_absolute.js";
+export { sinusoidal, SinusoidalEmbedding, sinusoidalTable, type SinusoidalConfig } from "./sinusoidal.js";
+export { shawIndex, shawKeys, ShawRelative, shawValues, type ShawConfig } from "./shaw_relative.js";
+export {
+  TransformerXl,
+  transformerXl,
+  type TransformerXlConfig,
+  type TransformerXlSettings,
+  type TransformerXlWeights,
+} from "./transformer_xl.js";
 export {
   debertaBucket,
   debertaDisentangled,
@@ -32,3 +43,4 @@ export {
   type DebertaConfig,
   type DebertaWeights,
 } from "./deberta_disentangled.js";
+export { DebertaDisentangled, type DebertaSettings } from "./deberta.js";

@@ -1,4 +1,4 @@
-import { checkConfig, ConfigError, expectInteger, type Gpu, type Tensor } from "@x/kernels";
+import { checkConfig, ConfigError, expectInteger, expectOneOf, type Gpu, type Tensor } from "@x/kernels";
 import {
   ropeFrequencies,
   resolveRope,
@@ -41,7 +41,7 @@ export function rotaryTables(
   return { cos: gpu.tensor(cos, shape), sin: gpu.tensor(sin, shape) };
 }
 
-/** Positions of a call as a list, checked. */
+/** Positions of a call as a list, checked: any integers. */
 export function checkPositions(
   who: string,
   positions: ArrayLike<number>,
@@ -57,7 +57,7 @@ export function checkPositions(
   }
   let largest = 0;
   for (let i = 0; i < positions.length; i++) {
-    expectInteger(who, "positions", positions[i], 0);
+    expectInteger(who, "positions", positions[i], -Infinity);
     largest = Math.max(largest, positions[i]!);
   }
   return { rows: positions, perBatch, largest };
@@ -115,10 +115,27 @@ export class RotaryEmbedding {
 
   /** Rotate queries or keys. @throws ShapeError, DTypeError, ConfigError */
   apply(x: Tensor, options: RopeApplyOptions = {}): Tensor {
+    return this.#turn([x], options)[0]!;
+  }
+
+  /**
+   * Rotate queries and keys in one pass: each angle is read once for all heads of both. They have the same tokens;
+   * the heads may differ.
+   *
+   * @throws ShapeError, DTypeError, ConfigError
+   */
+  applyQK(q: Tensor, k: Tensor, options: RopeApplyOptions = {}): [Tensor, Tensor] {
+    return this.#turn([q, k], options) as [Tensor, Tensor];
+  }
+
+  #turn(tensors: readonly Tensor[], options: RopeApplyOptions): Tensor[] {
     const who = "rope";
     checkConfig(who, options, ["positionOffset", "positions", "positionIds", "seqLen", "layout"]);
     const { positionOffset = 0, positions, positionIds, layout = "bhsd" } = options;
     expectInteger(who, "positionOffset", positionOffset, 0);
+    expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
+    if (options.seqLen !== undefined) expectInteger(who, "seqLen", options.seqLen, 1);
+    const [x] = tensors as [Tensor];
     const batch = x.shape[0] ?? 0;
     const seq = x.shape[layout === "bhsd" ? 2 : 1] ?? 0;
     const interleaved = this.config.layout === "interleaved";
@@ -128,16 +145,17 @@ export class RotaryEmbedding {
         `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${this.config.headDim}`,
       );
     }
+    if (positions && positionIds)
+      throw new ConfigError(
+        who,
+        "positions and positionIds are both given; one of them says where tokens are",
+      );
     if (positions) {
       const { rows, perBatch, largest } = checkPositions(who, positions, batch, seq);
       return this.#gpu.scope(() => {
         const tables = rotaryTables(this.#gpu, rows, this.frequencies(options.seqLen ?? largest + 1));
-        return rotate(
-          who,
-          x,
-          { ...tables, interleaved, positions: rowNumbers(this.#gpu, batch, seq, perBatch) },
-          layout,
-        );
+        const ids = rowNumbers(this.#gpu, batch, seq, perBatch);
+        return rotate(who, tensors, { ...tables, interleaved, positions: ids }, layout);
       });
     }
     let rotation: Rotation;
@@ -149,7 +167,7 @@ export class RotaryEmbedding {
       const end = positionOffset + seq;
       rotation = { ...this.#rows(end, options.seqLen ?? end), interleaved, offset: positionOffset };
     }
-    return rotate(who, x, rotation, layout);
+    return rotate(who, tensors, rotation, layout);
   }
 
   /** Free the tables. */

@@ -1,8 +1,13 @@
 import {
   add,
+  cast,
+  checkConfig,
   concat,
   e,
   elementwise,
+  expectInteger,
+  expectOneOf,
+  expectShape,
   mul,
   ShapeError,
   showShape,
@@ -11,6 +16,7 @@ import {
   type Gpu,
   type Tensor,
 } from "@x/kernels";
+import { checkPositions } from "./rope.js";
 
 const cosine = elementwise("ropeCos", ["position", "invFreq"], (p, w) => e.cos(e.mul(p, w)));
 const sine = elementwise("ropeSin", ["position", "invFreq"], (p, w) => e.sin(e.mul(p, w)));
@@ -28,21 +34,31 @@ export function learnedRope(
   options: {
     readonly positions?: ArrayLike<number>;
     readonly positionOffset?: number;
+    /** i32 [batch, seq] on the GPU. */
+    readonly positionIds?: Tensor | undefined;
     readonly layout?: "half" | "interleaved";
   } = {},
 ): Tensor {
+  const who = "learnedRope";
+  checkConfig(who, options, ["positions", "positionOffset", "positionIds", "layout"]);
   const { positionOffset = 0, layout = "half" } = options;
+  expectInteger(who, "positionOffset", positionOffset, 0);
+  expectOneOf(who, "layout", layout, ["half", "interleaved"]);
   if (x.rank !== 4)
-    throw new ShapeError(
-      "learnedRope",
-      `x has shape ${showShape(x.shape)}; it must be [batch, heads, seq, headDim]`,
-    );
+    throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [batch, heads, seq, headDim]`);
   const [batch, heads, seq, dim] = x.shape as [number, number, number, number];
+  if (invFreq.rank !== 1 || invFreq.size === 0)
+    throw new ShapeError(who, `invFreq has shape ${showShape(invFreq.shape)}; it must be [pairs]`);
   const n = invFreq.size;
-  if (2 * n > dim) throw new ShapeError("learnedRope", `invFreq has ${n} entries; headDim is ${dim}`);
+  if (2 * n > dim) throw new ShapeError(who, `invFreq has ${n} entries; headDim is ${dim}`);
+  const { positionIds } = options;
+  if (positionIds) expectShape(who, "positionIds", positionIds, [batch, seq]);
+  const ids = options.positions ?? Int32Array.from({ length: seq }, (_, i) => positionOffset + i);
+  const { perBatch } = checkPositions(who, ids, batch, seq);
   return gpu.scope(() => {
-    const ids = options.positions ?? Int32Array.from({ length: seq }, (_, i) => positionOffset + i);
-    const position = gpu.tensor(ids, ids.length === seq ? [seq, 1] : [batch, 1, seq, 1]);
+    const position = positionIds
+      ? cast(positionIds, "f32").reshape([batch, 1, seq, 1])
+      : gpu.tensor(ids, perBatch ? [batch, 1, seq, 1] : [seq, 1]);
     const [cos, sin] = [cosine(position, invFreq), sine(position, invFreq)];
     const parts = (): [Tensor, Tensor] => {
       if (layout === "half")

@@ -35,7 +35,8 @@ export function longropeFrequencies(base: RopeBase, scaling: LongropeScaling): R
     maxPositionEmbeddings,
     attentionFactor,
   } = scaling;
-  expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
+  // ln L divides: the temperature of one position is undefined.
+  expectInteger(who, "originalMaxPositionEmbeddings", L, 2);
   const long = base.seqLen > L;
   for (const [name, list] of Object.entries({ shortFactor, longFactor })) {
     if (!Array.isArray(list) || list.length !== base.d / 2) {
@@ -50,6 +51,7 @@ export function longropeFrequencies(base: RopeBase, scaling: LongropeScaling): R
   expectNumber(who, "factor", ratio, Number.MIN_VALUE);
   const given =
     typeof attentionFactor === "object" ? attentionFactor[long ? "long" : "short"] : attentionFactor;
+  if (given !== undefined) expectNumber(who, "attentionFactor", given);
   const list = long ? longFactor : shortFactor;
   return {
     invFreq: plainFrequencies(base).map((theta, i) => theta / list[i]!),

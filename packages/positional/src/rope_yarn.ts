@@ -48,11 +48,17 @@ export function yarnFrequencies(base: RopeBase, scaling: YarnScaling): RopeFrequ
     mscale,
     mscaleAllDim,
   } = scaling;
-  expectNumber(who, "factor", factor, 1);
+  expectNumber(who, "factor", factor, Number.MIN_VALUE);
   expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
   expectNumber(who, "betaSlow", betaSlow, Number.MIN_VALUE);
   expectNumber(who, "betaFast", betaFast, betaSlow);
   expectOneOf(who, "rampSpace", rampSpace, ["rotations", "index"]);
+  for (const [name, value] of Object.entries({
+    mscale,
+    mscaleAllDim,
+    attentionFactor: scaling.attentionFactor,
+  }))
+    if (value !== undefined) expectNumber(who, name, value);
   const both = mscale !== undefined && mscaleAllDim !== undefined && mscale !== 0 && mscaleAllDim !== 0;
   const attentionFactor =
     scaling.attentionFactor ??

@@ -8,64 +8,16 @@ import {
   type Kernel,
   type Tensor,
 } from "@x/kernels";
+import { rotateBindings, rotateParams, rotateText, type RotateVariant } from "./rotate.wgsl.js";
 
 /** Order of the axes of queries and keys. */
 export type HeadLayout = "bhsd" | "bshd";
 
-interface RotateVariant {
-  readonly dtype: string;
-  readonly interleaved: boolean;
-  /** Four neighbouring features at a time ("half" only). */
-  readonly vec: boolean;
-  readonly positions: boolean;
-}
-
-/** x' = x cos - y sin, y' = y cos + x sin for the pairs of the first 2n features; the rest pass. */
 const rotateKernel: Kernel<RotateVariant> = defineKernel({
   name: "rope",
-  bindings: (v: RotateVariant) => ({
-    x: `read ${v.vec ? `vec4<${v.dtype}>` : v.dtype}` as const,
-    cos_table: `read ${v.vec ? "vec4<f32>" : "f32"}` as const,
-    sin_table: `read ${v.vec ? "vec4<f32>" : "f32"}` as const,
-    ...(v.positions ? { positions: "read i32" as const } : {}),
-    out: `write ${v.vec ? `vec4<${v.dtype}>` : v.dtype}` as const,
-  }),
-  params: {
-    count: "u32",
-    dim: "u32",
-    pairs: "u32",
-    /** Elements between neighbours in the sequence, and its length. */
-    inner: "u32",
-    seq: "u32",
-    rows: "u32",
-    offset: "i32",
-    batch_size: "u32",
-    sign: "f32",
-  },
-  wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
-  let d = i % params.dim;
-  if (d >= 2u * params.pairs) { out[i] = x[i]; return; }
-  let s = i / params.inner % params.seq;
-  let b = i / params.batch_size;
-  let position = ${v.positions ? "u32(positions[b * params.seq + s])" : "u32(params.offset) + s"};
-  let row = min(position, params.rows - 1u) * params.pairs;
-  ${
-    v.interleaved
-      ? `let at = row + d / 2u;
-  let second = d % 2u == 1u;
-  let other = f32(x[select(i + 1u, i - 1u, second)]);`
-      : `let second = d >= params.pairs;
-  let at = row + select(d, d - params.pairs, second);
-  let other = ${v.vec ? "vec4f" : "f32"}(x[select(i + params.pairs, i - params.pairs, second)]);`
-  }
-  let own = ${v.vec ? "vec4f" : "f32"}(x[i]);
-  let turn = params.sign * sin_table[at];
-  out[i] = ${v.vec ? `vec4<${v.dtype}>` : v.dtype}(own * cos_table[at] + select(-turn, turn, second) * other);
-}`,
+  bindings: rotateBindings,
+  params: rotateParams,
+  wgsl: rotateText,
 });
 
 /** Tables of one rotation: f32 [rows, pairs], and which row each token takes. */
@@ -79,56 +31,119 @@ export interface Rotation {
   readonly positions?: Tensor | undefined;
 }
 
-/** Turn the feature pairs of queries or keys; the gradient turns back. */
-export function rotate(who: string, x: Tensor, rotation: Rotation, layout: HeadLayout): Tensor {
-  const { cos, sin, interleaved, offset = 0, positions } = rotation;
-  if (x.dtype !== "f32" && x.dtype !== "f16")
-    throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
-  if (x.rank !== 4)
-    throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must have four axes (${layout})`);
-  const [batch, a, b, dim] = x.shape as [number, number, number, number];
-  const seq = layout === "bhsd" ? b : a;
-  const [rows, pairs] = cos.shape as [number, number];
-  if (2 * pairs > dim) throw new ShapeError(who, `x has ${dim} features a head; ${2 * pairs} are to turn`);
-  if (positions) {
-    if (positions.dtype !== "i32")
-      throw new DTypeError(who, `positions are ${positions.dtype}; they must be i32`);
-    if (positions.rank !== 2 || positions.shape[0] !== batch || positions.shape[1] !== seq) {
+function check(who: string, tensors: readonly Tensor[], rotation: Rotation, layout: HeadLayout): void {
+  const { cos, positions } = rotation;
+  const pairs = cos.shape[1]!;
+  const [first] = tensors as [Tensor];
+  const tokens = (t: Tensor): string =>
+    `${t.shape[0]} rows of ${t.shape[layout === "bhsd" ? 2 : 1]} tokens with ${t.shape[3]} features a head`;
+  for (const [i, t] of tensors.entries()) {
+    const name = tensors.length === 1 ? "x" : i === 0 ? "q" : "k";
+    if (t.dtype !== "f32" && t.dtype !== "f16")
+      throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
+    if (t.rank !== 4)
       throw new ShapeError(
         who,
-        `positions have shape ${showShape(positions.shape)}; it must be [${batch}, ${seq}]`,
+        `${name} has shape ${showShape(t.shape)}; it must have four axes (${layout})`,
       );
-    }
+    if (2 * pairs > t.shape[3]!)
+      throw new ShapeError(who, `${name} has ${t.shape[3]!} features a head; ${2 * pairs} are to turn`);
+    if (t.dtype !== first.dtype)
+      throw new DTypeError(who, `k is ${t.dtype}, q is ${first.dtype}; they must be equal`);
+    if (tokens(t) !== tokens(first))
+      throw new ShapeError(who, `k has ${tokens(t)}, q has ${tokens(first)}; only the heads may differ`);
   }
-  const vec = !interleaved && pairs % 4 === 0 && dim % 4 === 0;
-  const unit = vec ? 4 : 1;
-  const inner = (layout === "bhsd" ? dim : dim * b) / unit;
-  const run = (t: Tensor, sign: number): Tensor => {
-    const out = t.gpu.empty(t.shape, t.dtype);
-    const count = t.size / unit;
-    t.gpu.run(rotateKernel, {
-      variant: { dtype: t.dtype, interleaved, vec, positions: positions !== undefined },
-      bindings: { x: t, cos_table: cos, sin_table: sin, ...(positions ? { positions } : {}), out },
+  if (!positions) return;
+  const [batch, seq] = [first.shape[0]!, first.shape[layout === "bhsd" ? 2 : 1]!];
+  if (positions.dtype !== "i32")
+    throw new DTypeError(who, `positions are ${positions.dtype}; they must be i32`);
+  if (positions.rank !== 2 || positions.shape[0] !== batch || positions.shape[1] !== seq) {
+    throw new ShapeError(
+      who,
+      `positions have shape ${showShape(positions.shape)}; it must be [${batch}, ${seq}]`,
+    );
+  }
+}
+
+/** Invocations that a device should have before one takes several heads. */
+const ENOUGH = 16384;
+
+/** Turn the feature pairs of one tensor, or of queries and keys in one pass; the gradient turns back. */
+export function rotate(
+  who: string,
+  tensors: readonly Tensor[],
+  rotation: Rotation,
+  layout: HeadLayout,
+): Tensor[] {
+  const { cos, sin, interleaved, offset = 0, positions } = rotation;
+  check(who, tensors, rotation, layout);
+  const [first] = tensors as [Tensor];
+  const [rows, pairs] = cos.shape as [number, number];
+  const [batch, dim] = [first.shape[0]!, first.shape[3]!];
+  const seq = first.shape[layout === "bhsd" ? 2 : 1]!;
+  const vec = dim % 4 === 0 && pairs % (interleaved ? 2 : 4) === 0;
+  const piece = vec ? 4 : 1;
+  // Pieces that hold both of a pair, or one for each half.
+  const turning = interleaved && vec ? pairs / 2 : pairs / piece;
+  const units = turning + (dim - 2 * pairs) / piece;
+  const tokens = batch * seq;
+  const run = (given: readonly Tensor[], sign: number): Tensor[] => {
+    const outs = given.map((t) => t.gpu.empty(t.shape, t.dtype));
+    const heads = given.map((t) => t.shape[layout === "bhsd" ? 1 : 2]!);
+    const most = Math.max(...heads);
+    const slices = Math.max(1, Math.min(most, Math.ceil(ENOUGH / Math.max(1, units * tokens))));
+    const steps = (x: "q" | "k", h: number): Record<string, number> => ({
+      [`${x}_seq`]: (layout === "bhsd" ? dim : dim * h) / piece,
+      [`${x}_head`]: (layout === "bhsd" ? dim * seq : dim) / piece,
+      [`${x}_batch`]: (dim * seq * h) / piece,
+      [`${x}_heads`]: h,
+      [`${x}_chunk`]: Math.ceil(h / slices),
+    });
+    const count = units * tokens * slices;
+    const [q, k] = given as [Tensor, Tensor?];
+    q.gpu.run(rotateKernel, {
+      variant: {
+        dtype: q.dtype,
+        interleaved,
+        vec,
+        positions: positions !== undefined,
+        both: k !== undefined,
+      },
+      bindings: {
+        q,
+        ...(k ? { k, k_out: outs[1]! } : {}),
+        cos_table: cos,
+        sin_table: sin,
+        ...(positions ? { positions } : {}),
+        q_out: outs[0]!,
+      },
       params: {
         count,
-        dim: dim / unit,
-        pairs: pairs / unit,
-        inner,
+        turning,
+        units,
+        tokens,
         seq,
         rows,
         offset,
-        batch_size: Math.max(1, count / Math.max(batch, 1)),
         sign,
+        ...steps("q", heads[0]!),
+        ...steps("k", heads[1] ?? 0),
       },
       workgroups: grid1d(Math.ceil(count / 64)),
     });
-    return out;
+    return outs;
   };
   return applyOp({
     name: who,
     // Tables and positions are constants: listed, so that they live until the backward has run.
-    inputs: [x, cos, sin, positions],
-    forward: () => ({ outputs: [run(x, 1)] }),
-    backward: ({ grads }) => [run(grads[0]!, -1)],
-  })[0]!;
+    inputs: [...tensors, cos, sin, positions],
+    forward: () => ({ outputs: run(tensors, 1) }),
+    backward: ({ grads }) => {
+      const turned = run(
+        grads.filter((g) => g !== undefined),
+        -1,
+      );
+      return grads.map((g) => (g ? turned.shift() : undefined));
+    },
+  });
 }

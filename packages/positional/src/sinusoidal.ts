@@ -1,5 +1,19 @@
-import { add, checkConfig, expectInteger, expectNumber, expectOneOf, mul, type Tensor } from "@x/kernels";
-import { positionsOf, type AbsoluteOptions } from "./learned_absolute.js";
+import {
+  add,
+  checkConfig,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  mul,
+  ShapeError,
+  type Tensor,
+} from "@x/kernels";
+import {
+  checkDevicePositions,
+  positionsOf,
+  type AbsoluteOptions,
+  type DevicePositions,
+} from "./learned_absolute.js";
 
 export interface SinusoidalConfig {
   readonly dim: number;
@@ -50,8 +64,59 @@ export function sinusoidal(
   expectNumber("sinusoidal", "inputScale", inputScale);
   const { list, perBatch } = positionsOf("sinusoidal", x, rest);
   const [batch, seq, dim] = x.shape as [number, number, number];
+  if (config.dim !== dim) throw new ShapeError("sinusoidal", `x has ${dim} features; dim is ${config.dim}`);
   return x.gpu.scope(() => {
     const table = x.gpu.tensor(sinusoidalTable(list, config), perBatch ? [batch, seq, dim] : [seq, dim]);
     return add(inputScale === 1 ? x : mul(x, inputScale), table);
   });
+}
+
+/** `sinusoidal` with its table on the device, which grows as positions do. */
+export class SinusoidalEmbedding {
+  readonly config: SinusoidalConfig;
+  readonly inputScale: number;
+  readonly #gpu: Gpu;
+  #table: Tensor | undefined;
+
+  constructor(gpu: Gpu, config: SinusoidalConfig & { readonly inputScale?: number }) {
+    const { inputScale = 1, ...own } = config;
+    expectNumber("SinusoidalEmbedding", "inputScale", inputScale);
+    sinusoidalTable([], own);
+    this.#gpu = gpu;
+    this.config = own;
+    this.inputScale = inputScale;
+  }
+
+  /** Positions positionOffset, positionOffset + 1, .., or those on the GPU. */
+  forward(x: Tensor, options: { readonly positionOffset?: number } | DevicePositions = {}): Tensor {
+    const who = "SinusoidalEmbedding";
+    if (!("positionIds" in options))
+      return sinusoidal(x, this.config, { ...options, inputScale: this.inputScale });
+    checkConfig(who, options, ["positionIds", "seqLen"]);
+    checkDevicePositions(who, x, options);
+    if (x.shape[2] !== this.config.dim)
+      throw new ShapeError(who, `x has ${x.shape[2] ?? 0} features; dim is ${this.config.dim}`);
+    return this.#gpu.scope(() => {
+      const scaled = this.inputScale === 1 ? x : mul(x, this.inputScale);
+      return add(scaled, embedding(this.#rows(options.seqLen), options.positionIds));
+    });
+  }
+
+  #rows(rows: number): Tensor {
+    const held = this.#table;
+    if (held && !held.disposed && held.shape[0]! >= rows) return held;
+    const size = Math.max(64, rows, held ? 2 * held.shape[0]! : 0);
+    const table = sinusoidalTable(
+      Int32Array.from({ length: size }, (_, i) => i),
+      this.config,
+    );
+    this.dispose();
+    return (this.#table = this.#gpu.keep(this.#gpu.tensor(table, [size, this.config.dim])));
+  }
+
+  /** Free the table. */
+  dispose(): void {
+    this.#table?.dispose();
+    this.#table = undefined;
+  }
 }

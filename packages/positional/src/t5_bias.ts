@@ -2,8 +2,14 @@ import {
   checkConfig,
   ConfigError,
   expectInteger,
+  expectNumber,
+  mul,
+  randomNormal,
   RelativeIndex,
+  takeParameter,
   transpose,
+  type Gpu,
+  type Module,
   type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
@@ -32,6 +38,8 @@ export function t5Buckets(config: T5BiasConfig): (relative: number) => number {
   const who = "t5Bias";
   checkConfig(who, config, ["numBuckets", "maxDistance", "bidirectional"]);
   const { numBuckets = 32, maxDistance = 128, bidirectional } = config;
+  if (typeof (bidirectional as unknown) !== "boolean")
+    throw new ConfigError(who, `bidirectional is ${String(bidirectional)}; it must be true or false`);
   expectInteger(who, "numBuckets", numBuckets, bidirectional ? 4 : 2);
   const count = bidirectional ? Math.floor(numBuckets / 2) : numBuckets;
   const exact = Math.floor(count / 2);
@@ -68,4 +76,46 @@ export function t5Bias(table: Tensor, index: RelativeIndex): RelativeModifier {
     );
   }
   return { kind: "relative", name: "t5Bias", axes: "h", tensor: transpose(table), index };
+}
+
+/** `t5Bias` with its table, `weight` [numBuckets, heads], and its map of distances: one for all layers. */
+export class T5Bias implements Module {
+  readonly weight: Tensor;
+  readonly index: RelativeIndex;
+
+  constructor(weight: Tensor, config: T5BiasConfig) {
+    this.weight = weight;
+    this.index = t5Index(config);
+  }
+
+  /** Normal numbers of deviation `std` (0.02). */
+  static init(
+    gpu: Gpu,
+    config: T5BiasConfig & { readonly numHeads: number; readonly std?: number; readonly seed?: number },
+  ): T5Bias {
+    const { numHeads, std = 0.02, seed = 0, ...own } = config;
+    expectInteger("T5Bias", "numHeads", numHeads, 1);
+    expectNumber("T5Bias", "std", std, 0);
+    const rows = t5Index(own).rows;
+    const weight = gpu.scope(() => mul(randomNormal(gpu, [rows, numHeads], { seed }), std));
+    return new T5Bias(gpu.keep(weight), own);
+  }
+
+  static fromParameters(config: T5BiasConfig, parameters: Readonly<Record<string, Tensor>>): T5Bias {
+    return new T5Bias(takeParameter("T5Bias", parameters, "weight"), config);
+  }
+
+  /** The term that attention adds. */
+  modifier(): RelativeModifier {
+    return t5Bias(this.weight, this.index);
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { weight: this.weight };
+  }
+
+  /** Free the table of distances; the parameter belongs to the caller. */
+  dispose(): void {
+    this.index.dispose();
+  }
 }

@@ -3,12 +3,19 @@ import {
   checkConfig,
   ConfigError,
   expectInteger,
+  expectNumber,
+  expectShape,
   linear,
   matmul,
+  mul,
+  randomNormal,
   RelativeIndex,
+  takeParameter,
   ShapeError,
   showShape,
   transpose,
+  type Gpu,
+  type Module,
   type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
@@ -55,6 +62,11 @@ export function transformerXl(
   const { modelDim, base = 10000, clampLength = Infinity, scale, minDistance, maxDistance } = config;
   expectInteger(who, "modelDim", modelDim, 2);
   if (modelDim % 2 !== 0) throw new ConfigError(who, `modelDim is ${modelDim}; it must be even`);
+  expectNumber(who, "scale", scale);
+  expectNumber(who, "base", base, Number.MIN_VALUE);
+  expectInteger(who, "minDistance", minDistance, -Infinity);
+  expectInteger(who, "maxDistance", maxDistance, minDistance);
+  if (clampLength !== Infinity) expectInteger(who, "clampLength", clampLength, 0);
   if (q.rank !== 4)
     throw new ShapeError(
       who,
@@ -62,12 +74,15 @@ export function transformerXl(
     );
   const [, heads, , headDim] = q.shape as [number, number, number, number];
   const { relProj, contentBias, positionBias } = weights;
-  const last = Math.min(maxDistance, clampLength);
-  const rows = Math.max(1, last - minDistance + 1);
-  const row = (distance: number): number =>
-    Math.min(Math.max(Math.min(distance, clampLength), minDistance), minDistance + rows - 1) - minDistance;
+  expectShape(who, "relProj", relProj, [heads * headDim, modelDim]);
+  expectShape(who, "contentBias", contentBias, [heads, headDim]);
+  expectShape(who, "positionBias", positionBias, [heads, headDim]);
+  // Rows for the distances first..last; what lies outside is never seen.
+  const [first, last] = [Math.min(minDistance, clampLength), Math.min(maxDistance, clampLength)];
+  const rows = last - first + 1;
+  const row = (distance: number): number => Math.min(Math.max(distance, first), last) - first;
   return q.gpu.scope(() => {
-    const distances = Float64Array.from({ length: rows }, (_, n) => minDistance + n);
+    const distances = Float64Array.from({ length: rows }, (_, n) => first + n);
     const table = q.gpu.tensor(sinusoidalTable(distances, { dim: modelDim, base, layout: "concat" }), [
       rows,
       modelDim,
@@ -87,4 +102,76 @@ export function transformerXl(
       },
     };
   });
+}
+
+export interface TransformerXlSettings {
+  readonly numHeads: number;
+  readonly headDim: number;
+  /** Length of the sinusoid, even. */
+  readonly modelDim: number;
+  readonly base?: number;
+  readonly clampLength?: number | undefined;
+}
+
+const SETTINGS = ["numHeads", "headDim", "modelDim", "base", "clampLength"];
+
+/** `transformerXl` with its parameters, named as in the published checkpoints: r_net.weight, r_w_bias, r_r_bias. */
+export class TransformerXl implements Module {
+  readonly weights: TransformerXlWeights;
+  readonly settings: TransformerXlSettings;
+
+  constructor(settings: TransformerXlSettings, weights: TransformerXlWeights) {
+    checkConfig("TransformerXl", settings, SETTINGS);
+    this.settings = settings;
+    this.weights = weights;
+  }
+
+  /** Normal numbers of deviation `std` (0.02); biases of zeros. */
+  static init(
+    gpu: Gpu,
+    config: TransformerXlSettings & { readonly std?: number; readonly seed?: number },
+  ): TransformerXl {
+    const who = "TransformerXl";
+    const { std = 0.02, seed = 0, ...settings } = config;
+    checkConfig(who, settings, SETTINGS);
+    const { numHeads, headDim, modelDim } = settings;
+    for (const [name, n] of Object.entries({ numHeads, headDim, modelDim })) expectInteger(who, name, n, 1);
+    const projection = gpu.scope(() => mul(randomNormal(gpu, [numHeads * headDim, modelDim], { seed }), std));
+    return new TransformerXl(settings, {
+      relProj: gpu.keep(projection),
+      contentBias: gpu.keep(gpu.zeros([numHeads, headDim])),
+      positionBias: gpu.keep(gpu.zeros([numHeads, headDim])),
+    });
+  }
+
+  static fromParameters(
+    settings: TransformerXlSettings,
+    parameters: Readonly<Record<string, Tensor>>,
+  ): TransformerXl {
+    const take = (name: string): Tensor => takeParameter("TransformerXl", parameters, name);
+    return new TransformerXl(settings, {
+      relProj: take("r_net.weight"),
+      contentBias: take("r_w_bias"),
+      positionBias: take("r_r_bias"),
+    });
+  }
+
+  /** The query to use and the position term, for distances minDistance..maxDistance. */
+  prepare(
+    q: Tensor,
+    range: { readonly scale: number; readonly minDistance: number; readonly maxDistance: number },
+  ): { query: Tensor; modifier: RelativeModifier } {
+    const { modelDim, base, clampLength } = this.settings;
+    return transformerXl(q, this.weights, {
+      modelDim,
+      ...(base === undefined ? {} : { base }),
+      clampLength,
+      ...range,
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    const { relProj, contentBias, positionBias } = this.weights;
+    return { "r_net.weight": relProj, r_w_bias: contentBias, r_r_bias: positionBias };
+  }
 }

@@ -1,4 +1,12 @@
-import { checkConfig, expectInteger, expectNumber, type Gpu, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 import { plainFrequencies, resolveRope } from "./rope_frequencies.js";
 import { checkPositions, rotaryTables, rowNumbers } from "./rope.js";
 import { rotate, type HeadLayout } from "./rotate.js";
@@ -20,6 +28,9 @@ export interface XposApplyOptions {
   readonly positions?: ArrayLike<number> | undefined;
   /** Subtracted from positions in the exponent; default ceil((largest position + 1) / 2). One value for q and k. */
   readonly center?: number;
+  /** i32 [batch, seq] on the GPU, all below `seqLen`; needs `center`. */
+  readonly positionIds?: Tensor | undefined;
+  readonly seqLen?: number;
   readonly layout?: HeadLayout;
 }
 
@@ -36,6 +47,11 @@ export class Xpos {
   readonly invFreq: Float64Array;
   readonly zeta: Float64Array;
   readonly scaleBase: number;
+  /** Tables of positions 0, 1, .. for each role and center. */
+  readonly #tables: Map<string, { readonly cos: Tensor; readonly sin: Tensor }> = new Map<
+    string,
+    { readonly cos: Tensor; readonly sin: Tensor }
+  >();
 
   constructor(gpu: Gpu, config: XposConfig) {
     const who = "Xpos";
@@ -63,29 +79,72 @@ export class Xpos {
   /** Rotate and scale queries or keys. */
   apply(x: Tensor, role: "query" | "key", options: XposApplyOptions = {}): Tensor {
     const who = "xpos";
-    checkConfig(who, options, ["positionOffset", "positions", "center", "layout"]);
+    checkConfig(who, options, ["positionOffset", "positions", "positionIds", "seqLen", "center", "layout"]);
     const { positionOffset = 0, layout = "bhsd" } = options;
     expectInteger(who, "positionOffset", positionOffset, 0);
+    expectOneOf(who, "role", role, ["query", "key"]);
+    expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
+    if (options.center !== undefined) expectNumber(who, "center", options.center);
+    if (x.shape.at(-1) !== this.#rope.headDim)
+      throw new ConfigError(
+        who,
+        `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${this.#rope.headDim}`,
+      );
+    const { positionIds } = options;
+    if (positionIds) {
+      const { center, seqLen } = options;
+      expectNumber(who, "center (with positionIds)", center);
+      expectInteger(who, "seqLen (with positionIds)", seqLen, 1);
+      const tables = this.#rows(seqLen, role, center);
+      const interleaved = this.#rope.layout === "interleaved";
+      return rotate(who, [x], { ...tables, interleaved, positions: positionIds }, layout)[0]!;
+    }
     const batch = x.shape[0] ?? 0;
     const seq = x.shape[layout === "bhsd" ? 2 : 1] ?? 0;
     const given = options.positions ?? Int32Array.from({ length: seq }, (_, i) => positionOffset + i);
     const { rows, perBatch, largest } = checkPositions(who, given, batch, seq);
     const center = options.center ?? Math.ceil((largest + 1) / 2);
-    const sign = role === "query" ? 1 : -1;
     return this.#gpu.scope(() => {
-      const tables = rotaryTables(
-        this.#gpu,
-        rows,
-        { invFreq: this.invFreq, attentionFactor: 1 },
-        (position, i) => this.zeta[i]! ** ((sign * (position - center)) / this.scaleBase),
-      );
+      const tables = this.#make(rows, role, center);
       const positions = rowNumbers(this.#gpu, batch, seq, perBatch);
-      return rotate(
-        who,
-        x,
-        { ...tables, interleaved: this.#rope.layout === "interleaved", positions },
-        layout,
-      );
+      const interleaved = this.#rope.layout === "interleaved";
+      return rotate(who, [x], { ...tables, interleaved, positions }, layout)[0]!;
     });
+  }
+
+  #make(rows: ArrayLike<number>, role: "query" | "key", center: number): { cos: Tensor; sin: Tensor } {
+    const sign = role === "query" ? 1 : -1;
+    return rotaryTables(
+      this.#gpu,
+      rows,
+      { invFreq: this.invFreq, attentionFactor: 1 },
+      (position, i) => this.zeta[i]! ** ((sign * (position - center)) / this.scaleBase),
+    );
+  }
+
+  #rows(rows: number, role: "query" | "key", center: number): { cos: Tensor; sin: Tensor } {
+    const key = `${role} ${center}`;
+    const held = this.#tables.get(key);
+    if (held && !held.cos.disposed && held.cos.shape[0]! >= rows) return held;
+    const size = Math.max(64, rows, held ? 2 * held.cos.shape[0]! : 0);
+    const made = this.#make(
+      Int32Array.from({ length: size }, (_, i) => i),
+      role,
+      center,
+    );
+    held?.cos.dispose();
+    held?.sin.dispose();
+    const tables = { cos: this.#gpu.keep(made.cos), sin: this.#gpu.keep(made.sin) };
+    this.#tables.set(key, tables);
+    return tables;
+  }
+
+  /** Free the tables. */
+  dispose(): void {
+    for (const { cos, sin } of this.#tables.values()) {
+      cos.dispose();
+      sin.dispose();
+    }
+    this.#tables.clear();
   }
 }
