@@ -103,7 +103,7 @@ export function debertaDisentangled(
   k: Tensor,
   weights: DebertaWeights,
   config: DebertaConfig,
-  indices: { readonly c2p: RelativeIndex; readonly p2c: RelativeIndex } = debertaIndices(config),
+  indices?: { readonly c2p: RelativeIndex; readonly p2c: RelativeIndex },
 ): { scale: number; modifiers: RelativeModifier[] } {
   const who = "debertaDisentangled";
   const { span } = check(who, config);
@@ -117,6 +117,14 @@ export function debertaDisentangled(
       who,
       `relEmbedding has shape ${showShape(relEmbedding.shape)}; it must be [${2 * span}, modelDim]`,
     );
+  }
+  const maps = indices ?? debertaIndices(config);
+  if (!indices) {
+    // They keep tables on the device, which go with the caller's scope.
+    q.gpu.currentScope?.endings.push(() => {
+      maps.c2p.dispose();
+      maps.p2c.dispose();
+    });
   }
   const scale = 1 / Math.sqrt(headDim * (1 + Number(c2p) + Number(p2c)));
   return q.gpu.scope(() => {
@@ -142,8 +150,8 @@ export function debertaDisentangled(
       };
     };
     const modifiers: RelativeModifier[] = [];
-    if (c2p) modifiers.push(term("c2p", "bhq", q, posKeyWeight, posKeyBias, indices.c2p));
-    if (p2c) modifiers.push(term("p2c", "bhk", k, posQueryWeight, posQueryBias, indices.p2c));
+    if (c2p) modifiers.push(term("c2p", "bhq", q, posKeyWeight, posKeyBias, maps.c2p));
+    if (p2c) modifiers.push(term("p2c", "bhk", k, posQueryWeight, posQueryBias, maps.p2c));
     return { scale, modifiers };
   });
 }

@@ -81,6 +81,11 @@ export function transformerXl(
   const [first, last] = [Math.min(minDistance, clampLength), Math.min(maxDistance, clampLength)];
   const rows = last - first + 1;
   const row = (distance: number): number => Math.min(Math.max(distance, first), last) - first;
+  const index = new RelativeIndex(rows, row);
+  // The index keeps a table on the device, which goes with the caller's scope.
+  q.gpu.currentScope?.endings.push(() => {
+    index.dispose();
+  });
   return q.gpu.scope(() => {
     const distances = Float64Array.from({ length: rows }, (_, n) => first + n);
     const table = q.gpu.tensor(sinusoidalTable(distances, { dim: modelDim, base, layout: "concat" }), [
@@ -98,7 +103,7 @@ export function transformerXl(
         name: "transformerXl",
         axes: "bhq",
         tensor,
-        index: new RelativeIndex(rows, row),
+        index,
       },
     };
   });

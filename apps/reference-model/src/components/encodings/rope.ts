@@ -12,8 +12,8 @@ export const rope: Factory<Encoding> = (spec, { gpu }) => {
       tables.set(headDim, table);
       return {
         rotate: (q, k, { seqLen, positionIds }) => {
-          const options = { layout: "bshd", seqLen, positionIds } as const;
-          return { q: table.apply(q, options), k: table.apply(k, options) };
+          const [turned, key] = table.applyQK(q, k, { layout: "bshd", seqLen, positionIds });
+          return { q: turned, k: key };
         },
         parameters: () => ({}),
       };

@@ -1,0 +1,21 @@
+import { alibi as modifierOf } from "@x/positional";
+import { Fields } from "../../config/index.js";
+import type { Encoding, Factory } from "../contract.js";
+
+/** A fixed penalty on the distance, with a slope for each head. */
+export const alibi: Factory<Encoding> = (spec, { name, gpu }) => {
+  new Fields(`${name}: position`, spec, ["type"]);
+  // Layers with as many heads share their slopes.
+  const slopes = new Map<number, ReturnType<typeof modifierOf>>();
+  return {
+    attention: (_weights, { numHeads }) => {
+      const modifier = slopes.get(numHeads) ?? modifierOf(gpu, numHeads);
+      slopes.set(numHeads, modifier);
+      return { scores: () => ({ modifiers: [modifier] }), parameters: () => ({}) };
+    },
+    parameters: () => ({}),
+    dispose: () => {
+      for (const modifier of slopes.values()) modifier.slopes.dispose();
+    },
+  };
+};

@@ -1,0 +1,33 @@
+import { Xpos, type XposConfig } from "@x/positional";
+import type { Encoding, Factory } from "../contract.js";
+
+/**
+ * RoPE with scores that decay with the distance: `rotaryDim`, `base`, `layout`, `scaleBase`, `gamma`. The center of
+ * the powers is half of the model's length, so that keys can be cached.
+ */
+export const xpos: Factory<Encoding> = (spec, { gpu, model }) => {
+  const config = Object.fromEntries(Object.entries(spec).filter(([key]) => key !== "type"));
+  const tables = new Map<number, Xpos>();
+  const center = Math.ceil(model.maxLength / 2);
+  return {
+    attention: (_weights, { headDim }) => {
+      const own = tables.get(headDim) ?? new Xpos(gpu, { ...(config as Partial<XposConfig>), headDim });
+      tables.set(headDim, own);
+      return {
+        rotate: (q, k, { positionIds, seqLen }) => {
+          const options = {
+            layout: "bshd",
+            center,
+            ...(positionIds ? { positionIds, seqLen } : {}),
+          } as const;
+          return { q: own.apply(q, "query", options), k: own.apply(k, "key", options) };
+        },
+        parameters: () => ({}),
+      };
+    },
+    parameters: () => ({}),
+    dispose: () => {
+      for (const table of tables.values()) table.dispose();
+    },
+  };
+};
