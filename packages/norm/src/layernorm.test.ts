@@ -6,7 +6,7 @@ import { layerNormReference } from "./layernorm.reference.js";
 import { eachForm, rowsOf, SHAPES, upload, WIDE } from "./test-support.js";
 
 eachForm("layerNorm", (device) => {
-  it("equals its reference, with gradients", async () => {
+  it("equals its reference, with gradients", { timeout: 300_000 }, async () => {
     for (const shape of SHAPES) {
       const dim = shape.at(-1)!;
       const eps = dim < 3 ? 0.5 : 1e-5;
@@ -30,7 +30,7 @@ eachForm("layerNorm", (device) => {
       );
   });
 
-  it("holds at widths past the registers and rows past a chunk", async () => {
+  it("holds at widths past the registers and rows past a chunk", { timeout: 300_000 }, async () => {
     for (const shape of WIDE) {
       const dim = shape.at(-1)!;
       const [x, w, b] = [operand(shape, 1), operand([dim], 2), operand([dim], 3)];

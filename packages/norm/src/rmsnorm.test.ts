@@ -7,7 +7,7 @@ import { rmsNormReference } from "./rmsnorm.reference.js";
 import { eachForm, SHAPES, upload, WIDE } from "./test-support.js";
 
 eachForm("rmsNorm", (device) => {
-  it("equals its reference, with gradients", async () => {
+  it("equals its reference, with gradients", { timeout: 300_000 }, async () => {
     for (const shape of SHAPES) {
       const dim = shape.at(-1)!;
       const [x, w, b] = [operand(shape, 1), operand([dim], 2), operand([dim], 3)];
@@ -32,7 +32,7 @@ eachForm("rmsNorm", (device) => {
     );
   });
 
-  it("holds at widths past the registers and rows past a chunk", async () => {
+  it("holds at widths past the registers and rows past a chunk", { timeout: 300_000 }, async () => {
     for (const shape of WIDE) {
       const dim = shape.at(-1)!;
       const [x, w] = [operand(shape, 1), operand([dim], 2)];

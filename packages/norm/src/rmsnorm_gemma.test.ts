@@ -6,7 +6,7 @@ import { rmsNorm } from "./rmsnorm.js";
 import { eachForm, SHAPES, upload } from "./test-support.js";
 
 eachForm("rmsNormGemma", (device) => {
-  it("multiplies by 1 + weight, with gradients", async () => {
+  it("multiplies by 1 + weight, with gradients", { timeout: 300_000 }, async () => {
     for (const shape of SHAPES) {
       const dim = shape.at(-1)!;
       await checkOp(

@@ -5,7 +5,7 @@ import { scaleNormReference } from "./scalenorm.reference.js";
 import { eachForm, SHAPES, upload, WIDE } from "./test-support.js";
 
 eachForm("scaleNorm", (device) => {
-  it("equals its reference, with gradients", async () => {
+  it("equals its reference, with gradients", { timeout: 300_000 }, async () => {
     for (const shape of SHAPES.filter((shape) => shape.at(-1)! > 1)) {
       const dim = shape.at(-1)!;
       await checkOp(
@@ -32,7 +32,7 @@ eachForm("scaleNorm", (device) => {
     );
   });
 
-  it("gives rows the length g", async () => {
+  it("gives rows the length g", { timeout: 300_000 }, async () => {
     for (const shape of WIDE) {
       const dim = shape.at(-1)!;
       const x = operand(shape, 1);

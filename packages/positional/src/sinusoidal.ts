@@ -1,11 +1,13 @@
 import {
   add,
   checkConfig,
+  embedding,
   expectInteger,
   expectNumber,
   expectOneOf,
   mul,
   ShapeError,
+  type Gpu,
   type Tensor,
 } from "@x/kernels";
 import {

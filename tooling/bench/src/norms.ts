@@ -1,0 +1,309 @@
+/**
+ * Norms and RoPE against a copy of as many bytes in the same process, and norms inside a training step:
+ * `node tooling/bench/dist/norms.js [--json FILE] [--rounds N]`.
+ */
+import { writeFile } from "node:fs/promises";
+import { pathToFileURL } from "node:url";
+import { attention } from "@x/attention";
+import {
+  AdamW,
+  add,
+  defineKernel,
+  grid1d,
+  linear,
+  mean,
+  mul,
+  openDevice,
+  randomNormal,
+  silu,
+  square,
+  valueAndGrad,
+  vjp,
+  type Gpu,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
+import {
+  batchNorm,
+  fusedAddNorm,
+  layerNorm,
+  partialRmsNorm,
+  rmsNorm,
+  rmsNormGemma,
+  scaleNorm,
+} from "@x/norm";
+import { RotaryEmbedding } from "@x/positional";
+
+export interface Row {
+  readonly name: string;
+  /** Least and median milliseconds of the rounds. */
+  readonly ms: number;
+  readonly median: number;
+  /** Least number of bytes that must move, over the least time. */
+  readonly gbPerSecond?: number;
+  /** That rate over the copy's. */
+  readonly shareOfCopy?: number;
+  /** Least time over RMSNorm's in the same step. */
+  readonly overRms?: number;
+}
+
+interface Case {
+  readonly name: string;
+  readonly bytes: number;
+  /** Queues the work that is timed, after what it needs was made. */
+  readonly prepare: () => () => void;
+}
+
+const [ROWS, WIDTH] = [4096, 1024];
+const BYTES = ROWS * WIDTH * 4;
+
+const copyKernel: Kernel<undefined> = defineKernel({
+  name: "copy",
+  bindings: { x: "read vec4<f32>", out: "write vec4<f32>" },
+  params: { count: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i < params.count) { out[i] = x[i]; }
+}`,
+});
+
+type Op = () => Tensor[];
+
+/** Milliseconds of each case in each round, the cases in turn. */
+async function measure(gpu: Gpu, cases: readonly Case[], rounds: number): Promise<Map<string, number[]>> {
+  const times = new Map<string, number[]>(cases.map(({ name }) => [name, []]));
+  for (let round = -1; round < rounds; round++)
+    for (const { name, prepare } of cases) {
+      const run = prepare();
+      await gpu.sync();
+      const start = performance.now();
+      run();
+      await gpu.sync();
+      // The first round compiles.
+      if (round >= 0) times.get(name)!.push(performance.now() - start);
+    }
+  return times;
+}
+
+const least = (list: readonly number[]): number => Math.min(...list);
+const middle = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[list.length >> 1]!;
+
+function kernelCases(gpu: Gpu): Case[] {
+  const x = randomNormal(gpu, [ROWS, WIDTH], { seed: 1 });
+  const y = randomNormal(gpu, [ROWS, WIDTH], { seed: 2 });
+  const out = gpu.empty([ROWS, WIDTH]);
+  const [weight, bias] = [gpu.full([WIDTH], 1), gpu.zeros([WIDTH])];
+  const g = gpu.full([1], 32);
+  const stats = { runningMean: gpu.zeros([WIDTH]), runningVar: gpu.full([WIDTH], 1) };
+  const count = x.size / 4;
+  const discard = (tensors: readonly Tensor[]): void => {
+    for (const t of tensors) t.dispose();
+  };
+  const forward = (name: string, units: number, op: Op): Case => ({
+    name: `${name} forward`,
+    bytes: units * BYTES,
+    prepare: () => () => {
+      gpu.scope(() => {
+        discard(op());
+      });
+    },
+  });
+  const backward = (name: string, units: number, op: Op, wrt: readonly Tensor[]): Case => ({
+    name: `${name} backward`,
+    bytes: units * BYTES,
+    prepare: () => {
+      const run = vjp(op, wrt);
+      return () => {
+        discard(run.pullback(run.outputs.map(() => y)));
+        discard(run.outputs);
+      };
+    },
+  });
+  const both = (name: string, op: Op, wrt: readonly Tensor[]): Case[] => [
+    forward(name, 2, op),
+    backward(name, 3, op, wrt),
+  ];
+  const fused: Op = () => {
+    const r = fusedAddNorm(x, y, { kind: "rms", weight });
+    return [r.out, r.residual];
+  };
+  const batch =
+    (training: boolean): Op =>
+    () => {
+      const r = batchNorm(x, { training, ...stats, weight, bias });
+      return [r.out];
+    };
+  const rope = new RotaryEmbedding(gpu, { headDim: 64 });
+  // As many numbers as x: 12 query heads and 4 key heads of 4096 tokens.
+  const [q, k] = [12, 4].map((heads) => randomNormal(gpu, [1, heads, ROWS, WIDTH / 16], { seed: heads })) as [
+    Tensor,
+    Tensor,
+  ];
+  const turn: Op = () => rope.applyQK(q, k);
+  return [
+    {
+      name: "copy",
+      bytes: 2 * BYTES,
+      prepare: () => () => {
+        gpu.run(copyKernel, {
+          bindings: { x, out },
+          params: { count },
+          workgroups: grid1d(Math.ceil(count / 64)),
+        });
+      },
+    },
+    ...both("RMSNorm", () => [rmsNorm(x, weight)], [x, weight]),
+    ...both("LayerNorm", () => [layerNorm(x, weight, { bias })], [x, weight, bias]),
+    ...both("pRMSNorm", () => [partialRmsNorm(x, weight, { p: 0.0625 })], [x, weight]),
+    ...both("RMSNorm, 1 + weight", () => [rmsNormGemma(x, weight)], [x, weight]),
+    ...both("ScaleNorm", () => [scaleNorm(x, g)], [x, g]),
+    forward("fused add and RMSNorm", 4, fused),
+    backward("fused add and RMSNorm", 4, fused, [x, y, weight]),
+    forward("BatchNorm, training", 3, batch(true)),
+    backward("BatchNorm, training", 5, batch(true), [x, weight, bias]),
+    forward("BatchNorm, inference", 2, batch(false)),
+    forward("RoPE of q and k", 2, turn),
+    {
+      name: "RoPE of q and k backward",
+      bytes: 2 * BYTES,
+      prepare: () => {
+        const run = vjp(turn, [q, k]);
+        return () => {
+          discard(run.pullback([q, k]));
+          discard(run.outputs);
+        };
+      },
+    },
+  ];
+}
+
+/** A training step of a decoder of two pre-norm layers (dim 256, 8 heads, SwiGLU 688) on 256 tokens. */
+function stepCase(gpu: Gpu, name: string, norm: (x: Tensor, weight: Tensor, bias: Tensor) => Tensor): Case {
+  const [dim, heads, hidden, seq] = [256, 8, 688, 256];
+  const parameters: Record<string, Tensor> = {};
+  const matrix = (at: string, rows: number, columns: number): void => {
+    parameters[at] = gpu.keep(
+      gpu.scope(() => mul(randomNormal(gpu, [rows, columns], { seed: at.length }), 0.02)),
+    );
+  };
+  for (const layer of [0, 1]) {
+    for (const at of ["q", "k", "v", "o"]) matrix(`${layer}.${at}`, dim, dim);
+    matrix(`${layer}.gate`, hidden, dim);
+    matrix(`${layer}.up`, hidden, dim);
+    matrix(`${layer}.down`, dim, hidden);
+    for (const at of [0, 1]) {
+      parameters[`${layer}.norm${at}`] = gpu.keep(gpu.full([dim], 1));
+      parameters[`${layer}.bias${at}`] = gpu.keep(gpu.zeros([dim]));
+    }
+  }
+  const x = gpu.keep(randomNormal(gpu, [1, seq, dim], { seed: 5 }));
+  const optimizer = new AdamW(parameters, { learningRate: 1e-4 });
+  const p = (at: string): Tensor => parameters[at]!;
+  const loss = (): Tensor => {
+    let y = x;
+    for (const layer of [0, 1]) {
+      const a = norm(y, p(`${layer}.norm0`), p(`${layer}.bias0`));
+      const [q, k, v] = ["q", "k", "v"].map((at) =>
+        linear(a, p(`${layer}.${at}`)).reshape([1, seq, heads, dim / heads]),
+      ) as [Tensor, Tensor, Tensor];
+      const mixed = attention(q, k, v, { layout: "bshd", causal: true }).reshape([1, seq, dim]);
+      y = add(y, linear(mixed, p(`${layer}.o`)));
+      const b = norm(y, p(`${layer}.norm1`), p(`${layer}.bias1`));
+      y = add(
+        y,
+        linear(mul(silu(linear(b, p(`${layer}.gate`))), linear(b, p(`${layer}.up`))), p(`${layer}.down`)),
+      );
+    }
+    return mean(square(y));
+  };
+  return {
+    name,
+    bytes: 0,
+    prepare: () => () => {
+      gpu.scope(() => {
+        const { grads } = valueAndGrad(loss, parameters);
+        optimizer.step(grads);
+      });
+    },
+  };
+}
+
+function stepCases(gpu: Gpu): Case[] {
+  const dim = 256;
+  const stats = { runningMean: gpu.zeros([dim]), runningVar: gpu.full([dim], 1) };
+  return [
+    stepCase(gpu, "step with RMSNorm", (x, w) => rmsNorm(x, w)),
+    stepCase(gpu, "step with LayerNorm", (x, w, bias) => layerNorm(x, w, { bias })),
+    stepCase(gpu, "step with pRMSNorm", (x, w) => partialRmsNorm(x, w, { p: 0.0625 })),
+    stepCase(
+      gpu,
+      "step with BatchNorm",
+      (x, weight, bias) => batchNorm(x, { training: true, ...stats, weight, bias }).out,
+    ),
+  ];
+}
+
+/** All rows; what is timed together runs in turn. */
+export async function normBench(gpu: Gpu, { rounds = 11 }: { rounds?: number } = {}): Promise<Row[]> {
+  const rows: Row[] = [];
+  const row = (name: string, list: readonly number[], more: Partial<Row>): void => {
+    rows.push({ name, ms: least(list), median: middle(list), ...more });
+  };
+  const cases = kernelCases(gpu);
+  const times = await measure(gpu, cases, rounds);
+  const rate = (bytes: number, list: readonly number[]): number => bytes / least(list) / 1e6;
+  const copy = rate(2 * BYTES, times.get("copy")!);
+  for (const { name, bytes } of cases) {
+    const own = rate(bytes, times.get(name)!);
+    row(name, times.get(name)!, { gbPerSecond: own, shareOfCopy: own / copy });
+  }
+  const steps = stepCases(gpu);
+  const stepTimes = await measure(gpu, steps, rounds);
+  const rms = least(stepTimes.get("step with RMSNorm")!);
+  for (const { name } of steps)
+    row(name, stepTimes.get(name)!, { overRms: least(stepTimes.get(name)!) / rms });
+  return rows;
+}
+
+/** The rows as a table of plain text. */
+export function showNormRows(rows: readonly Row[]): string {
+  const line = (cells: readonly string[]): string =>
+    cells.map((cell, i) => (i === 0 ? cell.padEnd(34) : cell.padStart(10))).join("");
+  const fixed = (x: number | undefined, digits: number): string => (x === undefined ? "" : x.toFixed(digits));
+  return [
+    line(["", "least ms", "median ms", "GB/s", "of copy", "of RMSNorm"]),
+    ...rows.map((r) =>
+      line([
+        r.name,
+        fixed(r.ms, 2),
+        fixed(r.median, 2),
+        fixed(r.gbPerSecond, 2),
+        r.shareOfCopy === undefined ? "" : `${(100 * r.shareOfCopy).toFixed(0)} %`,
+        fixed(r.overRms, 3),
+      ]),
+    ),
+  ].join("\n");
+}
+
+async function main(args: readonly string[]): Promise<void> {
+  const after = (flag: string): string | undefined => {
+    const at = args.indexOf(flag);
+    return at < 0 ? undefined : args[at + 1];
+  };
+  const gpu = await openDevice();
+  const rounds = Number(after("--rounds") ?? 11);
+  const rows = await normBench(gpu, { rounds });
+  console.log(`${gpu.info.name}\n${showNormRows(rows)}`);
+  const json = after("--json");
+  if (json !== undefined)
+    await writeFile(
+      json,
+      `${JSON.stringify({ adapter: gpu.info.name, shape: [ROWS, WIDTH], rounds, rows }, null, 1)}\n`,
+    );
+  gpu.destroy();
+}
+
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href)
+  await main(process.argv.slice(2));
