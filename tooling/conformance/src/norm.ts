@@ -73,7 +73,11 @@ const placed: Runner = (context) => {
   const name = text(config, "placement") as Placement;
   const step = placement(name);
   const kinds = config["sublayers"] as string[];
-  const depth = config as DepthConfig;
+  const depth = Object.fromEntries(
+    Object.entries(config).filter(([key]) =>
+      ["architecture", "side", "encoderLayers", "decoderLayers"].includes(key),
+    ),
+  ) as DepthConfig;
   const constants = name === "deepnorm" ? deepnormConstants(depth) : undefined;
   let x = inputs["x"]!;
   if (flag(config, "embedNorm", false)) x = normOf(context, "embedNorm")(x);
