@@ -16,6 +16,19 @@ const cases: Record<string, Record<string, unknown>> = {
   "q/k norm, a window and soft caps": {
     mixer: { type: "attention", numHeads: 4, numKvHeads: 1, window: 5, qkNorm: { type: "rms" }, softcap: 20 },
   },
+  "a pattern of its own in each layer": {
+    mixer: { type: "attention", numHeads: 4, numKvHeads: 2, pattern: { kind: "sparseStrided", stride: 3 } },
+    layers: [
+      {},
+      {
+        mixer: {
+          type: "attention",
+          numHeads: 4,
+          pattern: { kind: "random", count: 2, seed: 3, block: 2, causal: true },
+        },
+      },
+    ],
+  },
   "a mixture in the second layer": {
     layers: [{}, { ffn: { type: "mixtral", hiddenDim: 24, numExperts: 4, topK: 2 } }],
   },
@@ -85,6 +98,9 @@ describe("models of parts", () => {
     );
     expect(make({ ffn: { type: "ffn", activation: "relu", beta: "scalar" } })).toThrow(/only swish has one/);
     expect(make({ mixer: { type: "attention", numHeads: 5 } })).toThrow(/numHeads is 5; .* divide dim, 32/);
+    expect(
+      make({ mixer: { type: "attention", numHeads: 4, pattern: { kind: "random", count: 1, seed: 1 } } }),
+    ).toThrow(/set causal: true to decode/);
     expect(make({ placement: "midLn" })).toThrow(/placement is "midLn"; it must be one of preLn/);
     expect(make({ depth: 3 })).toThrow(ConfigError);
     const before = gpu.memory().liveBytes;

@@ -226,7 +226,7 @@ interface Visible {
 }
 
 /** The masks of the options: a pattern that is a window joins the window; others bring a plan that holds all. */
-function visible(gpu: Gpu, options: AttentionOptions, shape: PlanShape): Visible {
+function visible(options: AttentionOptions, shape: PlanShape): Visible {
   const { causal = false, window, pattern: given } = options;
   if (given === undefined) return { causal, window };
   if ("wgsl" in given) return { causal, window, rule: given.wgsl };
@@ -236,8 +236,8 @@ function visible(gpu: Gpu, options: AttentionOptions, shape: PlanShape): Visible
   );
   const simple = windowOf(both);
   if (simple) return { causal: simple.causal, window: simple.window };
-  if (shape.positions) return { causal, window, plan: planFor(gpu, pattern(given), shape) };
-  return { causal: false, window: undefined, plan: planFor(gpu, both, shape) };
+  if (shape.positions) return { causal, window, plan: planFor(pattern(given), shape) };
+  return { causal: false, window: undefined, plan: planFor(both, shape) };
 }
 
 /** The fused kernels: out, lse (3e38 for an empty row) and, if asked for, the sums of weights. */
@@ -357,7 +357,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
 
   const lanes = lanesFor(gpu);
   const columns = 4 * (lanes || 32);
-  const { causal, window, rule, plan } = visible(gpu, options, {
+  const { causal, window, rule, plan } = visible(options, {
     heads,
     kvHeads,
     queries,
@@ -367,7 +367,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     columns,
     positions: positions !== undefined,
   });
-  if (plan) extraBindings["pattern_data"] = plan.data;
+  if (plan) extraBindings["pattern_data"] = gpu.tensor(plan.data, [plan.data.length], "i32");
   const even = (...ns: readonly number[]): boolean => ns.every((n) => n % 4 === 0);
   const unlimited = 2 ** 30;
   const side = (n: number): number => (n < 0 ? unlimited : Math.min(n, unlimited));

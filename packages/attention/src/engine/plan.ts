@@ -1,4 +1,3 @@
-import type { Gpu, Tensor } from "@x/kernels";
 import type { Pattern } from "../patterns/pattern.js";
 import { ruleText } from "../patterns/rule.wgsl.js";
 import {
@@ -35,32 +34,27 @@ export interface Plan {
   /** Rows and columns are sorted by the residue of their position. */
   readonly ordered: boolean;
   /** i32: tables of the rule, lists of tiles, orders. */
-  readonly data: Tensor;
+  readonly data: Int32Array;
   readonly params: Readonly<Record<string, number>>;
 }
 
-const KEPT = 32;
-const plans = new WeakMap<Gpu, Map<string, Plan>>();
+const KEPT = 64;
+const plans = new Map<string, Plan>();
 
-/** The plan of a pattern, made once for each shape; the latest are kept. */
-export function planFor(gpu: Gpu, pattern: Pattern, shape: PlanShape): Plan {
-  let kept = plans.get(gpu);
-  if (!kept) plans.set(gpu, (kept = new Map<string, Plan>()));
+/** The plan of a pattern, made once for each shape; the latest are kept, on the host. */
+export function planFor(pattern: Pattern, shape: PlanShape): Plan {
   const name = JSON.stringify([pattern, shape]);
-  let plan = kept.get(name);
-  if (plan?.data.disposed) plan = undefined;
-  plan ??= makePlan(gpu, pattern, shape);
-  kept.delete(name);
-  kept.set(name, plan);
-  for (const [oldest, old] of kept) {
-    if (kept.size <= KEPT) break;
-    old.data.dispose();
-    kept.delete(oldest);
+  const plan = plans.get(name) ?? makePlan(pattern, shape);
+  plans.delete(name);
+  plans.set(name, plan);
+  for (const oldest of plans.keys()) {
+    if (plans.size <= KEPT) break;
+    plans.delete(oldest);
   }
   return plan;
 }
 
-function makePlan(gpu: Gpu, pattern: Pattern, shape: PlanShape): Plan {
+function makePlan(pattern: Pattern, shape: PlanShape): Plan {
   const { heads, kvHeads, queries, keys, offset, rows, columns, positions } = shape;
   const rule = pattern.rule(heads, keys);
   const text = ruleText(rule, {
@@ -142,7 +136,7 @@ function makePlan(gpu: Gpu, pattern: Pattern, shape: PlanShape): Plan {
     values: text.values.length,
     lists: !positions,
     ordered,
-    data: gpu.keep(gpu.tensor(words, [words.length], "i32")),
+    data: Int32Array.from(words),
     params,
   };
 }

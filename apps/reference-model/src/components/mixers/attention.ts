@@ -1,4 +1,13 @@
-import { attention, attentionOutputs, KVCache } from "@x/attention";
+import {
+  attention,
+  attentionOutputs,
+  checkDecodable,
+  KVCache,
+  pattern,
+  windowOf,
+  type Pattern,
+  type PatternConfig,
+} from "@x/attention";
 import { ConfigError, linear, type Tensor } from "@x/kernels";
 import { expectObject, Fields, type ComponentSpec } from "../../config/index.js";
 import type {
@@ -20,6 +29,7 @@ const KEYS = [
   "numKvHeads",
   "headDim",
   "window",
+  "pattern",
   "softcap",
   "scale",
   "qkvBias",
@@ -29,7 +39,8 @@ const KEYS = [
 
 /**
  * Multi-head attention with shared keys (GQA, MQA), causal, with any encoding: `numHeads`, `numKvHeads` (numHeads),
- * `headDim` (dim / numHeads), `window` (keys that a query sees, the own one included), `softcap`, `scale`, biases
+ * `headDim` (dim / numHeads), `window` (keys that a query sees, the own one included), `pattern` (a
+ * pattern of @x/attention in its JSON form, in addition to causal), `softcap`, `scale`, biases
  * `qkvBias` and `outBias` (false), `qkNorm` (a norm of each head's query and key).
  */
 class Attention implements Mixer {
@@ -39,6 +50,7 @@ class Attention implements Mixer {
   readonly #numKvHeads: number;
   readonly #headDim: number;
   readonly #window: number | undefined;
+  readonly #pattern: Pattern | undefined;
   readonly #softcap: number;
   readonly #scale: number;
   readonly #p: Record<string, Tensor>;
@@ -58,7 +70,15 @@ class Attention implements Mixer {
     if (f.get("headDim") === undefined && model.dim % this.#numHeads !== 0)
       f.fail("numHeads", `is ${this.#numHeads}; without headDim it must divide dim, ${model.dim}`);
     this.#headDim = f.integer("headDim", model.dim / this.#numHeads);
-    this.#window = f.optionalInteger("window");
+    const given = f.get("pattern");
+    const rule = given === undefined ? undefined : pattern(given as PatternConfig);
+    if (rule) checkDecodable(`${name}: attention`, rule);
+    // A pattern that is a window keeps a ring of keys as a window does.
+    const left = rule && windowOf(rule)?.window?.left;
+    const reach = left === undefined || left < 0 ? undefined : left + 1;
+    const window = f.optionalInteger("window");
+    this.#window = window === undefined || reach === undefined ? (window ?? reach) : Math.min(window, reach);
+    this.#pattern = reach === undefined ? rule : undefined;
     this.#softcap = f.number("softcap", 0);
     this.#scale = f.number("scale", this.#headDim ** -0.5);
     const [qWidth, kvWidth] = [this.#numHeads * this.#headDim, this.#numKvHeads * this.#headDim];
@@ -117,6 +137,7 @@ class Attention implements Mixer {
       softcap: this.#softcap,
       modifiers: terms?.modifiers ?? [],
       window: this.#window === undefined ? undefined : { left: this.#window - 1, right: 0 },
+      pattern: this.#pattern,
       positions: cache && {
         ...cache.positions(context.positionIds!),
         minDistance: range.minDistance,

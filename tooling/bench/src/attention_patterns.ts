@@ -1,0 +1,179 @@
+#!/usr/bin/env node
+/**
+ * Patterns: time of sparse attention against full causal attention, beside the share of blocks visited; memory of a
+ * long sequence, forward and backward; time of one decoding step against the length of the context.
+ *
+ *     node tooling/bench/dist/attention_patterns.js [--lengths 4096] [--memory 8192] [--contexts 1024,4096,16384] [--out FILE]
+ */
+import { writeFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import {
+  attention,
+  bigBird,
+  causal,
+  dilatedWindow,
+  full,
+  globalTokens,
+  pattern,
+  slidingWindow,
+  type Pattern,
+} from "@x/attention";
+import { openDevice, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
+import { Command } from "commander";
+
+export interface PatternRow {
+  readonly pattern: string;
+  readonly length: number;
+  /** Share of all blocks of the square that the pattern visits. */
+  readonly share: number;
+  readonly milliseconds: number;
+  /** Time by the time of full attention over the same length, and that by the share: 1 is ideal. */
+  readonly timeShare: number;
+  readonly ratio: number;
+}
+
+export interface MemoryRow {
+  readonly length: number;
+  /** Bytes beside inputs, outputs and gradients; one matrix of scores would take `matrixBytes`. */
+  readonly extraBytes: number;
+  readonly matrixBytes: number;
+}
+
+export interface DecodeRow {
+  readonly context: number;
+  readonly milliseconds: number;
+}
+
+export interface PatternReport {
+  readonly adapter: string;
+  readonly patterns: readonly PatternRow[];
+  readonly memory: readonly MemoryRow[];
+  readonly decode: readonly DecodeRow[];
+}
+
+const PATTERNS: Readonly<Record<string, Pattern>> = {
+  full: full(),
+  causal: causal(),
+  "window of 256": pattern({ kind: "slidingWindow", left: 255, right: 0 }),
+  "dilated by 4": dilatedWindow(64, 64, 4),
+  Longformer: slidingWindow(128).or(globalTokens(4)),
+  BigBird: bigBird({ block: 64, randomBlocks: 3, seed: 1 }),
+};
+
+async function fastest(gpu: Gpu, repeat: number, run: () => void): Promise<number> {
+  let best = Infinity;
+  for (let i = 0; i <= repeat; i++) {
+    const start = performance.now();
+    gpu.scope(run);
+    await gpu.sync();
+    if (i > 0) best = Math.min(best, performance.now() - start);
+  }
+  return best;
+}
+
+const inputs = (gpu: Gpu, heads: number, rows: readonly number[], dim: number): Tensor[] =>
+  rows.map((n, i) => gpu.keep(randomNormal(gpu, [1, heads, n, dim], { seed: i + 1 })));
+
+async function patternRows(gpu: Gpu, length: number, repeat: number): Promise<PatternRow[]> {
+  const [q, k, v] = inputs(gpu, 2, [length, length, length], 64) as [Tensor, Tensor, Tensor];
+  const rows: PatternRow[] = [];
+  for (const [name, own] of Object.entries(PATTERNS)) {
+    const milliseconds = await fastest(gpu, repeat, () => attention(q, k, v, { pattern: own }));
+    const whole = rows[0]?.milliseconds ?? milliseconds;
+    // A dilated window is visited in the order of its residues, where it is a plain window over a shorter sequence.
+    const share =
+      name === "dilated by 4"
+        ? slidingWindow(64).share({ heads: 1, queries: length / 4 }) / 4
+        : own.share({ heads: 2, queries: length });
+    const timeShare = milliseconds / whole;
+    rows.push({ pattern: name, length, share, milliseconds, timeShare, ratio: timeShare / share });
+  }
+  for (const t of [q, k, v]) t.dispose();
+  return rows;
+}
+
+async function memoryRow(gpu: Gpu, length: number): Promise<MemoryRow> {
+  const [q, k, v] = inputs(gpu, 1, [length, length, length], 32) as [Tensor, Tensor, Tensor];
+  gpu.trim();
+  const before = gpu.memory().liveBytes;
+  const run = vjp(() => [attention(q, k, v, { pattern: PATTERNS["BigBird"] })], [q, k, v]);
+  const gradients = run.pullback(run.outputs);
+  await gpu.sync();
+  const results = [...run.outputs, ...gradients];
+  // What was made on the way waits in the pool for its next use.
+  const memory = gpu.memory();
+  const extraBytes =
+    memory.liveBytes + memory.pooledBytes - before - results.reduce((n, t) => n + t.byteLength, 0);
+  for (const t of [q, k, v, ...results]) t.dispose();
+  return { length, extraBytes, matrixBytes: 4 * length * length };
+}
+
+async function decodeRow(gpu: Gpu, context: number, repeat: number): Promise<DecodeRow> {
+  const [q, k, v] = inputs(gpu, 8, [1, context, context], 64) as [Tensor, Tensor, Tensor];
+  const milliseconds = await fastest(gpu, repeat, () => attention(q, k, v, { causal: true }));
+  for (const t of [q, k, v]) t.dispose();
+  return { context, milliseconds };
+}
+
+export async function benchPatterns(
+  gpu: Gpu,
+  options: {
+    readonly lengths: readonly number[];
+    readonly memory: readonly number[];
+    readonly contexts: readonly number[];
+    readonly repeat: number;
+  },
+): Promise<PatternReport> {
+  const patterns: PatternRow[] = [];
+  for (const length of options.lengths) patterns.push(...(await patternRows(gpu, length, options.repeat)));
+  const memory: MemoryRow[] = [];
+  for (const length of options.memory) memory.push(await memoryRow(gpu, length));
+  const decode: DecodeRow[] = [];
+  for (const context of options.contexts) decode.push(await decodeRow(gpu, context, options.repeat));
+  return { adapter: gpu.info.name, patterns, memory, decode };
+}
+
+export function printPatterns(report: PatternReport): void {
+  console.log(report.adapter);
+  console.log("pattern          length  blocks    time ms  of full   time share / block share");
+  for (const r of report.patterns)
+    console.log(
+      `${r.pattern.padEnd(16)} ${String(r.length).padStart(6)}  ${(100 * r.share).toFixed(1).padStart(5)}%  ${r.milliseconds.toFixed(1).padStart(8)}  ${(100 * r.timeShare).toFixed(1).padStart(6)}%  ${r.ratio.toFixed(2)}`,
+    );
+  for (const r of report.memory)
+    console.log(
+      `forward and backward at ${r.length}: ${(r.extraBytes / 1024).toFixed(0)} KiB beside inputs and results; a matrix takes ${(r.matrixBytes / 1024).toFixed(0)} KiB`,
+    );
+  for (const r of report.decode)
+    console.log(`one query over ${r.context} keys: ${r.milliseconds.toFixed(2)} ms`);
+}
+
+const list = (text: string): number[] => text.split(",").filter(Boolean).map(Number);
+
+async function main(): Promise<void> {
+  const program = new Command("attention_patterns")
+    .description("Time of sparse attention beside the share of blocks it visits, memory, decoding.")
+    .option("--lengths <list>", "sequence lengths", list, [4096])
+    .option("--memory <list>", "lengths at which memory is measured", list, [8192])
+    .option("--contexts <list>", "context lengths of a decoding step", list, [1024, 4096, 16384])
+    .option("--repeat <n>", "repetitions, the fastest counts", Number, 3)
+    .option("--out <file>", "write the report as JSON");
+  program.parse();
+  const options = program.opts<{
+    lengths: number[];
+    memory: number[];
+    contexts: number[];
+    repeat: number;
+    out?: string;
+  }>();
+  const gpu = await openDevice();
+  try {
+    const report = await benchPatterns(gpu, options);
+    printPatterns(report);
+    if (options.out) writeFileSync(options.out, `${JSON.stringify(report, null, 1)}\n`);
+  } finally {
+    gpu.destroy();
+  }
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) await main();
