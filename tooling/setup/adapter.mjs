@@ -172,3 +172,34 @@ export function ensureAdapter(stamp) {
   stamp.drivers = driverKey();
   return true;
 }
+
+/**
+ * A browser for the browser test, where it can be had: Debian's Chromium, installed as root or with sudo. Without one
+ * the test says that it is left out. True if `stamp` has changed.
+ */
+export function ensureBrowser(stamp) {
+  const known = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+  if (process.env.CHROMIUM_PATH || known.some((path) => existsSync(path)) || stamp.browser !== undefined)
+    return false;
+  const prefix = rights();
+  const { ID } = osRelease();
+  stamp.browser = "none";
+  if (ID !== "debian" || !prefix || !existsSync("/usr/bin/apt-get")) {
+    console.error("No Chromium for the browser test; on Debian: apt-get install chromium");
+    return true;
+  }
+  console.error("Installing Chromium for the browser test ...");
+  const commands = [
+    ["apt-get", "update"],
+    ["apt-get", "install", "-y", "--no-install-recommends", "chromium"],
+  ];
+  for (const command of commands) {
+    const [program, ...args] = [...prefix, ...command];
+    spawnSync(program, args, {
+      stdio: ["ignore", "ignore", 2],
+      env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
+    });
+  }
+  if (!existsSync(known[0])) console.error("Chromium could not be installed; the browser test is left out.");
+  return true;
+}

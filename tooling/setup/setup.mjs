@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { ensureAdapter } from "./adapter.mjs";
+import { ensureAdapter, ensureBrowser } from "./adapter.mjs";
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const stampFile = join(root, "node_modules/.cache/x-setup.json");
@@ -132,6 +132,7 @@ const stamp = readStamp();
 ensureDependencies(stamp);
 if (name !== "test") ensureBuild(stamp);
 if (ensureAdapter(stamp)) writeStamp(stamp);
+if (name === "test" && ensureBrowser(stamp)) writeStamp(stamp);
 if (name !== undefined) {
   // Paths on the command line are the caller's: npm changes to the package's folder, and says where it was called.
   const cwd = process.env.INIT_CWD ?? process.cwd();
