@@ -1,5 +1,8 @@
 import { checkConfig, ConfigError } from "@x/kernels";
 
+/** Most layers of a model: what is listed layer by layer has to end. */
+export const MAX_LAYERS = 10_000;
+
 type Json = Readonly<Record<string, unknown>>;
 
 /** An object that was parsed from JSON. @throws ConfigError for anything else */
@@ -29,11 +32,14 @@ export class Fields {
     return this.#json[key] ?? undefined;
   }
 
-  integer(key: string, otherwise?: number, min = 1): number {
+  integer(key: string, otherwise?: number, min = 1, max: number = 2 ** 31): number {
     const value = this.get(key) ?? otherwise;
     if (value === undefined) return this.fail(key, "is missing");
-    if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > 2 ** 31)
-      return this.fail(key, `is ${JSON.stringify(value)}; it must be an integer of at least ${min}`);
+    if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max)
+      return this.fail(
+        key,
+        `is ${JSON.stringify(value)}; it must be an integer of at least ${min}${max < 2 ** 31 ? ` and at most ${max}` : ""}`,
+      );
     return value;
   }
 

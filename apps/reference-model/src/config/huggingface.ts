@@ -1,6 +1,6 @@
 import type { GluKind } from "@x/kernels";
 import { ropeFromHuggingFace } from "@x/positional";
-import { expectObject, Fields } from "./fields.js";
+import { expectObject, Fields, MAX_LAYERS } from "./fields.js";
 import type { ComponentSpec, LayerSpec, ModelConfig } from "./model_config.js";
 
 const ACTIVATION_GLU: Readonly<Record<string, GluKind>> = {
@@ -45,7 +45,7 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
       "hidden_act",
       `is ${JSON.stringify(act)}; it must be one of ${Object.keys(ACTIVATION_GLU).join(", ")}`,
     );
-  const count = f.integer("num_hidden_layers");
+  const count = f.integer("num_hidden_layers", undefined, 1, MAX_LAYERS);
   const hiddenDim = f.integer("intermediate_size");
   const eps = f.number("rms_norm_eps", family === "mixtral" ? 1e-5 : 1e-6);
   const qwen2 = family === "qwen2";

@@ -1,5 +1,5 @@
 import type { Placement } from "@x/norm";
-import { expectObject, Fields } from "./fields.js";
+import { expectObject, Fields, MAX_LAYERS } from "./fields.js";
 import type { ComponentSpec, LayerSpec, ModelConfig } from "./model_config.js";
 
 /** `model_type` of a configuration that names its parts. */
@@ -78,7 +78,7 @@ export function fromParts(json: unknown, file = "config.json"): ModelConfig {
   const given = f.get("layers");
   if (given !== undefined && !Array.isArray(given)) f.fail("layers", "must be a list");
   const list = (given as unknown[] | undefined) ?? [];
-  const count = f.integer("numLayers", list.length > 0 ? list.length : undefined);
+  const count = f.integer("numLayers", list.length > 0 ? list.length : undefined, 1, MAX_LAYERS);
   if (list.length > 0 && list.length !== count)
     f.fail("layers", `lists ${list.length} layers; numLayers is ${count}`);
   const layers = Array.from({ length: count }, (_, i) => {
