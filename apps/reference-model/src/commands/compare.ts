@@ -46,7 +46,9 @@ async function runOne(
 ): Promise<Run> {
   const out = await mkdtemp(join(tmpdir(), "x-compare-"));
   try {
-    const model = expectObject(file, await readJson(file)) as Record<string, unknown>;
+    const json = expectObject(file, await readJson(file)) as Record<string, unknown>;
+    // A training configuration holds the model's.
+    const model = expectObject(file, json["model"] ?? json) as Record<string, unknown>;
     const losses: number[] = [];
     let validation = NaN;
     const started = performance.now();
@@ -101,7 +103,10 @@ export function compareCommand(program: Command): void {
   const command = program
     .command("compare")
     .description("train several configurations alike for a short while and put their losses side by side")
-    .argument("<config...>", "config.json files, of a public family or of parts")
+    .argument(
+      "<config...>",
+      "config.json files, of a public family or of parts, or training configurations, whose model is taken",
+    )
     .option("-d, --data <path>", "UTF-8 text (default: 3000 stories of the generator)")
     .option("--vocab-size <n>", "tokens to learn", integer, 512)
     .option("--table <file>", "also write the table as Markdown, with the command");
