@@ -1,13 +1,8 @@
 // What the browser test runs in the page: the exercise of every package, and golden cases over fetch.
 import { goldenFiles, runFile, type CaseReport } from "@x/conformance";
 import { openDevice } from "@x/kernels";
-import { exercise, type Errors } from "../consumer/exercise.js";
-
-export interface Page {
-  describe(): Promise<{ name: string; subgroups: boolean; sizes: readonly [number, number] }>;
-  exercise(features: { subgroups: boolean }): Promise<Errors>;
-  golden(features: { subgroups: boolean }, filter: string): Promise<CaseReport[]>;
-}
+import { exercise } from "../consumer/exercise.js";
+import type { Page } from "../src/page.js";
 
 const page: Page = {
   async describe() {

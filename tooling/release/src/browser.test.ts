@@ -1,8 +1,8 @@
 import { join } from "node:path";
 import { chromium, type Browser, type Page as Tab } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Page } from "../browser/page.js";
 import { bundle, CHROMIUM_FLAGS, findChromium, serve, type Site } from "./chromium.js";
+import type { Page } from "./page.js";
 import { executeOrThrow, publicFolders, repository, tool } from "./workspace.js";
 
 const executablePath = findChromium();
