@@ -43,7 +43,11 @@ export interface Row {
   readonly gbPerSecond?: number;
   /** That rate over the copy's. */
   readonly shareOfCopy?: number;
-  /** Least time over RMSNorm's in the same step. */
+  /** On a software adapter: median milliseconds of processor time, which other work on the machine changes little. */
+  readonly cpu?: number;
+  /** Bytes per processor time over the copy's. */
+  readonly cpuShareOfCopy?: number;
+  /** Time (on a software adapter that of the processor) over RMSNorm's in the same step. */
   readonly overRms?: number;
 }
 
@@ -71,18 +75,27 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 
 type Op = () => Tensor[];
 
+interface Times {
+  readonly wall: number[];
+  readonly cpu: number[];
+}
+
 /** Milliseconds of each case in each round, the cases in turn. */
-async function measure(gpu: Gpu, cases: readonly Case[], rounds: number): Promise<Map<string, number[]>> {
-  const times = new Map<string, number[]>(cases.map(({ name }) => [name, []]));
+async function measure(gpu: Gpu, cases: readonly Case[], rounds: number): Promise<Map<string, Times>> {
+  const times = new Map<string, Times>(cases.map(({ name }) => [name, { wall: [], cpu: [] }]));
   for (let round = -1; round < rounds; round++)
     for (const { name, prepare } of cases) {
       const run = prepare();
       await gpu.sync();
       const start = performance.now();
+      const before = process.cpuUsage();
       run();
       await gpu.sync();
+      const used = process.cpuUsage(before);
       // The first round compiles.
-      if (round >= 0) times.get(name)!.push(performance.now() - start);
+      if (round < 0) continue;
+      times.get(name)!.wall.push(performance.now() - start);
+      times.get(name)!.cpu.push((used.user + used.system) / 1000);
     }
   return times;
 }
@@ -248,22 +261,36 @@ function stepCases(gpu: Gpu): Case[] {
 /** All rows; what is timed together runs in turn. */
 export async function normBench(gpu: Gpu, { rounds = 11 }: { rounds?: number } = {}): Promise<Row[]> {
   const rows: Row[] = [];
-  const row = (name: string, list: readonly number[], more: Partial<Row>): void => {
-    rows.push({ name, ms: least(list), median: middle(list), ...more });
+  const software = gpu.info.software;
+  const row = (name: string, { wall, cpu }: Times, more: Partial<Row>): void => {
+    rows.push({
+      name,
+      ms: least(wall),
+      median: middle(wall),
+      ...(software ? { cpu: middle(cpu) } : {}),
+      ...more,
+    });
   };
   const cases = kernelCases(gpu);
   const times = await measure(gpu, cases, rounds);
-  const rate = (bytes: number, list: readonly number[]): number => bytes / least(list) / 1e6;
-  const copy = rate(2 * BYTES, times.get("copy")!);
+  const copy = times.get("copy")!;
   for (const { name, bytes } of cases) {
-    const own = rate(bytes, times.get(name)!);
-    row(name, times.get(name)!, { gbPerSecond: own, shareOfCopy: own / copy });
+    const own = times.get(name)!;
+    const units = bytes / (2 * BYTES);
+    row(name, own, {
+      gbPerSecond: bytes / least(own.wall) / 1e6,
+      shareOfCopy: (units * least(copy.wall)) / least(own.wall),
+      ...(software ? { cpuShareOfCopy: (units * middle(copy.cpu)) / middle(own.cpu) } : {}),
+    });
   }
   const steps = stepCases(gpu);
   const stepTimes = await measure(gpu, steps, rounds);
-  const rms = least(stepTimes.get("step with RMSNorm")!);
+  const timeOf = (name: string): number => {
+    const { wall, cpu } = stepTimes.get(name)!;
+    return software ? middle(cpu) : least(wall);
+  };
   for (const { name } of steps)
-    row(name, stepTimes.get(name)!, { overRms: least(stepTimes.get(name)!) / rms });
+    row(name, stepTimes.get(name)!, { overRms: timeOf(name) / timeOf("step with RMSNorm") });
   return rows;
 }
 
@@ -272,15 +299,18 @@ export function showNormRows(rows: readonly Row[]): string {
   const line = (cells: readonly string[]): string =>
     cells.map((cell, i) => (i === 0 ? cell.padEnd(34) : cell.padStart(10))).join("");
   const fixed = (x: number | undefined, digits: number): string => (x === undefined ? "" : x.toFixed(digits));
+  const percent = (x: number | undefined): string => (x === undefined ? "" : `${(100 * x).toFixed(0)} %`);
   return [
-    line(["", "least ms", "median ms", "GB/s", "of copy", "of RMSNorm"]),
+    line(["", "least ms", "median ms", "GB/s", "of copy", "cpu ms", "of copy", "of RMSNorm"]),
     ...rows.map((r) =>
       line([
         r.name,
         fixed(r.ms, 2),
         fixed(r.median, 2),
         fixed(r.gbPerSecond, 2),
-        r.shareOfCopy === undefined ? "" : `${(100 * r.shareOfCopy).toFixed(0)} %`,
+        percent(r.shareOfCopy),
+        fixed(r.cpu, 2),
+        percent(r.cpuShareOfCopy),
         fixed(r.overRms, 3),
       ]),
     ),
