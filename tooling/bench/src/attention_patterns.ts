@@ -139,19 +139,22 @@ export async function benchPatterns(
   return { adapter: gpu.info.name, patterns, memory, decode };
 }
 
-export function printPatterns(report: PatternReport): void {
-  console.log(report.adapter);
-  console.log("pattern          length  blocks    time ms  of full   time share / block share");
+/** The report as text. */
+export function showPatterns(report: PatternReport): string {
+  const lines: string[] = [];
+  lines.push(report.adapter);
+  lines.push("pattern          length  blocks    time ms  of full   time share / block share");
   for (const r of report.patterns)
-    console.log(
+    lines.push(
       `${r.pattern.padEnd(16)} ${String(r.length).padStart(6)}  ${(100 * r.share).toFixed(1).padStart(5)}%  ${r.milliseconds.toFixed(1).padStart(8)}  ${(100 * r.timeShare).toFixed(1).padStart(6)}%  ${r.ratio.toFixed(2)}`,
     );
   for (const r of report.memory)
-    console.log(
+    lines.push(
       `forward and backward at ${r.length}: ${(r.extraBytes / 1024).toFixed(0)} KiB beside inputs and results; a matrix takes ${(r.matrixBytes / 1024).toFixed(0)} KiB`,
     );
   for (const r of report.decode)
-    console.log(`one query over ${r.context} keys: ${r.milliseconds.toFixed(2)} ms`);
+    lines.push(`one query over ${r.context} keys: ${r.milliseconds.toFixed(2)} ms`);
+  return lines.join("\n");
 }
 
 const list = (text: string): number[] => text.split(",").filter(Boolean).map(Number);
@@ -175,7 +178,7 @@ async function main(): Promise<void> {
   const gpu = await openDevice();
   try {
     const report = await benchPatterns(gpu, options);
-    printPatterns(report);
+    console.log(showPatterns(report));
     if (options.out) writeFileSync(options.out, `${JSON.stringify(report, null, 1)}\n`);
   } finally {
     gpu.destroy();

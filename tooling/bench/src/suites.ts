@@ -13,5 +13,40 @@ export interface Suite {
 
 /** Suites by name, each loaded when asked for. To add one, write its file and a line here. */
 export const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
+  norms: async () => {
+    const { normBench, showNormRows } = await import("./norms.js");
+    return {
+      description: "norms and RoPE against a copy, and norms inside a training step",
+      run: async (gpu, { quick, say }) => {
+        const rows = await normBench(gpu, { rounds: quick ? 3 : 11 });
+        say(showNormRows(rows));
+        return rows;
+      },
+    };
+  },
+  patterns: async () => {
+    const { benchPatterns, showPatterns } = await import("./attention_patterns.js");
+    return {
+      description: "sparse attention: time against visited blocks, memory of long sequences, decoding",
+      run: async (gpu, { quick, say }) => {
+        const [lengths, repeat] = quick ? [[4096], 2] : [[4096, 8192], 3];
+        const contexts = [256, 1024, 4096, 16384];
+        const report = await benchPatterns(gpu, { lengths, memory: [2048, 8192], contexts, repeat });
+        say(showPatterns(report));
+        return report;
+      },
+    };
+  },
+  caches: async () => {
+    const { benchCaches, showCaches } = await import("./caches.js");
+    return {
+      description: "bytes of caches, decoding time against context, YOCO's prefill against a plain decoder's",
+      run: async (gpu, { quick, say }) => {
+        const report = await benchCaches(gpu, { repeats: quick ? 2 : 5 });
+        say(showCaches(report));
+        return report;
+      },
+    };
+  },
   moe: async () => (await import("./moe.js")).suite,
 };

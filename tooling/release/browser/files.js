@@ -1,4 +1,4 @@
-// The two functions of Node's file system that golden files are read with, over fetch.
+// What golden files are read with of Node's file system and paths, over fetch.
 
 /** @param {string} path */
 export async function readFile(path) {
@@ -11,9 +11,15 @@ export async function readFile(path) {
 export async function readdir(path, options) {
   const entries = await (await fetch(`${path}/`)).json();
   return options
-    ? entries.map(({ name, folder }) => ({ name, isDirectory: () => folder }))
+    ? entries.map(({ name, folder }) => ({ name, isDirectory: () => folder, isFile: () => !folder }))
     : entries.map(({ name }) => name);
 }
 
 /** @param {string[]} parts */
 export const join = (...parts) => parts.join("/");
+
+/** @param {string} path */
+export const basename = (path) => path.split("/").at(-1);
+
+/** Paths of the page are whole ones. @param {string} path */
+export const resolve = (path) => path;

@@ -25,6 +25,7 @@ const KEYS = [
 class Mla implements Mixer {
   readonly #weights: Weights;
   readonly #mla: MultiHeadLatentAttention;
+  readonly #rope: RotaryEmbedding;
 
   constructor(spec: ComponentSpec, weights: Weights) {
     const { gpu, model, name } = weights;
@@ -41,13 +42,16 @@ class Mla implements Mixer {
       ...(scale === undefined ? {} : { scale }),
     };
     this.#weights = weights;
-    const rope = new RotaryEmbedding(gpu, {
+    this.#rope = new RotaryEmbedding(gpu, {
       headDim: config.ropeDim,
       base: f.number("ropeBase", 10000),
       layout: "interleaved",
     });
     const parameters = planned(MultiHeadLatentAttention.plan(config), weights);
-    this.#mla = new MultiHeadLatentAttention(gpu, config, parameters, { rope, rmsNorm });
+    this.#mla = new MultiHeadLatentAttention(gpu, config, parameters, {
+      rope: this.#rope,
+      rmsNorm,
+    });
   }
 
   forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor {
@@ -61,6 +65,10 @@ class Mla implements Mixer {
 
   parameters(): Record<string, Tensor> {
     return this.#mla.parameters();
+  }
+
+  dispose(): void {
+    this.#rope.dispose();
   }
 }
 

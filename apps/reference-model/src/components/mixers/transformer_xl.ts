@@ -64,6 +64,10 @@ class TransformerXl implements Mixer {
   parameters(): Record<string, Tensor> {
     return this.#attention.parameters();
   }
+
+  dispose(): void {
+    this.#attention.dispose();
+  }
 }
 
 export const transformerXlMixer: Factory<Mixer> = (spec, weights) => new TransformerXl(spec, weights);
