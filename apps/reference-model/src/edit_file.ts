@@ -6,6 +6,8 @@ import type { Claim, Fact } from "./fact_edit.js";
 /** Facts to change, and what to look at before and after. */
 export interface EditFile {
   readonly facts: readonly Fact[];
+  /** Subjects of which the model is to say what it says. */
+  readonly keep: readonly string[];
   /** Claims by name of the group. */
   readonly checks: Readonly<Record<string, readonly Claim[]>>;
 }
@@ -30,14 +32,14 @@ function only(who: string, value: Readonly<Record<string, unknown>>, known: read
 /**
  * Read a file of facts: `{ "facts": [{ "subject": "fox", "prompts": ["The best food for a {} is"],
  * "target": " bread" }], "checks": { NAME: { "prompts": ["Every {} likes"], "targets": { "fox": " bread" } } },
- * "contexts": ["One sunny morning Mia went to the park. "] }`. A group of checks is every prompt with every subject,
+ * "keep": ["cat"], "contexts": ["One sunny morning Mia went to the park. "] }`. A group of checks is every prompt with every subject,
  * after every context and after none.
  *
  * @throws ConfigError
  */
 export async function readEditFile(path: string): Promise<EditFile> {
   const json = expectObject(path, await readJson(path));
-  only(path, json, ["facts", "checks", "contexts"]);
+  only(path, json, ["facts", "keep", "checks", "contexts"]);
   if (!Array.isArray(json["facts"])) throw new ConfigError(path, "facts must be a list");
   const facts = json["facts"].map((item: unknown, i): Fact => {
     const who = `${path}: facts[${i}]`;
@@ -49,6 +51,7 @@ export async function readEditFile(path: string): Promise<EditFile> {
       target: text(`${who}.target`, fact["target"]),
     };
   });
+  const keep = json["keep"] === undefined ? [] : texts(`${path}: keep`, json["keep"]);
   const contexts = [
     "",
     ...(json["contexts"] === undefined ? [] : texts(`${path}: contexts`, json["contexts"])),
@@ -69,5 +72,5 @@ export async function readEditFile(path: string): Promise<EditFile> {
     );
     return [name, claims];
   });
-  return { facts, checks: Object.fromEntries(checks) };
+  return { facts, keep, checks: Object.fromEntries(checks) };
 }

@@ -42,6 +42,10 @@ export interface EditOptions extends FactValueOptions {
   readonly lambda?: number | undefined;
   /** Weight of the divergence of what follows the subject itself. */
   readonly kl?: number;
+  /** Subjects of which the model is to say what it says: the keys of the prompts about them count as usual ones. */
+  readonly keep?: readonly string[];
+  /** Weight of their second moment, where the one over the text has 1; default 10. */
+  readonly keepWeight?: number;
 }
 
 export interface EditedFact {
@@ -56,6 +60,9 @@ export interface EditResult {
   /** |W' - W| / |W| of the changed matrix. */
   readonly change: number;
 }
+
+/** Texts of one pass. */
+const TOGETHER = 32;
 
 /** One text of a fact: ids, where the key is taken, and which positions say the target. */
 interface Row {
@@ -139,6 +146,40 @@ export async function keyMoments(
   const F = total!.shape[0]!;
   const diagonal = (await total!.read()).filter((_, i) => i % (F + 1) === 0);
   return { covariance: total!, scale: Array.from(diagonal).reduce((a, b) => a + b, 0) / F };
+}
+
+/** Mean k k^T over the prompts of the facts, after each context, with other subjects in place of theirs. */
+function keptMoment(
+  open: LayerMemory,
+  tokenizer: Tokenizer,
+  facts: readonly Fact[],
+  { keep = [], contexts, at }: EditOptions,
+): Tensor {
+  const { gpu } = open.model;
+  const rows = keep.flatMap((subject) =>
+    facts.flatMap((fact) =>
+      fact.prompts.flatMap((prompt) =>
+        contexts.map((context) => rowOf(tokenizer, { ...fact, subject }, context, prompt, at === "last")),
+      ),
+    ),
+  );
+  const groups = Array.from({ length: Math.ceil(rows.length / TOGETHER) }, (_, i) =>
+    rows.slice(i * TOGETHER, (i + 1) * TOGETHER),
+  );
+  return gpu.scope(() => {
+    const found = groups.map((some) => {
+      const { ids, width } = padded(gpu, some);
+      const keys = open.keys(ids);
+      const places = some.map((row, i) => i * width + row.key);
+      const own = gather(
+        keys.reshape([some.length * width, keys.shape.at(-1)!]),
+        gpu.tensor(places, [places.length], "i32"),
+      );
+      keys.dispose();
+      return own;
+    });
+    return keyCovariance(concat(found));
+  });
 }
 
 /** A fact as pairs of a key and the value that makes the model say it. */
@@ -238,7 +279,16 @@ export async function editFacts(
   if (facts.length === 0) throw new ConfigError(who, "there are no facts");
   const { gpu } = model;
   const open = new LayerMemory(model, options.layer);
-  const { covariance, scale } = await keyMoments(open, tokenizer, documents);
+  const { keep = [], keepWeight = 10 } = options;
+  if (!(keepWeight >= 0)) throw new ConfigError(who, `keepWeight is ${keepWeight}; it must be at least 0`);
+  const own = facts.find((fact) => keep.includes(fact.subject));
+  if (own) throw new ConfigError(who, `keep lists ${own.subject}, of which a fact is to change`);
+  const { covariance: usual, scale } = await keyMoments(open, tokenizer, documents);
+  const covariance =
+    keep.length === 0
+      ? usual
+      : gpu.scope(() => add(usual, mul(keptMoment(open, tokenizer, facts, options), keepWeight)));
+  if (covariance !== usual) usual.dispose();
   const ridge = (options.ridge ?? 0.01) * scale;
   const before = gpu.scope(() => gpu.keep(mul(open.memory.values(), 1)));
   const done: EditedFact[] = [];
@@ -316,9 +366,6 @@ export interface Belief extends Claim {
   /** What the model says there itself: its likeliest tokens, as many as the target has. */
   readonly says: string;
 }
-
-/** Claims of one pass. */
-const TOGETHER = 32;
 
 /** What a model makes of claims. */
 export async function beliefs(

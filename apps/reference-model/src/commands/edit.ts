@@ -24,6 +24,10 @@ interface EditFlags {
   lambda?: number;
   ridge: number;
   steps: number;
+  enough: number;
+  clamp: number;
+  keep: string[];
+  keepWeight: number;
   contexts: number;
   text?: string;
   json?: string;
@@ -38,7 +42,7 @@ async function factsOf(flags: EditFlags): Promise<EditFile> {
   if (subject === undefined || prompts.length === 0 || target === undefined)
     throw new ConfigError("edit", "give --facts FILE, or --subject, --prompt and --target");
   const claims = prompts.map((prompt) => ({ prompt: prompt.replace("{}", subject), target }));
-  return { facts: [{ subject, prompts, target }], checks: { "the fact": claims } };
+  return { facts: [{ subject, prompts, target }], keep: [], checks: { "the fact": claims } };
 }
 
 /** Share of claims whose target is what the model says, and the mean probability of the targets. */
@@ -60,7 +64,7 @@ export function editCommand(program: Command): void {
     .addOption(modelOption())
     .option(
       "--facts <file>",
-      'JSON: {"facts":[{"subject","prompts","target"},..],"checks":{..},"contexts":[..]}',
+      'JSON: {"facts":[{"subject","prompts","target"},..],"keep":[..],"checks":{..},"contexts":[..]}',
     )
     .option("--subject <text>", "what the fact is about")
     .option("--prompt <text>", "how it is told, {} for the subject (may be given again)", collect, [])
@@ -80,11 +84,20 @@ export function editCommand(program: Command): void {
     .option("--lambda <x>", "memit: weight of what is to stay (default: every fact is met exactly)", number)
     .option("--ridge <x>", "added to the covariance's diagonal, in parts of its mean", number, 0.01)
     .option("--steps <n>", "steps of the search for the value", integer, 30)
+    .option("--enough <x>", "-log p of the target that ends the search", number, 0.05)
+    .option("--clamp <x>", "longest change of the output, in lengths of the output", number, 4)
+    .option(
+      "--keep <subject>",
+      "another subject, of which nothing is to change (may be given again)",
+      collect,
+      [],
+    )
+    .option("--keep-weight <x>", "weight of the keys of such subjects, where the text has 1", number, 10)
     .option("--contexts <n>", "beginnings of sample texts that come before the prompts", integer, 4)
     .option("--text <path>", "sample text of the model's kind (default: the generator's stories)")
     .option("--json <file>", "also write the figures as JSON")
     .action(async (flags: EditFlags) => {
-      const { facts, checks } = await factsOf(flags);
+      const { facts, keep, checks } = await factsOf(flags);
       if (flags.text === undefined && flags.model !== BUNDLED)
         process.stderr.write("no --text: the usual keys are taken from the generator's stories\n");
       const documents =
@@ -119,6 +132,10 @@ export function editCommand(program: Command): void {
             lambda: flags.lambda,
             ridge: flags.ridge,
             steps: flags.steps,
+            enough: flags.enough,
+            clamp: flags.clamp,
+            keep: [...keep, ...flags.keep],
+            keepWeight: flags.keepWeight,
             contexts: ["", ...contexts],
           },
           ({ fact, lossBefore, lossAfter }) => {
