@@ -17,6 +17,8 @@ export async function open(load, backend) {
   await load(`@tensorflow/tfjs-backend-${backend}`);
   if (!(await tf.setBackend(backend))) throw new Error(`tfjs has no ${backend} back end here`);
   await tf.ready();
+  // Small tensors would be computed on the CPU, which is not what a row of the WebGPU back end is to show.
+  if (backend === "webgpu") tf.env().set("WEBGPU_CPU_FORWARD", false);
 
   const tensor = ({ data, shape }) => tf.tensor(data, [...shape]);
   const rmsNorm = (x, w, eps) => x.mul(tf.rsqrt(x.square().mean(-1, true).add(eps))).mul(w);

@@ -189,6 +189,30 @@ describe("matmul", () => {
       }
   });
 
+  it("few rows times a wide matrix: bias, activation and residual, alone and in batches", async () => {
+    const { gpu } = device;
+    for (const [M, N, K, batch] of [
+      [1, 1028, 36, 1],
+      [3, 2048, 4, 1],
+      [4, 1024, 40, 3],
+    ] as const) {
+      const [a, b] = [numbers(batch * M * K, 1), numbers(batch * K * N, 2)];
+      const [bias, residual] = [numbers(N, 3), numbers(batch * M * N, 4)];
+      const y = gpu.scope(() =>
+        matmul(gpu.tensor(a, [batch, M, K]), gpu.tensor(b, [batch, K, N]), {
+          bias: gpu.tensor(bias, [N]),
+          residual: gpu.tensor(residual, [batch, M, N]),
+          activation: e.mul(input("x"), input("x")),
+        }),
+      );
+      const expected = reference({ M, N, K, batchA: [batch], batchB: [batch] })(a, b).map(
+        (z, i) => (z + (bias[i % N] ?? 0)) ** 2 + (residual[i] ?? 0),
+      );
+      expect(relativeError(await y.read(), expected)).toBeLessThan(1e-5);
+      y.dispose();
+    }
+  });
+
   it("takes f16 operands and accumulates in f32", async ({ skip }) => {
     const { gpu } = device;
     if (!gpu.features.f16) skip("the adapter has no shader-f16");

@@ -18,6 +18,8 @@ import {
   tiledMatmul,
   VECTOR_COLUMNS,
   vectorMatmul,
+  WIDE_COLUMNS,
+  wideVectorMatmul,
   type MatmulVariant,
 } from "./matmul.wgsl.js";
 
@@ -57,6 +59,12 @@ const vectorKernel: Kernel<MatmulVariant> = defineKernel({
   bindings: matmulBindings,
   params: matmulParams,
   wgsl: vectorMatmul,
+});
+const wideVectorKernel: Kernel<MatmulVariant> = defineKernel({
+  name: "matmulWideVector",
+  bindings: matmulBindings,
+  params: matmulParams,
+  wgsl: wideVectorMatmul,
 });
 
 interface Product {
@@ -212,6 +220,15 @@ function runProduct(who: string, p: Product): Tensor {
   switch (form) {
     case "vector": {
       const rows = Math.min(M, 4);
+      const wide = !transposeA && !transposeB && base.vecA && base.vecB && N >= 4 * WIDE_COLUMNS;
+      if (wide && gpu.info.software) {
+        gpu.run(wideVectorKernel, {
+          ...call,
+          variant: { ...base, lanes: 0, rows },
+          workgroups: [Math.ceil(M / rows), Math.ceil(N / WIDE_COLUMNS), count],
+        });
+        break;
+      }
       gpu.run(vectorKernel, {
         ...call,
         variant: { ...base, lanes: 0, rows },

@@ -443,3 +443,41 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   }
 }`;
 }
+
+/** Columns of a workgroup of the wide form: one vec4 for each of its threads. */
+export const WIDE_COLUMNS: number = 4 * VECTOR_THREADS;
+
+/**
+ * A few rows times a wide matrix stored [K, N], vec4 everywhere: a workgroup walks down K over 1 KiB of columns, so
+ * that memory is read in long runs, and one vec4 of a serves four rows of b. Sums stay in registers; there are
+ * N / 256 workgroups, which is enough for the cores of a CPU and too few for a GPU.
+ */
+export function wideVectorMatmul(v: MatmulVariant): string {
+  const rows = seq(v.rows);
+  return /* wgsl */ `
+${batchOffsets(v)}
+${loads(v)}
+${storeFunction(v)}
+@compute @workgroup_size(${String(VECTOR_THREADS)})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let row0 = group.x * ${String(v.rows)}u;
+  let col = group.y * ${String(WIDE_COLUMNS)}u + thread * 4u;
+  let aBase = batch_offset(group.z, params.strideA);
+  var at = batch_offset(group.z, params.strideB) + min(col, params.N - 4u);
+  ${rows.map((i) => `let r${String(i)} = aBase + min(row0 + ${String(i)}u, params.M - 1u) * params.K;`).join("\n  ")}
+  ${rows.map((i) => `var acc${String(i)} = vec4f();`).join("\n  ")}
+  for (var k = 0u; k < params.K; k += 4u) {
+    ${seq(4)
+      .map((j) => `let w${String(j)} = b4_at(at + ${String(j)}u * params.N);`)
+      .join("\n    ")}
+    at += 4u * params.N;
+    ${rows
+      .map(
+        (i) =>
+          `{ let x = a4_at(r${String(i)} + k); acc${String(i)} += x.x * w0 + x.y * w1 + x.z * w2 + x.w * w3; }`,
+      )
+      .join("\n    ")}
+  }
+  ${rows.map((i) => `store(group.z, row0 + ${String(i)}u, col, 0u, acc${String(i)});`).join("\n  ")}
+}`;
+}
