@@ -219,6 +219,7 @@ async function associate(
   );
   const all = open.keys(ids);
   const made: Tensor[] = [ids, places, positions, targets, here, all];
+  let given: Tensor | undefined;
   const pick = (x: Tensor, which: Tensor): Tensor =>
     gather(x.reshape([rows.length * width, x.shape.at(-1)!]), which);
   try {
@@ -232,27 +233,30 @@ async function associate(
       return { keys: means, outputs: out, start: mean(out, { axes: 0 }), usual: likely };
     });
     made.push(outputs, start, usual);
+    given = keys;
     // What follows the subject by itself is to stay, as far as the target is not what follows it.
     const ends = rows.some((row) => row.targets.includes(row.key));
     const kl = ends ? 0 : (options.kl ?? 0.0625);
     const { steps, learningRate, weightDecay, clamp, enough } = options;
-    const given = Object.entries({ steps, learningRate, weightDecay, clamp, enough });
+    const search = Object.entries({ steps, learningRate, weightDecay, clamp, enough });
     const { value, delta, losses } = await factValue(
       start,
-      (change) =>
-        open.changed(mul(here, change), () => {
-          const hidden = open.model.hidden(ids);
-          const loss = crossEntropy(open.model.head(pick(hidden, positions)), targets);
-          if (kl === 0) return loss;
-          // KL(usual || now), less the entropy of the usual, which does not change.
-          const cross = sum(mul(usual, logSoftmax(open.model.head(pick(hidden, places)))));
-          return sub(loss, mul(cross, kl / rows.length));
-        }),
-      Object.fromEntries(given.filter(([, v]) => v !== undefined)),
+      (change) => {
+        const hidden = open.hidden(ids, mul(here, change));
+        const loss = crossEntropy(open.model.head(pick(hidden, positions)), targets);
+        if (kl === 0) return loss;
+        // KL(usual || now), less the entropy of the usual, which does not change.
+        const cross = sum(mul(usual, logSoftmax(open.model.head(pick(hidden, places)))));
+        return sub(loss, mul(cross, kl / rows.length));
+      },
+      Object.fromEntries(search.filter(([, v]) => v !== undefined)),
     );
     made.push(value, delta);
     const values = gpu.scope(() => add(outputs, delta));
     return { keys, values, losses };
+  } catch (error) {
+    given?.dispose();
+    throw error;
   } finally {
     for (const tensor of made) tensor.dispose();
   }
@@ -284,11 +288,14 @@ export async function editFacts(
   const own = facts.find((fact) => keep.includes(fact.subject));
   if (own) throw new ConfigError(who, `keep lists ${own.subject}, of which a fact is to change`);
   const { covariance: usual, scale } = await keyMoments(open, tokenizer, documents);
-  const covariance =
-    keep.length === 0
-      ? usual
-      : gpu.scope(() => add(usual, mul(keptMoment(open, tokenizer, facts, options), keepWeight)));
-  if (covariance !== usual) usual.dispose();
+  let covariance = usual;
+  if (keep.length > 0) {
+    try {
+      covariance = gpu.scope(() => add(usual, mul(keptMoment(open, tokenizer, facts, options), keepWeight)));
+    } finally {
+      usual.dispose();
+    }
+  }
   const ridge = (options.ridge ?? 0.01) * scale;
   const before = gpu.scope(() => gpu.keep(mul(open.memory.values(), 1)));
   const done: EditedFact[] = [];

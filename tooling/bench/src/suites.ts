@@ -48,5 +48,6 @@ export const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
       },
     };
   },
+  ffn: async () => (await import("./ffn.js")).suite,
   moe: async () => (await import("./moe.js")).suite,
 };

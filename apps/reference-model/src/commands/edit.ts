@@ -70,7 +70,7 @@ export function editCommand(program: Command): void {
     .option("--prompt <text>", "how it is told, {} for the subject (may be given again)", collect, [])
     .option("--target <text>", "what the model is to say then, with the space before it")
     .option("-o, --out <dir>", "where the edited model goes")
-    .option("--layer <n>", "layer whose block is changed (default: the last)", integer)
+    .option("--layer <n>", "layer whose block is changed (default: the last but one)", integer)
     .addOption(
       new Option("--at <token>", "where the fact is: at the subject's last token, or at the one that says it")
         .choices(["subject", "last"])
@@ -79,12 +79,12 @@ export function editCommand(program: Command): void {
     .addOption(
       new Option("--method <name>", "one fact after another by its mean key, or every prompt of all at once")
         .choices(["rome", "memit"])
-        .default("memit"),
+        .default("rome"),
     )
     .option("--lambda <x>", "memit: weight of what is to stay (default: every fact is met exactly)", number)
     .option("--ridge <x>", "added to the covariance's diagonal, in parts of its mean", number, 0.01)
-    .option("--steps <n>", "steps of the search for the value", integer, 30)
-    .option("--enough <x>", "-log p of the target that ends the search", number, 0.05)
+    .option("--steps <n>", "steps of the search for the value", integer, 60)
+    .option("--enough <x>", "-log p of the target that ends the search", number, 0.005)
     .option("--clamp <x>", "longest change of the output, in lengths of the output", number, 4)
     .option(
       "--keep <subject>",
@@ -93,7 +93,7 @@ export function editCommand(program: Command): void {
       [],
     )
     .option("--keep-weight <x>", "weight of the keys of such subjects, where the text has 1", number, 10)
-    .option("--contexts <n>", "beginnings of sample texts that come before the prompts", integer, 4)
+    .option("--contexts <n>", "beginnings of sample texts that come before the prompts", integer, 12)
     .option("--text <path>", "sample text of the model's kind (default: the generator's stories)")
     .option("--json <file>", "also write the figures as JSON")
     .action(async (flags: EditFlags) => {
@@ -108,7 +108,7 @@ export function editCommand(program: Command): void {
         const { model, json } = await loadCheckpoint(gpu, flags.model);
         const tokenizer = await loadFolderTokenizer(flags.model);
         if (!tokenizer) throw new ConfigError("edit", `${flags.model} has no tokenizer`);
-        const layer = flags.layer ?? model.layers.length - 1;
+        const layer = flags.layer ?? Math.max(0, model.layers.length - 2);
         const held = documents.slice(-Math.min(40, Math.ceil(documents.length / 4)));
         const look = async (): Promise<{ groups: Record<string, Belief[]>; perplexity: number }> => {
           const groups: Record<string, Belief[]> = {};

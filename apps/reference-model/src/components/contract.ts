@@ -17,7 +17,17 @@ export interface ForwardContext {
   readonly shared: Map<string, unknown>;
   /** Sees what a part does inside, under the part's name ("model.layers.0.mlp.router"); see `Observer`. */
   readonly observe?: Observer | undefined;
+  /** Runs each feed-forward block in place of the layer (facts are read and changed so). */
+  readonly runFfn?: FfnRunner | undefined;
 }
+
+/** The block's output, `residual` included: `block.forward`, and what the caller makes of it. */
+export type FfnRunner = (
+  block: FeedForwardBlock,
+  x: Tensor,
+  context: ForwardContext,
+  residual?: Tensor,
+) => Tensor;
 
 /** Told of inner values, which live until the pass ends: `gpu.keep` those that are to stay. */
 export type Observer = (name: string, values: Readonly<Record<string, Tensor>>) => void;

@@ -69,7 +69,12 @@ export class DecoderLayer implements Part {
     );
     const half = norms.length / 2;
     const mixed = this.#step(x, (y, r) => this.mixer.forward(y, context, state, r), norms.slice(0, half));
-    return this.#step(mixed, (y, r) => this.ffn.forward(y, context, r), norms.slice(half));
+    const { runFfn } = context;
+    return this.#step(
+      mixed,
+      (y, r) => (runFfn ? runFfn(this.ffn, y, context, r) : this.ffn.forward(y, context, r)),
+      norms.slice(half),
+    );
   }
 
   #step(x: Tensor, sublayer: Sublayer, [norm, normOut]: ((x: Tensor) => Tensor)[]): Tensor {
