@@ -40,8 +40,15 @@ async function fileSource(path: string): Promise<ByteSource & { close: () => Pro
     size,
     read: async (begin, end) => {
       const bytes = new Uint8Array(Math.max(0, end - begin));
-      const { bytesRead } = await handle.read(bytes, 0, bytes.length, begin);
-      return bytes.subarray(0, bytesRead);
+      let filled = 0;
+      // One call of the system reads at most 2 GiB, and may read less than it was asked for.
+      while (filled < bytes.length) {
+        const length = Math.min(bytes.length - filled, 2 ** 30);
+        const { bytesRead } = await handle.read(bytes, filled, length, begin + filled);
+        if (bytesRead === 0) break;
+        filled += bytesRead;
+      }
+      return bytes.subarray(0, filled);
     },
     close: () => handle.close(),
   };

@@ -14,7 +14,7 @@ export function infoCommand(program: Command): void {
         const lines = [
           `adapter            ${info.name} (${info.vendor || "unknown vendor"}${info.software ? ", software" : ""})`,
           `features           f16 ${features.f16 ? "yes" : "no"}, subgroups ${features.subgroups ? `${features.subgroupMinSize} to ${features.subgroupMaxSize}` : "no"}, timestamps ${features.timestampQuery ? "yes" : "no"}`,
-          `limits             ${limits.maxStorageBufferBindingSize / 2 ** 20} MiB a binding, ${limits.maxBufferSize / 2 ** 20} MiB a buffer, ${limits.maxStorageBuffersPerShaderStage} buffers, ${limits.maxComputeWorkgroupStorageSize / 1024} KiB of workgroup memory`,
+          `limits             ${Math.round(limits.maxStorageBufferBindingSize / 2 ** 20)} MiB a binding, ${Math.round(limits.maxBufferSize / 2 ** 20)} MiB a buffer, ${limits.maxStorageBuffersPerShaderStage} buffers, ${limits.maxComputeWorkgroupStorageSize / 1024} KiB of workgroup memory`,
         ];
         const { config } = await readConfig(flags.model);
         const { model } = await loadCheckpoint(gpu, flags.model);
