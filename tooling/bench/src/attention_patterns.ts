@@ -41,7 +41,11 @@ export interface MemoryRow {
 
 export interface DecodeRow {
   readonly context: number;
+  /** Of 8 query heads. */
+  readonly keyHeads: number;
   readonly milliseconds: number;
+  /** The same with the keys in one piece, as the forward of a gradient has them. */
+  readonly wholeMilliseconds: number;
 }
 
 export interface PatternReport {
@@ -114,11 +118,22 @@ async function memoryRow(gpu: Gpu, length: number): Promise<MemoryRow> {
   return { length, extraBytes, matrixBytes: 4 * length * length };
 }
 
-async function decodeRow(gpu: Gpu, context: number, repeat: number): Promise<DecodeRow> {
-  const [q, k, v] = inputs(gpu, 8, [1, context, context], 64) as [Tensor, Tensor, Tensor];
-  const milliseconds = await fastest(gpu, repeat, () => attention(q, k, v, { causal: true }));
+async function decodeRow(gpu: Gpu, context: number, keyHeads: number, repeat: number): Promise<DecodeRow> {
+  const [q] = inputs(gpu, 8, [1], 64) as [Tensor];
+  const [k, v] = inputs(gpu, keyHeads, [context, context], 64) as [Tensor, Tensor];
+  const run = (): Tensor => attention(q, k, v, { causal: true });
+  let [milliseconds, wholeMilliseconds] = [Infinity, Infinity];
+  for (let round = 0; round < repeat; round++) {
+    milliseconds = Math.min(milliseconds, await fastest(gpu, 3, run));
+    wholeMilliseconds = Math.min(
+      wholeMilliseconds,
+      await fastest(gpu, 3, () => {
+        vjp(() => [run()], [q]).dispose();
+      }),
+    );
+  }
   for (const t of [q, k, v]) t.dispose();
-  return { context, milliseconds };
+  return { context, keyHeads, milliseconds, wholeMilliseconds };
 }
 
 export async function benchPatterns(
@@ -135,7 +150,9 @@ export async function benchPatterns(
   const memory: MemoryRow[] = [];
   for (const length of options.memory) memory.push(await memoryRow(gpu, length));
   const decode: DecodeRow[] = [];
-  for (const context of options.contexts) decode.push(await decodeRow(gpu, context, options.repeat));
+  for (const keyHeads of [8, 1])
+    for (const context of options.contexts)
+      decode.push(await decodeRow(gpu, context, keyHeads, options.repeat));
   return { adapter: gpu.info.name, patterns, memory, decode };
 }
 
@@ -153,7 +170,9 @@ export function showPatterns(report: PatternReport): string {
       `forward and backward at ${r.length}: ${(r.extraBytes / 1024).toFixed(0)} KiB beside inputs and results; a matrix takes ${(r.matrixBytes / 1024).toFixed(0)} KiB`,
     );
   for (const r of report.decode)
-    lines.push(`one query over ${r.context} keys: ${r.milliseconds.toFixed(2)} ms`);
+    lines.push(
+      `one query over ${r.context} keys, ${r.keyHeads} key heads: ${r.milliseconds.toFixed(2)} ms; keys in one piece: ${r.wholeMilliseconds.toFixed(2)} ms`,
+    );
   return lines.join("\n");
 }
 

@@ -9,6 +9,7 @@ import {
   expectNumber,
   grid1d,
   input,
+  isTracked,
   ShapeError,
   showShape,
   sumMiddle,
@@ -31,11 +32,12 @@ import {
   type DeltaVariant,
 } from "./backward.wgsl.js";
 import { collectBindings, collectParams, collectText, type CollectVariant } from "./collect.wgsl.js";
-import { flashForward, forwardBindings } from "./forward.wgsl.js";
+import { flashForward, forwardBindings, forwardParams } from "./forward.wgsl.js";
 import { pattern, windowOf, type Pattern } from "../patterns/pattern.js";
 import type { PatternConfig } from "../patterns/config.js";
 import { planFor, type Plan, type PlanShape } from "./plan.js";
 import type { ScoreTerm } from "./scores.wgsl.js";
+import { mergeBindings, mergeParams, mergeText, partsFor, type MergeVariant } from "./split.wgsl.js";
 import { flashParams, ROWS, type FlashVariant } from "./tile.wgsl.js";
 
 /** Order of the axes of q, k, v and out. */
@@ -100,9 +102,15 @@ const subgroups = (v: FlashVariant): boolean => v.lanes > 0;
 const forwardKernel: Kernel<FlashVariant> = defineKernel({
   name: "attention",
   bindings: forwardBindings,
-  params: flashParams,
+  params: forwardParams,
   subgroups,
   wgsl: flashForward,
+});
+const mergeKernel: Kernel<MergeVariant> = defineKernel({
+  name: "attentionMerge",
+  bindings: mergeBindings,
+  params: mergeParams,
+  wgsl: mergeText,
 });
 const queryKernel: Kernel<FlashVariant> = defineKernel({
   name: "attentionBackwardQuery",
@@ -197,6 +205,13 @@ function broadcastStrides(who: string, name: string, t: Tensor, target: readonly
       `${name} has shape ${showShape(t.shape)}; it must broadcast to ${showShape(target)}`,
     );
   return strides;
+}
+
+/** Keys that a window leaves to a tile of rows. */
+function windowKeys(window: AttentionOptions["window"], causal: boolean, keys: number): number {
+  const left = window?.left ?? -1;
+  const right = causal ? 0 : (window?.right ?? -1);
+  return left < 0 || right < 0 ? keys : Math.min(keys, left + right + ROWS);
 }
 
 const OPTIONS = [
@@ -428,28 +443,54 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     return { lines, workgroups: grid1d(Math.ceil(lines / 64)) };
   };
 
+  // The last are constants: listed, so that they live until the backward has run.
+  const inputs = [
+    q,
+    k,
+    v,
+    bias,
+    sinks,
+    ...relatives.map((r) => r.modifier.tensor),
+    ...Object.values(extraBindings),
+  ];
+  // A gradient's forward stays whole, and so do sums of weights; the lists of a pattern leave few keys.
+  const parts =
+    isTracked(inputs) || weightSums || variant.lists
+      ? 1
+      : partsFor({
+          workgroups: rowGroups * kvHeads * batch,
+          keys: variant.window && !variant.positions ? windowKeys(window, causal, keys) : keys,
+          software: gpu.info.software,
+        });
+
   return applyOp({
     name: who,
-    // The last are constants: listed, so that they live until the backward has run.
-    inputs: [
-      q,
-      k,
-      v,
-      bias,
-      sinks,
-      ...relatives.map((r) => r.modifier.tensor),
-      ...Object.values(extraBindings),
-    ],
+    inputs,
     forward: () => {
       const out = gpu.empty(outShape, q.dtype);
       const lse = gpu.empty([batch, heads, queries]);
       if (rows === 0) return { outputs: [out, lse] };
-      gpu.run(forwardKernel, {
-        variant,
-        bindings: { ...base, ...(sinks ? { sinks } : {}), out, lse },
-        params,
-        workgroups: [rowGroups, kvHeads, batch],
-      });
+      const forward = (into: { out: Tensor; lse: Tensor }): void => {
+        gpu.run(forwardKernel, {
+          variant: { ...variant, out: into.out.dtype },
+          bindings: { ...base, ...(sinks ? { sinks } : {}), ...into },
+          params: { ...params, parts, rows },
+          workgroups: [rowGroups, kvHeads, batch * parts],
+        });
+      };
+      if (parts > 1) {
+        const parts_out = gpu.empty([parts, rows, valueDim]);
+        const parts_lse = gpu.empty([parts, rows]);
+        forward({ out: parts_out, lse: parts_lse });
+        gpu.run(mergeKernel, {
+          variant: { out: out.dtype },
+          bindings: { parts_out, parts_lse, out, lse },
+          params: { o_stride: outStride, heads, queries, rows, value_dim: valueDim, parts },
+          workgroups: grid1d(Math.ceil((rows * valueDim) / 64)),
+        });
+        return { outputs: [out, lse] };
+      }
+      forward({ out, lse });
       if (!sumsTable || !weightSums) return { outputs: [out, lse] };
       const sum = gpu.zeros([batch, heads, queries, weightSums.rows]);
       const { lines, workgroups } = line("row");

@@ -1,4 +1,4 @@
-import type { BindingSpec } from "@x/kernels";
+import type { BindingSpec, ParamType } from "@x/kernels";
 import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
 import {
   accumulate,
@@ -8,6 +8,7 @@ import {
   declare,
   eachRow,
   element,
+  flashParams,
   lanesOf,
   loader,
   LOW,
@@ -39,9 +40,14 @@ export function forwardBindings(v: FlashVariant): Record<string, BindingSpec> {
   };
 }
 
+export function forwardParams(v: FlashVariant): Record<string, ParamType> {
+  return { ...flashParams(v), parts: "u32", rows: "u32" };
+}
+
 /**
- * One workgroup: ROWS rows (queries times the heads of a group) of one key head, all keys they see. Lane r holds the
- * running maximum and sum of row r.
+ * One workgroup: ROWS rows (queries times the heads of a group) of one key head, and all keys they see or one part of
+ * them; parts follow each other in out and lse. Lane r holds the running maximum and sum of row r. The sink belongs
+ * to the first part.
  */
 export function flashForward(v: FlashVariant): string {
   const L = lanesOf(v);
@@ -59,7 +65,8 @@ ${sharedDeclarations(v, "alpha", "inverse")}
 var<private> result: array<vec4f, ${ROWS * v.piecesV}>;
 @compute @workgroup_size(${L})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let b = group.z;
+  let b = group.z / params.parts;
+  let part = group.z % params.parts;
   let kv_head = group.y;
   let all_rows = params.queries * params.group;
   let r0 = group.x * ${ROWS}u;
@@ -109,22 +116,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     )}
     ${accumulate(v, "o", "tile", "v", (col) => `v_base(b, kv_head, ${column(col)})`, v.piecesV, "params.value_dim")}
     ${barrier(v)}`,
+    true,
   )}
   ${
     v.sinks
-      ? `let sink = sinks[h];
-  let high = max(top, sink);
-  let shrink = exp(top - high);
-  total = total * shrink + exp(sink - high);
-  top = high;
-  let inverse = shrink / total;`
+      ? `var shrink = 1.0;
+  if (part == 0u) {
+    let sink = sinks[h];
+    let high = max(top, sink);
+    shrink = exp(top - high);
+    total = total * shrink + exp(sink - high);
+    top = high;
+  }
+  let inverse = select(0.0, shrink / total, total > 0.0);`
       : "let inverse = select(0.0, 1.0 / total, total > 0.0);"
   }
   ${share(v, "inverse")}
   ${v.lanes > 0 ? "" : "workgroupBarrier();"}
   // An empty row has infinite lse: its weights exp(s - lse) are then 0 in the backward too.
   if (lane < ${ROWS}u && r0 + lane < all_rows) {
-    lse[(b * params.heads + h) * params.queries + row] = select(3.0e38, top + log(total), total > 0.0);
+    lse[part * params.rows + (b * params.heads + h) * params.queries + row] = select(3.0e38, top + log(total), total > 0.0);
   }
   ${eachRow(
     (r) =>
@@ -134,7 +145,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   )}
   for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesV}u; n++) {
     let r = n / ${v.piecesV}u;
-    store_out(o_base(b, head_of(r0 + r, kv_head), query_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+    store_out(part * params.rows * params.value_dim + o_base(b, head_of(r0 + r, kv_head), query_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
   }
 }`;
 }

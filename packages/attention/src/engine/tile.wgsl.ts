@@ -262,8 +262,11 @@ function listed(v: FlashVariant, kind: "query" | "key", end: string, body: strin
   }`;
 }
 
-/** Tiles that the rows from r0 on may see, where positions are row numbers; a tile may be `whole`. */
-export function tilesOfKeys(v: FlashVariant, body: string): string {
+/**
+ * Tiles that the rows from r0 on may see, where positions are row numbers; a tile may be `whole`. With `split` those
+ * are dealt out to `params.parts` parts, and the loop is that of `part`.
+ */
+export function tilesOfKeys(v: FlashVariant, body: string, split = false): string {
   if (v.lists) return listed(v, "query", "params.keys", body);
   const columns = tileColumns(v);
   const range = ["var first_key = 0; var end_key = i32(params.keys);"];
@@ -289,9 +292,17 @@ export function tilesOfKeys(v: FlashVariant, body: string): string {
       );
     }
   }
+  const tiles = split
+    ? /* wgsl */ `
+  let first_tile = u32(max(first_key, 0)) / ${columns}u;
+  let tiles = max((u32(max(end_key, 0)) + ${columns - 1}u) / ${columns}u, first_tile) - first_tile;
+  let end_tile = first_tile + tiles * (part + 1u) / params.parts;
+  for (var t0 = first_tile + tiles * part / params.parts; t0 < end_tile; t0++) {
+    let c0 = t0 * ${columns}u;`
+    : /* wgsl */ `
+  for (var c0 = u32(max(first_key, 0)) / ${columns}u * ${columns}u; i32(c0) < end_key; c0 += ${columns}u) {`;
   return /* wgsl */ `
-  ${range.join("\n  ")}
-  for (var c0 = u32(max(first_key, 0)) / ${columns}u * ${columns}u; i32(c0) < end_key; c0 += ${columns}u) {
+  ${range.join("\n  ")}${tiles}
     let used = min(${lanesOf(v)}u, (u32(end_key) - c0 + 3u) / 4u);
     let whole = ${whole.join(" && ")};
     ${body}

@@ -1,0 +1,80 @@
+import type { BindingSpec, ParamType } from "@x/kernels";
+import { bind } from "./tile.wgsl.js";
+
+/** What decides into how many parts the keys are split. */
+export interface SplitShape {
+  /** Workgroups of the grid without a split: tiles of rows, key heads, batch. */
+  readonly workgroups: number;
+  /** Keys that a row may see. */
+  readonly keys: number;
+  /** A CPU renders. */
+  readonly software: boolean;
+}
+
+/** Keys that are worth a workgroup and its share of the merge. */
+const KEYS = 256;
+/** Workgroups that fill the adapter: WebGPU does not tell, so a few for each core of a large GPU, or of a CPU. */
+const FULL = { gpu: 256, cpu: 8 };
+
+/**
+ * Parts of the keys: as many as bring the grid up to the workgroups that fill the adapter, of at least 256 keys each.
+ * A grid of many rows fills it alone and stays whole.
+ */
+export function partsFor({ workgroups, keys, software }: SplitShape): number {
+  const wanted = Math.floor((software ? FULL.cpu : FULL.gpu) / Math.max(workgroups, 1));
+  return Math.max(1, Math.min(wanted, Math.floor(keys / KEYS)));
+}
+
+export interface MergeVariant {
+  readonly out: string;
+}
+
+export const mergeBindings = (v: MergeVariant): Record<string, BindingSpec> => ({
+  parts_out: bind("read", "f32"),
+  parts_lse: bind("read", "f32"),
+  out: bind("write", v.out),
+  lse: bind("write", "f32"),
+});
+
+export const mergeParams: Record<string, ParamType> = {
+  o_stride: "vec4<u32>",
+  heads: "u32",
+  queries: "u32",
+  rows: "u32",
+  value_dim: "u32",
+  parts: "u32",
+};
+
+/**
+ * Joins parts of a softmax, after Dao et al. 2023 (Flash-Decoding): out = sum_p w_p out_p / sum_p w_p and
+ * lse = m + log sum_p w_p with w_p = exp(lse_p - m), m the largest lse_p, in the order of the parts. A part that saw
+ * nothing (lse 3e38, out 0) has weight 0. One thread for each element of out.
+ */
+export const mergeText = (v: MergeVariant): string => /* wgsl */ `
+const EMPTY = 1.0e38;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let n = id.y * groups.x * 64u + id.x;
+  if (n >= params.rows * params.value_dim) { return; }
+  let row = n / params.value_dim;
+  let d = n % params.value_dim;
+  let line = row / params.queries;
+  let at = vec3u(line / params.heads, line % params.heads, row % params.queries);
+  var top = -3.0e38;
+  for (var p = 0u; p < params.parts; p++) {
+    let own = parts_lse[p * params.rows + row];
+    top = max(top, select(own, top, own > EMPTY));
+  }
+  var total = 0.0;
+  var sum = 0.0;
+  for (var p = 0u; p < params.parts; p++) {
+    let own = parts_lse[p * params.rows + row];
+    let weight = select(exp(own - top), 0.0, own > EMPTY);
+    total += weight;
+    let at_part = dot(vec4u(p * params.rows * params.value_dim, at), vec4u(1u, params.o_stride.xyz)) + d;
+    sum = fma(weight, parts_out[at_part], sum);
+  }
+  let some = total > 0.0;
+  out[dot(at, params.o_stride.xyz) + d] = ${v.out}(sum * select(0.0, 1.0 / total, some));
+  if (d == 0u) { lse[row] = select(3.0e38, top + log(total), some); }
+}`;
