@@ -22,6 +22,7 @@ import type {
 } from "../contract.js";
 import { below, find } from "../find.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
+import { groupedHeads } from "./shared.js";
 
 const KEYS = [
   "type",
@@ -63,13 +64,10 @@ class Attention implements Mixer {
     const { model, gain, name } = weights;
     const f = new Fields(`${name}: attention`, spec, KEYS);
     this.#weights = weights;
-    this.#numHeads = f.integer("numHeads");
-    this.#numKvHeads = f.integer("numKvHeads", this.#numHeads);
-    if (this.#numHeads % this.#numKvHeads !== 0)
-      f.fail("numKvHeads", `is ${this.#numKvHeads}; it must divide numHeads, ${this.#numHeads}`);
-    if (f.get("headDim") === undefined && model.dim % this.#numHeads !== 0)
-      f.fail("numHeads", `is ${this.#numHeads}; without headDim it must divide dim, ${model.dim}`);
-    this.#headDim = f.integer("headDim", model.dim / this.#numHeads);
+    const { numHeads, numKvHeads, headDim } = groupedHeads(f, model.dim);
+    this.#numHeads = numHeads;
+    this.#numKvHeads = numKvHeads;
+    this.#headDim = headDim;
     const given = f.get("pattern");
     const rule = given === undefined ? undefined : pattern(given as PatternConfig);
     if (rule) checkDecodable(`${name}: attention`, rule);

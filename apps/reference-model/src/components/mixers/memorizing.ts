@@ -3,6 +3,7 @@ import type { Tensor } from "@x/kernels";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
 import { planned } from "./planned.js";
+import { heads, stateAround } from "./shared.js";
 
 const KEYS = [
   "type",
@@ -32,14 +33,12 @@ class Memorizing implements Mixer {
   constructor(spec: ComponentSpec, weights: Weights) {
     const { model, name } = weights;
     const f = new Fields(`${name}: memorizing`, spec, KEYS);
-    const numHeads = f.integer("numHeads");
-    if (f.get("headDim") === undefined && model.dim % numHeads !== 0)
-      f.fail("numHeads", `is ${numHeads}; without headDim it must divide dim, ${model.dim}`);
+    const { numHeads, headDim } = heads(f, model.dim);
     const config: MemorizingConfig = {
       dim: model.dim,
       numHeads,
       numKvHeads: f.integer("numKvHeads", numHeads),
-      headDim: f.integer("headDim", model.dim / numHeads),
+      headDim,
       topK: f.integer("topK"),
       combine: f.oneOf("combine", ["gate", "joint"] as const, "gate"),
       segmentLen: f.integer("segmentLen"),
@@ -57,18 +56,7 @@ class Memorizing implements Mixer {
 
   createState({ batch }: StateOptions): MixerState {
     const memory = this.#attention.createState(this.#weights.gpu, { batch });
-    const state: KnnState = {
-      memory,
-      bytesPerToken: memory.bytesPerToken,
-      countsOnHost: true,
-      clear: () => {
-        memory.clear();
-      },
-      dispose: () => {
-        memory.dispose();
-      },
-    };
-    return state;
+    return stateAround(memory, memory, { bytesPerToken: memory.bytesPerToken, countsOnHost: true });
   }
 
   parameters(): Record<string, Tensor> {

@@ -4,6 +4,7 @@ import { rmsNorm } from "@x/norm";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
 import { planned } from "./planned.js";
+import { heads, stateAround } from "./shared.js";
 
 const KEYS = [
   "type",
@@ -34,15 +35,13 @@ class Rmt implements Mixer {
   constructor(spec: ComponentSpec, weights: Weights) {
     const { model, name } = weights;
     const f = new Fields(`${name}: rmt`, spec, KEYS);
-    const numHeads = f.integer("numHeads");
-    if (f.get("headDim") === undefined && model.dim % numHeads !== 0)
-      f.fail("numHeads", `is ${numHeads}; without headDim it must divide dim, ${model.dim}`);
+    const { numHeads, headDim } = heads(f, model.dim);
     const config: RmtConfig = {
       dim: model.dim,
       mode: "decoder",
       layers: f.integer("layers"),
       numHeads,
-      headDim: f.integer("headDim", model.dim / numHeads),
+      headDim,
       ffnDim: f.integer("ffnDim"),
       segmentLen: f.integer("segmentLen"),
       memTokens: f.integer("memTokens"),
@@ -64,19 +63,8 @@ class Rmt implements Mixer {
 
   createState({ batch }: StateOptions): MixerState {
     const memory = this.#rmt.createState(this.#weights.gpu, { batch });
-    const state: MemoryState = {
-      memory,
-      // Its size is fixed: no token adds to it.
-      bytesPerToken: 0,
-      countsOnHost: true,
-      clear: () => {
-        memory.clear();
-      },
-      dispose: () => {
-        memory.dispose();
-      },
-    };
-    return state;
+    // Its size is fixed: no token adds to it.
+    return stateAround(memory, memory, { bytesPerToken: 0, countsOnHost: true });
   }
 
   parameters(): Record<string, Tensor> {

@@ -3,6 +3,7 @@ import type { Tensor } from "@x/kernels";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
 import { planned } from "./planned.js";
+import { heads, stateAround } from "./shared.js";
 
 const KEYS = ["type", "numHeads", "headDim", "segmentLen", "memLen", "clampLen"] as const;
 
@@ -22,13 +23,11 @@ class TransformerXl implements Mixer {
   constructor(spec: ComponentSpec, weights: Weights) {
     const { model, name } = weights;
     const f = new Fields(`${name}: transformerXl`, spec, KEYS);
-    const numHeads = f.integer("numHeads");
-    if (f.get("headDim") === undefined && model.dim % numHeads !== 0)
-      f.fail("numHeads", `is ${numHeads}; without headDim it must divide dim, ${model.dim}`);
+    const { numHeads, headDim } = heads(f, model.dim);
     const config = {
       dim: model.dim,
       numHeads,
-      headDim: f.integer("headDim", model.dim / numHeads),
+      headDim,
       clampLen: f.integer("clampLen", 0, 0),
     };
     this.#segments = { segmentLen: f.integer("segmentLen"), memLen: f.integer("memLen", undefined, 0) };
@@ -48,17 +47,7 @@ class TransformerXl implements Mixer {
   createState({ batch, maxLength, maxChunk }: StateOptions): MixerState {
     const options = { ...this.#segments, batch, maxLength, maxChunk };
     const memory = this.#attention.createCache(this.#weights.gpu, options);
-    const state: XlState = {
-      memory,
-      bytesPerToken: memory.cache.bytesPerToken,
-      clear: () => {
-        memory.cache.clear();
-      },
-      dispose: () => {
-        memory.cache.dispose();
-      },
-    };
-    return state;
+    return stateAround(memory, memory.cache, { bytesPerToken: memory.cache.bytesPerToken });
   }
 
   parameters(): Record<string, Tensor> {

@@ -12,6 +12,7 @@ import type {
   Weights,
 } from "../contract.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
+import { groupedHeads } from "./shared.js";
 
 const KEYS = ["type", "numHeads", "numKvHeads", "headDim"] as const;
 
@@ -44,13 +45,10 @@ class YocoCross implements Mixer {
     const { model, gain, name, layer } = weights;
     const f = new Fields(`${name}: yoco`, spec, KEYS);
     this.#weights = weights;
-    this.#numHeads = f.integer("numHeads");
-    this.#numKvHeads = f.integer("numKvHeads", this.#numHeads);
-    if (this.#numHeads % this.#numKvHeads !== 0)
-      f.fail("numKvHeads", `is ${this.#numKvHeads}; it must divide numHeads, ${this.#numHeads}`);
-    if (f.get("headDim") === undefined && model.dim % this.#numHeads !== 0)
-      f.fail("numHeads", `is ${this.#numHeads}; without headDim it must divide dim, ${model.dim}`);
-    this.#headDim = f.integer("headDim", model.dim / this.#numHeads);
+    const { numHeads, numKvHeads, headDim } = groupedHeads(f, model.dim);
+    this.#numHeads = numHeads;
+    this.#numKvHeads = numKvHeads;
+    this.#headDim = headDim;
     this.tokenwise = layer > 0 && model.layers[layer - 1]?.mixer.type === "yoco";
     const set = new ParameterSet(weights);
     const inner = this.#numHeads * this.#headDim;
