@@ -59,18 +59,23 @@ export function runExperts(rows: Tensor, experts: Experts, offsets: Tensor): Ten
  * rows, and the results go back. An index below 0 is a choice that was dropped. A few tokens without a gradient
  * (decoding) read their experts' weights directly.
  *
- * x [tokens, dim], indices i32 and weights f32 [tokens, k].
+ * x [..., dim], indices i32 and weights f32 [..., k] with the same leading axes; the result is in the shape of x.
  *
  * @throws ShapeError
  */
 export function mixExperts(x: Tensor, experts: Experts, indices: Tensor, weights: Tensor): Tensor {
-  const count = expertCount("experts", experts, x.shape.at(-1) ?? 0);
+  const dim = x.shape.at(-1) ?? 0;
+  const count = expertCount("experts", experts, dim);
   const stacks = Object.values(experts).filter((value): value is Tensor => Tensor.isInstance(value));
   const few = indices.size <= FEW_CHOICES && x.dtype === "f32" && weights.dtype === "f32";
   return x.gpu.scope(() => {
+    const tokens = x.reshape([x.size / dim, dim]);
+    const ofTokens = (t: Tensor): Tensor => t.reshape([tokens.shape[0]!, t.shape.at(-1)!]);
+    const [choices, shares] = [ofTokens(indices), ofTokens(weights)];
     if (few && new Set(stacks.map((t) => t.dtype)).size === 1 && !isTracked([x, weights, ...stacks]))
-      return mixFew(x, experts, indices, weights);
-    const plan = dispatch(indices, count);
-    return combine(runExperts(gatherTokens(x, plan), experts, plan.offsets), weights, plan);
+      return mixFew(tokens, experts, choices, shares).reshape(x.shape);
+    const plan = dispatch(choices, count);
+    const y = runExperts(gatherTokens(tokens, plan), experts, plan.offsets);
+    return combine(y, shares, plan).reshape(x.shape);
   });
 }

@@ -168,15 +168,8 @@ export function gshardMoe(
       });
     }
     const placed = expertCapacity(tried, shares, { ...capacity, numExperts, countChoices, groupBy });
-    const rows = [x.size / dim, 2];
-    const out = mixExperts(
-      x.reshape([rows[0]!, dim]),
-      experts,
-      placed.placed.reshape(rows),
-      placed.weights.reshape(rows),
-    );
     return {
-      out: out.reshape(x.shape),
+      out: mixExperts(x, experts, placed.placed, placed.weights),
       indices: best.indices,
       kept: placed.kept,
       weights: placed.weights,

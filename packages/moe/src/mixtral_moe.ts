@@ -25,17 +25,9 @@ export interface MoeResult extends RouterResult {
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function mixtralMoe(x: Tensor, wRouter: Tensor, experts: Experts, options: RouterOptions): MoeResult {
-  const dim = x.shape.at(-1) ?? 0;
   return x.gpu.scope(() => {
     const routed = router(x, wRouter, options);
-    const tokens = x.size / dim;
-    const out = mixExperts(
-      x.reshape([tokens, dim]),
-      experts,
-      routed.indices.reshape([tokens, options.topK]),
-      routed.weights.reshape([tokens, options.topK]),
-    );
-    return { out: out.reshape(x.shape), ...routed };
+    return { out: mixExperts(x, experts, routed.indices, routed.weights), ...routed };
   });
 }
 

@@ -66,7 +66,6 @@ export function switchMoe(
   checkConfig(who, options, [...CAPACITY_KEYS, "groupBy", "alpha"]);
   const { groupBy = "sequence", alpha = 1, ...capacity } = options;
   expectRouter(who, x, wRouter, expertCount(who, experts, x.shape.at(-1) ?? 0));
-  const dim = x.shape.at(-1)!;
   return x.gpu.scope(() => {
     const logits = linear(x, wRouter);
     const probs = softmax(logits);
@@ -76,16 +75,9 @@ export function switchMoe(
       groupBy,
       numExperts: wRouter.shape[0]!,
     });
-    const rows = [x.size / dim, 1];
-    const out = mixExperts(
-      x.reshape([rows[0]!, dim]),
-      experts,
-      placed.placed.reshape(rows),
-      placed.weights.reshape(rows),
-    );
     const each = x.shape.slice(0, -1);
     return {
-      out: out.reshape(x.shape),
+      out: mixExperts(x, experts, placed.placed, placed.weights),
       indices: best.indices.reshape(each),
       kept: placed.kept.reshape(each),
       weights: placed.weights.reshape(each),
