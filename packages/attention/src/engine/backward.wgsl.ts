@@ -51,6 +51,18 @@ export function queryBackwardBindings(v: FlashVariant): Record<string, BindingSp
   return { ...backwardInputs(v), dq: bind("write", element(v.q, v.vecQK)) };
 }
 
+/** Raw scores of the tile, scaled, and the products dp of the output's cotangent with the values, in their tiles. */
+const bothTiles = (v: FlashVariant, x: string, y: string, g: string, z: string): string => `${zero("s")}
+    ${shareBase(v, "x_base")}
+    ${product(v, "s", x, "x_base", y, "y_base", "params.head_dim")}
+    ${toTile(v, "tile", "s", " * params.scale")}
+    ${zero("dp")}
+    ${v.lanes > 0 ? "" : "workgroupBarrier();"}
+    ${shareBase(v, "g_base")}
+    ${product(v, "dp", g, "g_base", z, "z_base", "params.value_dim")}
+    ${toTile(v, "tile_dp", "dp")}
+    ${barrier(v)}`;
+
 /** ds = p (dp - delta) rate; dq = scale ds K. */
 export function flashBackwardQuery(v: FlashVariant): string {
   const L = lanesOf(v);
@@ -88,16 +100,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
           `let y_base${i} = k_base(b, kv_head, ${column(`c0 + 4u * lane + ${i}u`)}); let z_base${i} = v_base(b, kv_head, ${column(`c0 + 4u * lane + ${i}u`)});`,
       )
       .join("\n    ")}
-    ${zero("s")}
-    ${shareBase(v, "x_base")}
-    ${product(v, "s", "q", "x_base", "k", "y_base", "params.head_dim")}
-    ${toTile(v, "tile", "s", " * params.scale")}
-    ${zero("dp")}
-    ${v.lanes > 0 ? "" : "workgroupBarrier();"}
-    ${shareBase(v, "g_base")}
-    ${product(v, "dp", "dout", "g_base", "v", "z_base", "params.value_dim")}
-    ${toTile(v, "tile_dp", "dp")}
-    ${barrier(v)}
+    ${bothTiles(v, "q", "k", "dout", "v")}
     if (lane < ${ROWS}u) {
       for (var c = 0u; c < 4u * used; c++) {
         let col = ${column("c0 + c")};
@@ -170,16 +173,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let z_base${i} = o_base(b, ${place(`c0 + 4u * lane + ${i}u`)});`,
       )
       .join("\n    ")}
-    ${zero("s")}
-    ${shareBase(v, "x_base")}
-    ${product(v, "s", "k", "x_base", "q", "y_base", "params.head_dim")}
-    ${toTile(v, "tile", "s", " * params.scale")}
-    ${zero("dp")}
-    ${v.lanes > 0 ? "" : "workgroupBarrier();"}
-    ${shareBase(v, "g_base")}
-    ${product(v, "dp", "v", "g_base", "dout", "z_base", "params.value_dim")}
-    ${toTile(v, "tile_dp", "dp")}
-    ${barrier(v)}
+    ${bothTiles(v, "k", "q", "v", "dout")}
     if (lane < ${ROWS}u) {
       for (var c = 0u; c < 4u * used; c++) {
         let n = ${column("c0 + c")};
