@@ -7,7 +7,6 @@ import {
   mul,
   scatterAdd,
   softmax,
-  takeParameter,
   topk,
   transpose,
   type Gpu,
@@ -18,12 +17,9 @@ import {
 import { groupCount, type GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, capacityOf, type CapacityOptions } from "./expert_capacity.js";
 import {
-  drawer,
   expertParameters,
-  EXPERTS_KEYS,
-  initExperts,
-  takeExperts,
-  withoutExperts,
+  initRouted,
+  takeRouted,
   type ExpertsConfig,
   type InitOptions,
 } from "./expert_parameters.js";
@@ -138,22 +134,16 @@ export class ExpertChoiceMoe implements Module {
   }
 
   static init(gpu: Gpu, config: ExpertChoiceMoeConfig, init: InitOptions): ExpertChoiceMoe {
-    checkConfig("ExpertChoiceMoe", config, [...EXPERTS_KEYS, ...CAPACITY_KEYS, "groupBy"]);
-    const draw = drawer(gpu, init);
-    const experts = initExperts("ExpertChoiceMoe", config, draw, init);
-    const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
-    return new ExpertChoiceMoe(withoutExperts(config), router, experts);
+    return new ExpertChoiceMoe(
+      ...initRouted("ExpertChoiceMoe", gpu, config, [...CAPACITY_KEYS, "groupBy"], init),
+    );
   }
 
   static fromParameters(
     config: Partial<ExpertsConfig> & ExpertChoiceOptions,
     parameters: Readonly<Record<string, Tensor>>,
   ): ExpertChoiceMoe {
-    return new ExpertChoiceMoe(
-      withoutExperts(config),
-      takeParameter("ExpertChoiceMoe", parameters, "gate.weight"),
-      takeExperts("ExpertChoiceMoe", parameters, config),
-    );
+    return new ExpertChoiceMoe(...takeRouted("ExpertChoiceMoe", config, parameters, "gate.weight"));
   }
 
   forward(x: Tensor): ExpertChoiceResult {

@@ -1,4 +1,5 @@
 import {
+  checkConfig,
   ConfigError,
   expectInteger,
   randomNormal,
@@ -145,9 +146,41 @@ export function takeExperts(
 }
 
 /** A layer's configuration without what describes its experts. */
-export function withoutExperts<T extends Partial<ExpertsConfig>>(config: T): Omit<T, keyof ExpertsConfig> {
+function withoutExperts<T extends Partial<ExpertsConfig>>(config: T): Omit<T, keyof ExpertsConfig> {
   return Object.fromEntries(Object.entries(config).filter(([key]) => !EXPERTS_KEYS.includes(key))) as Omit<
     T,
     keyof ExpertsConfig
   >;
+}
+
+/** What the constructor of a layer with a router and experts takes. */
+type Routed<C> = [options: Omit<C, keyof ExpertsConfig>, router: Tensor, experts: Experts];
+
+/** Random experts, then a random router; `keys` are the layer's own. @throws ConfigError */
+export function initRouted<C extends ExpertsConfig>(
+  who: string,
+  gpu: Gpu,
+  config: C,
+  keys: readonly string[],
+  init: InitOptions,
+): Routed<C> {
+  checkConfig(who, config, [...EXPERTS_KEYS, ...keys]);
+  const draw = drawer(gpu, init);
+  const experts = initExperts(who, config, draw, init);
+  const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
+  return [withoutExperts(config), router, experts];
+}
+
+/** A router of that name and the experts beside it. @throws ConfigError naming what is missing */
+export function takeRouted<C extends Partial<ExpertsConfig>>(
+  who: string,
+  config: C,
+  parameters: Readonly<Record<string, Tensor>>,
+  router: string,
+): Routed<C> {
+  return [
+    withoutExperts(config),
+    takeParameter(who, parameters, router),
+    takeExperts(who, parameters, config),
+  ];
 }

@@ -10,7 +10,6 @@ import {
   softmax,
   stopGradient,
   topk,
-  takeParameter,
   type Gpu,
   type Kernel,
   type Module,
@@ -19,12 +18,9 @@ import {
 import type { GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "./expert_capacity.js";
 import {
-  drawer,
   expertParameters,
-  EXPERTS_KEYS,
-  initExperts,
-  takeExperts,
-  withoutExperts,
+  initRouted,
+  takeRouted,
   type ExpertsConfig,
   type InitOptions,
 } from "./expert_parameters.js";
@@ -195,22 +191,14 @@ export class GShardMoe implements Module {
   }
 
   static init(gpu: Gpu, config: GShardMoeConfig, init: InitOptions): GShardMoe {
-    checkConfig("GShardMoe", config, [...EXPERTS_KEYS, ...GSHARD_KEYS]);
-    const draw = drawer(gpu, init);
-    const experts = initExperts("GShardMoe", config, draw, init);
-    const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
-    return new GShardMoe(withoutExperts(config), router, experts);
+    return new GShardMoe(...initRouted("GShardMoe", gpu, config, GSHARD_KEYS, init));
   }
 
   static fromParameters(
     config: Partial<ExpertsConfig> & GShardMoeOptions,
     parameters: Readonly<Record<string, Tensor>>,
   ): GShardMoe {
-    return new GShardMoe(
-      withoutExperts(config),
-      takeParameter("GShardMoe", parameters, "gate.weight"),
-      takeExperts("GShardMoe", parameters, config),
-    );
+    return new GShardMoe(...takeRouted("GShardMoe", config, parameters, "gate.weight"));
   }
 
   /** `uniform` [batch, seq]: for secondPolicy "random"; without it every second choice is tried (evaluation). */

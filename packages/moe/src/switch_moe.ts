@@ -1,22 +1,10 @@
-import {
-  checkConfig,
-  linear,
-  softmax,
-  takeParameter,
-  topk,
-  type Gpu,
-  type Module,
-  type Tensor,
-} from "@x/kernels";
+import { checkConfig, linear, softmax, topk, type Gpu, type Module, type Tensor } from "@x/kernels";
 import type { GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "./expert_capacity.js";
 import {
-  drawer,
   expertParameters,
-  EXPERTS_KEYS,
-  initExperts,
-  takeExperts,
-  withoutExperts,
+  initRouted,
+  takeRouted,
   type ExpertsConfig,
   type InitOptions,
 } from "./expert_parameters.js";
@@ -104,22 +92,16 @@ export class SwitchMoe implements Module {
   }
 
   static init(gpu: Gpu, config: SwitchMoeConfig, init: InitOptions): SwitchMoe {
-    checkConfig("SwitchMoe", config, [...EXPERTS_KEYS, ...CAPACITY_KEYS, "groupBy", "alpha"]);
-    const draw = drawer(gpu, init);
-    const experts = initExperts("SwitchMoe", config, draw, init);
-    const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
-    return new SwitchMoe(withoutExperts(config), router, experts);
+    return new SwitchMoe(
+      ...initRouted("SwitchMoe", gpu, config, [...CAPACITY_KEYS, "groupBy", "alpha"], init),
+    );
   }
 
   static fromParameters(
     config: Partial<ExpertsConfig> & SwitchMoeOptions,
     parameters: Readonly<Record<string, Tensor>>,
   ): SwitchMoe {
-    return new SwitchMoe(
-      withoutExperts(config),
-      takeParameter("SwitchMoe", parameters, "router.classifier.weight"),
-      takeExperts("SwitchMoe", parameters, config),
-    );
+    return new SwitchMoe(...takeRouted("SwitchMoe", config, parameters, "router.classifier.weight"));
   }
 
   forward(x: Tensor): SwitchMoeResult {
