@@ -297,7 +297,7 @@ export async function normBench(gpu: Gpu, { rounds = 11 }: { rounds?: number } =
 /** The rows as a table of plain text. */
 export function showNormRows(rows: readonly Row[]): string {
   const line = (cells: readonly string[]): string =>
-    cells.map((cell, i) => (i === 0 ? cell.padEnd(34) : cell.padStart(10))).join("");
+    cells.map((cell, i) => (i === 0 ? cell.padEnd(34) : cell.padStart(12))).join("");
   const fixed = (x: number | undefined, digits: number): string => (x === undefined ? "" : x.toFixed(digits));
   const percent = (x: number | undefined): string => (x === undefined ? "" : `${(100 * x).toFixed(0)} %`);
   return [
