@@ -6,7 +6,6 @@
  *     node tooling/bench/dist/attention_patterns.js [--lengths 4096] [--memory 8192] [--contexts 1024,4096,16384] [--out FILE]
  */
 import { writeFileSync } from "node:fs";
-import { pathToFileURL } from "node:url";
 import {
   attention,
   bigBird,
@@ -20,6 +19,7 @@ import {
 } from "@x/attention";
 import { openDevice, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
 import { Command } from "commander";
+import { fastest, isMain } from "./timing.js";
 
 export interface PatternRow {
   readonly pattern: string;
@@ -63,18 +63,6 @@ const PATTERNS: Readonly<Record<string, Pattern>> = {
   Longformer: slidingWindow(128).or(globalTokens(4)),
   BigBird: bigBird({ block: 64, randomBlocks: 3, seed: 1 }),
 };
-
-/** The fastest of `repeat` runs after one that is not counted. */
-async function fastest(gpu: Gpu, repeat: number, run: () => void): Promise<number> {
-  let best = Infinity;
-  for (let i = 0; i <= repeat; i++) {
-    const start = performance.now();
-    gpu.scope(run);
-    await gpu.sync();
-    if (i > 0) best = Math.min(best, performance.now() - start);
-  }
-  return best;
-}
 
 const inputs = (gpu: Gpu, heads: number, rows: readonly number[], dim: number): Tensor[] =>
   rows.map((n, i) => gpu.keep(randomNormal(gpu, [1, heads, n, dim], { seed: i + 1 })));
@@ -204,4 +192,4 @@ async function main(): Promise<void> {
   }
 }
 
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) await main();
+if (isMain(import.meta.url)) await main();

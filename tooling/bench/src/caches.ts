@@ -6,13 +6,13 @@
  *     node tooling/bench/dist/caches.js [--out FILE.json] [--lengths 256,1024,4096] [--prompts 256,1024]
  */
 import { writeFileSync } from "node:fs";
-import { pathToFileURL } from "node:url";
 import { MultiHeadAttention, MultiHeadLatentAttention, Yoco, type KVCache } from "@x/attention";
 import { GatedFeedForward } from "@x/ffn";
 import { openDevice, randomNormal, type Gpu, type Tensor } from "@x/kernels";
 import { rmsNorm } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
 import { Command } from "commander";
+import { fastest, isMain } from "./timing.js";
 
 /** Sizes of all mechanisms alike: 8 heads of 64, four layers; MLA's latent as DeepSeek-V2 has it, in proportion. */
 const SHAPE = { dim: 512, numHeads: 8, headDim: 64, layers: 4, window: 256 } as const;
@@ -57,20 +57,6 @@ interface Subject {
 }
 
 const times = <T>(n: number, make: (i: number) => T): T[] => Array.from({ length: n }, (_, i) => make(i));
-
-/** Milliseconds of the fastest of `repeats` runs. */
-async function fastest(gpu: Gpu, repeats: number, run: () => void): Promise<number> {
-  let best = Infinity;
-  for (let i = 0; i <= repeats; i++) {
-    await gpu.sync();
-    const start = performance.now();
-    gpu.scope(run);
-    await gpu.sync();
-    // The first run compiles.
-    if (i > 0) best = Math.min(best, performance.now() - start);
-  }
-  return best;
-}
 
 function multiHead(gpu: Gpu, mechanism: string, numKvHeads: number, window?: number): Subject {
   const { layers, ...shape } = SHAPE;
@@ -366,4 +352,4 @@ async function main(): Promise<void> {
   gpu.destroy();
 }
 
-if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) await main();
+if (isMain(import.meta.url)) await main();

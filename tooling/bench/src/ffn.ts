@@ -1,8 +1,7 @@
-import { fileURLToPath } from "node:url";
-import { linear, openDevice, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
+import { linear, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
 import { ffn, gluFfn, KAN_BASES, KanFeedForward, type KanFeedForwardConfig } from "@x/ffn";
-import { writeJson } from "./report.js";
 import type { Suite } from "./suites.js";
+import { interleaved } from "./timing.js";
 
 interface Row {
   /** Milliseconds, the least of the rounds. */
@@ -24,34 +23,30 @@ async function measure(
 ): Promise<Record<string, Row>> {
   const cotangent = normal(gpu, x.shape, 99);
   const programs = Object.entries(blocks).flatMap(([name, { run, weights }]) => [
-    {
-      name,
-      key: "forward" as const,
-      go: () => {
+    [
+      `${name}: forward`,
+      () => {
         run(x);
       },
-    },
-    {
-      name,
-      key: "forwardBackward" as const,
-      go: () => {
+    ],
+    [
+      `${name}: forward and backward`,
+      () => {
         vjp(() => [run(x)], [x, ...weights]).pullback([cotangent]);
       },
-    },
-  ]);
-  const best = Object.fromEntries(
-    Object.keys(blocks).map((name) => [name, { forward: Infinity, forwardBackward: Infinity }]),
-  );
-  for (let round = 0; round <= rounds; round++)
-    for (const { name, key, go } of programs) {
-      const start = performance.now();
-      gpu.scope(go);
-      await gpu.sync();
-      // The first round compiles.
-      if (round > 0) best[name]![key] = Math.min(best[name]![key], performance.now() - start);
-    }
+    ],
+  ]) as [string, () => void][];
+  const times = await interleaved(gpu, Object.fromEntries(programs), rounds);
   cotangent.dispose();
-  return best;
+  return Object.fromEntries(
+    Object.keys(blocks).map((name) => [
+      name,
+      {
+        forward: times[`${name}: forward`]!.min,
+        forwardBackward: times[`${name}: forward and backward`]!.min,
+      },
+    ]),
+  );
 }
 
 /** Blocks against the products that they consist of. */
@@ -138,13 +133,3 @@ export const suite: Suite = {
     return out;
   },
 };
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const gpu = await openDevice();
-  const filter = process.argv.find((a) => ["dense", "kan"].includes(a)) ?? "";
-  const result = await suite.run(gpu, { quick: process.argv.includes("--quick"), filter, say: console.log });
-  const path = process.argv.find((a) => a.endsWith(".json"));
-  if (path)
-    await writeJson(path, { date: new Date().toISOString(), adapter: gpu.info.name, suite: "ffn", result });
-  gpu.destroy();
-}

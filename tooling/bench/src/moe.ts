@@ -1,43 +1,8 @@
-import { cpus, loadavg } from "node:os";
-import { fileURLToPath } from "node:url";
-import { openDevice, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
+import { randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
 import { gluFfn } from "@x/ffn";
 import { mixtralMoe, peer } from "@x/moe";
-import { writeJson } from "./report.js";
 import type { Suite } from "./suites.js";
-
-interface Timing {
-  /** Milliseconds. */
-  readonly min: number;
-  readonly median: number;
-}
-
-type Program = () => void;
-
-/** Run programs in turn, so that what else the machine does falls on all of them. */
-async function interleaved(
-  gpu: Gpu,
-  programs: Readonly<Record<string, Program>>,
-  rounds: number,
-  repeat = 1,
-): Promise<Record<string, Timing>> {
-  const once = async (program: Program): Promise<number> => {
-    const start = performance.now();
-    for (let i = 0; i < repeat; i++) gpu.scope(program);
-    await gpu.sync();
-    return (performance.now() - start) / repeat;
-  };
-  const times = new Map<string, number[]>(Object.keys(programs).map((name) => [name, []]));
-  for (const program of Object.values(programs)) await once(program);
-  for (let round = 0; round < rounds; round++)
-    for (const [name, program] of Object.entries(programs)) times.get(name)!.push(await once(program));
-  return Object.fromEntries(
-    [...times].map(([name, list]) => {
-      const sorted = list.toSorted((a, b) => a - b);
-      return [name, { min: sorted[0]!, median: sorted[sorted.length >> 1]! }];
-    }),
-  );
-}
+import { interleaved, type Timing } from "./timing.js";
 
 class Weights {
   readonly #gpu: Gpu;
@@ -96,8 +61,8 @@ async function activeCost(gpu: Gpu, rounds: number, say: (line: string) => void)
     rounds,
   );
   say(`512 tokens, dim ${DIM}, 8 experts of ${HIDDEN}, 2 a token, over a dense block of ${TOP_K * HIDDEN}:`);
-  say(`  forward            ${ratio(t["moe forward"]!, t["dense forward"]!)}`);
-  say(`  forward + backward ${ratio(t["moe forward + backward"]!, t["dense forward + backward"]!)}`);
+  say(`  forward            ${ratio(t["moe forward"], t["dense forward"])}`);
+  say(`  forward + backward ${ratio(t["moe forward + backward"], t["dense forward + backward"])}`);
   w.dispose();
   return t;
 }
@@ -106,7 +71,7 @@ async function activeCost(gpu: Gpu, rounds: number, say: (line: string) => void)
 async function decodeCost(gpu: Gpu, rounds: number, say: (line: string) => void): Promise<unknown> {
   const w = new Weights(gpu);
   const x = w.normal([1, 1, DIM], 1);
-  const programs: Record<string, Program> = {};
+  const programs: Record<string, () => void> = {};
   for (const count of [8, 16, 32, 64]) {
     const router = w.normal([count, DIM]);
     const experts = {
@@ -132,7 +97,7 @@ async function peerCost(gpu: Gpu, rounds: number, say: (line: string) => void): 
   // A million rows of 32 numbers are 128 MiB, the least that a device binds.
   const [dim, tokens, numHeads, topK, queryDim] = [32, 128, 8, 16, 64];
   const parts = ["forward", "router gradients", "all gradients"] as const;
-  const programs: Record<string, Program> = {};
+  const programs: Record<string, () => void> = {};
   const sizes = [128, 256, 512, 1024];
   const w = new Weights(gpu);
   const x = w.normal([1, tokens, dim], 1);
@@ -179,22 +144,3 @@ export const suite: Suite = {
     return out;
   },
 };
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const gpu = await openDevice();
-  const result = await suite.run(gpu, {
-    quick: process.argv.includes("--quick"),
-    filter: process.argv.find((a) => ["active", "decode", "peer"].includes(a)) ?? "",
-    say: console.log,
-  });
-  const path = process.argv.find((a) => a.endsWith(".json"));
-  if (path)
-    await writeJson(path, {
-      date: new Date().toISOString(),
-      adapter: gpu.info.name,
-      host: { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version, load: loadavg()[0] },
-      suite: "moe",
-      result,
-    });
-  gpu.destroy();
-}

@@ -3,7 +3,6 @@
  * `node tooling/bench/dist/norms.js [--json FILE] [--rounds N]`.
  */
 import { writeFile } from "node:fs/promises";
-import { pathToFileURL } from "node:url";
 import { attention } from "@x/attention";
 import {
   AdamW,
@@ -33,6 +32,8 @@ import {
   scaleNorm,
 } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
+import { median } from "./run.js";
+import { isMain } from "./timing.js";
 
 export interface Row {
   readonly name: string;
@@ -101,7 +102,6 @@ async function measure(gpu: Gpu, cases: readonly Case[], rounds: number): Promis
 }
 
 const least = (list: readonly number[]): number => Math.min(...list);
-const middle = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[list.length >> 1]!;
 
 function kernelCases(gpu: Gpu): Case[] {
   const x = randomNormal(gpu, [ROWS, WIDTH], { seed: 1 });
@@ -266,8 +266,8 @@ export async function normBench(gpu: Gpu, { rounds = 11 }: { rounds?: number } =
     rows.push({
       name,
       ms: least(wall),
-      median: middle(wall),
-      ...(software ? { cpu: middle(cpu) } : {}),
+      median: median(wall),
+      ...(software ? { cpu: median(cpu) } : {}),
       ...more,
     });
   };
@@ -280,14 +280,14 @@ export async function normBench(gpu: Gpu, { rounds = 11 }: { rounds?: number } =
     row(name, own, {
       gbPerSecond: bytes / least(own.wall) / 1e6,
       shareOfCopy: (units * least(copy.wall)) / least(own.wall),
-      ...(software ? { cpuShareOfCopy: (units * middle(copy.cpu)) / middle(own.cpu) } : {}),
+      ...(software ? { cpuShareOfCopy: (units * median(copy.cpu)) / median(own.cpu) } : {}),
     });
   }
   const steps = stepCases(gpu);
   const stepTimes = await measure(gpu, steps, rounds);
   const timeOf = (name: string): number => {
     const { wall, cpu } = stepTimes.get(name)!;
-    return software ? middle(cpu) : least(wall);
+    return software ? median(cpu) : least(wall);
   };
   for (const { name } of steps)
     row(name, stepTimes.get(name)!, { overRms: timeOf(name) / timeOf("step with RMSNorm") });
@@ -335,5 +335,4 @@ async function main(args: readonly string[]): Promise<void> {
   gpu.destroy();
 }
 
-if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href)
-  await main(process.argv.slice(2));
+if (isMain(import.meta.url)) await main(process.argv.slice(2));

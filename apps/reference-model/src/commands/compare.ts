@@ -8,7 +8,7 @@ import { expectObject } from "../config/index.js";
 import { DOCUMENT_BREAK } from "../data.js";
 import { writeStory } from "../stories.js";
 import { train, TRAINING_DEFAULTS, type TrainingOptions } from "../train.js";
-import { integer, number, withDevice } from "./shared.js";
+import { integer, number, optionOf, withDevice } from "./shared.js";
 
 /** Options of short runs: seconds each on a software adapter. */
 const SHORT: TrainingOptions = {
@@ -28,7 +28,6 @@ interface Run {
   readonly first: number;
   readonly loss: number;
   readonly validation: number;
-  readonly seconds: number;
 }
 
 interface CompareFlags extends Partial<Record<keyof TrainingOptions, number>> {
@@ -51,7 +50,6 @@ async function runOne(
     const model = expectObject(file, json["model"] ?? json) as Record<string, unknown>;
     const losses: number[] = [];
     let validation = NaN;
-    const started = performance.now();
     await train(
       gpu,
       { data, out, model, vocabSize, options },
@@ -76,7 +74,6 @@ async function runOne(
       first: losses[0]!,
       loss: last.reduce((a, b) => a + b, 0) / last.length,
       validation,
-      seconds: (performance.now() - started) / 1000,
     };
   } finally {
     await rm(out, { recursive: true, force: true });
@@ -112,12 +109,7 @@ export function compareCommand(program: Command): void {
     .option("--table <file>", "also write the table as Markdown, with the command");
   for (const [key, value] of Object.entries(SHORT) as [string, number][])
     if (key !== "evaluateEvery" && key !== "saveEvery")
-      command.addOption(
-        new Option(
-          `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)} <x>`,
-          `(default: ${value})`,
-        ).argParser(number),
-      );
+      command.addOption(new Option(`${optionOf(key)} <x>`, `(default: ${value})`).argParser(number));
   command.action(async (files: string[], flags: CompareFlags) => {
     const options = { ...SHORT };
     for (const key of Object.keys(SHORT) as (keyof TrainingOptions)[])

@@ -20,6 +20,9 @@ export const integer = (text: string): number => {
   return value;
 };
 
+/** The option of a key: learningRate -> --learning-rate. */
+export const optionOf = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+
 /** Gathers an option that may be given again. */
 export const collect = (text: string, list: string[]): string[] => [...list, text];
 

@@ -6,9 +6,7 @@ import { CHECKPOINT_DTYPES, readJson, type CheckpointDType } from "../checkpoint
 import { expectObject } from "../config/index.js";
 import { recipe, RECIPE_DEFAULTS, type RecipeOptions } from "../recipe.js";
 import { train, TRAINING_DEFAULTS, type TrainingOptions } from "../train.js";
-import { integer, number, withDevice } from "./shared.js";
-
-const flag = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+import { integer, number, optionOf, withDevice } from "./shared.js";
 
 interface TrainFlags extends Partial<Record<keyof TrainingOptions | keyof RecipeOptions, number>> {
   data?: string;
@@ -41,10 +39,12 @@ export function trainCommand(program: Command): void {
     )
     .option("--vocab-size <n>", "tokens to learn where the out folder has no tokenizer", integer);
   for (const [key, value] of Object.entries(TRAINING_DEFAULTS))
-    command.addOption(new Option(`${flag(key)} <x>`, `(default: ${value})`).argParser(number));
+    command.addOption(new Option(`${optionOf(key)} <x>`, `(default: ${value})`).argParser(number));
   for (const [key, value] of Object.entries(RECIPE_DEFAULTS) as [string, number][])
     command.addOption(
-      new Option(`${flag(key)} <n>`, `shape of a model of the recipe (default: ${value})`).argParser(integer),
+      new Option(`${optionOf(key)} <n>`, `shape of a model of the recipe (default: ${value})`).argParser(
+        integer,
+      ),
     );
   command.action(async (flags: TrainFlags) => {
     const file =
@@ -82,7 +82,7 @@ export function trainCommand(program: Command): void {
     if (given !== undefined && shaped)
       throw new ConfigError(
         "train",
-        `${flag(shaped[0])} shapes a model of the recipe; the model's configuration is given already`,
+        `${optionOf(shaped[0])} shapes a model of the recipe; the model's configuration is given already`,
       );
     const model =
       given === undefined
