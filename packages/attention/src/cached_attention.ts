@@ -1,5 +1,6 @@
 import { concat, ConfigError, slice, type Tensor } from "@x/kernels";
-import { attention, type AttentionOptions } from "./engine/attention.js";
+import { attention } from "./engine/attention.js";
+import type { AttentionOptions } from "./engine/options.js";
 import type { KVCache } from "./kv_cache.js";
 import type { TokenPositions } from "./slots.js";
 

@@ -1,13 +1,12 @@
+export { attention, attentionOutputs } from "./engine/attention.js";
 export {
-  attention,
-  attentionOutputs,
   softcapModifier,
   type AttentionLayout,
   type AttentionOptions,
   type AttentionPositions,
   type AttentionResult,
   type MaskFunction,
-} from "./engine/attention.js";
+} from "./engine/options.js";
 export { KVCache, type KVCacheConfig } from "./kv_cache.js";
 export { LatentCache, type LatentCacheConfig } from "./latent_cache.js";
 export type { TokenPositions } from "./slots.js";

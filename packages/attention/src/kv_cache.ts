@@ -7,7 +7,7 @@ import {
   type Gpu,
   type Tensor,
 } from "@x/kernels";
-import type { AttentionPositions } from "./engine/attention.js";
+import type { AttentionPositions } from "./engine/options.js";
 import { Slots, type TokenPositions } from "./slots.js";
 
 export interface KVCacheConfig {

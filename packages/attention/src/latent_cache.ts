@@ -1,5 +1,5 @@
 import { checkConfig, expectInteger, expectShape, type Gpu, type Tensor } from "@x/kernels";
-import type { AttentionPositions } from "./engine/attention.js";
+import type { AttentionPositions } from "./engine/options.js";
 import { Slots, type TokenPositions } from "./slots.js";
 
 export interface LatentCacheConfig {

@@ -10,7 +10,8 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { cachedAttention } from "./cached_attention.js";
-import { attention, type AttentionOptions } from "./engine/attention.js";
+import { attention } from "./engine/attention.js";
+import type { AttentionOptions } from "./engine/options.js";
 import { mergeHeads, splitHeads } from "./heads.js";
 import { KVCache, type KVCacheConfig } from "./kv_cache.js";
 import {

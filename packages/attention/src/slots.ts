@@ -10,7 +10,7 @@ import {
   type Kernel,
   type Tensor,
 } from "@x/kernels";
-import type { AttentionPositions } from "./engine/attention.js";
+import type { AttentionPositions } from "./engine/options.js";
 
 interface StoreVariant {
   readonly from: string;

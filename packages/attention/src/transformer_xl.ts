@@ -15,7 +15,8 @@ import {
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { attention, type AttentionOptions } from "./engine/attention.js";
+import { attention } from "./engine/attention.js";
+import type { AttentionOptions } from "./engine/options.js";
 import { mergeHeads, splitHeads } from "./heads.js";
 import { KVCache } from "./kv_cache.js";
 import { checkParameters, initParameters, matrix, type InitOptions, type Plan } from "./parameters.js";

@@ -25,7 +25,8 @@ import {
   type BlockContext,
 } from "./block.js";
 import { cachedAttention } from "./cached_attention.js";
-import { attention, type AttentionPositions } from "./engine/attention.js";
+import { attention } from "./engine/attention.js";
+import type { AttentionPositions } from "./engine/options.js";
 import { mergeHeads, splitHeads } from "./heads.js";
 import { KVCache } from "./kv_cache.js";
 import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "./parameters.js";

@@ -44,6 +44,14 @@ export function fromHalfBits(bits: number): number {
   return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
 }
 
+/** Round a float32 to the nearest bfloat16 (ties to even); returns its 16 bits. */
+export function toBfloat16Bits(value: number): number {
+  scratchF32[0] = value;
+  const bits = scratchU32[0] ?? 0;
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40; // NaN
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
 /** Pack host numbers into the bytes that a buffer of `dtype` holds, padded to a multiple of four. */
 export function encode(data: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
   switch (dtype) {

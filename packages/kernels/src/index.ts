@@ -2,7 +2,7 @@ export { openDevice, type OpenDeviceOptions } from "./device.js";
 export { Gpu, type KernelTime, type Recording } from "./gpu.js";
 export { Tensor } from "./tensor.js";
 export type { DType, HostArray } from "./dtype.js";
-export { BYTES_PER_ELEMENT, fromHalfBits, toHalfBits } from "./dtype.js";
+export { BYTES_PER_ELEMENT, fromHalfBits, toBfloat16Bits, toHalfBits } from "./dtype.js";
 export type { MemoryStatistics } from "./memory.js";
 export { VERSION } from "./abi.js";
 export {

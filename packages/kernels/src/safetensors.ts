@@ -2,7 +2,7 @@
  * The safetensors format: eight bytes with the header's length, a JSON header, then the tensors without gaps.
  * The reader trusts nothing: names, types, shapes, offsets and lengths are checked before a byte is used.
  */
-import { fromHalfBits, toHalfBits } from "./dtype.js";
+import { fromHalfBits, toBfloat16Bits, toHalfBits } from "./dtype.js";
 import { FormatError } from "./errors.js";
 
 /** Bytes of an element of each type that the format knows. */
@@ -289,17 +289,6 @@ export interface TensorData {
   readonly data: Float32Array | Int32Array;
   /** What float32 numbers are rounded to (ties to even); default F32. */
   readonly dtype?: "F32" | "F16" | "BF16";
-}
-
-const scratch = new Float32Array(1);
-const scratchBits = new Uint32Array(scratch.buffer);
-
-/** Round a float32 to the nearest bfloat16 (ties to even); returns its 16 bits. */
-export function toBfloat16Bits(value: number): number {
-  scratch[0] = value;
-  const bits = scratchBits[0]!;
-  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40; // NaN
-  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
 function packed({ data, dtype = "F32" }: TensorData): Float32Array | Int32Array | Uint16Array {
