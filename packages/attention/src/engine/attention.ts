@@ -78,19 +78,30 @@ const sinkGradient = elementwise("sinkGradient", ["sink", "lse", "delta"], (sink
 function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor[] {
   const { gpu } = q;
   const problem = problemOf(q, k, v, options);
-  const { batch, heads, kvHeads, queries, keys, valueDim, variant, params, outShape, outStride } = problem;
-  const { bindings: base, relatives, biasTerm, minDistance, maxDistance } = problem;
+  const {
+    batch,
+    heads,
+    kvHeads,
+    queries,
+    keys,
+    valueDim,
+    variant,
+    params,
+    bindings: base,
+    relatives,
+  } = problem;
+  const o_stride = params["o_stride"]!;
   const { bias, sinks, weightSums } = options;
   const rowGroups = Math.ceil((queries * (heads / kvHeads)) / ROWS);
   const rows = batch * heads * queries;
-  const sumsTable = weightSums?.table(gpu, minDistance, maxDistance);
+  const sumsTable = weightSums?.table(gpu, ...problem.distances);
   const line = (kind: "row" | "column" | "dense"): { lines: number; workgroups: [number, number] } => {
     const lines = batch * heads * (kind === "column" ? keys : queries);
     return { lines, workgroups: grid1d(Math.ceil(lines / 64)) };
   };
 
   // The last are constants: listed, so that they live until the backward has run.
-  const inputs = [q, k, v, bias, sinks, ...relatives.map((r) => r.modifier.tensor), ...problem.constants];
+  const inputs = [q, k, v, bias, sinks, ...relatives.map((r) => r.modifier.tensor), ...Object.values(base)];
   // A gradient's forward stays whole, and so do sums of weights; the lists of a pattern leave few keys.
   const parts =
     isTracked(inputs) || weightSums || variant.lists
@@ -105,7 +116,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     name: "attention",
     inputs,
     forward: () => {
-      const out = gpu.empty(outShape, q.dtype);
+      const out = gpu.empty([...q.shape.slice(0, 3), valueDim], q.dtype);
       const lse = gpu.empty([batch, heads, queries]);
       if (rows === 0) return { outputs: [out, lse] };
       const forward = (into: { out: Tensor; lse: Tensor }): void => {
@@ -123,7 +134,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
         gpu.run(mergeKernel, {
           variant: { out: out.dtype },
           bindings: { parts_out, parts_lse, out, lse },
-          params: { o_stride: outStride, heads, queries, rows, value_dim: valueDim, parts },
+          params: { o_stride, heads, queries, rows, value_dim: valueDim, parts },
           workgroups: grid1d(Math.ceil((rows * valueDim) / 64)),
         });
         return { outputs: [out, lse] };
@@ -156,7 +167,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
           ...(dlse ? { dlse } : {}),
         },
         params: {
-          o_stride: outStride,
+          o_stride,
           heads,
           queries,
           rows,
@@ -211,7 +222,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
       };
       const dbias =
         bias && needs[3]
-          ? sumToShape(collect(biasTerm, "dense", [batch, heads, queries, keys]), bias.shape)
+          ? sumToShape(collect(variant.terms.length - 1, "dense", [batch, heads, queries, keys]), bias.shape)
           : undefined;
       const dsinks =
         sinks && needs[4]

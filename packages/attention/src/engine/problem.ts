@@ -44,25 +44,14 @@ function sizes(who: string, name: string, t: Tensor, layout: AttentionLayout): S
 
 /** Steps of a tensor that broadcasts to `target`. */
 function broadcastStrides(who: string, name: string, t: Tensor, target: readonly number[]): number[] {
-  const strides = [0, 0, 0, 0];
-  let step = 1;
-  for (let i = 1; i <= 4; i++) {
-    const n = t.shape[t.rank - i];
-    if (n === undefined) break;
-    if (n !== 1 && n !== target[4 - i])
-      throw new ShapeError(
-        who,
-        `${name} has shape ${showShape(t.shape)}; it must broadcast to ${showShape(target)}`,
-      );
-    strides[4 - i] = n === 1 ? 0 : step;
-    step *= n;
-  }
-  if (t.rank > 4)
+  const given = [1, 1, 1, 1, ...t.shape].slice(-4);
+  if (t.rank > 4 || given.some((n, i) => n !== 1 && n !== target[i]))
     throw new ShapeError(
       who,
       `${name} has shape ${showShape(t.shape)}; it must broadcast to ${showShape(target)}`,
     );
-  return strides;
+  let step = t.size;
+  return given.map((n) => (n === 1 ? 0 : (step /= n)));
 }
 
 /** Keys that a window leaves to a tile of rows. */
@@ -112,17 +101,11 @@ export interface Problem {
   readonly valueDim: number;
   readonly variant: FlashVariant;
   readonly params: Readonly<Record<string, number | readonly number[]>>;
-  /** Tensors that every kernel binds, and those of them that are not q, k and v. */
+  /** Tensors that every kernel binds. */
   readonly bindings: Readonly<Record<string, Tensor>>;
-  readonly constants: readonly Tensor[];
   readonly relatives: readonly RelativeTerm[];
-  /** The bias's number among the terms. */
-  readonly biasTerm: number;
-  readonly outShape: readonly number[];
-  readonly outStride: readonly number[];
   /** Bounds of query position - key position. */
-  readonly minDistance: number;
-  readonly maxDistance: number;
+  readonly distances: readonly [min: number, max: number];
   /** Keys that a tile of rows sees at most. */
   readonly keysOfTile: number;
 }
@@ -182,7 +165,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
 
   // Terms in order, with what each binds.
   const modifiers = [...(softcap > 0 ? [softcapModifier(softcap)] : []), ...(options.modifiers ?? [])];
-  const [minDistance, maxDistance] = positions
+  const distances: [number, number] = positions
     ? [positions.minDistance ?? 0, positions.maxDistance ?? 0]
     : [offset - (keys - 1), offset + queries - 1];
   const terms: ScoreTerm[] = [];
@@ -218,7 +201,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     }
     if (positions && positions.minDistance === undefined)
       throw new ConfigError(who, `positions needs minDistance and maxDistance for the modifier ${name}`);
-    const table = index.table(gpu, minDistance, maxDistance);
+    const table = index.table(gpu, ...distances);
     terms.push({ kind: "relative", axes });
     relatives.push({ term: t, modifier, table });
     extraBindings[`term${t}`] = tensor;
@@ -226,11 +209,12 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     extraParams[`min${t}`] = table.min;
     extraParams[`rows${t}`] = index.rows;
   }
-  const biasTerm = terms.length;
+  // Last, so that its number is known without being told.
   if (bias) {
+    const t = terms.length;
     terms.push({ kind: "bias" });
-    extraBindings[`term${biasTerm}`] = bias;
-    extraParams[`stride${biasTerm}`] = broadcastStrides(who, "bias", bias, matrix);
+    extraBindings[`term${t}`] = bias;
+    extraParams[`stride${t}`] = broadcastStrides(who, "bias", bias, matrix);
   }
   if (mask) {
     extraBindings["mask"] = mask;
@@ -282,7 +266,6 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     ordered: plan?.ordered ?? false,
     positions: positions !== undefined,
   };
-  const outShape = [...q.shape.slice(0, 3), valueDim];
   const outStride =
     layout === "bhsd"
       ? [heads * queries * valueDim, queries * valueDim, valueDim, 0]
@@ -315,13 +298,8 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     variant,
     params,
     bindings: { q, k, v, ...extraBindings },
-    constants: Object.values(extraBindings),
     relatives,
-    biasTerm,
-    outShape,
-    outStride,
-    minDistance,
-    maxDistance,
+    distances,
     keysOfTile: variant.window && !variant.positions ? windowKeys(window, causal, keys) : keys,
   };
 }

@@ -72,22 +72,80 @@ export type PatternConfig =
   /** A pattern of its own for each head. */
   | (Common & { readonly kind: "perHead"; readonly of: readonly PatternConfig[] });
 
-const KEYS: Readonly<Record<PatternConfig["kind"], readonly string[]>> = {
-  full: [],
-  causal: [],
-  slidingWindow: ["left", "right"],
-  blockLocal: ["block", "back", "ahead"],
-  dilatedWindow: ["left", "right", "dilation"],
-  global: ["tokens"],
-  sink: ["count"],
-  random: ["count", "seed", "block", "perHead"],
-  bigbird: ["block", "windowBlocks", "globalFirst", "globalLast", "randomBlocks", "seed", "perHead"],
-  sparseStrided: ["stride", "localKeys", "part"],
-  sparseFixed: ["block", "summary", "variants", "part"],
-  dilatedSegment: ["segment", "dilation", "headOffset"],
-  union: ["of"],
-  intersection: ["of"],
-  perHead: ["of"],
+type Check = (who: string, key: string, value: unknown) => void;
+
+const integer =
+  (least: number): Check =>
+  (who, key, value) => {
+    expectInteger(who, key, value, least);
+  };
+const oneOf =
+  (...names: readonly string[]): Check =>
+  (who, key, value) => {
+    expectOneOf(who, key, value, names);
+  };
+const boolean: Check = (who, key, value) => {
+  if (typeof value !== "boolean")
+    throw new ConfigError(who, `${key} is ${JSON.stringify(value)}; it must be true or false`);
+};
+const list =
+  (each: Check, least = 0): Check =>
+  (who, key, value) => {
+    if (!Array.isArray(value) || value.length < least)
+      throw new ConfigError(who, `${key} is ${JSON.stringify(value)}; it must be a list`);
+    for (const item of value as unknown[]) each(who, key, item);
+  };
+const oneOrList =
+  (each: Check): Check =>
+  (who, key, value) => {
+    (Array.isArray(value) ? list(each) : each)(who, key, value);
+  };
+const needed =
+  (check: Check): Check =>
+  (who, key, value) => {
+    if (value === undefined) throw new ConfigError(who, `${key} is missing`);
+    check(who, key, value);
+  };
+const optional =
+  (check: Check): Check =>
+  (who, key, value) => {
+    if (value !== undefined) check(who, key, value);
+  };
+
+const count = needed(integer(0));
+const size = needed(integer(1));
+const part = optional(oneOrList(oneOf("local", "column", "union")));
+const of = needed(
+  list((_, __, value) => {
+    checkPattern(value as PatternConfig);
+  }, 1),
+);
+
+/** What each kind of pattern may be given, `causal` aside. */
+const FIELDS: Readonly<Record<PatternConfig["kind"], Readonly<Record<string, Check>>>> = {
+  full: {},
+  causal: {},
+  slidingWindow: { left: optional(integer(-1)), right: optional(integer(-1)) },
+  blockLocal: { block: size, back: optional(integer(0)), ahead: optional(integer(0)) },
+  dilatedWindow: { left: count, right: count, dilation: needed(oneOrList(integer(1))) },
+  global: { tokens: needed(list(integer(0))) },
+  sink: { count },
+  random: { count, seed: count, block: optional(integer(1)), perHead: optional(boolean) },
+  bigbird: {
+    block: size,
+    windowBlocks: optional(integer(1)),
+    globalFirst: optional(integer(0)),
+    globalLast: optional(integer(0)),
+    randomBlocks: count,
+    seed: count,
+    perHead: optional(boolean),
+  },
+  sparseStrided: { stride: size, localKeys: optional(integer(0)), part },
+  sparseFixed: { block: size, summary: size, variants: optional(integer(1)), part },
+  dilatedSegment: { segment: size, dilation: size, headOffset: optional(oneOf("mod", "block")) },
+  union: { of },
+  intersection: { of },
+  perHead: { of },
 };
 
 const CAUSAL_BY_DEFAULT: readonly PatternConfig["kind"][] = [
@@ -101,69 +159,16 @@ const CAUSAL_BY_DEFAULT: readonly PatternConfig["kind"][] = [
 export const isCausal = (p: PatternConfig): boolean =>
   p.kind === "causal" || (p.causal ?? CAUSAL_BY_DEFAULT.includes(p.kind));
 
-/** Least value of each integer key. */
-const LEAST: Readonly<Record<string, number>> = {
-  block: 1,
-  back: 0,
-  ahead: 0,
-  count: 0,
-  windowBlocks: 1,
-  globalFirst: 0,
-  globalLast: 0,
-  randomBlocks: 0,
-  stride: 1,
-  localKeys: 0,
-  summary: 1,
-  variants: 1,
-  segment: 1,
-  seed: 0,
-};
-const REQUIRED: readonly string[] = ["tokens", "of", "dilation", "randomBlocks", "seed", "stride", "segment"];
-
 /** Refuse a pattern that is not one. @throws ConfigError that names the kind, the key, what is given and the rule. */
 export function checkPattern(config: PatternConfig): void {
   if (typeof config !== "object" || (config as unknown) === null || Array.isArray(config))
     throw new ConfigError("pattern", `given ${JSON.stringify(config)}; it must be an object with a kind`);
-  expectOneOf("pattern", "kind", config.kind, Object.keys(KEYS) as PatternConfig["kind"][]);
+  expectOneOf("pattern", "kind", config.kind, Object.keys(FIELDS) as PatternConfig["kind"][]);
   const who = `pattern ${config.kind}`;
-  checkConfig(who, config, ["kind", "causal", ...KEYS[config.kind]]);
-  const values = config as unknown as Readonly<Record<string, unknown>>;
-  const needed = [...REQUIRED, ...(["random", "sink"].includes(config.kind) ? ["count"] : [])];
-  const blocks = ["blockLocal", "bigbird", "sparseFixed"].includes(config.kind) ? ["block"] : [];
-  const sides = config.kind === "dilatedWindow" ? ["left", "right"] : [];
-  const summary = config.kind === "sparseFixed" ? ["summary"] : [];
-  for (const key of KEYS[config.kind]) {
-    const value = values[key];
-    if (value === undefined) {
-      if ([...needed, ...blocks, ...sides, ...summary].includes(key))
-        throw new ConfigError(who, `${key} is missing`);
-      continue;
-    }
-    if (key === "left" || key === "right")
-      expectInteger(who, key, value, config.kind === "slidingWindow" ? -1 : 0);
-    else if (key in LEAST) expectInteger(who, key, value, LEAST[key]!);
-    else if (key === "dilation" || key === "tokens") {
-      const least = key === "dilation" ? 1 : 0;
-      const list = Array.isArray(value) ? (value as unknown[]) : undefined;
-      if (!list && (key === "tokens" || config.kind !== "dilatedWindow"))
-        if (key === "tokens")
-          throw new ConfigError(who, `tokens is ${JSON.stringify(value)}; it must be a list`);
-      if (list && config.kind === "dilatedSegment")
-        throw new ConfigError(who, `dilation is ${JSON.stringify(value)}; it must be one integer`);
-      for (const n of list ?? [value]) expectInteger(who, key, n, least);
-    } else if (key === "part") {
-      for (const part of Array.isArray(value) ? (value as unknown[]) : [value])
-        expectOneOf(who, "part", part, ["local", "column", "union"]);
-    } else if (key === "headOffset") expectOneOf(who, key, value, ["mod", "block"]);
-    else if (key === "of") {
-      if (!Array.isArray(value) || value.length === 0)
-        throw new ConfigError(who, `of is ${JSON.stringify(value)}; it must be a list of patterns`);
-      for (const part of value as PatternConfig[]) checkPattern(part);
-    }
-  }
-  for (const key of ["causal", "perHead"])
-    if (values[key] !== undefined && typeof values[key] !== "boolean")
-      throw new ConfigError(who, `${key} is ${JSON.stringify(values[key])}; it must be true or false`);
+  const fields = { ...FIELDS[config.kind], causal: optional(boolean) };
+  checkConfig(who, config, ["kind", ...Object.keys(fields)]);
+  for (const [key, check] of Object.entries(fields))
+    check(who, key, (config as unknown as Readonly<Record<string, unknown>>)[key]);
   if (config.kind === "bigbird" && (config.windowBlocks ?? 3) % 2 === 0)
     throw new ConfigError(who, `windowBlocks is ${config.windowBlocks}; it must be odd`);
   if (config.kind === "sparseFixed" && config.summary * (config.variants ?? 1) > config.block)
