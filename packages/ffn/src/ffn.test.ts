@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError, noGrad, ShapeError, type Tensor } from "@x/kernels";
+import { cast, ConfigError, noGrad, ShapeError, type Tensor } from "@x/kernels";
 import { checkOp, operand, relativeError, useGpu } from "@x/testing";
 import { activation, ACTIVATION_KINDS } from "./activation.js";
 import { activationReference } from "./activation.reference.js";
@@ -137,19 +137,37 @@ describe("gated linear units", () => {
   it.each(GLU_KINDS)("%s: the fused form of inference = that of training", async (kind) => {
     const { gpu } = device;
     const make = (shape: number[], seed: number): Tensor => gpu.tensor(operand(shape, seed).data, shape);
-    for (const [rows, F] of [
-      [1, 63],
-      [65, 64],
-      [7, 33],
+    for (const [rows, F, D] of [
+      [1, 63, 12],
+      [2, 20, 5],
+      [2, 33, 68],
+      [65, 64, 12],
+      [7, 33, 12],
     ] as const) {
-      const w = { wGate: make([F, 12], 2), wUp: make([F, 12], 3), bGate: make([F], 4), bUp: make([F], 5) };
-      const x = make([rows, 12], 1);
+      const w = { wGate: make([F, D], 2), wUp: make([F, D], 3), bGate: make([F], 4), bUp: make([F], 5) };
+      const x = make([rows, D], 1);
       const fused = await noGrad(() => glu(x, w, { kind })).read();
-      const up = product(operand([rows, 12], 1).data, operand([F, 12], 3).data, 12, operand([F], 5).data);
-      const gates = product(operand([rows, 12], 1).data, operand([F, 12], 2).data, 12, operand([F], 4).data);
+      const up = product(operand([rows, D], 1).data, operand([F, D], 3).data, D, operand([F], 5).data);
+      const gates = product(operand([rows, D], 1).data, operand([F, D], 2).data, D, operand([F], 4).data);
       const expected = gates.map((v, i) => activationReference[GLU_GATES[kind]](v) * up[i]!);
       expect(relativeError(fused, expected)).toBeLessThan(1e-5);
     }
+  });
+
+  it("one token: half precision weights, refusal of shapes that do not fit", async () => {
+    const { gpu } = device;
+    const make = (shape: number[], seed: number): Tensor => gpu.tensor(operand(shape, seed).data, shape);
+    const [x, wGate, wUp] = [make([1, 1, 8], 1), make([20, 8], 2), make([20, 8], 3)];
+    if (gpu.features.f16) {
+      const half = { wGate: cast(wGate, "f16"), wUp: cast(wUp, "f16") };
+      const full = { wGate: cast(half.wGate, "f32"), wUp: cast(half.wUp, "f32") };
+      const out = glu(x, half);
+      expect(out.shape).toEqual([1, 1, 20]);
+      expect(relativeError(await out.read(), await glu(x, full).read())).toBeLessThan(1e-6);
+    }
+    expect(() => glu(x, { wGate, wUp: gpu.zeros([19, 8]) })).toThrow(ShapeError);
+    expect(() => glu(x, { wGate, wUp, bUp: gpu.zeros([19]) })).toThrow(ShapeError);
+    expect(() => glu(gpu.zeros([1, 7]), { wGate, wUp })).toThrow(ShapeError);
   });
 
   it("gluFfn adds the down projection and a residual", async () => {

@@ -84,10 +84,14 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 }`,
 });
 
+/** Extent from which a workgroup shares a row. */
+const NARROW = 32;
+
 /** x viewed as [outer, extent, inner], summed over the middle; fixed order, float32 accumulation. */
 export function sumMiddle(x: Tensor, outer: number, extent: number, inner: number): Tensor {
   const { gpu } = x;
-  const contiguous = inner === 1;
+  // A short row is one thread's work; a workgroup would only wait for itself.
+  const contiguous = inner === 1 && extent >= NARROW;
   const width = outer * inner;
   // Enough threads to fill a device, then a second pass over the partial sums.
   const chunks = Math.max(

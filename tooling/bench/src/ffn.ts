@@ -1,7 +1,7 @@
 import { linear, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
 import { ffn, gluFfn, KAN_BASES, KanFeedForward, type KanFeedForwardConfig } from "@x/ffn";
 import type { Suite } from "./suites.js";
-import { interleaved } from "./timing.js";
+import { interleaved, type Timing } from "./timing.js";
 
 interface Row {
   /** Milliseconds, the least of the rounds. */
@@ -80,6 +80,31 @@ async function dense(gpu: Gpu, rounds: number): Promise<Record<string, Row>> {
   return out;
 }
 
+/** One token without gradients, as in decoding: a gated block over its three products. */
+async function decode(gpu: Gpu, rounds: number): Promise<Record<string, Timing>> {
+  const programs: Record<string, () => void> = {};
+  const made: Tensor[] = [];
+  for (const [dim, hidden] of [
+    [256, 688],
+    [2048, 5504],
+  ] as const) {
+    const x = normal(gpu, [1, dim], 0);
+    const [wGate, wUp] = [normal(gpu, [hidden, dim], 1), normal(gpu, [hidden, dim], 2)];
+    const wDown = normal(gpu, [dim, hidden], 3);
+    made.push(x, wGate, wUp, wDown);
+    programs[`three products ${dim}`] = () => {
+      linear(x, wGate);
+      linear(linear(x, wUp), wDown);
+    };
+    programs[`glu swiglu ${dim}`] = () => {
+      gluFfn(x, { wGate, wUp, wDown });
+    };
+  }
+  const out = await interleaved(gpu, programs, rounds, 20);
+  for (const t of made) t.dispose();
+  return out;
+}
+
 const FAMILIES: Readonly<Record<(typeof KAN_BASES)[number], object>> = {
   bspline: { gridSize: 5 },
   chebyshev: { degree: 4 },
@@ -130,6 +155,13 @@ export const suite: Suite = {
       say(
         `  over their products, forward: ffn ${(plain.forward / two.forward).toFixed(2)}x, glu ${(glu.forward / three.forward).toFixed(2)}x`,
       );
+    if ("decode".includes(filter)) {
+      const times = await decode(gpu, rounds);
+      say("one token:");
+      for (const [label, { min, median }] of Object.entries(times))
+        say(`  ${label.padEnd(20)} ${min.toFixed(2).padStart(6)} ms (median ${median.toFixed(2)})`);
+      return { ...out, decode: times };
+    }
     return out;
   },
 };

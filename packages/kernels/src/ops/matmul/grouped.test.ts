@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { groupedMatmul, ShapeError } from "../../index.js";
-import { checkOp, operand, useGpu } from "../../test-support.js";
+import { concat, groupedMatmul, matmul, ShapeError, slice, vjp, type Tensor } from "../../index.js";
+import { checkOp, expectClose, operand, useGpu } from "../../test-support.js";
 
 for (const [label, features] of [
   ["with the adapter's subgroups", {}],
@@ -57,6 +57,29 @@ for (const [label, features] of [
         [operand([M, K], 1), operand([4, N, K], 2)],
         { gradients: false },
       );
+    });
+
+    it("large: equals a product for each group, with gradients", async () => {
+      const { gpu } = device;
+      const [M, N, K] = [520, 516, 512];
+      const offsets = [0, 77, 77, 390, 515];
+      const starts = gpu.tensor(offsets, [5], "u32");
+      const make = (shape: number[], seed: number): Tensor => gpu.tensor(operand(shape, seed).data, shape);
+      const [x, w, g] = [make([M, K], 1), make([4, N, K], 2), make([M, N], 3)];
+      const grouped = vjp(() => [groupedMatmul(x, w, starts)], [x, w]);
+      const apart = vjp(() => {
+        const parts = [0, 2, 3].map((e) => {
+          const [start, end] = [offsets[e]!, offsets[e + 1]!];
+          const rows = slice(x, { axis: 0, start, end });
+          return matmul(rows, slice(w, { axis: 0, start: e, end: e + 1 }).reshape([N, K]), {
+            transposeB: true,
+          });
+        });
+        return [concat([...parts, gpu.zeros([M - offsets[4]!, N])])];
+      }, [x, w]);
+      const expected = [...apart.outputs, ...apart.pullback([g])];
+      for (const [i, own] of [...grouped.outputs, ...grouped.pullback([g])].entries())
+        await expectClose(own, await expected[i]!.read());
     });
 
     it("refuses what does not fit", () => {

@@ -6,7 +6,7 @@ import type { Tensor } from "../../tensor.js";
 import { checkConfig, expectShape, showShape } from "../../validate.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
-import { hasFixedSubgroups } from "./matmul.js";
+import { chooseRows, hasFixedSubgroups } from "./matmul.js";
 import {
   matmulBindings,
   matmulParams,
@@ -55,16 +55,17 @@ function run(p: GroupedProduct): Tensor {
   const even = (n: number): boolean => n % 4 === 0 && n > 0;
   const lanes = hasFixedSubgroups(gpu) ? gpu.features.subgroupMinSize : 0;
   const byRows = grouping === "rows";
-  // Twelve rows a subgroup amortise loads of b best; the last tile of each group is partly idle.
-  const rows = (byRows ? M / groups >= 64 : M >= 512) ? 12 : 8;
+  const [vecA, vecB] = [even(transposeA ? M : K), even(transposeB ? K : N)];
+  // The last tile of each group of rows is partly idle.
+  const rows = chooseRows(byRows ? M / groups : M, M * N * K, vecA && vecB);
   const variant: MatmulVariant = {
     transposeA,
     transposeB,
     a: a.dtype,
     b: b.dtype,
     out: out.dtype,
-    vecA: even(transposeA ? M : K),
-    vecB: even(transposeB ? K : N),
+    vecA,
+    vecB,
     vecOut: even(N),
     bias: bias?.dtype,
     residual: undefined,

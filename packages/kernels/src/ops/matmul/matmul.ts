@@ -157,7 +157,7 @@ function batchLayout(
 const LARGE = 2 ** 27;
 
 /** Rows per subgroup: sixteen amortise loads of b best; eight waste less of small products and compile in half the time. */
-const chooseRows = (M: number, work: number, vec: boolean): number =>
+export const chooseRows = (M: number, work: number, vec: boolean): number =>
   vec && M >= 64 && work >= LARGE ? 16 : 8;
 
 export function hasFixedSubgroups(gpu: Gpu): boolean {
