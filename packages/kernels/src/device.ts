@@ -1,5 +1,6 @@
-import { provideGpu, adapterAdvice } from "#gpu";
+import { adapterAdvice, compileThreads, provideGpu } from "#gpu";
 import { guardSingleCopy } from "./abi.js";
+import { CompileLanes } from "./compile_lanes.js";
 import { AdapterNotFoundError } from "./errors.js";
 import { Gpu } from "./gpu.js";
 import type { AdapterDescription, GpuFeatures } from "./kernel.js";
@@ -103,7 +104,10 @@ export async function openDevice(options: OpenDeviceOptions = {}): Promise<Gpu> 
       `${description.name} renders on the CPU; expect a small part of a GPU's speed. Install a GPU driver if this machine has a GPU`,
     );
   }
+  const threads = description.software && !options.device && !options.adapter ? compileThreads() : 1;
+  const open = async (): Promise<GPUDevice> => (await requestDevice(options)).device;
   return new Gpu(device, description, features, {
+    lanes: threads > 1 ? new CompileLanes(device, threads, open) : undefined,
     memoryBudget: options.memoryBudget ?? Infinity,
     poolLimit: options.poolLimit ?? 256 * 1024 * 1024,
     fillWithNaN: options.fillWithNaN ?? false,

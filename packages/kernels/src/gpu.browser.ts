@@ -16,3 +16,6 @@ export function adapterAdvice(): string {
 export function awaitOnCpu<T>(promise: Promise<T>): Promise<T> {
   return promise;
 }
+
+/** Devices that compile shaders at once; the browser's own process compiles side by side by itself. */
+export const compileThreads = (): number => 1;

@@ -1,3 +1,5 @@
+import { availableParallelism } from "node:os";
+
 let dawn: Promise<GPU> | undefined;
 
 async function loadDawn(): Promise<GPU> {
@@ -45,6 +47,9 @@ export function adapterAdvice(): string {
       return `there is no WebGPU adapter for ${process.platform}`;
   }
 }
+
+/** Devices that compile shaders at once on a software adapter. */
+export const compileThreads = (): number => Math.min(8, availableParallelism());
 
 const sleeper = new Int32Array(new SharedArrayBuffer(4));
 let waits = 0;

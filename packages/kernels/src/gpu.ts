@@ -1,5 +1,6 @@
 import { awaitOnCpu } from "#gpu";
 import { COPY, type LoadedCopy } from "./abi.js";
+import type { CompileLanes } from "./compile_lanes.js";
 import { BufferUsage, MAP_MODE_READ } from "./constants.js";
 import { BYTES_PER_ELEMENT, checkDType, encode, type DType } from "./dtype.js";
 import { ConfigError, DeviceLostError, KernelsError, OutOfMemoryError, ShapeError } from "./errors.js";
@@ -24,6 +25,7 @@ export interface GpuOptions {
   readonly memoryBudget: number;
   readonly poolLimit: number;
   readonly fillWithNaN: boolean;
+  readonly lanes?: CompileLanes | undefined;
 }
 
 /** Time that a kernel took in `gpu.profile`. */
@@ -81,7 +83,7 @@ export class Gpu {
     this.limits = device.limits;
     this.#environment = { features, limits: device.limits, info };
     this.#queue = new CommandQueue(device, () => this.#loss);
-    this.#pipelines = new PipelineCache(device, this.#environment);
+    this.#pipelines = new PipelineCache(device, this.#environment, options.lanes);
     this.#pool = new BufferPool(device, {
       poolLimit: options.poolLimit,
       budget: options.memoryBudget,

@@ -1,3 +1,4 @@
+import type { CompileLanes } from "./compile_lanes.js";
 import { SHADER_STAGE_COMPUTE } from "./constants.js";
 import { ConfigError, GpuValidationError } from "./errors.js";
 import {
@@ -43,12 +44,14 @@ interface Variants {
 export class PipelineCache {
   readonly #device: GPUDevice;
   readonly #environment: KernelEnvironment;
+  readonly #lanes: CompileLanes | undefined;
   readonly #entries: Map<unknown, Variants> = new Map<unknown, Variants>();
   readonly #pending: Set<PipelineEntry> = new Set<PipelineEntry>();
   #count = 0;
 
-  constructor(device: GPUDevice, environment: KernelEnvironment) {
+  constructor(device: GPUDevice, environment: KernelEnvironment, lanes?: CompileLanes) {
     this.#device = device;
+    this.#lanes = lanes;
     this.#environment = environment;
   }
 
@@ -112,9 +115,12 @@ export class PipelineCache {
       compute: { module, entryPoint: "main" },
     });
     const refused = device.popErrorScope();
+    const touched = this.#lanes?.compile({ label, code: text, entries, layout, pipeline: compiled });
     const settle = async (): Promise<void> => {
       try {
-        entry.pipeline = await compiled;
+        const pipeline = await compiled;
+        await touched;
+        entry.pipeline = pipeline;
         await refused;
       } catch (cause) {
         const info = await module.getCompilationInfo().catch(() => undefined);

@@ -1,6 +1,7 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
 import {
+  cell,
   accumulate,
   barrier,
   bases,
@@ -92,17 +93,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     if (lane < ${ROWS}u) {
       ${scorePass(v)}
       var high = top;
-      for (var t = 0u; t < used; t++) {
-        let s = tile[lane * ${L}u + t];
-        high = max(high, max(max(s.x, s.y), max(s.z, s.w)));
-      }
+      for (var c = 0u; c < 4u * used; c++) { high = max(high, ${cell(v, "tile")}); }
       alpha = exp(top - high);
       total *= alpha;
-      for (var t = 0u; t < used; t++) {
-        let s = tile[lane * ${L}u + t];
-        let p = select(exp(s - high), vec4f(), s <= vec4f(${LOW}));
-        total += (p.x + p.y) + (p.z + p.w);
-        tile[lane * ${L}u + t] = p;
+      for (var c = 0u; c < 4u * used; c++) {
+        let s = ${cell(v, "tile")};
+        let p = select(exp(s - high), 0.0, s <= ${LOW});
+        total += p;
+        ${cell(v, "tile")} = p;
       }
       top = high;
     }
