@@ -97,6 +97,32 @@ describe("models of the Llama, Mistral, Mixtral and Qwen families", () => {
     model.dispose();
   });
 
+  it("thousands of decoded tokens leave live and pooled bytes, buffers and bind groups as they were", async () => {
+    const { gpu } = device;
+    const { model } = await loadCheckpoint(gpu, `${repository}tooling/fixtures/models/mistral`);
+    const seen: string[] = [];
+    let tokens = 0;
+    const out = await generate(model, [1, 2, 3], {
+      maxNewTokens: 2500,
+      temperature: 0.8,
+      topK: 20,
+      repetitionPenalty: 1.1,
+      ignoreEos: true,
+      // Asked between tokens.
+      cancelled: () => {
+        if (++tokens % 100 === 0) {
+          const { bindGroups, pipelines } = gpu.counters();
+          seen.push(JSON.stringify([gpu.memory(), bindGroups, pipelines]));
+        }
+        return false;
+      },
+    });
+    expect(out.ids).toHaveLength(2500);
+    expect(seen.length).toBeGreaterThan(20);
+    expect(new Set(seen).size).toBe(1);
+    model.dispose();
+  });
+
   it("a window's cache is a ring: text far past it stays that of a full cache", async () => {
     const { gpu } = device;
     const folder = `${repository}tooling/fixtures/models/mistral`;
