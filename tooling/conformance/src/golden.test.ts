@@ -1,19 +1,14 @@
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import type { Gpu } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import { goldenFiles, runFile } from "./run.js";
 
 const directory = fileURLToPath(new URL("../../fixtures/golden", import.meta.url));
 const files = await goldenFiles(directory);
 
-describe("golden cases", () => {
-  const device = useGpu();
-
-  it("are there", () => {
-    expect(files.length).toBeGreaterThan(50);
-  });
-
-  for (const { area, path } of files)
+const check = (device: { readonly gpu: Gpu }, of: typeof files): void => {
+  for (const { area, path } of of)
     it(`${area}/${path.split("/").at(-1)!.replace(".safetensors", "")}: outputs and gradients of every case`, async () => {
       let count = 0;
       for await (const report of runFile(device.gpu, area, path)) {
@@ -27,4 +22,25 @@ describe("golden cases", () => {
       }
       expect(count).toBeGreaterThan(0);
     });
+};
+
+describe("golden cases", () => {
+  it("are there", () => {
+    expect(files.length).toBeGreaterThan(50);
+  });
+
+  check(useGpu(), files);
+});
+
+describe("golden cases where a kernel binds no more tensors than WebGPU promises", () => {
+  const device = useGpu({ small: true });
+
+  it("is such a device", () => {
+    expect(device.gpu.limits.maxStorageBuffersPerShaderStage).toBe(8);
+  });
+
+  check(
+    device,
+    files.filter(({ area }) => area === "attention" || area === "positional"),
+  );
 });

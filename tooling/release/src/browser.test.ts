@@ -10,7 +10,7 @@ const reason = "no Chromium here: install Debian's `chromium`, or name one by CH
 
 /** Golden files for the browser: one or two of each area, or all of them with GOLDEN_IN_BROWSER=all (minutes). */
 const GOLDEN: Readonly<Record<string, readonly string[]>> = {
-  positional: ["rope.", "alibi."],
+  positional: ["rope.", "alibi.", "shaw_relative."],
   norm: ["rmsnorm.", "fused_add_norm."],
   attention: ["gqa."],
   ffn: ["glu_ffn.", "activation."],

@@ -5,11 +5,27 @@ import { openDevice, type Gpu, type OpenDeviceOptions } from "@x/kernels";
 
 export * from "@x/kernels/testing";
 
-/** A device whose fresh buffers are full of NaN, for the tests of one file. */
-export function useGpu(options: OpenDeviceOptions = {}): { readonly gpu: Gpu } {
+/** Kept: an adapter does not outlive it. */
+let dawn: GPU | undefined;
+
+/** A device with no more than the limits that WebGPU promises everywhere: a kernel binds at most 8 tensors. */
+async function openSmallDevice(options: OpenDeviceOptions): Promise<Gpu> {
+  const { create, globals } = await import("webgpu");
+  Object.assign(globalThis, globals);
+  dawn ??= create([]);
+  const adapter = await dawn.requestAdapter();
+  if (!adapter) throw new Error("there is no adapter");
+  const requiredFeatures = (["subgroups"] as const).filter((feature) => adapter.features.has(feature));
+  return openDevice({ ...options, device: await adapter.requestDevice({ requiredFeatures }) });
+}
+
+/** A device whose fresh buffers are full of NaN, for the tests of one file; `small`: of the least limits. */
+export function useGpu({ small = false, ...options }: OpenDeviceOptions & { small?: boolean } = {}): {
+  readonly gpu: Gpu;
+} {
   const holder: { gpu?: Gpu } = {};
   beforeAll(async () => {
-    holder.gpu = await openDevice({ fillWithNaN: true, ...options });
+    holder.gpu = await (small ? openSmallDevice : openDevice)({ fillWithNaN: true, ...options });
   });
   afterAll(() => {
     holder.gpu?.destroy();

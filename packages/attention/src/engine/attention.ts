@@ -21,6 +21,7 @@ import {
   type DeltaVariant,
 } from "./backward.wgsl.js";
 import { collectBindings, collectParams, collectText, type CollectVariant } from "./collect.wgsl.js";
+import { fold } from "./fold.js";
 import { flashForward, forwardBindings, forwardParams } from "./forward.wgsl.js";
 import type { AttentionOptions, AttentionResult } from "./options.js";
 import { problemOf } from "./problem.js";
@@ -78,18 +79,7 @@ const sinkGradient = elementwise("sinkGradient", ["sink", "lse", "delta"], (sink
 function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor[] {
   const { gpu } = q;
   const problem = problemOf(q, k, v, options);
-  const {
-    batch,
-    heads,
-    kvHeads,
-    queries,
-    keys,
-    valueDim,
-    variant,
-    params,
-    bindings: base,
-    relatives,
-  } = problem;
+  const { batch, heads, kvHeads, queries, keys, valueDim, variant, params, extras, relatives } = problem;
   const o_stride = params["o_stride"]!;
   const { bias, sinks, weightSums } = options;
   const rowGroups = Math.ceil((queries * (heads / kvHeads)) / ROWS);
@@ -100,8 +90,9 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     return { lines, workgroups: grid1d(Math.ceil(lines / 64)) };
   };
 
+  const limit = gpu.limits.maxStorageBuffersPerShaderStage;
   // The last are constants: listed, so that they live until the backward has run.
-  const inputs = [q, k, v, bias, sinks, ...relatives.map((r) => r.modifier.tensor), ...Object.values(base)];
+  const inputs = [q, k, v, bias, sinks, ...relatives.map((r) => r.modifier.tensor), ...Object.values(extras)];
   // A gradient's forward stays whole, and so do sums of weights; the lists of a pattern leave few keys.
   const parts =
     isTracked(inputs) || weightSums || variant.lists
@@ -120,10 +111,15 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
       const lse = gpu.empty([batch, heads, queries]);
       if (rows === 0) return { outputs: [out, lse] };
       const forward = (into: { out: Tensor; lse: Tensor }): void => {
+        const own = fold(
+          { ...variant, out: into.out.dtype },
+          { ...extras, ...(sinks ? { sinks } : {}) },
+          limit - 5,
+        );
         gpu.run(forwardKernel, {
-          variant: { ...variant, out: into.out.dtype },
-          bindings: { ...base, ...(sinks ? { sinks } : {}), ...into },
-          params: { ...params, parts, rows },
+          variant: own.variant,
+          bindings: { q, k, v, ...own.bindings, ...into },
+          params: { ...params, ...own.params, parts, rows },
           workgroups: [rowGroups, kvHeads, batch * parts],
         });
       };
@@ -143,10 +139,11 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
       if (!sumsTable || !weightSums) return { outputs: [out, lse] };
       const sum = gpu.zeros([batch, heads, queries, weightSums.rows]);
       const { lines, workgroups } = line("row");
+      const own = fold(variant, { ...extras, lse }, limit - 4);
       gpu.run(collectKernel, {
-        variant: { ...variant, collect: "weights", line: "row", after: variant.terms.length },
-        bindings: { ...base, lse, line_index: sumsTable.tensor, sum },
-        params: { ...params, line_rows: weightSums.rows, line_min: sumsTable.min, lines },
+        variant: { ...own.variant, collect: "weights", line: "row", after: variant.terms.length },
+        bindings: { q, k, ...own.bindings, line_index: sumsTable.tensor, sum },
+        params: { ...params, ...own.params, line_rows: weightSums.rows, line_min: sumsTable.min, lines },
         workgroups,
       });
       return { outputs: [out, lse, sum] };
@@ -155,7 +152,6 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
       const [out, lse, sums] = outputs as [Tensor, Tensor, Tensor | undefined];
       const dout = grads[0] ?? gpu.zeros(out.shape, out.dtype);
       const [dlse, dsums] = [grads[1], grads[2]];
-      const own: FlashVariant = { ...variant, weightSums: dsums !== undefined };
       const delta = gpu.empty([batch, heads, queries]);
       gpu.run(deltaKernel, {
         variant: { out: out.dtype, sums: dsums !== undefined, lse: dlse !== undefined },
@@ -177,18 +173,24 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
         workgroups: grid1d(Math.ceil(rows / 64)),
       });
       const sumsBindings = dsums && sumsTable ? { sums_grad: dsums, sums_index: sumsTable.tensor } : {};
+      const own = fold(
+        { ...variant, weightSums: dsums !== undefined },
+        { ...extras, lse, delta, ...sumsBindings },
+        limit - 6,
+      );
       const allParams = {
         ...params,
+        ...own.params,
         ...(dsums && sumsTable ? { sums_rows: weightSums?.rows ?? 0, sums_min: sumsTable.min } : {}),
       };
-      const bindings = { ...base, dout, lse, delta, ...sumsBindings };
+      const bindings = { q, k, v, dout, ...own.bindings };
       let dq: Tensor | undefined;
       let dk: Tensor | undefined;
       let dv: Tensor | undefined;
       if (needs[0]) {
         dq = gpu.empty(q.shape, q.dtype);
         gpu.run(queryKernel, {
-          variant: own,
+          variant: own.variant,
           bindings: { ...bindings, dq },
           params: allParams,
           workgroups: [rowGroups, kvHeads, batch],
@@ -198,7 +200,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
         dk = gpu.empty(k.shape, k.dtype);
         dv = gpu.empty(v.shape, v.dtype);
         gpu.run(keyKernel, {
-          variant: own,
+          variant: own.variant,
           bindings: { ...bindings, dk, dv },
           params: allParams,
           workgroups: [Math.ceil(keys / ROWS), kvHeads, batch],
@@ -213,7 +215,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
         const sum = gpu.zeros(shape);
         const { lines, workgroups } = line(kind);
         gpu.run(collectKernel, {
-          variant: { ...own, collect: "scores", line: kind, after },
+          variant: { ...own.variant, collect: "scores", line: kind, after },
           bindings: { ...bindings, ...(index ? { line_index: index.tensor } : {}), sum },
           params: { ...allParams, line_rows: shape.at(-1)!, line_min: index?.min ?? 0, lines },
           workgroups,

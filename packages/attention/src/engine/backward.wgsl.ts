@@ -1,4 +1,5 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
+import { float, foldedBindings, int } from "./fold.js";
 import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
 import {
   accumulate,
@@ -44,11 +45,11 @@ ${loader("v", v.vecV, "params.value_dim")}
 ${loader("dout", v.vecV, "params.value_dim")}
 // dp of one weight, with the cotangent of the weights' sums by distance.
 fn weight_gradient(dp: f32, b: u32, h: u32, row: u32, at: vec2i) -> f32 {
-  ${v.weightSums ? "return dp + sums_grad[((b * params.heads + h) * params.queries + row) * params.sums_rows + u32(sums_index[at.x - at.y - params.sums_min])];" : "return dp;"}
+  ${v.weightSums ? `return dp + ${float(v, "sums_grad", `((b * params.heads + h) * params.queries + row) * params.sums_rows + u32(${int(v, "sums_index", "at.x - at.y - params.sums_min")})`)};` : "return dp;"}
 }`;
 
 export function queryBackwardBindings(v: FlashVariant): Record<string, BindingSpec> {
-  return { ...backwardInputs(v), dq: bind("write", element(v.q, v.vecQK)) };
+  return { ...foldedBindings(v, backwardInputs(v)), dq: bind("write", element(v.q, v.vecQK)) };
 }
 
 /** Raw scores of the tile, scaled, and the products dp of the output's cotangent with the values, in their tiles. */
@@ -88,8 +89,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let h = head_of(own, kv_head);
   let x_base = q_base(b, h, row);
   let g_base = o_base(b, h, row);
-  let own_lse = lse[(b * params.heads + h) * params.queries + row];
-  let own_delta = delta[(b * params.heads + h) * params.queries + row];
+  let own_lse = ${float(v, "lse", "(b * params.heads + h) * params.queries + row")};
+  let own_delta = ${float(v, "delta", "(b * params.heads + h) * params.queries + row")};
   ${declare("dq_", v.piecesQK)}
   ${tilesOfKeys(
     v,
@@ -131,7 +132,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
 export function keyBackwardBindings(v: FlashVariant): Record<string, BindingSpec> {
   return {
-    ...backwardInputs(v),
+    ...foldedBindings(v, backwardInputs(v)),
     dk: bind("write", element(v.k, v.vecQK)),
     dv: bind("write", element(v.v, v.vecV)),
   };
@@ -185,8 +186,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         if (c0 + c < all_rows && ${seenIn(v)}) {
           let y = score(${cell(v, "tile")}, b, h, row, col, at);
           let at_row = (b * params.heads + h) * params.queries + row;
-          p = exp(y.x - lse[at_row]);
-          ds = p * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - delta[at_row]) * y.y;
+          p = exp(y.x - ${float(v, "lse", "at_row")});
+          ds = p * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - ${float(v, "delta", "at_row")}) * y.y;
         }
         ${cell(v, "tile")} = p;
         ${cell(v, "tile_dp")} = ds;

@@ -1,5 +1,6 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { backwardInputs, backwardLoaders } from "./backward.wgsl.js";
+import { float, foldedBindings } from "./fold.js";
 import { scoreFunctions } from "./scores.wgsl.js";
 import { bases, bind, flashParams, loader, type FlashVariant } from "./tile.wgsl.js";
 
@@ -19,16 +20,12 @@ export interface CollectVariant extends FlashVariant {
 }
 
 export function collectBindings(v: CollectVariant): Record<string, BindingSpec> {
-  const { dout, delta, sums_grad, sums_index, ...forward } = backwardInputs(v);
+  const { v: values, dout, delta, ...forward } = backwardInputs(v);
   return {
-    ...forward,
-    ...(v.collect === "scores"
-      ? {
-          dout: dout!,
-          delta: delta!,
-          ...(v.weightSums ? { sums_grad: sums_grad!, sums_index: sums_index! } : {}),
-        }
-      : {}),
+    ...foldedBindings(
+      v,
+      v.collect === "scores" ? { ...forward, v: values!, dout: dout!, delta: delta! } : forward,
+    ),
     ...(v.line === "dense" ? {} : { line_index: bind("read", "i32") }),
     sum: "read_write f32",
   };
@@ -70,14 +67,14 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     for (var d = 0u; d < params.head_dim; d += 4u) { raw += dot(q4(x, d), k4(y, d)); }
     let s = score(raw * params.scale, b, h, row, col, at);
     let at_row = (b * params.heads + h) * params.queries + row;
-    var value = exp(s.x - lse[at_row]);
+    var value = exp(s.x - ${float(v, "lse", "at_row")});
     ${
       scores
         ? `let g = o_base(b, h, row);
     let z = v_base(b, kv_head, col);
     var dp = 0.0;
     for (var d = 0u; d < params.value_dim; d += 4u) { dp += dot(dout4(g, d), v4(z, d)); }
-    value *= (weight_gradient(dp, b, h, row, at) - delta[at_row]) * s.y;`
+    value *= (weight_gradient(dp, b, h, row, at) - ${float(v, "delta", "at_row")}) * s.y;`
         : ""
     }
     ${v.line === "dense" ? "sum[line * params.keys + col] = value;" : "sum[line * params.line_rows + u32(line_index[at.x - at.y - params.line_min])] += value;"}

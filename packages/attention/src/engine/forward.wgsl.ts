@@ -1,4 +1,5 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
+import { float, foldedBindings } from "./fold.js";
 import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
 import {
   cell,
@@ -34,8 +35,10 @@ export function forwardBindings(v: FlashVariant): Record<string, BindingSpec> {
     q: bind("read", element(v.q, v.vecQK)),
     k: bind("read", element(v.k, v.vecQK)),
     v: bind("read", element(v.v, v.vecV)),
-    ...scoreBindings(v),
-    ...(v.sinks ? { sinks: bind("read", "f32") } : {}),
+    ...foldedBindings(v, {
+      ...scoreBindings(v),
+      ...(v.sinks ? { sinks: bind("read", "f32") } : {}),
+    }),
     out: bind("write", element(v.out, v.vecV)),
     lse: bind("write", "f32"),
   };
@@ -120,7 +123,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     v.sinks
       ? `var shrink = 1.0;
   if (part == 0u) {
-    let sink = sinks[h];
+    let sink = ${float(v, "sinks", "h")};
     let high = max(top, sink);
     shrink = exp(top - high);
     total = total * shrink + exp(sink - high);

@@ -1,4 +1,5 @@
-import type { Pattern } from "../patterns/pattern.js";
+import { buildRule } from "../patterns/build.js";
+import type { PatternConfig } from "../patterns/config.js";
 import { ruleText } from "../patterns/rule.wgsl.js";
 import {
   bestStride,
@@ -42,7 +43,7 @@ const KEPT = 64;
 const plans = new Map<string, Plan>();
 
 /** The plan of a pattern, made once for each shape; the latest are kept, on the host. */
-export function planFor(pattern: Pattern, shape: PlanShape): Plan {
+export function planFor(pattern: PatternConfig, shape: PlanShape): Plan {
   const name = JSON.stringify([pattern, shape]);
   const plan = plans.get(name) ?? makePlan(pattern, shape);
   plans.delete(name);
@@ -54,9 +55,9 @@ export function planFor(pattern: Pattern, shape: PlanShape): Plan {
   return plan;
 }
 
-function makePlan(pattern: Pattern, shape: PlanShape): Plan {
+function makePlan(pattern: PatternConfig, shape: PlanShape): Plan {
   const { heads, kvHeads, queries, keys, offset, rows, columns, positions } = shape;
-  const rule = pattern.rule(heads, keys);
+  const rule = buildRule(pattern, { heads, keys });
   const text = ruleText(rule, {
     heads,
     rows: positions ? { first: 0, last: keys - 1 } : { first: offset, last: offset + queries - 1 },

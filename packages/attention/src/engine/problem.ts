@@ -9,7 +9,8 @@ import {
   type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
-import { pattern, windowOf } from "../patterns/pattern.js";
+import { checkPattern } from "../patterns/config.js";
+import { configOf, windowOf } from "../patterns/pattern.js";
 import { OPTIONS, softcapModifier, type AttentionLayout, type AttentionOptions } from "./options.js";
 import { planFor, type Plan, type PlanShape } from "./plan.js";
 import type { ScoreTerm } from "./scores.wgsl.js";
@@ -72,15 +73,16 @@ interface Visible {
 /** The masks of the options: a pattern that is a window joins the window; others bring a plan that holds all. */
 function visible(options: AttentionOptions, shape: PlanShape): Visible {
   const { causal = false, window, pattern: given } = options;
+  const sides = { kind: "slidingWindow", ...window, causal } as const;
+  checkPattern(sides);
   if (given === undefined) return { causal, window };
   if ("wgsl" in given) return { causal, window, rule: given.wgsl };
-  const both = pattern(given).and(
-    { kind: "slidingWindow", ...window },
-    ...(causal ? [{ kind: "causal" } as const] : []),
-  );
+  const own = configOf(given);
+  const both = { kind: "intersection", of: [own, sides] } as const;
+  checkPattern(both);
   const simple = windowOf(both);
   if (simple) return { causal: simple.causal, window: simple.window };
-  if (shape.positions) return { causal, window, plan: planFor(pattern(given), shape) };
+  if (shape.positions) return { causal, window, plan: planFor(own, shape) };
   return { causal: false, window: undefined, plan: planFor(both, shape) };
 }
 
@@ -101,8 +103,8 @@ export interface Problem {
   readonly valueDim: number;
   readonly variant: FlashVariant;
   readonly params: Readonly<Record<string, number | readonly number[]>>;
-  /** Tensors that every kernel binds. */
-  readonly bindings: Readonly<Record<string, Tensor>>;
+  /** What every kernel binds besides q, k and v. */
+  readonly extras: Readonly<Record<string, Tensor>>;
   readonly relatives: readonly RelativeTerm[];
   /** Bounds of query position - key position. */
   readonly distances: readonly [min: number, max: number];
@@ -169,7 +171,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     ? [positions.minDistance ?? 0, positions.maxDistance ?? 0]
     : [offset - (keys - 1), offset + queries - 1];
   const terms: ScoreTerm[] = [];
-  const extraBindings: Record<string, Tensor> = {};
+  const extras: Record<string, Tensor> = {};
   const extraParams: Record<string, number | readonly number[]> = {};
   const relatives: RelativeTerm[] = [];
   for (const modifier of modifiers) {
@@ -182,7 +184,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
             modifier.name,
             `slopes has shape ${showShape(modifier.slopes.shape)}; it must be [${heads}]`,
           );
-        extraBindings[`slopes${t}`] = modifier.slopes;
+        extras[`slopes${t}`] = modifier.slopes;
       }
       continue;
     }
@@ -204,8 +206,8 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     const table = index.table(gpu, ...distances);
     terms.push({ kind: "relative", axes });
     relatives.push({ term: t, modifier, table });
-    extraBindings[`term${t}`] = tensor;
-    extraBindings[`index${t}`] = table.tensor;
+    extras[`term${t}`] = tensor;
+    extras[`index${t}`] = table.tensor;
     extraParams[`min${t}`] = table.min;
     extraParams[`rows${t}`] = index.rows;
   }
@@ -213,17 +215,16 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   if (bias) {
     const t = terms.length;
     terms.push({ kind: "bias" });
-    extraBindings[`term${t}`] = bias;
+    extras[`term${t}`] = bias;
     extraParams[`stride${t}`] = broadcastStrides(who, "bias", bias, matrix);
   }
   if (mask) {
-    extraBindings["mask"] = mask;
+    extras["mask"] = mask;
     extraParams["mask_stride"] = broadcastStrides(who, "mask", mask, matrix);
   }
-  if (keyMask) extraBindings["key_mask"] = keyMask;
-  if (docs) extraBindings["docs"] = docs;
-  if (positions)
-    Object.assign(extraBindings, { query_positions: positions.query, key_positions: positions.key });
+  if (keyMask) extras["key_mask"] = keyMask;
+  if (docs) extras["docs"] = docs;
+  if (positions) Object.assign(extras, { query_positions: positions.query, key_positions: positions.key });
 
   const lanes = lanesFor(gpu);
   const columns = 4 * (lanes || 32);
@@ -237,7 +238,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     columns,
     positions: positions !== undefined,
   });
-  if (plan) extraBindings["pattern_data"] = gpu.tensor(plan.data, [plan.data.length], "i32");
+  if (plan) extras["ints"] = gpu.tensor(plan.data, [plan.data.length], "i32");
   const even = (...ns: readonly number[]): boolean => ns.every((n) => n % 4 === 0);
   const unlimited = 2 ** 30;
   const side = (n: number): number => (n < 0 ? unlimited : Math.min(n, unlimited));
@@ -265,6 +266,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     lists: plan?.lists ?? false,
     ordered: plan?.ordered ?? false,
     positions: positions !== undefined,
+    folded: [],
   };
   const outStride =
     layout === "bhsd"
@@ -297,7 +299,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     valueDim,
     variant,
     params,
-    bindings: { q, k, v, ...extraBindings },
+    extras,
     relatives,
     distances,
     keysOfTile: variant.window && !variant.positions ? windowKeys(window, causal, keys) : keys,

@@ -1,4 +1,5 @@
 import { derive, e, exprToWgsl, type BindingSpec, type Expr, type ParamType } from "@x/kernels";
+import { float, foldedParams, int } from "./fold.js";
 
 /** A term of the score as the shader sees it; tensors are bound under the term's number. */
 export type ScoreTerm =
@@ -16,14 +17,16 @@ export interface ScoreVariant {
   readonly docs: boolean;
   /** Text of `fn pattern(h: u32, i: i32, j: i32) -> bool`; i and j are positions. */
   readonly pattern: string | undefined;
-  /** Parameters `pattern_<n>` of that text; with any, or with lists, `pattern_data` is bound. */
+  /** Parameters `pattern_<n>` of that text; with any, or with lists, `ints` is bound. */
   readonly patternValues: number;
-  /** The kernels follow lists of tiles in `pattern_data`. */
+  /** The kernels follow lists of tiles in `ints`. */
   readonly lists: boolean;
-  /** Rows and columns stand in the order of tables in `pattern_data`. */
+  /** Rows and columns stand in the order of tables in `ints`. */
   readonly ordered: boolean;
   /** Positions come from buffers (caches) instead of row numbers. */
   readonly positions: boolean;
+  /** What is bound within `ints` and `floats` instead of by its name. */
+  readonly folded: readonly string[];
 }
 
 const read = (element: string): BindingSpec => `read ${element}`;
@@ -38,7 +41,7 @@ export function scoreBindings(v: ScoreVariant): Record<string, BindingSpec> {
   if (v.mask) out["mask"] = read("i32");
   if (v.keyMask) out["key_mask"] = read("i32");
   if (v.docs) out["docs"] = read("i32");
-  if (v.lists || v.patternValues > 0) out["pattern_data"] = read("i32");
+  if (v.lists || v.patternValues > 0) out["ints"] = read("i32");
   if (v.positions) {
     out["query_positions"] = read("i32");
     out["key_positions"] = read("i32");
@@ -47,7 +50,7 @@ export function scoreBindings(v: ScoreVariant): Record<string, BindingSpec> {
 }
 
 export function scoreParams(v: ScoreVariant): Record<string, ParamType> {
-  const out: Record<string, ParamType> = {};
+  const out = foldedParams(v);
   v.terms.forEach((term, t) => {
     if (term.kind === "relative") {
       out[`min${t}`] = "i32";
@@ -79,15 +82,16 @@ const relativeRow = (axes: "h" | "bhq" | "bhk"): string =>
  */
 export function scoreFunctions(v: ScoreVariant, since = -1): string {
   const conditions: string[] = [];
+  const document = (n: string): string => int(v, "docs", `b * params.keys + ${n}`);
   if (v.positions) conditions.push("at.y >= 0");
   if (v.causal) conditions.push("at.y <= at.x");
   if (v.window) conditions.push("at.x - at.y <= params.window_left", "at.y - at.x <= params.window_right");
-  if (v.mask) conditions.push("mask[dot(vec4u(b, h, row, col), params.mask_stride)] != 0");
-  if (v.keyMask) conditions.push("key_mask[b * params.keys + col] != 0");
+  if (v.mask) conditions.push(`${int(v, "mask", "dot(vec4u(b, h, row, col), params.mask_stride)")} != 0`);
+  if (v.keyMask) conditions.push(`${int(v, "key_mask", "b * params.keys + col")} != 0`);
   if (v.docs)
     conditions.push(
-      "docs[b * params.keys + col] >= 0",
-      "docs[b * params.keys + col] == docs[b * params.keys + min(row + u32(params.offset), params.keys - 1u)]",
+      `${document("col")} >= 0`,
+      `${document("col")} == ${document("min(row + u32(params.offset), params.keys - 1u)")}`,
     );
   if (v.pattern !== undefined) conditions.push("pattern(h, at.x, at.y)");
   const helpers = new Map<string, string>();
@@ -100,18 +104,18 @@ export function scoreFunctions(v: ScoreVariant, since = -1): string {
         const code = exprToWgsl([term.expr, slope], (name) => names[name] ?? name, "f32", `t${t}_`);
         for (const [name, text] of code.helpers) helpers.set(name, text);
         body.push(`let s${t} = value;`);
-        if (term.slopes) body.push(`let slope${t} = slopes${t}[h];`);
+        if (term.slopes) body.push(`let slope${t} = ${float(v, `slopes${t}`, "h")};`);
         body.push(...code.statements, `value = ${code.results[0]!};`);
         if (t > since) body.push(`rate *= ${code.results[1]!};`);
         break;
       }
       case "relative":
         body.push(
-          `value += term${t}[(${relativeRow(term.axes)}) * params.rows${t} + u32(index${t}[at.x - at.y - params.min${t}])];`,
+          `value += ${float(v, `term${t}`, `(${relativeRow(term.axes)}) * params.rows${t} + u32(${int(v, `index${t}`, `at.x - at.y - params.min${t}`)})`)};`,
         );
         break;
       case "bias":
-        body.push(`value += term${t}[dot(vec4u(b, h, row, col), params.stride${t})];`);
+        body.push(`value += ${float(v, `term${t}`, `dot(vec4u(b, h, row, col), params.stride${t})`)};`);
     }
   });
   return /* wgsl */ `
@@ -120,7 +124,7 @@ ${v.pattern === undefined ? "" : v.pattern}
 fn place(b: u32, row: u32, col: u32) -> vec2i {
   ${
     v.positions
-      ? "return vec2i(query_positions[b * params.queries + row], key_positions[b * params.keys + min(col, params.keys - 1u)]);"
+      ? `return vec2i(${int(v, "query_positions", "b * params.queries + row")}, ${int(v, "key_positions", "b * params.keys + min(col, params.keys - 1u)")});`
       : "return vec2i(i32(row) + params.offset, i32(col));"
   }
 }

@@ -110,8 +110,8 @@ fn head_of(r: u32, kv_head: u32) -> u32 { return kv_head * params.group + r % pa
 export const orders = (v: FlashVariant): string =>
   v.ordered
     ? /* wgsl */ `
-fn query_at(kv_head: u32, r: u32) -> u32 { return u32(pattern_data[params.query_order + i32(kv_head) * params.query_order_stride + i32(r / params.group)]); }
-fn key_at(kv_head: u32, c: u32) -> u32 { return u32(pattern_data[params.key_order + i32(kv_head) * params.key_order_stride + i32(c)]); }`
+fn query_at(kv_head: u32, r: u32) -> u32 { return u32(ints[params.query_order + i32(kv_head) * params.query_order_stride + i32(r / params.group)]); }
+fn key_at(kv_head: u32, c: u32) -> u32 { return u32(ints[params.key_order + i32(kv_head) * params.key_order_stride + i32(c)]); }`
     : /* wgsl */ `
 fn query_at(kv_head: u32, r: u32) -> u32 { return r / params.group; }
 fn key_at(kv_head: u32, c: u32) -> u32 { return c; }`;
@@ -250,10 +250,10 @@ function listed(v: FlashVariant, kind: "query" | "key", end: string, body: strin
   const columns = `${tileColumns(v)}u`;
   return /* wgsl */ `
   let visit_at = params.${kind}_visits + i32(kv_head) * params.${kind}_visits_stride + i32(group.x);
-  let visit_end = pattern_data[visit_at + 1];
-  for (var visit = pattern_data[visit_at]; visit < visit_end; visit += 2) {
-    let run = pattern_data[visit];
-    let run_end = u32(pattern_data[visit + 1]) * ${columns};
+  let visit_end = ints[visit_at + 1];
+  for (var visit = ints[visit_at]; visit < visit_end; visit += 2) {
+    let run = ints[visit];
+    let run_end = u32(ints[visit + 1]) * ${columns};
     let whole = (run & 1) != 0;
     for (var c0 = u32(run >> 1u) * ${columns}; c0 < run_end; c0 += ${columns}) {
     let used = min(${lanesOf(v)}u, (${end} - c0 + 3u) / 4u);

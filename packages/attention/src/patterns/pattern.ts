@@ -112,7 +112,7 @@ function filled(size: PatternSize): Required<PatternSize> {
   return { heads, queries, keys, queryOffset };
 }
 
-const configOf = (p: Pattern | PatternConfig): PatternConfig => (p instanceof Pattern ? p.config : p);
+export const configOf = (p: Pattern | PatternConfig): PatternConfig => ("config" in p ? p.config : p);
 
 function join(kind: "union" | "intersection", parts: readonly (Pattern | PatternConfig)[]): Pattern {
   const of = parts.map(configOf).flatMap((p) => (p.kind === kind && !isCausal(p) ? p.of : [p]));

@@ -2,7 +2,7 @@ import type { Int, Rule } from "./rule.js";
 
 /**
  * A rule as WGSL: an expression whose numbers are parameters (so that windows of other sizes share a pipeline) and
- * whose lists lie in `pattern_data`.
+ * whose lists lie in `ints`.
  */
 export interface RuleText {
   /** Text of `fn pattern(h: u32, i: i32, j: i32) -> bool` and what it calls. */
@@ -23,9 +23,9 @@ fn listed(at: i32, count: i32, x: i32) -> bool {
   var high = count;
   while (low < high) {
     let mid = (low + high) / 2;
-    if (pattern_data[at + mid] < x) { low = mid + 1; } else { high = mid; }
+    if (ints[at + mid] < x) { low = mid + 1; } else { high = mid; }
   }
-  return low < count && pattern_data[at + min(low, count - 1)] == x;
+  return low < count && ints[at + min(low, count - 1)] == x;
 }`;
 
 /** `rows`: the query positions that occur, for which lists are drawn. */
@@ -48,7 +48,7 @@ export function ruleText(
       case "const":
         return value(x.value);
       case "perHead":
-        return `pattern_data[${table(Int32Array.from(x.values))} + i32(h)]`;
+        return `ints[${table(Int32Array.from(x.values))} + i32(h)]`;
       case "sub":
         return `(${int(x.a)} - ${int(x.b)})`;
       case "div":
