@@ -105,7 +105,7 @@ const rotary = (gpu: Gpu): RotaryEmbedding => new RotaryEmbedding(gpu, { headDim
 function forwardLayer(x: Tensor, w: LayerTensors, rope: RotaryEmbedding): Tensor {
   const layout = "bshd";
   return decoderLayer(x, w, (q, k, v) =>
-    attention(rope.apply(q, { layout }), rope.apply(k, { layout }), v, { causal: true, layout }),
+    attention(...rope.applyQK(q, k, { layout }), v, { causal: true, layout }),
   );
 }
 
@@ -190,8 +190,9 @@ const PROGRAMS: Readonly<Record<Kind, Build>> = {
       for (const { cache, weights } of layers)
         x = decoderLayer(x, weights, (q, k, v) => {
           const rotation = { layout, positionIds: position, seqLen: DECODE.past + 1 } as const;
-          cache.append(rope.apply(k, rotation), v, position);
-          return attention(rope.apply(q, rotation), cache.keys, cache.values, {
+          const [turnedQ, turnedK] = rope.applyQK(q, k, rotation);
+          cache.append(turnedK, v, position);
+          return attention(turnedQ, cache.keys, cache.values, {
             causal: true,
             layout,
             positions: cache.positions(position),

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { checkOp, numbers, operand, product, relativeError, useGpu } from "../../test-support.js";
 import {
   matmul,
+  openDevice,
   linear,
   ShapeError,
   DTypeError,
@@ -307,6 +308,26 @@ describe("linear", () => {
     const fused = vjp(() => [linear(x, w, undefined, { activation: "silu" })], [x, w]).pullback([g]);
     const separate = vjp(() => [silu(linear(x, w))], [x, w]).pullback([g]);
     for (const i of [0, 1]) expect(await fused[i]?.read()).toEqual(await separate[i]?.read());
+  });
+
+  it("a few rows: with and without subgroups, more columns than a grid has workgroups for", async () => {
+    const gpus = [device.gpu, await openDevice({ features: { subgroups: false }, fillWithNaN: true })];
+    for (const gpu of gpus)
+      for (const [M, N, K] of [
+        [1, 1, 1],
+        [2, 70, 65],
+        [3, 33, 256],
+        [4, 130, 36],
+        // Above four times the workgroups along a side.
+        [1, 262_157, 5],
+      ] as const) {
+        const [x, w, b] = [numbers(M * K, 1), numbers(N * K, 2), numbers(N, 3)];
+        const y = gpu.scope(() => linear(gpu.tensor(x, [M, K]), gpu.tensor(w, [N, K]), gpu.tensor(b, [N])));
+        const sums = reference({ M, N, K, transposeB: true })(x, w).map((z, i) => z + b[i % N]!);
+        expect(relativeError(await y.read(), sums), `${M}, ${N}, ${K}`).toBeLessThan(3e-6);
+        y.dispose();
+      }
+    gpus[1]!.destroy();
   });
 
   it("refuses a width that is not the weight's", () => {

@@ -58,6 +58,7 @@ const vectorKernel: Kernel<MatmulVariant> = defineKernel({
   name: "matmulVector",
   bindings: matmulBindings,
   params: matmulParams,
+  subgroups: (v) => v.lanes > 0,
   wgsl: vectorMatmul,
 });
 const wideVectorKernel: Kernel<MatmulVariant> = defineKernel({
@@ -229,10 +230,13 @@ function runProduct(who: string, p: Product): Tensor {
         });
         break;
       }
+      // A subgroup makes 4 columns: where those are more workgroups than a grid's side holds, threads make 32.
+      const fits = Math.ceil(N / 4) <= gpu.limits.maxComputeWorkgroupsPerDimension;
+      const lanes = transposeB && fits && hasFixedSubgroups(gpu) ? gpu.features.subgroupMinSize : 0;
       gpu.run(vectorKernel, {
         ...call,
-        variant: { ...base, lanes: 0, rows },
-        workgroups: [Math.ceil(M / rows), Math.ceil(N / VECTOR_COLUMNS), count],
+        variant: { ...base, lanes, rows },
+        workgroups: [Math.ceil(M / rows), Math.ceil(N / (lanes > 0 ? 4 : VECTOR_COLUMNS)), count],
       });
       break;
     }

@@ -352,7 +352,8 @@ export const VECTOR_COLUMNS = 32;
 /**
  * A few rows times a matrix, where reading b is the cost: each element of b is read once and used for every row.
  * Stored [K, N]: 8 columns groups of 4 by 8 slices of k. Stored [N, K]: threads stride along k in vec4, each for
- * 4 outputs. Partial sums meet in workgroup memory in a fixed order.
+ * 4 outputs: the lanes of a subgroup, which add by themselves, or eight threads. Partial sums of threads meet in
+ * workgroup memory in a fixed order.
  */
 export function vectorMatmul(v: MatmulVariant): string {
   const R = v.rows;
@@ -360,14 +361,17 @@ export function vectorMatmul(v: MatmulVariant): string {
   const rowIndex = (i: number): string => `min(row0 + ${String(i)}u, params.M - 1u)`;
   const aIndex = (i: number, k: string): string =>
     v.transposeA ? `aBase + (${k}) * params.M + r${String(i)}` : `aBase + r${String(i)} * params.K + ${k}`;
+  const subgroup = v.transposeB && v.lanes > 0;
+  const width = subgroup ? v.lanes : 8;
   const column = v.transposeB
     ? /* wgsl */ `
-  // Thread t of a group of 8 takes every eighth vec4 of k for the 4 columns of its group.
-  let col = group.y * ${String(VECTOR_COLUMNS)}u + (thread / 8u) * 4u;
+  // Each thread of a group takes one vec4 of k in so many, for the 4 columns of the group.
+  let own = thread % ${String(width)}u;
+  let col = ${subgroup ? "group.y * 4u" : `group.y * ${String(VECTOR_COLUMNS)}u + (thread / 8u) * 4u`};
   ${seq(4)
     .map((j) => `let c${String(j)} = min(col + ${String(j)}u, params.N - 1u);`)
     .join("\n  ")}
-  for (var k = (thread % 8u) * 4u; k + 4u <= params.K; k += 32u) {
+  for (var k = own * 4u; k + 4u <= params.K; k += ${String(4 * width)}u) {
     ${seq(4)
       .map((j) =>
         v.vecB
@@ -389,7 +393,7 @@ export function vectorMatmul(v: MatmulVariant): string {
       })
       .join("\n    ")}
   }
-  if (thread % 8u == 0u) {
+  if (own == 0u) {
     for (var k = params.K / 4u * 4u; k < params.K; k++) {
       let w = vec4f(${seq(4)
         .map((j) => `b_at(bBase + c${String(j)} * params.K + k)`)
@@ -418,20 +422,14 @@ export function vectorMatmul(v: MatmulVariant): string {
     ${rows.map((i) => `acc${String(i)} += a_at(${aIndex(i, "k")}) * w;`).join("\n    ")}
   }
   let slot = (thread % 8u) * 8u + thread / 8u;`;
-  return /* wgsl */ `
-${batchOffsets(v)}
-${loads(v)}
-${storeFunction(v)}
-var<workgroup> partial: array<vec4f, ${String(64 * R)}>;
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-  let row0 = group.x * ${String(R)}u;
-  let aBase = batch_offset(group.z, params.strideA);
-  let bBase = batch_offset(group.z, params.strideB);
-  ${rows.map((i) => `let r${String(i)} = ${rowIndex(i)};`).join("\n  ")}
-  ${rows.map((i) => `var acc${String(i)} = vec4f();`).join("\n  ")}
-  ${column}
-  ${rows.map((i) => `partial[${String(64 * i)}u + slot] = acc${String(i)};`).join("\n  ")}
+  const meet = subgroup
+    ? rows
+        .map(
+          (i) =>
+            `{ let sum = subgroupAdd(acc${String(i)}); if (thread == 0u) { store(group.z, row0 + ${String(i)}u, col, 0u, sum); } }`,
+        )
+        .join("\n  ")
+    : /* wgsl */ `${rows.map((i) => `partial[${String(64 * i)}u + slot] = acc${String(i)};`).join("\n  ")}
   workgroupBarrier();
   // 8 column groups x rows sums of 8 partial vectors each.
   for (var t = thread; t < ${String(8 * R)}u; t += 64u) {
@@ -440,7 +438,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     var sum = vec4f();
     for (var i = 0u; i < 8u; i++) { sum += partial[first + i]; }
     store(group.z, row0 + row, group.y * ${String(VECTOR_COLUMNS)}u + (t % 8u) * 4u, 0u, sum);
-  }
+  }`;
+  return /* wgsl */ `
+${batchOffsets(v)}
+${loads(v)}
+${storeFunction(v)}
+${subgroup ? "" : `var<workgroup> partial: array<vec4f, ${String(64 * R)}>;`}
+@compute @workgroup_size(${String(subgroup ? v.lanes : VECTOR_THREADS)})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let row0 = group.x * ${String(R)}u;
+  let aBase = batch_offset(group.z, params.strideA);
+  let bBase = batch_offset(group.z, params.strideB);
+  ${rows.map((i) => `let r${String(i)} = ${rowIndex(i)};`).join("\n  ")}
+  ${rows.map((i) => `var acc${String(i)} = vec4f();`).join("\n  ")}
+  ${column}
+  ${meet}
 }`;
 }
 
