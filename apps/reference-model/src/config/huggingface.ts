@@ -17,27 +17,37 @@ const ACTIVATION_GLU: Readonly<Record<string, GluKind>> = {
 export const FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3"] as const;
 export type Family = (typeof FAMILIES)[number];
 
+/** What a key that is absent (not null) means in a family, where that is not "none" or the value below. */
+const FAMILY_DEFAULTS: Readonly<Record<Family, Readonly<Record<string, number>>>> = {
+  llama: {},
+  mistral: { sliding_window: 4096 },
+  mixtral: { rope_theta: 1e6, rms_norm_eps: 1e-5, num_local_experts: 8, num_experts_per_tok: 2 },
+  qwen2: { sliding_window: 4096, max_window_layers: 28 },
+  qwen3: { head_dim: 128, sliding_window: 4096, max_window_layers: 28 },
+};
+
 /**
  * A model's configuration from a Hugging Face `config.json` of the Llama, Mistral, Mixtral and Qwen families.
  *
  * @throws ConfigError naming the key, what it must be and what it is.
  */
 export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfig {
-  const source = expectObject(file, json);
+  const given = expectObject(file, json);
+  const family = new Fields(file, given).oneOf("model_type", FAMILIES);
+  const source = { ...FAMILY_DEFAULTS[family], ...given };
   const f = new Fields(file, source);
-  const family = f.oneOf("model_type", FAMILIES);
   const dim = f.integer("hidden_size");
   const numHeads = f.integer("num_attention_heads");
   const numKvHeads = f.integer("num_key_value_heads", numHeads);
   if (numHeads % numKvHeads !== 0)
     f.fail("num_key_value_heads", `is ${numKvHeads}; it must divide num_attention_heads, ${numHeads}`);
-  const given = f.optionalInteger("head_dim");
-  if (given === undefined && dim % numHeads !== 0)
+  const ownDim = f.optionalInteger("head_dim");
+  if (ownDim === undefined && dim % numHeads !== 0)
     f.fail(
       "hidden_size",
       `is ${dim}; without head_dim it must be a multiple of num_attention_heads, ${numHeads}`,
     );
-  const headDim = given ?? dim / numHeads;
+  const headDim = ownDim ?? dim / numHeads;
   const act = f.get("hidden_act") ?? f.get("hidden_activation") ?? "silu";
   const kind = typeof act === "string" ? ACTIVATION_GLU[act] : undefined;
   if (kind === undefined)
@@ -47,7 +57,7 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
     );
   const count = f.integer("num_hidden_layers", undefined, 1, MAX_LAYERS);
   const hiddenDim = f.integer("intermediate_size");
-  const eps = f.number("rms_norm_eps", family === "mixtral" ? 1e-5 : 1e-6);
+  const eps = f.number("rms_norm_eps", 1e-6);
   const qwen2 = family === "qwen2";
   const bias = f.flag("attention_bias", false);
   const window = f.optionalInteger("sliding_window");
@@ -74,7 +84,6 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
   const topK = moe ? f.integer("num_experts_per_tok") : 0;
   if (topK > numExperts)
     f.fail("num_experts_per_tok", `is ${topK}; it must not exceed num_local_experts, ${numExperts}`);
-  if (moe && kind !== "swiglu") f.fail("hidden_act", "must be silu for mixtral");
   const norm: ComponentSpec = { type: "rms", eps };
   const layers = Array.from({ length: count }, (_, i): LayerSpec => {
     const rope = ropeFromHuggingFace(
@@ -93,7 +102,7 @@ export function fromHuggingFace(json: unknown, file = "config.json"): ModelConfi
         ...(family === "qwen3" ? { qkNorm: { type: "rms", eps } } : {}),
       },
       ffn: moe
-        ? { type: "mixtral", hiddenDim, numExperts, topK }
+        ? { type: "mixtral", hiddenDim, numExperts, topK, gluKind: kind }
         : { type: "glu", kind, hiddenDim, bias: f.flag("mlp_bias", false) },
       norm,
       placement: "preLn",
