@@ -42,6 +42,12 @@ const applyKernel: Kernel<BatchNormVariant> = kernel("batchNorm", apply);
 const sumsKernel: Kernel<BatchNormVariant> = kernel("batchNormBackwardSums", sums);
 const backwardKernel: Kernel<BatchNormVariant> = kernel("batchNormBackward", backward);
 
+/** Rows cut into chunks of one size, about `wanted` of them. */
+function chunksOf(rows: number, wanted: number): { chunk: number; chunks: number } {
+  const chunk = Math.max(1, Math.ceil(rows / Math.max(wanted, 1)));
+  return { chunk, chunks: Math.max(1, Math.ceil(rows / chunk)) };
+}
+
 export interface BatchNormOptions {
   /** Statistics of the batch, or the running ones. */
   readonly training: boolean;
@@ -103,10 +109,11 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
   const { gpu } = x;
   const vec = dim % 4 === 0;
   const pieces = vec ? dim / 4 : dim;
-  // Enough invocations to fill a device, few enough chunks that merging them is little.
-  const most = Math.max(1, Math.min(Math.ceil(rows / 16), Math.ceil(16384 / Math.max(pieces, 1))));
-  const chunk = Math.max(1, Math.ceil(rows / most));
-  const chunks = Math.max(1, Math.ceil(rows / chunk));
+  // Enough invocations to fill a device, few enough chunks that merging them is little. Rows lie a page apart: on a
+  // CPU a chunk of more of them than 32 misses the cache of page addresses.
+  const wanted = gpu.info.software ? Math.ceil(rows / 32) : Math.ceil(16384 / Math.max(pieces, 1));
+  const merged = chunksOf(rows, Math.min(Math.ceil(rows / 16), wanted));
+  const alone = chunksOf(rows, Math.ceil(rows / 16));
   const variant: BatchNormVariant = {
     vec,
     mask: mask !== undefined,
@@ -116,20 +123,18 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
   };
   const run = (
     kernel: Kernel<BatchNormVariant>,
+    size: { rows: number; chunk: number; chunks: number },
     bindings: Record<string, Tensor | undefined>,
-    one = false,
   ): void => {
     const given = Object.fromEntries(Object.entries(bindings).filter(([, t]) => t !== undefined));
     gpu.run(kernel, {
       variant,
       bindings: given as Record<string, Tensor>,
-      // Merging takes one invocation a piece, over all chunks.
-      params: one
-        ? { rows: chunks, width: dim, chunk: chunks, chunks: 1, eps, momentum }
-        : { rows, width: dim, chunk, chunks, eps, momentum },
-      workgroups: grid1d(Math.ceil((pieces * (one ? 1 : chunks)) / 64)),
+      params: { ...size, width: dim, eps, momentum },
+      workgroups: grid1d(Math.ceil((pieces * size.chunks) / 64)),
     });
   };
+  const { chunks } = merged;
   const [out, nextMean, nextVar] = applyOp({
     name: who,
     inputs: [x, weight, bias, mask, runningMean, runningVar],
@@ -138,9 +143,11 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
       const parts = (): Tensor => gpu.empty([chunks, dim]);
       const [means, squares, counts] = training ? [parts(), parts(), gpu.empty([chunks])] : [];
       const next = training ? [gpu.empty([dim]), gpu.empty([dim])] : [];
-      if (training) run(statisticsKernel, { x, mask, means, squares, counts });
+      if (training) run(statisticsKernel, { rows, ...merged }, { x, mask, means, squares, counts });
       run(
         mergeKernel,
+        // One invocation a piece, over all chunks.
+        { rows: chunks, chunk: chunks, chunks: 1 },
         {
           means,
           squares,
@@ -151,10 +158,9 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
           next_mean: next[0],
           next_var: next[1],
         },
-        true,
       );
       const out = gpu.empty(x.shape);
-      run(applyKernel, { x, mask, stats, weight, bias, out });
+      run(applyKernel, { rows, ...alone }, { x, mask, stats, weight, bias, out });
       return { outputs: [out, ...next], saved: [stats] };
     },
     // The running statistics are constants of the gradient, before and after.
@@ -165,14 +171,18 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
       let totals: Tensor | undefined;
       if (training || needs[1] || needs[2]) {
         const partial = gpu.empty([2, chunks, dim]);
-        run(sumsKernel, { x, grad, mask, stats, partial });
+        run(sumsKernel, { rows, ...merged }, { x, grad, mask, stats, partial });
         totals = sumMiddle(partial, 2, chunks, dim);
       }
       const line = (at: number): Tensor => slice(totals!, { axis: 0, start: at, end: at + 1 }).reshape([dim]);
       let dx: Tensor | undefined;
       if (needs[0]) {
         dx = gpu.empty(x.shape);
-        run(backwardKernel, { ...(training ? { x, totals } : {}), grad, mask, stats, weight, dx });
+        run(
+          backwardKernel,
+          { rows, ...alone },
+          { ...(training ? { x, totals } : {}), grad, mask, stats, weight, dx },
+        );
       }
       return [dx, weight && needs[1] ? line(0) : undefined, bias && needs[2] ? line(1) : undefined];
     },

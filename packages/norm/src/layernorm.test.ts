@@ -40,12 +40,26 @@ eachForm("layerNorm", (device) => {
     }
   });
 
-  it("keeps its figures under a mean a thousand times the spread", async () => {
-    const x = rowsOf([3, 256], (i) => 1000 + Math.sin(i * i));
-    const y = layerNorm(upload(device.gpu, x));
-    expect(relativeError(await y.read(), layerNormReference({ dim: 256, eps: 1e-5 }, x.data))).toBeLessThan(
-      1e-4,
+  it("keeps its figures under a mean ten thousand times the spread", { timeout: 300_000 }, async () => {
+    for (const dim of [7, 256, 1030]) {
+      const x = rowsOf([3, dim], (i) => 10_000 + Math.sin(i * i));
+      const y = layerNorm(upload(device.gpu, x));
+      const expected = layerNormReference({ dim, eps: 1e-5 }, x.data);
+      expect(relativeError(await y.read(), expected), String(dim)).toBeLessThan(3e-6);
+    }
+    await checkOp(
+      device.gpu,
+      (x, w) => layerNorm(x, w),
+      (x, w) => layerNormReference({ dim: 24, eps: 1e-5 }, x, w),
+      [rowsOf([11, 24], (i) => Math.sin(i * i) - 3000), operand([24], 2)],
     );
+  });
+
+  it("keeps its figures where a row starts with an element far from all others", async () => {
+    const x = rowsOf([9, 1024], (i) => (i % 1024 === 0 ? 5000 : Math.sin(i * i)));
+    const y = layerNorm(upload(device.gpu, x));
+    const expected = layerNormReference({ dim: 1024, eps: 1e-5 }, x.data);
+    expect(relativeError(await y.read(), expected)).toBeLessThan(3e-6);
   });
 
   it("does not see an offset or a factor of its input", async () => {

@@ -6,7 +6,6 @@ import {
   expectNumber,
   grid1d,
   mul,
-  rowLanes,
   rowVariant,
   ShapeError,
   showShape,
@@ -14,9 +13,11 @@ import {
   sumMiddle,
   type Gpu,
   type Kernel,
+  type RowVariant,
   type Tensor,
 } from "@x/kernels";
 import {
+  batchOf,
   forwardBindings,
   rowNormForward,
   rowNormParams,
@@ -68,16 +69,17 @@ export interface RowNormResult {
   readonly residual: Tensor;
 }
 
-/** Four where a GPU compiles them; compilers of CPU adapters take long over unrolled loops. */
-function rowsAtOnce(gpu: Gpu, rows: number): 1 | 2 | 4 {
+/** Four where a GPU compiles them; on a CPU two where rows share loads of the weight: more is too much code for its cache. */
+function rowsAtOnce({ lanes }: RowVariant, gpu: Gpu, rows: number, shared: boolean): 1 | 2 | 4 {
   if (rows < 8) return 1;
-  return gpu.info.software ? (rowLanes(gpu) > 0 ? 2 : 1) : 4;
+  if (!gpu.info.software) return 4;
+  return lanes > 0 && shared ? 2 : 1;
 }
 
 /** Rows of a workgroup: enough groups to fill a device, few enough that their sums over rows stay small. */
-function rowsPerGroup(x: Tensor, rows: number, block: number, groups: number): number {
-  const wanted = x.gpu.info.software ? 64 : groups;
-  return Math.ceil(Math.ceil(rows / wanted) / block) * block;
+function rowsPerGroup(x: Tensor, rows: number, batch: number, groups: number): number {
+  const wanted = x.gpu.info.software ? 32 : groups;
+  return Math.ceil(Math.ceil(rows / wanted) / batch) * batch;
 }
 
 function check(spec: RowNormSpec, x: Tensor, width: number): void {
@@ -130,9 +132,10 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
   const { gpu } = x;
   const k = spec.k ?? width;
   const rows = x.size / width;
+  const form = rowVariant(x, width);
   const variant: RowNormVariant = {
-    ...rowVariant(x, width),
-    block: spec.block ?? rowsAtOnce(gpu, rows),
+    ...form,
+    block: spec.block ?? rowsAtOnce(form, gpu, rows, false),
     center,
     divisor,
     weight: weight?.dtype,
@@ -149,7 +152,8 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       const out = gpu.empty(x.shape, x.dtype);
       const stats = gpu.empty([rows, 2]);
       const total = residual ? gpu.empty(x.shape, x.dtype) : undefined;
-      const chunk = rowsPerGroup(x, rows, variant.block, 2048);
+      const batch = batchOf(variant);
+      const chunk = rowsPerGroup(x, rows, batch, 2048);
       gpu.run(forwardKernel, {
         variant,
         bindings: {
@@ -162,7 +166,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
           ...present("residual", residual),
           ...present("total", total),
         },
-        params: { ...params, chunk },
+        params: { ...params, batch, chunk },
         workgroups: grid1d(Math.ceil(rows / Math.max(chunk, 1))),
       });
       return { outputs: total ? [out, total] : [out], saved: [stats] };
@@ -179,23 +183,24 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
           undefined,
         ];
       }
-      const chunk = rowsPerGroup(x, rows, variant.block, 512);
-      const groups = Math.ceil(rows / Math.max(chunk, 1));
       const own: RowNormBackwardVariant = {
         ...variant,
+        block: spec.block ?? rowsAtOnce(form, gpu, rows, weight !== undefined),
         more: more !== undefined,
         dresidual: residual !== undefined && needs[3] === true && residualScale !== 1,
         dweight: weight !== undefined && needs[1] === true,
         dbias: bias !== undefined && needs[2] === true,
       };
-      // grid1d may give more groups than there are chunks; the sums have a row for each.
+      const batch = batchOf(own);
+      const chunk = rowsPerGroup(x, rows, batch, 512);
+      const groups = Math.ceil(rows / Math.max(chunk, 1));
+      // Few enough groups for a grid of one axis, so each has rows, and writes its line of the sums.
       const workgroups = grid1d(groups);
-      const lines = workgroups[0] * workgroups[1];
       const kinds = Number(own.dweight) + Number(own.dbias);
       const dx = gpu.empty(x.shape, x.dtype);
       const dresidual = own.dresidual ? gpu.empty(x.shape, x.dtype) : undefined;
-      const sums = kinds > 0 ? gpu.zeros([kinds, lines, width]) : undefined;
-      const dgain = gain ? gpu.zeros([lines]) : undefined;
+      const sums = kinds > 0 ? gpu.empty([kinds, groups, width]) : undefined;
+      const dgain = gain ? gpu.empty([groups]) : undefined;
       gpu.run(backwardKernel, {
         variant: own,
         bindings: {
@@ -210,10 +215,10 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
           ...present("dresidual", dresidual),
           ...present("sums", sums),
         },
-        params: { ...params, chunk },
+        params: { ...params, batch, chunk },
         workgroups,
       });
-      const folded = sums && sumMiddle(sums, kinds, lines, width);
+      const folded = sums && sumMiddle(sums, kinds, groups, width);
       const line = (at: number, like: Tensor): Tensor =>
         cast(slice(folded!, { axis: 0, start: at, end: at + 1 }).reshape([width]), like.dtype);
       return [
@@ -221,7 +226,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
         weight && own.dweight ? line(0, weight) : undefined,
         bias && own.dbias ? line(kinds - 1, bias) : undefined,
         needs[3] ? (dresidual ?? dx) : undefined,
-        gain && dgain && needs[4] ? sumMiddle(dgain, 1, lines, 1).reshape(gain.shape) : undefined,
+        gain && dgain && needs[4] ? sumMiddle(dgain, 1, groups, 1).reshape(gain.shape) : undefined,
       ];
     },
   });

@@ -1,7 +1,9 @@
 import { rowElement, type BindingSpec } from "@x/kernels";
 import {
   bind,
+  centred,
   divisor,
+  eachRow,
   inside,
   of,
   rowNormMain,
@@ -38,9 +40,39 @@ export function backwardBindings(v: RowNormBackwardVariant): Record<string, Bind
 const rate = (v: RowNormVariant): string =>
   ({
     inside: "1.0 / (f32(params.k) * r)",
-    outside: "select(S(0.0), 1.0 / (f32(params.k) * m), m > S(0.0))",
-    length: "select(S(0.0), 1.0 / m, m > S(params.eps))",
+    outside: "select(K(0.0), 1.0 / (f32(params.k) * m), m > K(0.0))",
+    length: "select(K(0.0), 1.0 / m, m > K(params.eps))",
   })[v.divisor];
+
+/** The numbers of a batch's rows that the forward left, each a K. */
+function saved(v: RowNormBackwardVariant): string {
+  const row = (r: string): string =>
+    v.center
+      ? `first(T(x[min(row + ${r}, stop - 1u) * pieces])), stats[min(row + ${r}, stop - 1u)]`
+      : `0.0, stats[min(row + ${r}, stop - 1u)]`;
+  if (v.lanes > 0)
+    return `let kept = vec3f(${row("lane")});
+    let base = kept.x;
+    let mean = kept.y;
+    let m = kept.z;`;
+  return `var base: K;
+    var mean: K;
+    var m: K;
+    for (var r = 0u; r < BLOCK; r++) {
+      let kept = vec3f(${row("r")});
+      ${of(v, "base")} = kept.x;
+      ${of(v, "mean")} = kept.y;
+      ${of(v, "m")} = kept.z;
+    }`;
+}
+
+/** What a block needs of them, by its own rows. */
+const blockNumbers = (v: RowNormBackwardVariant): string => `var bases: array<f32, BLOCK>;
+      var means: array<f32, BLOCK>;
+      for (var r = 0u; r < BLOCK; r++) {
+        bases[r] = ${v.lanes > 0 ? "subgroupShuffle(base, min(block + r, WIDTH - 1u))" : of(v, "base")};
+        means[r] = ${v.lanes > 0 ? "subgroupShuffle(mean, min(block + r, WIDTH - 1u))" : of(v, "mean")};
+      }`;
 
 /**
  * dx_i = (g_i - mean(g)) / r - x_i rate sum_j(g_j x_j) / r^2, with x centred and g the cotangent times the weight;
@@ -49,64 +81,56 @@ const rate = (v: RowNormVariant): string =>
 export function rowNormBackward(v: RowNormBackwardVariant): string {
   const weighted = v.weight === undefined ? "" : " * factor";
   const factor = v.weight === undefined ? "" : "let factor = T(weight[i]) + params.offset;";
-  const column = (name: string, slot: string): string => `{
-        let slot = ${slot} + chunk * pieces + i;
-        sums[slot] = select(sums[slot], T(0.0), row == start) + ${name};
-      }`;
+  const column = (name: string, place: string): string => `{
+          let slot = ${place} + chunk * pieces + i;
+          sums[slot] = select(sums[slot], T(0.0), row == start) + ${name};
+        }`;
   const second = v.dweight ? "groups.x * groups.y * pieces" : "0u";
+  const guard = (sum: string): string => (v.lanes > 0 ? sum : `select(T(0.0), ${sum}, row + r < stop)`);
   return /* wgsl */ `
 ${rowNormPrelude(v)}
-${rowNormMain(
-  v,
-  `var mean: S;
-    var m: S;
-    for (var r = 0u; r < BLOCK; r++) {
-      let s = stats[min(row + r, stop - 1u)];
-      ${of(v, "mean")} = s.x;
-      ${of(v, "m")} = s.y;
-    }
-    let r = ${divisor(v, "m").replace("max(m, params.eps)", "max(m, S(params.eps))")};
+${rowNormMain(v, {
+  group: v.gain ? "var total_gain = 0.0;" : "",
+  batch: `${saved(v)}
+    let r = ${divisor(v)};
     let inverse = 1.0 / r;
     let rate = ${rate(v)} * inverse * inverse;
-    ${v.gain ? "let factor = gain[0];" : ""}
-    var gx: array<T, BLOCK>;
-    ${v.center ? "var gs: array<T, BLOCK>;" : ""}
-    for (var r = 0u; r < BLOCK; r++) { gx[r] = T(0.0); ${v.center ? "gs[r] = T(0.0);" : ""} }
-    for (var i = lane; i < pieces; i += WIDTH) {
-      ${factor}
-      for (var r = 0u; r < BLOCK; r++) {
-        let g = T(grad[at[r] + i])${weighted};
-        gx[r] += g * (T(x[at[r] + i]) - ${of(v, "mean")});
-        ${v.center ? "gs[r] += g;" : ""}
+    ${v.gain ? "let factor = gain[0];" : ""}`,
+  numbers: v.center ? ["along", "level"] : ["along"],
+  block: /* wgsl */ `var gx: array<T, BLOCK>;
+      ${v.center ? "var gs: array<T, BLOCK>;" : ""}
+      ${v.center ? blockNumbers(v) : ""}
+      for (var r = 0u; r < BLOCK; r++) { gx[r] = T(0.0); ${v.center ? "gs[r] = T(0.0);" : ""} }
+      for (var i = lane; i < pieces; i += WIDTH) {
+        ${factor}
+        for (var r = 0u; r < BLOCK; r++) {
+          let g = T(grad[at[r] + i])${weighted};
+          gx[r] += g * ${v.center ? "(T(x[at[r] + i]) - bases[r] - means[r])" : "T(x[at[r] + i])"};
+          ${v.center ? "gs[r] += g;" : ""}
+        }
       }
-    }
-    let along = row_sum(fold_rows(gx), lane);
-    let slope = along * rate${v.gain ? " * factor" : ""};
-    let level = ${v.center ? "row_sum(fold_rows(gs), lane) / f32(params.width)" : "S(0.0)"};
-    ${
-      v.gain
-        ? `for (var r = 0u; r < BLOCK; r++) {
-      total_gain += select(0.0, ${of(v, "along")} * ${of(v, "inverse")}, row + r < stop);
-    }`
-        : ""
-    }
-    for (var i = lane; i < pieces; i += WIDTH) {
-      ${factor}
+      let along_sum = row_sum(fold_rows(gx), lane);
+      ${v.center ? "let level_sum = row_sum(fold_rows(gs), lane) / f32(params.width);" : ""}`,
+  derived: `let slope = along * rate${v.gain ? " * factor" : ""};
+    ${v.gain ? eachRow(v, (name) => `total_gain += ${name("along")} * ${name("inverse")};`) : ""}`,
+  before: `${factor}
       ${v.dweight ? "var dw = T(0.0);" : ""}
-      ${v.dbias ? "var db = T(0.0);" : ""}
-      for (var r = 0u; r < BLOCK; r++) {
-        let cot = T(grad[at[r] + i]);
-        let centred = T(x[at[r] + i]) - ${of(v, "mean")};
-        var d = (cot${v.gain ? " * factor" : weighted} - ${of(v, "level")}) * ${of(v, "inverse")} - ${inside(v)}centred * ${of(v, "slope")};
-        ${v.more ? "d += T(more[at[r] + i]);" : ""}
-        dx[at[r] + i] = E(d);
-        ${v.dresidual ? "dresidual[at[r] + i] = E(params.residual_scale * d);" : ""}
-        ${v.dweight ? `dw += select(T(0.0), cot * centred * ${of(v, "inverse")}, row + r < stop);` : ""}
-        ${v.dbias ? "db += select(T(0.0), cot, row + r < stop);" : ""}
-      }
-      ${v.dweight ? column("dw", "0u") : ""}
-      ${v.dbias ? column("db", second) : ""}
-    }`,
-  v.gain ? "if (lane == 0u) { dgain[chunk] = total_gain; }" : "",
-)}`;
+      ${v.dbias ? "var db = T(0.0);" : ""}`,
+  held: v.center ? ["base", "mean", "inverse", "slope", "level"] : ["inverse", "slope"],
+  row: `let cot = T(grad[slot]);
+          let value = ${centred(v, "T(x[slot])")};
+          var d = (cot${v.gain ? " * factor" : weighted}${v.center ? " - level_r" : ""}) * inverse_r - ${inside(v)}value * slope_r;
+          ${v.more ? "d += T(more[slot]);" : ""}
+          dx[slot] = E(d);
+          ${v.dresidual ? "dresidual[slot] = E(params.residual_scale * d);" : ""}
+          ${v.dweight ? `dw += ${guard("cot * (value * inverse_r)")};` : ""}
+          ${v.dbias ? `db += ${guard("cot")};` : ""}`,
+  after: `${v.dweight ? column("dw", "0u") : ""}
+        ${v.dbias ? column("db", second) : ""}`,
+  end: v.gain
+    ? v.lanes > 0
+      ? "let gain_sum = subgroupAdd(total_gain);\n  if (lane == 0u) { dgain[chunk] = gain_sum; }"
+      : "if (lane == 0u) { dgain[chunk] = total_gain; }"
+    : "",
+})}`;
 }
