@@ -19,3 +19,13 @@ export function awaitOnCpu<T>(promise: Promise<T>): Promise<T> {
 
 /** Devices that compile shaders at once; the browser's own process compiles side by side by itself. */
 export const compileThreads = (): number => 1;
+
+const PREFIX = "@x/kernels tuning: ";
+
+/** What `tune` kept under a name. */
+export const loadTuning = (name: string): string | undefined =>
+  localStorage.getItem(PREFIX + name) ?? undefined;
+
+export function saveTuning(name: string, text: string): void {
+  localStorage.setItem(PREFIX + name, text);
+}

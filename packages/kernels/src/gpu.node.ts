@@ -1,4 +1,7 @@
-import { availableParallelism } from "node:os";
+import { createHash } from "node:crypto";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { availableParallelism, homedir } from "node:os";
+import { join } from "node:path";
 
 let dawn: Promise<GPU> | undefined;
 
@@ -84,4 +87,27 @@ export async function awaitOnCpu<T>(promise: Promise<T>): Promise<T> {
   } finally {
     waits--;
   }
+}
+
+/** A file of the user's cache folder. */
+function tuningFile(name: string): { folder: string; file: string } {
+  const { XDG_CACHE_HOME, LOCALAPPDATA } = process.env;
+  const home = { darwin: join(homedir(), "Library", "Caches"), win32: LOCALAPPDATA } as Readonly<
+    Record<string, string | undefined>
+  >;
+  const folder = join(home[process.platform] ?? XDG_CACHE_HOME ?? join(homedir(), ".cache"), "x-kernels");
+  return {
+    folder,
+    file: join(folder, `tuning-${createHash("sha256").update(name).digest("hex").slice(0, 16)}.json`),
+  };
+}
+
+/** What `tune` kept under a name. */
+export const loadTuning = async (name: string): Promise<string> => readFile(tuningFile(name).file, "utf8");
+
+export async function saveTuning(name: string, text: string): Promise<void> {
+  const { folder, file } = tuningFile(name);
+  await mkdir(folder, { recursive: true });
+  await writeFile(`${file}.${process.pid}`, text);
+  await rename(`${file}.${process.pid}`, file);
 }

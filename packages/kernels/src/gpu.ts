@@ -19,6 +19,7 @@ import { CommandQueue, storagesOf, type BoundRange, type Command } from "./queue
 import { collectTensors, Scope } from "./scope.js";
 import type { Storage } from "./storage.js";
 import { Tensor } from "./tensor.js";
+import type { Tuning } from "./tune.js";
 import { checkShape, showShape, sizeOf } from "./validate.js";
 
 export interface GpuOptions {
@@ -58,6 +59,8 @@ export class Gpu {
   readonly info: AdapterDescription;
   readonly features: GpuFeatures;
   readonly limits: GPUSupportedLimits;
+  /** What `tune` measured here; undefined until then. */
+  tuning: Tuning | undefined;
   /** The device itself, for use together with other WebGPU code. */
   readonly device: GPUDevice;
   /** Resolves when the device is lost, also after `destroy()`. */

@@ -1,5 +1,6 @@
 export { openDevice, type OpenDeviceOptions } from "./device.js";
 export { Gpu, type KernelTime, type Recording } from "./gpu.js";
+export { tune, type Tuning, type TuningStore } from "./tune.js";
 export { Tensor } from "./tensor.js";
 export type { DType, HostArray } from "./dtype.js";
 export { BYTES_PER_ELEMENT, fromHalfBits, toBfloat16Bits, toHalfBits } from "./dtype.js";

@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
-import { ConfigError, openDevice, type Gpu } from "@x/kernels";
+import { ConfigError, openDevice, tune, type Gpu } from "@x/kernels";
 import { ropeFromHuggingFace } from "@x/positional";
 import { PARTS_FAMILY } from "../config/index.js";
 
@@ -28,10 +28,14 @@ export const collect = (text: string, list: string[]): string[] => [...list, tex
 
 export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
-/** Run with a device that is given back at the end. */
+/**
+ * Run with a device that is given back at the end. A GPU's forms are measured at the first run and kept; those of a CPU
+ * are known, and measuring would compile what is not needed.
+ */
 export async function withDevice<T>(fn: (gpu: Gpu) => Promise<T>): Promise<T> {
   const gpu = await openDevice();
   try {
+    if (!gpu.info.software) await tune(gpu);
     return await fn(gpu);
   } finally {
     gpu.destroy();

@@ -38,8 +38,8 @@ export interface MatmulOptions {
   readonly alpha?: number;
 }
 
-/** The ways to compute a product; `auto` chooses by adapter and shape. */
-export type MatmulForm = "auto" | "subgroup" | "tiled" | "vector";
+/** The ways to compute a product; `auto` chooses by shape, and by what `tune` measured or the adapter's features. */
+export type MatmulForm = "auto" | "subgroup" | "tiled" | "vector" | "wide";
 
 const subgroupKernel: Kernel<MatmulVariant> = defineKernel({
   name: "matmul",
@@ -166,6 +166,16 @@ export function hasFixedSubgroups(gpu: Gpu): boolean {
   return subgroups && subgroupMinSize === subgroupMaxSize && subgroupMinSize >= 8 && subgroupMinSize <= 64;
 }
 
+/** A workgroup of the wide form takes 256 columns: a CPU's cores are busy with few of those, a GPU's are not. */
+function chooseForm(gpu: Gpu, M: number, N: number, widens: boolean): Exclude<MatmulForm, "auto"> {
+  const { software } = gpu.info;
+  const { matmul = software ? "subgroup" : "tiled", vector = software ? "wide" : "vector" } =
+    gpu.tuning ?? {};
+  if (M <= 4) return widens ? vector : "vector";
+  const small = M < 32 || N < 32;
+  return hasFixedSubgroups(gpu) && (small || matmul === "subgroup") ? "subgroup" : "tiled";
+}
+
 function runProduct(who: string, p: Product): Tensor {
   const { transposeA, transposeB } = p;
   let { a, b } = p;
@@ -213,23 +223,23 @@ function runProduct(who: string, p: Product): Tensor {
     },
     params: { batch: layout.dims, strideA: layout.strideA, strideB: layout.strideB, M, N, K, alpha: p.alpha },
   };
-  let form = p.form;
-  if (form === "auto") {
-    if (M <= 4) form = "vector";
-    else form = hasFixedSubgroups(gpu) && (gpu.info.software || M < 32 || N < 32) ? "subgroup" : "tiled";
-  }
+  const widens = !transposeA && !transposeB && base.vecA && base.vecB;
+  const form = p.form === "auto" ? chooseForm(gpu, M, N, widens && N >= 4 * WIDE_COLUMNS) : p.form;
+  const rows = Math.min(M, 4);
   switch (form) {
+    case "wide":
+      if (!widens)
+        throw new ConfigError(
+          who,
+          "the wide form takes a [M, K] and b [K, N] as they are stored, K and N multiples of four",
+        );
+      gpu.run(wideVectorKernel, {
+        ...call,
+        variant: { ...base, lanes: 0, rows },
+        workgroups: [Math.ceil(M / rows), Math.ceil(N / WIDE_COLUMNS), count],
+      });
+      break;
     case "vector": {
-      const rows = Math.min(M, 4);
-      const wide = !transposeA && !transposeB && base.vecA && base.vecB && N >= 4 * WIDE_COLUMNS;
-      if (wide && gpu.info.software) {
-        gpu.run(wideVectorKernel, {
-          ...call,
-          variant: { ...base, lanes: 0, rows },
-          workgroups: [Math.ceil(M / rows), Math.ceil(N / WIDE_COLUMNS), count],
-        });
-        break;
-      }
       // A subgroup makes 4 columns: where those are more workgroups than a grid's side holds, threads make 32.
       const fits = Math.ceil(N / 4) <= gpu.limits.maxComputeWorkgroupsPerDimension;
       const lanes = transposeB && fits && hasFixedSubgroups(gpu) ? gpu.features.subgroupMinSize : 0;
