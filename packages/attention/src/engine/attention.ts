@@ -26,7 +26,7 @@ import { flashForward, forwardBindings, forwardParams } from "./forward.wgsl.js"
 import type { AttentionOptions, AttentionResult } from "./options.js";
 import { problemOf } from "./problem.js";
 import { mergeBindings, mergeParams, mergeText, partsFor, type MergeVariant } from "./split.wgsl.js";
-import { flashParams, ROWS, type FlashVariant } from "./tile.wgsl.js";
+import { flashParams, type FlashVariant } from "./tile.wgsl.js";
 
 const subgroups = (v: FlashVariant): boolean => v.lanes > 0;
 const forwardKernel: Kernel<FlashVariant> = defineKernel({
@@ -82,7 +82,6 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
   const { batch, heads, kvHeads, queries, keys, valueDim, variant, params, extras, relatives } = problem;
   const o_stride = params["o_stride"]!;
   const { bias, sinks, weightSums } = options;
-  const rowGroups = Math.ceil((queries * (heads / kvHeads)) / ROWS);
   const rows = batch * heads * queries;
   const sumsTable = weightSums?.table(gpu, ...problem.distances);
   const line = (kind: "row" | "column" | "dense"): { lines: number; workgroups: [number, number] } => {
@@ -98,7 +97,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
     isTracked(inputs) || weightSums || variant.lists
       ? 1
       : partsFor({
-          workgroups: rowGroups * kvHeads * batch,
+          workgroups: problem.queryTiles * kvHeads * batch,
           keys: problem.keysOfTile,
           software: gpu.info.software,
         });
@@ -120,7 +119,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
           variant: own.variant,
           bindings: { q, k, v, ...own.bindings, ...into },
           params: { ...params, ...own.params, parts, rows },
-          workgroups: [rowGroups, kvHeads, batch * parts],
+          workgroups: [problem.queryTiles, kvHeads, batch * parts],
         });
       };
       if (parts > 1) {
@@ -193,7 +192,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
           variant: own.variant,
           bindings: { ...bindings, dq },
           params: allParams,
-          workgroups: [rowGroups, kvHeads, batch],
+          workgroups: [problem.queryTiles, kvHeads, batch],
         });
       }
       if (needs[1] || needs[2]) {
@@ -203,7 +202,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
           variant: own.variant,
           bindings: { ...bindings, dk, dv },
           params: allParams,
-          workgroups: [Math.ceil(keys / ROWS), kvHeads, batch],
+          workgroups: [problem.keyTiles, kvHeads, batch],
         });
       }
       const collect = (

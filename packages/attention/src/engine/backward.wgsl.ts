@@ -10,16 +10,19 @@ import {
   declare,
   eachRow,
   element,
+  headAt,
+  keyAt,
   lanesOf,
   loader,
-  orders,
   product,
+  queryAt,
   ROWS,
   seenIn,
   seq,
   shareBase,
   sharedDeclarations,
   storer,
+  tileRows,
   tilesOfKeys,
   tilesOfQueries,
   toTile,
@@ -67,10 +70,9 @@ const bothTiles = (v: FlashVariant, x: string, y: string, g: string, z: string):
 /** ds = p (dp - delta) rate; dq = scale ds K. */
 export function flashBackwardQuery(v: FlashVariant): string {
   const L = lanesOf(v);
-  const column = (c: string): string => `key_at(kv_head, min(${c}, params.keys - 1u))`;
+  const column = (c: string): string => keyAt("column", `min(${c}, column_end - 1u)`);
   return /* wgsl */ `
 ${bases}
-${orders(v)}
 ${scoreFunctions(v)}
 ${backwardLoaders(v)}
 ${storer("dq", v.q, v.vecQK, "params.head_dim")}
@@ -82,11 +84,10 @@ var<private> result: array<vec4f, ${ROWS * v.piecesQK}>;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let b = group.z;
   let kv_head = group.y;
-  let all_rows = params.queries * params.group;
-  let r0 = group.x * ${ROWS}u;
-  let own = min(r0 + lane % ${ROWS}u, all_rows - 1u);
-  let row = query_at(kv_head, own);
-  let h = head_of(own, kv_head);
+  ${tileRows(v, "queries")}
+  let own = min(r0 + lane % ${ROWS}u, row_end - 1u);
+  let row = ${queryAt("row", "own")};
+  let h = ${headAt("own")};
   let x_base = q_base(b, h, row);
   let g_base = o_base(b, h, row);
   let own_lse = ${float(v, "lse", "(b * params.heads + h) * params.queries + row")};
@@ -107,7 +108,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         let col = ${column("c0 + c")};
         let at = place(b, row, col);
         var ds = 0.0;
-        if (c0 + c < params.keys && ${seenIn(v)}) {
+        if (c0 + c < column_end && ${seenIn(v)}) {
           let y = score(${cell(v, "tile")}, b, h, row, col, at);
           ds = exp(y.x - own_lse) * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
         }
@@ -123,9 +124,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       .map((p) => `result[${r * v.piecesQK + p}] = dq_${r}_${p} * params.scale;`)
       .join(" "),
   )}
-  for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesQK}u; n++) {
+  for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesQK}u; n++) {
     let r = n / ${v.piecesQK}u;
-    store_dq(q_base(b, head_of(r0 + r, kv_head), query_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
+    store_dq(q_base(b, ${headAt("r0 + r")}, ${queryAt("row", "r0 + r")}), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
   }
 }`;
 }
@@ -141,11 +142,10 @@ export function keyBackwardBindings(v: FlashVariant): Record<string, BindingSpec
 /** The tile's rows are keys, its columns the queries of all heads of the group: dv = p^T dout, dk = scale ds^T q. */
 export function flashBackwardKey(v: FlashVariant): string {
   const L = lanesOf(v);
-  const column = (n: string): string => `min(${n}, all_rows - 1u)`;
-  const place = (n: string): string => `head_of(${column(n)}, kv_head), query_at(kv_head, ${column(n)})`;
+  const column = (n: string): string => `min(${n}, column_end - 1u)`;
+  const place = (n: string): string => `${headAt(column(n))}, ${queryAt("column", column(n))}`;
   return /* wgsl */ `
 ${bases}
-${orders(v)}
 ${scoreFunctions(v)}
 ${backwardLoaders(v)}
 ${storer("dk", v.k, v.vecQK, "params.head_dim")}
@@ -158,9 +158,8 @@ var<private> result: array<vec4f, ${ROWS * Math.max(v.piecesQK, v.piecesV)}>;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let b = group.z;
   let kv_head = group.y;
-  let all_rows = params.queries * params.group;
-  let r0 = group.x * ${ROWS}u;
-  let col = key_at(kv_head, min(r0 + lane % ${ROWS}u, params.keys - 1u));
+  ${tileRows(v, "keys")}
+  let col = ${keyAt("row", `min(r0 + lane % ${ROWS}u, row_end - 1u)`)};
   let x_base = k_base(b, kv_head, col);
   let g_base = v_base(b, kv_head, col);
   ${declare("dk_", v.piecesQK)}
@@ -178,12 +177,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     if (lane < ${ROWS}u) {
       for (var c = 0u; c < 4u * used; c++) {
         let n = ${column("c0 + c")};
-        let row = query_at(kv_head, n);
-        let h = head_of(n, kv_head);
+        let row = ${queryAt("column", "n")};
+        let h = ${headAt("n")};
         let at = place(b, row, col);
         var p = 0.0;
         var ds = 0.0;
-        if (c0 + c < all_rows && ${seenIn(v)}) {
+        if (c0 + c < column_end && ${seenIn(v)}) {
           let y = score(${cell(v, "tile")}, b, h, row, col, at);
           let at_row = (b * params.heads + h) * params.queries + row;
           p = exp(y.x - ${float(v, "lse", "at_row")});
@@ -203,18 +202,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       .map((p) => `result[${r * v.piecesQK + p}] = dk_${r}_${p} * params.scale;`)
       .join(" "),
   )}
-  for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesQK}u; n++) {
+  for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesQK}u; n++) {
     let r = n / ${v.piecesQK}u;
-    store_dk(k_base(b, kv_head, key_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
+    store_dk(k_base(b, kv_head, ${keyAt("row", "r0 + r")}), lane * 4u + n % ${v.piecesQK}u * ${4 * L}u, result[n]);
   }
   ${eachRow((r) =>
     seq(v.piecesV)
       .map((p) => `result[${r * v.piecesV + p}] = dv_${r}_${p};`)
       .join(" "),
   )}
-  for (var n = 0u; n < min(${ROWS}u, params.keys - r0) * ${v.piecesV}u; n++) {
+  for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesV}u; n++) {
     let r = n / ${v.piecesV}u;
-    store_dv(v_base(b, kv_head, key_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+    store_dv(v_base(b, kv_head, ${keyAt("row", "r0 + r")}), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
   }
 }`;
 }

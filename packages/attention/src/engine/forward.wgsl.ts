@@ -11,11 +11,13 @@ import {
   eachRow,
   element,
   flashParams,
+  headAt,
+  keyAt,
   lanesOf,
   loader,
   LOW,
-  orders,
   product,
+  queryAt,
   ROWS,
   scorePass,
   seq,
@@ -24,6 +26,7 @@ import {
   sharedDeclarations,
   spread,
   storer,
+  tileRows,
   tilesOfKeys,
   toTile,
   zero,
@@ -55,10 +58,9 @@ export function forwardParams(v: FlashVariant): Record<string, ParamType> {
  */
 export function flashForward(v: FlashVariant): string {
   const L = lanesOf(v);
-  const column = (c: string): string => `key_at(kv_head, min(${c}, params.keys - 1u))`;
+  const column = (c: string): string => keyAt("column", `min(${c}, column_end - 1u)`);
   return /* wgsl */ `
 ${bases}
-${orders(v)}
 ${scoreFunctions(v)}
 ${loader("q", v.vecQK, "params.head_dim")}
 ${loader("k", v.vecQK, "params.head_dim")}
@@ -72,11 +74,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let b = group.z / params.parts;
   let part = group.z % params.parts;
   let kv_head = group.y;
-  let all_rows = params.queries * params.group;
-  let r0 = group.x * ${ROWS}u;
-  let own = min(r0 + lane % ${ROWS}u, all_rows - 1u);
-  let row = query_at(kv_head, own);
-  let h = head_of(own, kv_head);
+  ${tileRows(v, "queries")}
+  let own = min(r0 + lane % ${ROWS}u, row_end - 1u);
+  let row = ${queryAt("row", "own")};
+  let h = ${headAt("own")};
   let x_base = q_base(b, h, row);
   ${shareBase(v, "x_base")}
   var top = ${LOW};
@@ -135,7 +136,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   ${share(v, "inverse")}
   ${v.lanes > 0 ? "" : "workgroupBarrier();"}
   // An empty row has infinite lse: its weights exp(s - lse) are then 0 in the backward too.
-  if (lane < ${ROWS}u && r0 + lane < all_rows) {
+  if (lane < ${ROWS}u && r0 + lane < row_end) {
     lse[part * params.rows + (b * params.heads + h) * params.queries + row] = select(3.0e38, top + log(total), total > 0.0);
   }
   ${eachRow(
@@ -144,9 +145,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         .map((p) => `result[${r * v.piecesV + p}] = o${r}_${p} * a;`)
         .join(" ")} }`,
   )}
-  for (var n = 0u; n < min(${ROWS}u, all_rows - r0) * ${v.piecesV}u; n++) {
+  for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesV}u; n++) {
     let r = n / ${v.piecesV}u;
-    store_out(part * params.rows * params.value_dim + o_base(b, head_of(r0 + r, kv_head), query_at(kv_head, r0 + r)), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+    store_out(part * params.rows * params.value_dim + o_base(b, ${headAt("r0 + r")}, ${queryAt("row", "r0 + r")}), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
   }
 }`;
 }

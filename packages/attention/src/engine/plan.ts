@@ -3,8 +3,8 @@ import type { PatternConfig } from "../patterns/config.js";
 import { ruleText } from "../patterns/rule.wgsl.js";
 import {
   bestStride,
-  orderBy,
-  positionsOf,
+  blocksOf,
+  blocksOfClass,
   usesHead,
   visits,
   type Run,
@@ -34,6 +34,9 @@ export interface Plan {
   readonly lists: boolean;
   /** Rows and columns are sorted by the residue of their position. */
   readonly ordered: boolean;
+  /** Tiles of rows of queries, and of keys. */
+  readonly queryTiles: number;
+  readonly keyTiles: number;
   /** i32: tables of the rule, lists of tiles, orders. */
   readonly data: Int32Array;
   readonly params: Readonly<Record<string, number>>;
@@ -74,6 +77,7 @@ function makePlan(pattern: PatternConfig, shape: PlanShape): Plan {
     params[`pattern_${n}`] = typeof value === "number" ? value : tables[value.table]!;
   });
   let ordered = false;
+  let [queryTiles, keyTiles] = [0, 0];
   if (!positions) {
     const group = heads / kvHeads;
     const byHead = usesHead(rule);
@@ -81,54 +85,57 @@ function makePlan(pattern: PatternConfig, shape: PlanShape): Plan {
       Array.from({ length: byHead ? group : 1 }, (_, n) => g * group + n),
     );
     const side = (stride: number, first: number, count: number, block: number, shared: number): Side => ({
-      order: orderBy(stride, first, count),
+      stride,
+      first,
       count,
       block,
       shared,
     });
+    const queryRows = (stride: number): Side => side(stride, offset, queries, rows, group);
+    const keyRows = (stride: number): Side => side(stride, 0, keys, rows, 1);
+    const keyColumns = (stride: number): Side => side(stride, 0, keys, columns, 1);
+    const queryColumns = (stride: number): Side => side(stride, offset, queries, columns, group);
     const chosen = groups.map((own) =>
-      bestStride(rule, own, (stride) => ({
-        rows: side(stride, offset, queries, rows, group),
-        columns: side(stride, 0, keys, columns, 1),
-      })),
+      bestStride(rule, own, (stride) => ({ rows: queryRows(stride), columns: keyColumns(stride) })),
     );
     ordered = chosen.some(({ stride }) => stride > 1);
-    const lists = (each: readonly Run[][][]): number => {
-      const tiles = each[0]!.length;
+    const most = (of: (stride: number) => Side): number =>
+      Math.max(...chosen.map(({ stride }) => blocksOf(of(stride))));
+    [queryTiles, keyTiles] = [most(queryRows), most(keyRows)];
+    const lists = (tiles: number, each: readonly Run[][][]): number => {
       const at = put(new Int32Array(each.length * (tiles + 1)));
       each.forEach((list, g) => {
-        list.forEach((runs, t) => {
+        for (let t = 0; t <= tiles; t++) {
           words[at + g * (tiles + 1) + t] = words.length;
-          for (const run of runs) words.push(run.begin * 2 + (run.whole ? 1 : 0), run.end);
-        });
-        words[at + g * (tiles + 1) + tiles] = words.length;
+          for (const run of list[t] ?? []) words.push(run.begin * 2 + (run.whole ? 1 : 0), run.end);
+        }
       });
       return at;
     };
     const own = (n: number): number => (byHead ? n : 0);
-    params["query_visits"] = lists(chosen.map((c) => c.lists));
-    params["query_visits_stride"] = own(Math.ceil((queries * group) / rows) + 1);
+    params["query_visits"] = lists(
+      queryTiles,
+      chosen.map((c) => c.lists),
+    );
+    params["query_visits_stride"] = own(queryTiles + 1);
     params["key_visits"] = lists(
+      keyTiles,
       chosen.map(({ stride }, g) =>
-        visits(
-          rule,
-          groups[g]!,
-          side(stride, 0, keys, rows, 1),
-          side(stride, offset, queries, columns, group),
-          true,
-        ),
+        visits(rule, groups[g]!, keyRows(stride), queryColumns(stride), true),
       ),
     );
-    params["key_visits_stride"] = own(Math.ceil(keys / rows) + 1);
+    params["key_visits_stride"] = own(keyTiles + 1);
     if (ordered) {
-      params["key_order"] = put(chosen.flatMap(({ stride }) => [...positionsOf(orderBy(stride, 0, keys))]));
-      params["query_order"] = put(
-        chosen.flatMap(({ stride }) =>
-          [...positionsOf(orderBy(stride, offset, queries))].map((i) => i - offset),
-        ),
-      );
-      params["key_order_stride"] = own(keys);
-      params["query_order_stride"] = own(queries);
+      // The stride, then the places that a class takes as rows and as columns, for both kinds of kernels.
+      const orders = chosen.map(({ stride }) => [
+        stride,
+        ...[queryRows, keyColumns, keyRows, queryColumns].map((of) => {
+          const one = of(stride);
+          return blocksOfClass(one) * one.block;
+        }),
+      ]);
+      params["order"] = put(orders.flat());
+      params["order_stride"] = own(5);
     }
   }
   if (words.length === 0) words.push(0);
@@ -137,6 +144,8 @@ function makePlan(pattern: PatternConfig, shape: PlanShape): Plan {
     values: text.values.length,
     lists: !positions,
     ordered,
+    queryTiles,
+    keyTiles,
     data: Int32Array.from(words),
     params,
   };

@@ -108,6 +108,9 @@ export interface Problem {
   readonly relatives: readonly RelativeTerm[];
   /** Bounds of query position - key position. */
   readonly distances: readonly [min: number, max: number];
+  /** Tiles of rows of queries, and of keys. */
+  readonly queryTiles: number;
+  readonly keyTiles: number;
   /** Keys that a tile of rows sees at most. */
   readonly keysOfTile: number;
 }
@@ -302,6 +305,8 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     extras,
     relatives,
     distances,
+    queryTiles: plan?.queryTiles || Math.ceil((queries * heads) / kvHeads / ROWS),
+    keyTiles: plan?.keyTiles || Math.ceil(keys / ROWS),
     keysOfTile: variant.window && !variant.positions ? windowKeys(window, causal, keys) : keys,
   };
 }

@@ -62,7 +62,7 @@ export function scoreParams(v: ScoreVariant): Record<string, ParamType> {
   for (let n = 0; n < v.patternValues; n++) out[`pattern_${n}`] = "i32";
   const own = [
     ...(v.lists ? ["query_visits", "query_visits_stride", "key_visits", "key_visits_stride"] : []),
-    ...(v.ordered ? ["key_order", "key_order_stride", "query_order", "query_order_stride"] : []),
+    ...(v.ordered ? ["order", "order_stride"] : []),
   ];
   for (const name of own) out[name] = "i32";
   return out;

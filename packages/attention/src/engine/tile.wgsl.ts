@@ -103,18 +103,40 @@ fn v_base(b: u32, h: u32, col: u32) -> u32 { return dot(vec3u(b, h, col), params
 fn o_base(b: u32, h: u32, row: u32) -> u32 { return dot(vec3u(b, h, row), params.o_stride.xyz); }
 fn head_of(r: u32, kv_head: u32) -> u32 { return kv_head * params.group + r % params.group; }`;
 
+/** Head and query, or key, of a place among a tile's rows or columns. */
+export const headAt = (place: string): string => `head_of(${place}, kv_head)`;
+export const queryAt = (side: "row" | "column", place: string): string =>
+  `(${side}_first + (${place}) / params.group * step)`;
+export const keyAt = (side: "row" | "column", place: string): string =>
+  `(${side}_first + (${place}) * step)`;
+
+/** Places of queries (times the heads of a group) or keys whose indices begin with `first`. */
+const placesFrom = (kind: "queries" | "keys", first: string): string =>
+  `(params.${kind} - ${first} + step - 1u) / step${kind === "queries" ? " * params.group" : ""}`;
+
 /**
- * Rows of a tile count the query heads of a group fastest: row = query * group + head in the group. `query_at` is the
- * query of a row, `key_at` the key of a column; a pattern may have sorted both.
+ * The workgroup's rows are the places r0 .. row_end - 1. Rows of queries count the heads of a group fastest: place =
+ * query * group + head in the group. A pattern may have sorted rows and columns into classes a step apart: then places
+ * count within a class, which begins at row_first or column_first.
  */
-export const orders = (v: FlashVariant): string =>
-  v.ordered
-    ? /* wgsl */ `
-fn query_at(kv_head: u32, r: u32) -> u32 { return u32(ints[params.query_order + i32(kv_head) * params.query_order_stride + i32(r / params.group)]); }
-fn key_at(kv_head: u32, c: u32) -> u32 { return u32(ints[params.key_order + i32(kv_head) * params.key_order_stride + i32(c)]); }`
-    : /* wgsl */ `
-fn query_at(kv_head: u32, r: u32) -> u32 { return r / params.group; }
-fn key_at(kv_head: u32, c: u32) -> u32 { return c; }`;
+export const tileRows = (v: FlashVariant, kind: "queries" | "keys"): string => {
+  if (!v.ordered)
+    return `
+  let step = 1u;
+  let row_first = 0u;
+  let r0 = group.x * ${ROWS}u;
+  let row_end = ${placesFrom(kind, "row_first")};`;
+  const at = kind === "queries" ? 1 : 3;
+  return `
+  let order = params.order + i32(kv_head) * params.order_stride;
+  let step = u32(ints[order]);
+  let row_span = u32(ints[order + ${at}]);
+  let column_span = u32(ints[order + ${at + 1}]);
+  let row_first = group.x * ${ROWS}u / row_span;
+  let r0 = group.x * ${ROWS}u % row_span;
+  let row_end = select(0u, ${placesFrom(kind, "row_first")}, row_first < min(step, params.${kind}));
+  if (r0 >= row_end) { return; }`;
+};
 
 /** Row r's value of something that lane r holds. */
 export const spread = (v: FlashVariant, value: string, row: number): string =>
@@ -236,27 +258,29 @@ export function scorePass(v: FlashVariant): string {
   return /* wgsl */ `
     ${scored(v) ? "{" : "if (!whole) {"}
       for (var c = 0u; c < 4u * used; c++) {
-        let col = key_at(kv_head, min(c0 + c, params.keys - 1u));
+        let col = ${keyAt("column", "min(c0 + c, column_end - 1u)")};
         let at = place(b, row, col);
         var y = ${LOW};
-        if (c0 + c < params.keys && seen(b, h, row, col, at)) { y = score(${at}, b, h, row, col, at).x; }
+        if (c0 + c < column_end && seen(b, h, row, col, at)) { y = score(${at}, b, h, row, col, at).x; }
         ${at} = y;
       }
     }`;
 }
 
-/** Tiles of a pattern's list: `body` for each, with `c0`, `whole`, `used` (columns in use, by fours). */
-function listed(v: FlashVariant, kind: "query" | "key", end: string, body: string): string {
-  const columns = `${tileColumns(v)}u`;
+/** Tiles of a list: `body` for each, with its places from `c0`, `whole`, `used` (columns in use, by fours). */
+function listed(v: FlashVariant, rows: "query" | "key", columns: "queries" | "keys", body: string): string {
+  const width = `${tileColumns(v)}u`;
   return /* wgsl */ `
-  let visit_at = params.${kind}_visits + i32(kv_head) * params.${kind}_visits_stride + i32(group.x);
+  let visit_at = params.${rows}_visits + i32(kv_head) * params.${rows}_visits_stride + i32(group.x);
   let visit_end = ints[visit_at + 1];
   for (var visit = ints[visit_at]; visit < visit_end; visit += 2) {
     let run = ints[visit];
-    let run_end = u32(ints[visit + 1]) * ${columns};
     let whole = (run & 1) != 0;
-    for (var c0 = u32(run >> 1u) * ${columns}; c0 < run_end; c0 += ${columns}) {
-    let used = min(${lanesOf(v)}u, (${end} - c0 + 3u) / 4u);
+    for (var tile_at = u32(run >> 1u); tile_at < u32(ints[visit + 1]); tile_at++) {
+    let column_first = ${v.ordered ? `tile_at * ${width} / column_span` : "0u"};
+    let c0 = tile_at * ${width}${v.ordered ? " % column_span" : ""};
+    let column_end = ${placesFrom(columns, "column_first")};
+    let used = min(${lanesOf(v)}u, (column_end - c0 + 3u) / 4u);
     ${body}
     }
   }`;
@@ -267,15 +291,18 @@ function listed(v: FlashVariant, kind: "query" | "key", end: string, body: strin
  * are dealt out to `params.parts` parts, and the loop is that of `part`.
  */
 export function tilesOfKeys(v: FlashVariant, body: string, split = false): string {
-  if (v.lists) return listed(v, "query", "params.keys", body);
+  if (v.lists) return listed(v, "query", "keys", body);
   const columns = tileColumns(v);
-  const range = ["var first_key = 0; var end_key = i32(params.keys);"];
+  const range = [
+    "let column_first = 0u; let column_end = params.keys;",
+    "var first_key = 0; var end_key = i32(params.keys);",
+  ];
   const whole = [`c0 + ${columns}u <= params.keys`];
   const last = `i32(c0) + ${columns - 1}`;
   if (!v.positions) {
     range.push(
-      "let first_position = i32(query_at(kv_head, r0)) + params.offset;",
-      `let last_position = i32(query_at(kv_head, min(r0 + ${ROWS - 1}u, all_rows - 1u))) + params.offset;`,
+      "let first_position = i32(r0 / params.group) + params.offset;",
+      `let last_position = i32(min(r0 + ${ROWS - 1}u, row_end - 1u) / params.group) + params.offset;`,
     );
     if (v.causal) {
       range.push("end_key = min(end_key, last_position + 1);");
@@ -311,17 +338,18 @@ export function tilesOfKeys(v: FlashVariant, body: string, split = false): strin
 
 /** Tiles of queries (times the heads of a group) that see the keys from r0 on. */
 export function tilesOfQueries(v: FlashVariant, body: string): string {
-  if (v.lists) return listed(v, "key", "all_rows", body);
+  if (v.lists) return listed(v, "key", "queries", body);
   const columns = tileColumns(v);
   const range = [
+    "let column_first = 0u; let column_end = params.queries * params.group;",
     `let last_key = i32(min(r0 + ${ROWS - 1}u, params.keys - 1u));`,
     "var first_row = 0; var end_row = i32(params.queries);",
   ];
-  const whole = [`c0 + ${columns}u <= all_rows`];
+  const whole = [`c0 + ${columns}u <= column_end`];
   if (!v.positions) {
     if (v.causal) {
       range.push("first_row = max(first_row, i32(r0) - params.offset);");
-      whole.push("last_key <= i32(query_at(kv_head, c0)) + params.offset");
+      whole.push("last_key <= i32(c0 / params.group) + params.offset");
     }
     if (v.window) {
       range.push(
@@ -329,16 +357,16 @@ export function tilesOfQueries(v: FlashVariant, body: string): string {
         "end_row = min(end_row, last_key + 1 - params.offset + params.window_left);",
       );
       whole.push(
-        `i32(query_at(kv_head, c0 + ${columns - 1}u)) + params.offset - i32(r0) <= params.window_left`,
-        "last_key - i32(query_at(kv_head, c0)) - params.offset <= params.window_right",
+        `i32((c0 + ${columns - 1}u) / params.group) + params.offset - i32(r0) <= params.window_left`,
+        "last_key - i32(c0 / params.group) - params.offset <= params.window_right",
       );
     }
   }
   return /* wgsl */ `
   ${range.join("\n  ")}
-  let end_column = i32(params.group) * end_row;
-  for (var c0 = u32(max(first_row, 0)) * params.group / ${columns}u * ${columns}u; i32(c0) < end_column; c0 += ${columns}u) {
-    let used = min(${lanesOf(v)}u, (u32(end_column) - c0 + 3u) / 4u);
+  let end_place = i32(params.group) * end_row;
+  for (var c0 = u32(max(first_row, 0)) * params.group / ${columns}u * ${columns}u; i32(c0) < end_place; c0 += ${columns}u) {
+    let used = min(${lanesOf(v)}u, (u32(end_place) - c0 + 3u) / 4u);
     let whole = ${whole.join(" && ")};
     ${body}
   }`;

@@ -3,7 +3,7 @@ import { buildRule } from "./build.js";
 import { checkPattern, isCausal, type Part, type PatternConfig } from "./config.js";
 import { svgPicture, textPicture, type PictureOptions } from "./picture.js";
 import { predicate, type Rule } from "./rule.js";
-import { countBlocks, orderBy, visits } from "./visits.js";
+import { countBlocks, visits } from "./visits.js";
 
 export interface PatternSize {
   /** Default 1. */
@@ -80,7 +80,8 @@ export class Pattern {
     const { rows = 8, columns = 32 } = block;
     const rule = this.rule(heads, keys);
     const side = (first: number, count: number, block: number): Parameters<typeof visits>[2] => ({
-      order: orderBy(1, first, count),
+      stride: 1,
+      first,
       count,
       block,
       shared: 1,

@@ -15,8 +15,14 @@ export interface RuleText {
 const END = 0x7fffffff;
 
 const helpers = /* wgsl */ `
-fn floor_mod(a: i32, b: i32) -> i32 { let r = a % b; return select(r, r + b, r < 0); }
-fn floor_div(a: i32, b: i32) -> i32 { return (a - floor_mod(a, b)) / b; }
+// By floats, as adapters without division of integers do it: a guess, what it leaves, and a step either way; exact.
+fn floor_div(a: i32, b: i32) -> i32 {
+  var q = i32(floor(f32(a) / f32(b)));
+  q += i32(floor(f32(a - q * b) / f32(b)));
+  let r = a - q * b;
+  return q + select(0, 1, r >= b) - select(0, 1, r < 0);
+}
+fn floor_mod(a: i32, b: i32) -> i32 { return a - floor_div(a, b) * b; }
 // Whether the ascending list of count numbers at at holds x.
 fn listed(at: i32, count: i32, x: i32) -> bool {
   var low = 0;

@@ -1,56 +1,5 @@
 import { moduli, usesHead, verdict, type Rule, type Strided, type Verdict } from "./rule.js";
 
-/** Rows of a matrix in the order in which they are visited: runs of positions a stride apart. */
-export interface Order {
-  /** Stride of neighbours; 1 is the natural order. */
-  readonly stride: number;
-  readonly runs: readonly { readonly start: number; readonly first: number; readonly count: number }[];
-}
-
-/** Positions first .. first + count - 1 sorted by their residue modulo the stride. */
-export function orderBy(stride: number, first: number, count: number): Order {
-  if (stride === 1) return { stride, runs: [{ start: 0, first, count }] };
-  const runs: { start: number; first: number; count: number }[] = [];
-  let start = 0;
-  for (let residue = 0; residue < stride; residue++) {
-    const at = first + ((((residue - first) % stride) + stride) % stride);
-    const n = Math.ceil((first + count - at) / stride);
-    if (n <= 0) continue;
-    runs.push({ start, first: at, count: n });
-    start += n;
-  }
-  return { stride, runs };
-}
-
-/** Every position of an order, in it. */
-export function positionsOf({ stride, runs }: Order): Int32Array {
-  const out = new Int32Array(runs.reduce((n, run) => n + run.count, 0));
-  for (const { start, first, count } of runs)
-    for (let n = 0; n < count; n++) out[start + n] = first + n * stride;
-  return out;
-}
-
-/** The strided intervals of places from .. to - 1 of an order. */
-function cut({ stride, runs }: Order, from: number, to: number): Strided[] {
-  const out: Strided[] = [];
-  let low = 0;
-  let high = runs.length - 1;
-  while (low < high) {
-    const mid = (low + high + 1) >> 1;
-    if (runs[mid]!.start <= from) low = mid;
-    else high = mid - 1;
-  }
-  for (let n = low; n < runs.length && runs[n]!.start < to; n++) {
-    const run = runs[n]!;
-    const a = Math.max(from, run.start) - run.start;
-    const b = Math.min(to - run.start, run.count) - 1;
-    if (a > b) continue;
-    const [lo, hi] = [run.first + a * stride, run.first + b * stride];
-    out.push({ lo, hi, step: lo === hi ? 0 : stride });
-  }
-  return out;
-}
-
 /** Whether any pair of a block is seen, exactly. */
 function any(rule: Rule, h: number, i: Strided, j: Strided): boolean {
   const v = verdict(rule, h, i, j);
@@ -73,22 +22,43 @@ export interface Run {
   readonly whole: boolean;
 }
 
-/** One side of a matrix cut into blocks. */
+/**
+ * One side of a matrix, cut into blocks: positions first .. first + count - 1, with so many rows at each (the heads of a
+ * group). Rows are sorted by the residue of their index modulo the stride, and each class of them begins a new block, so
+ * that within a block positions are a stride apart.
+ */
 export interface Side {
-  readonly order: Order;
-  /** Rows in all. */
+  readonly stride: number;
+  readonly first: number;
   readonly count: number;
-  /** Rows of a block, and how many neighbouring rows stand at one position (the heads of a group). */
+  /** Rows of a block, and how many neighbouring rows stand at one position. */
   readonly block: number;
   readonly shared: number;
 }
 
-const blocksOf = (side: Side): number => Math.ceil((side.count * side.shared) / side.block);
+/** Blocks that each class of rows takes. */
+export const blocksOfClass = ({ stride, count, block, shared }: Side): number =>
+  Math.ceil((Math.ceil(count / stride) * shared) / block);
+
+export const blocksOf = (side: Side): number => Math.min(side.stride, side.count) * blocksOfClass(side);
+
+/** Positions of a class. */
+const lengthOf = ({ stride, count }: Side, residue: number): number => Math.ceil((count - residue) / stride);
 
 /** The strided intervals that blocks from .. to - 1 of a side cover. */
 function cover(side: Side, from: number, to: number): Strided[] {
-  const [a, b] = [from * side.block, Math.min(to * side.block, side.count * side.shared)];
-  return cut(side.order, Math.floor(a / side.shared), Math.floor((b - 1) / side.shared) + 1);
+  const { stride, first, block, shared } = side;
+  const span = blocksOfClass(side);
+  const out: Strided[] = [];
+  for (let residue = Math.floor(from / span); residue * span < to; residue++) {
+    const [a, b] = [Math.max(from - residue * span, 0), Math.min(to - residue * span, span)];
+    const low = Math.floor((a * block) / shared);
+    const high = Math.min(Math.floor((b * block - 1) / shared), lengthOf(side, residue) - 1);
+    if (low > high) continue;
+    const at = (n: number): number => first + residue + n * stride;
+    out.push({ lo: at(low), hi: at(high), step: low === high ? 0 : stride });
+  }
+  return out;
 }
 
 /**
@@ -114,7 +84,7 @@ export function visits(
           none &&= v === "none";
           if (!all && !none) return "some";
         }
-    return all ? "all" : "none";
+    return all && !none ? "all" : "none";
   };
   const emit = (row: number, begin: number, end: number, whole: boolean): void => {
     const list = out[row]!;
@@ -122,8 +92,18 @@ export function visits(
     if (last?.end === begin && last.whole === whole) last.end = end;
     else list.push({ begin, end, whole });
   };
-  // A last block that the matrix does not fill is never whole: its rest must be hidden.
-  const full = Math.floor((columns.count * columns.shared) / columns.block);
+  // A block that its class does not fill is never whole: its rest must be hidden. A shorter class may end a block early.
+  const span = blocksOfClass(columns);
+  const emitAll = (row: number, begin: number, end: number): void => {
+    for (let residue = Math.floor(begin / span); residue * span < end; residue++) {
+      const start = residue * span;
+      const filled = (lengthOf(columns, residue) * columns.shared) / columns.block;
+      const full = start + Math.floor(filled);
+      const [a, b] = [Math.max(begin, start), Math.min(end, start + Math.ceil(filled))];
+      if (a < Math.min(b, full)) emit(row, a, Math.min(b, full), true);
+      if (b > Math.max(a, full)) emit(row, Math.max(a, full), b, false);
+    }
+  };
   const walk = (r0: number, r1: number, c0: number, c1: number): void => {
     if (r0 >= r1 || c0 >= c1) return;
     const single = r1 - r0 === 1 && c1 - c0 === 1;
@@ -132,10 +112,7 @@ export function visits(
       const v = judge(is, js);
       if (v === "none") return;
       if (v === "all") {
-        for (let r = r0; r < r1; r++) {
-          if (c0 < full) emit(r, c0, Math.min(c1, full), true);
-          if (c1 > full) emit(r, full, c1, false);
-        }
+        for (let r = r0; r < r1; r++) if (cover(rows, r, r + 1).length > 0) emitAll(r, c0, c1);
         return;
       }
     }
