@@ -107,7 +107,8 @@ function makePlan(pattern: PatternConfig, shape: PlanShape): Plan {
       each.forEach((list, g) => {
         for (let t = 0; t <= tiles; t++) {
           words[at + g * (tiles + 1) + t] = words.length;
-          for (const run of list[t] ?? []) words.push(run.begin * 2 + (run.whole ? 1 : 0), run.end);
+          for (const { begin, end, whole, skip, spare } of list[t] ?? [])
+            words.push((begin * columns + skip) * 2 + (whole ? 1 : 0), end * columns - spare);
         }
       });
       return at;
@@ -120,9 +121,7 @@ function makePlan(pattern: PatternConfig, shape: PlanShape): Plan {
     params["query_visits_stride"] = own(queryTiles + 1);
     params["key_visits"] = lists(
       keyTiles,
-      chosen.map(({ stride }, g) =>
-        visits(rule, groups[g]!, keyRows(stride), queryColumns(stride), true),
-      ),
+      chosen.map(({ stride }, g) => visits(rule, groups[g]!, keyRows(stride), queryColumns(stride), true)),
     );
     params["key_visits_stride"] = own(keyTiles + 1);
     if (ordered) {

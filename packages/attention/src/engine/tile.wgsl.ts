@@ -107,8 +107,7 @@ fn head_of(r: u32, kv_head: u32) -> u32 { return kv_head * params.group + r % pa
 export const headAt = (place: string): string => `head_of(${place}, kv_head)`;
 export const queryAt = (side: "row" | "column", place: string): string =>
   `(${side}_first + (${place}) / params.group * step)`;
-export const keyAt = (side: "row" | "column", place: string): string =>
-  `(${side}_first + (${place}) * step)`;
+export const keyAt = (side: "row" | "column", place: string): string => `(${side}_first + (${place}) * step)`;
 
 /** Places of queries (times the heads of a group) or keys whose indices begin with `first`. */
 const placesFrom = (kind: "queries" | "keys", first: string): string =>
@@ -276,10 +275,10 @@ function listed(v: FlashVariant, rows: "query" | "key", columns: "queries" | "ke
   for (var visit = ints[visit_at]; visit < visit_end; visit += 2) {
     let run = ints[visit];
     let whole = (run & 1) != 0;
-    for (var tile_at = u32(run >> 1u); tile_at < u32(ints[visit + 1]); tile_at++) {
-    let column_first = ${v.ordered ? `tile_at * ${width} / column_span` : "0u"};
-    let c0 = tile_at * ${width}${v.ordered ? " % column_span" : ""};
-    let column_end = ${placesFrom(columns, "column_first")};
+    let begin = u32(run >> 1u);
+    let column_first = ${v.ordered ? "begin / column_span" : "0u"};
+    let column_end = min(${placesFrom(columns, "column_first")}, u32(ints[visit + 1])${v.ordered ? " - column_first * column_span" : ""});
+    for (var c0 = begin${v.ordered ? " % column_span" : ""}; c0 < column_end; c0 += ${width}) {
     let used = min(${lanesOf(v)}u, (column_end - c0 + 3u) / 4u);
     ${body}
     }
@@ -321,13 +320,13 @@ export function tilesOfKeys(v: FlashVariant, body: string, split = false): strin
   }
   const tiles = split
     ? /* wgsl */ `
-  let first_tile = u32(max(first_key, 0)) / ${columns}u;
-  let tiles = max((u32(max(end_key, 0)) + ${columns - 1}u) / ${columns}u, first_tile) - first_tile;
-  let end_tile = first_tile + tiles * (part + 1u) / params.parts;
-  for (var t0 = first_tile + tiles * part / params.parts; t0 < end_tile; t0++) {
-    let c0 = t0 * ${columns}u;`
+  let begin = u32(max(first_key, 0));
+  let tiles = (max(u32(max(end_key, 0)), begin) - begin + ${columns - 1}u) / ${columns}u;
+  let end_tile = tiles * (part + 1u) / params.parts;
+  for (var t0 = tiles * part / params.parts; t0 < end_tile; t0++) {
+    let c0 = begin + t0 * ${columns}u;`
     : /* wgsl */ `
-  for (var c0 = u32(max(first_key, 0)) / ${columns}u * ${columns}u; i32(c0) < end_key; c0 += ${columns}u) {`;
+  for (var c0 = u32(max(first_key, 0)); i32(c0) < end_key; c0 += ${columns}u) {`;
   return /* wgsl */ `
   ${range.join("\n  ")}${tiles}
     let used = min(${lanesOf(v)}u, (u32(end_key) - c0 + 3u) / 4u);
@@ -365,7 +364,7 @@ export function tilesOfQueries(v: FlashVariant, body: string): string {
   return /* wgsl */ `
   ${range.join("\n  ")}
   let end_place = i32(params.group) * end_row;
-  for (var c0 = u32(max(first_row, 0)) * params.group / ${columns}u * ${columns}u; i32(c0) < end_place; c0 += ${columns}u) {
+  for (var c0 = u32(max(first_row, 0)) * params.group; i32(c0) < end_place; c0 += ${columns}u) {
     let used = min(${lanesOf(v)}u, (u32(end_place) - c0 + 3u) / 4u);
     let whole = ${whole.join(" && ")};
     ${body}

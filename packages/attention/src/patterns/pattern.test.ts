@@ -102,11 +102,11 @@ describe("patterns", () => {
         });
         const [rows, columns] = transposed ? [keys(8), queries(s.columns)] : [queries(8), keys(s.columns)];
         const lists = visits(p.rule(2, s.m), heads, rows, columns, transposed);
-        const at = (side: Side, block: number): number[] => {
+        const at = (side: Side, block: number, from = 0, to = side.block): number[] => {
           const span = blocksOfClass(side);
           const residue = Math.floor(block / span);
           const out: number[] = [];
-          for (let n = 0; n < side.block; n++) {
+          for (let n = from; n < to; n++) {
             const place = (block % span) * side.block + n;
             const index = residue + Math.floor(place / side.shared) * side.stride;
             if (index < side.count) out.push(side.first + index);
@@ -125,7 +125,15 @@ describe("patterns", () => {
             expect(run !== undefined, `block ${r},${c} of ${JSON.stringify(config)}`).toBe(
               pairs.includes(true),
             );
-            if (!run?.whole) continue;
+            if (!run) continue;
+            const hidden = (of: readonly number[]): boolean =>
+              heads.every((h) =>
+                at(rows, r).every((a) => of.every((b) => !(transposed ? sees(h, b, a) : sees(h, a, b)))),
+              );
+            if (c === run.begin) expect(hidden(at(columns, c, 0, run.skip))).toBe(true);
+            if (c === run.end - 1)
+              expect(hidden(at(columns, c, columns.block - run.spare, columns.block))).toBe(true);
+            if (!run.whole) continue;
             expect(pairs.includes(false)).toBe(false);
             expect(at(columns, c)).toHaveLength(columns.block);
           }

@@ -15,12 +15,20 @@ function any(rule: Rule, h: number, i: Strided, j: Strided): boolean {
   return halves(j).some((half) => any(rule, h, i, half));
 }
 
-/** Blocks begin .. end - 1 of a row of blocks; `whole` if every pair of them is seen. */
+/**
+ * Blocks begin .. end - 1 of a row of blocks; `whole` if every pair of them is seen. Nothing is seen in the first `skip`
+ * columns and the last `spare` ones.
+ */
 export interface Run {
   readonly begin: number;
   end: number;
   readonly whole: boolean;
+  readonly skip: number;
+  spare: number;
 }
+
+/** `skip` and `spare` are multiples of this. */
+const GRAIN = 4;
 
 /**
  * One side of a matrix, cut into blocks: positions first .. first + count - 1, with so many rows at each (the heads of a
@@ -45,15 +53,15 @@ export const blocksOf = (side: Side): number => Math.min(side.stride, side.count
 /** Positions of a class. */
 const lengthOf = ({ stride, count }: Side, residue: number): number => Math.ceil((count - residue) / stride);
 
-/** The strided intervals that blocks from .. to - 1 of a side cover. */
+/** The strided intervals that places from .. to - 1 of a side cover. */
 function cover(side: Side, from: number, to: number): Strided[] {
   const { stride, first, block, shared } = side;
-  const span = blocksOfClass(side);
+  const span = blocksOfClass(side) * block;
   const out: Strided[] = [];
   for (let residue = Math.floor(from / span); residue * span < to; residue++) {
     const [a, b] = [Math.max(from - residue * span, 0), Math.min(to - residue * span, span)];
-    const low = Math.floor((a * block) / shared);
-    const high = Math.min(Math.floor((b * block - 1) / shared), lengthOf(side, residue) - 1);
+    const low = Math.floor(a / shared);
+    const high = Math.min(Math.floor((b - 1) / shared), lengthOf(side, residue) - 1);
     if (low > high) continue;
     const at = (n: number): number => first + residue + n * stride;
     out.push({ lo: at(low), hi: at(high), step: low === high ? 0 : stride });
@@ -73,6 +81,7 @@ export function visits(
   transposed: boolean,
 ): Run[][] {
   const [R, C] = [blocksOf(rows), blocksOf(columns)];
+  const span = blocksOfClass(columns);
   const out: Run[][] = Array.from({ length: R }, () => []);
   const judge = (is: readonly Strided[], js: readonly Strided[]): Verdict => {
     let [all, none] = [true, true];
@@ -86,14 +95,25 @@ export function visits(
         }
     return all && !none ? "all" : "none";
   };
-  const emit = (row: number, begin: number, end: number, whole: boolean): void => {
+  const seen = (is: readonly Strided[], js: readonly Strided[]): boolean =>
+    heads.some((h) => is.some((i) => js.some((j) => (transposed ? any(rule, h, j, i) : any(rule, h, i, j)))));
+  const emit = (row: number, begin: number, end: number, whole: boolean, skip = 0, spare = 0): void => {
     const list = out[row]!;
     const last = list.at(-1);
-    if (last?.end === begin && last.whole === whole) last.end = end;
-    else list.push({ begin, end, whole });
+    if (last?.end === begin && last.whole === whole && last.spare + skip === 0 && begin % span > 0) {
+      last.end = end;
+      last.spare = spare;
+    } else list.push({ begin, end, whole, skip, spare });
+  };
+  /** Columns of a block that are seen. */
+  const emitSome = (row: number, is: readonly Strided[], block: number): void => {
+    const [start, end] = [block * columns.block, (block + 1) * columns.block];
+    let [a, b] = [start, end];
+    while (a < b && !seen(is, cover(columns, a, a + GRAIN))) a += GRAIN;
+    while (b > a && !seen(is, cover(columns, b - GRAIN, b))) b -= GRAIN;
+    if (a < b) emit(row, block, block + 1, false, a - start, end - b);
   };
   // A block that its class does not fill is never whole: its rest must be hidden. A shorter class may end a block early.
-  const span = blocksOfClass(columns);
   const emitAll = (row: number, begin: number, end: number): void => {
     for (let residue = Math.floor(begin / span); residue * span < end; residue++) {
       const start = residue * span;
@@ -107,21 +127,19 @@ export function visits(
   const walk = (r0: number, r1: number, c0: number, c1: number): void => {
     if (r0 >= r1 || c0 >= c1) return;
     const single = r1 - r0 === 1 && c1 - c0 === 1;
-    const [is, js] = [cover(rows, r0, r1), cover(columns, c0, c1)];
+    const is = cover(rows, r0 * rows.block, r1 * rows.block);
+    const js = cover(columns, c0 * columns.block, c1 * columns.block);
     if (single || is.length * js.length * heads.length <= 16) {
       const v = judge(is, js);
       if (v === "none") return;
       if (v === "all") {
-        for (let r = r0; r < r1; r++) if (cover(rows, r, r + 1).length > 0) emitAll(r, c0, c1);
+        for (let r = r0; r < r1; r++)
+          if (cover(rows, r * rows.block, (r + 1) * rows.block).length > 0) emitAll(r, c0, c1);
         return;
       }
     }
-    if (single) {
-      const seen = heads.some((h) =>
-        is.some((i) => js.some((j) => (transposed ? any(rule, h, j, i) : any(rule, h, i, j)))),
-      );
-      if (seen) emit(r0, c0, c1, false);
-    } else if (r1 - r0 > 1 && (r1 - r0) * rows.block >= (c1 - c0) * columns.block) {
+    if (single) emitSome(r0, is, c0);
+    else if (r1 - r0 > 1 && (r1 - r0) * rows.block >= (c1 - c0) * columns.block) {
       const mid = (r0 + r1) >> 1;
       walk(r0, mid, c0, c1);
       walk(mid, r1, c0, c1);
