@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
 import { Safetensors, writeSafetensors, type ByteSource, type TensorData } from "@x/kernels/safetensors";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
-import { expectObject, modelConfig, type ModelConfig } from "./config/index.js";
+import { expectObject, Fields, modelConfig, type ModelConfig } from "./config/index.js";
 import { CausalLM } from "./model.js";
 
 async function exists(path: string): Promise<boolean> {
@@ -198,6 +198,7 @@ export interface Checkpoint {
   readonly json: Record<string, unknown>;
 }
 
+/** A folder's configuration; a text also ends at the ids that generation_config.json names. */
 export async function readConfig(
   folder: string,
   change?: (json: Record<string, unknown>) => Record<string, unknown>,
@@ -205,7 +206,13 @@ export async function readConfig(
   const path = join(folder, "config.json");
   const parsed = expectObject(path, await readJson(path)) as Record<string, unknown>;
   const json = change ? change(parsed) : parsed;
-  return { config: modelConfig(json, path), json };
+  const config = modelConfig(json, path);
+  const generation = join(folder, "generation_config.json");
+  if (!(await exists(generation))) return { config, json };
+  const more = new Fields(generation, expectObject(generation, await readJson(generation))).ids(
+    "eos_token_id",
+  );
+  return { config: { ...config, eosTokenIds: [...new Set([...config.eosTokenIds, ...more])] }, json };
 }
 
 /**

@@ -1,9 +1,11 @@
-import { readFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { argmax, ConfigError, FormatError } from "@x/kernels";
 import { Safetensors } from "@x/kernels/safetensors";
 import { repository, sharedFolder, useGpu } from "@x/testing";
-import { loadCheckpoint, loadFolderTokenizer } from "./checkpoint.js";
+import { loadCheckpoint, loadFolderTokenizer, readConfig } from "./checkpoint.js";
 import { generate } from "./generate.js";
 
 interface Expected {
@@ -134,6 +136,22 @@ describe("models of the Llama, Mistral, Mixtral and Qwen families", () => {
     const best = await gpu.scope(() => argmax(model.forward(gpu.tensor(all, [1, all.length], "i32")))).read();
     expect([...best.slice(prompt.length - 1, -1)]).toEqual(out.ids);
     model.dispose();
+  });
+
+  it("a text also ends at the ids of generation_config.json", async () => {
+    const source = `${repository}tooling/fixtures/models/mistral`;
+    const folder = await mkdtemp(join(tmpdir(), "x-generation-"));
+    try {
+      await cp(source, folder, { recursive: true });
+      expect((await readConfig(folder)).config.eosTokenIds).toEqual([2]);
+      const file = join(folder, "generation_config.json");
+      await writeFile(file, JSON.stringify({ eos_token_id: [2, 7], temperature: 0.6 }));
+      expect((await readConfig(folder)).config.eosTokenIds).toEqual([2, 7]);
+      await writeFile(file, JSON.stringify({ eos_token_id: "</s>" }));
+      await expect(readConfig(folder)).rejects.toThrow(/generation_config\.json: eos_token_id is "<\/s>"/);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it("refuses what is missing, left over or of another shape, and leaves nothing behind", async () => {
