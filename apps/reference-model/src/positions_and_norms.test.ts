@@ -1,5 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { useGpu } from "@x/testing";
+import { transpose, type Tensor } from "@x/kernels";
+import { QKNorm } from "@x/norm";
+import { operand, relativeError, useGpu } from "@x/testing";
+import { COMPONENTS, type ForwardContext } from "./components/index.js";
+import { queryKeyNorm } from "./components/mixers/qk_norm.js";
+import { modelConfig } from "./config/index.js";
+import { CausalLM } from "./model.js";
 import { checkModel, tinyParts } from "./test-support.js";
 
 const L = { originalMaxPositionEmbeddings: 16 };
@@ -49,6 +55,17 @@ const norms: Record<string, object> = {
   BatchNorm: { type: "batch" },
 };
 
+const qkNorms: Record<string, Record<string, unknown>> = {
+  "rms by head": { qkNorm: { type: "rms" } },
+  "layer by head": { qkNorm: { type: "layer" } },
+  "gemma by head": { qkNorm: { type: "gemma", scope: "head", eps: 1e-5 } },
+  "rms over all heads": { qkNorm: { type: "rms", scope: "all" } },
+  "layer over all heads, without a bias": { qkNorm: { type: "layer", scope: "all", bias: false } },
+  "gemma over all heads": { qkNorm: { type: "gemma", scope: "all" } },
+  "l2 with one g": { qkNorm: { type: "l2" } },
+  "l2 with a g for each head, in windows": { qkNorm: { type: "l2", perHead: true, length: 16 }, window: 6 },
+};
+
 describe("models of every encoding and norm", () => {
   const device = useGpu();
   const check = async (change: Record<string, unknown>): Promise<void> => {
@@ -70,4 +87,73 @@ describe("models of every encoding and norm", () => {
     { timeout: 240_000 },
     (name) => check({ norm: norms[name] }),
   );
+  it.each(Object.keys(qkNorms))(
+    "queries and keys, %s: decoding = the whole pass, causal, trainable",
+    { timeout: 240_000 },
+    (name) => check({ mixer: { type: "attention", numHeads: 4, numKvHeads: 2, ...qkNorms[name] } }),
+  );
+
+  it("queries and keys get the norms of @x/norm, under the checkpoints' names", async () => {
+    const { gpu } = device;
+    const [numHeads, numKvHeads, headDim] = [4, 2, 8];
+    const heads = { numHeads, numKvHeads, headDim };
+    const [q, k] = [numHeads, numKvHeads].map((n) => {
+      const { data, shape } = operand([2, 3, n, headDim], n);
+      return gpu.tensor(data, shape);
+    }) as [Tensor, Tensor];
+    const byHead = (t: Tensor): Tensor => transpose(t, [0, 2, 1, 3]);
+    for (const kind of ["rms", "layer", "gemma", "l2"] as const)
+      for (const scope of kind === "l2" ? (["head"] as const) : (["head", "all"] as const)) {
+        const reference = QKNorm.init(gpu, { kind, scope, ...heads, length: 64 });
+        const given = Object.fromEntries(
+          Object.entries(reference.parameters()).map(([name, t]) => {
+            const { data } = operand(t.shape, name.length);
+            return [kind === "l2" ? `qk_norm.${name}` : name, gpu.tensor(data, t.shape)] as const;
+          }),
+        );
+        const weights = {
+          gpu,
+          model: { ...modelConfig(tinyParts()) },
+          layer: 0,
+          name: "self_attn",
+          given,
+          seed: 1,
+          made: [],
+          gain: 1,
+          encoding: { parameters: () => ({}) },
+          components: COMPONENTS,
+        };
+        const own = queryKeyNorm({ type: kind, scope }, weights, heads);
+        expect(own.parameters()).toEqual(given);
+        expect(own.scale).toBe(kind === "l2" ? 1 : undefined);
+        const got = own.forward(q, k, { training: false } as ForwardContext);
+        const expected = QKNorm.fromParameters(
+          { kind, scope, ...heads },
+          kind === "l2" ? { g: given["qk_norm.g"]! } : given,
+        ).forward(byHead(q), byHead(k));
+        for (const side of ["q", "k"] as const)
+          expect(
+            relativeError(await byHead(got[side]).read(), await expected[side].read()),
+            `${side}, ${kind}, ${scope}`,
+          ).toBeLessThan(1e-6);
+      }
+  });
+
+  it("refuses norms of queries and keys that do not fit", () => {
+    const model = (mixer: object, rest: object = {}): CausalLM => {
+      const json = tinyParts({ mixer: { type: "attention", numHeads: 4, ...mixer }, ...rest });
+      return CausalLM.init(device.gpu, modelConfig(json), { seed: 1 });
+    };
+    expect(() => model({ qkNorm: { type: "rms", scope: "token" } })).toThrow(/scope is "token"/);
+    expect(() => model({ qkNorm: { type: "l2", scope: "all" } })).toThrow(/takes each head by itself/);
+    expect(() => model({ qkNorm: { type: "l2" }, scale: 0.5 })).toThrow(/a factor of its own/);
+    expect(() => model({ qkNorm: { type: "batch" } })).toThrow(/sees its own token alone/);
+    expect(() => model({ qkNorm: { type: "rms", perHead: true } })).toThrow(/perHead/);
+    expect(() => model({ qkNorm: { type: "length" } })).toThrow(/known: rms/);
+    const scaled = model({ qkNorm: { type: "l2" } }, { position: { type: "deberta", maxDistance: 8 } });
+    expect(() => scaled.forward(device.gpu.tensor([1, 2], [1, 2], "i32"))).toThrow(
+      /scales the scores itself/,
+    );
+    scaled.dispose();
+  });
 });

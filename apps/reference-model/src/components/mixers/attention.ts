@@ -9,7 +9,7 @@ import {
   type PatternConfig,
 } from "@x/attention";
 import { ConfigError, linear, type Tensor } from "@x/kernels";
-import { expectObject, Fields, type ComponentSpec } from "../../config/index.js";
+import { Fields, type ComponentSpec } from "../../config/index.js";
 import type {
   AttentionEncoding,
   Factory,
@@ -20,8 +20,8 @@ import type {
   StateOptions,
   Weights,
 } from "../contract.js";
-import { below, find } from "../find.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
+import { queryKeyNorm, type QueryKeyNorm } from "./qk_norm.js";
 import { groupedHeads } from "./shared.js";
 
 const KEYS = [
@@ -42,7 +42,7 @@ const KEYS = [
  * Multi-head attention with shared keys (GQA, MQA), causal, with any encoding: `numHeads`, `numKvHeads` (numHeads),
  * `headDim` (dim / numHeads), `window` (keys that a query sees, the own one included), `pattern` (a
  * pattern of @x/attention in its JSON form, in addition to causal), `softcap`, `scale`, biases
- * `qkvBias` and `outBias` (false), `qkNorm` (a norm of each head's query and key).
+ * `qkvBias` and `outBias` (false), `qkNorm` (a norm of queries and keys, see `queryKeyNorm`).
  */
 class Attention implements Mixer {
   readonly #weights: Weights;
@@ -56,8 +56,7 @@ class Attention implements Mixer {
   readonly #scale: number;
   readonly #p: Record<string, Tensor>;
   readonly #encoding: AttentionEncoding | undefined;
-  readonly #qNorm: Norm | undefined;
-  readonly #kNorm: Norm | undefined;
+  readonly #qkNorm: QueryKeyNorm | undefined;
   readonly #innerNorm: Norm | undefined;
 
   constructor(spec: ComponentSpec, weights: Weights) {
@@ -78,7 +77,12 @@ class Attention implements Mixer {
     this.#window = window === undefined || reach === undefined ? (window ?? reach) : Math.min(window, reach);
     this.#pattern = reach === undefined ? rule : undefined;
     this.#softcap = f.number("softcap", 0);
-    this.#scale = f.number("scale", this.#headDim ** -0.5);
+    if (f.get("qkNorm") !== undefined)
+      this.#qkNorm = queryKeyNorm(f.get("qkNorm"), weights, { numHeads, numKvHeads, headDim });
+    const fixed = this.#qkNorm?.scale;
+    if (fixed !== undefined && f.get("scale") !== undefined)
+      f.fail("scale", "is given; the norm of queries and keys has a factor of its own");
+    this.#scale = fixed ?? f.number("scale", this.#headDim ** -0.5);
     const [qWidth, kvWidth] = [this.#numHeads * this.#headDim, this.#numKvHeads * this.#headDim];
     const set = (this.#set = new ParameterSet(weights));
     set.normal("q_proj.weight", [qWidth, model.dim]);
@@ -92,12 +96,6 @@ class Attention implements Mixer {
     }
     if (f.flag("outBias", false)) set.constant("o_proj.bias", [model.dim], 0);
     this.#p = set.all();
-    if (f.get("qkNorm") !== undefined) {
-      const norm = expectObject(`${name}: qkNorm`, f.get("qkNorm")) as unknown as ComponentSpec;
-      const make = find("norm", weights.components.norms, norm, name);
-      this.#qNorm = make(norm, below(weights, "q_norm"), this.#headDim);
-      this.#kNorm = make(norm, below(weights, "k_norm"), this.#headDim);
-    }
     this.#innerNorm = weights.innerNorm?.("inner_attn_ln", qWidth);
     this.#encoding = weights.encoding.attention?.(weights, {
       numHeads: this.#numHeads,
@@ -114,10 +112,7 @@ class Attention implements Mixer {
     let q = project("q_proj", this.#numHeads);
     let k = project("k_proj", this.#numKvHeads);
     const v = project("v_proj", this.#numKvHeads);
-    if (this.#qNorm && this.#kNorm) {
-      q = this.#qNorm.forward(q, context);
-      k = this.#kNorm.forward(k, context);
-    }
+    if (this.#qkNorm) ({ q, k } = this.#qkNorm.forward(q, k, context));
     const encoding = this.#encoding;
     if (encoding?.rotate) ({ q, k } = encoding.rotate(q, k, context));
     const cache = state as unknown as KVCache | undefined;
@@ -128,6 +123,11 @@ class Attention implements Mixer {
     const [keys, values] = cache ? [cache.keys, cache.values] : [k, v];
     const range = { scale: this.#scale, minDistance: 0, maxDistance: context.seqLen - 1 };
     const terms = encoding?.scores?.(q, keys, range);
+    if (this.#qkNorm?.scale !== undefined && terms?.scale !== undefined)
+      throw new ConfigError(
+        `${this.#weights.name}: attention`,
+        "the encoding scales the scores itself; it does not go with a norm that does so too",
+      );
     const options = {
       layout: "bshd",
       causal: true,
@@ -166,16 +166,12 @@ class Attention implements Mixer {
   }
 
   parameters(): Record<string, Tensor> {
-    const under = (name: string, part: { parameters(): Record<string, Tensor> } | undefined) =>
-      Object.entries(part?.parameters() ?? {}).map(([key, t]) => [`${name}.${key}`, t] as const);
+    const inner = Object.entries(this.#innerNorm?.parameters() ?? {});
     return {
       ...this.#set.all(),
       ...this.#encoding?.parameters(),
-      ...Object.fromEntries([
-        ...under("q_norm", this.#qNorm),
-        ...under("k_norm", this.#kNorm),
-        ...under("inner_attn_ln", this.#innerNorm),
-      ]),
+      ...this.#qkNorm?.parameters(),
+      ...Object.fromEntries(inner.map(([key, t]) => [`inner_attn_ln.${key}`, t])),
     };
   }
 }
