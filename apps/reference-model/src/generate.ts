@@ -109,7 +109,7 @@ export async function generate(
   };
   const token = keep(gpu.tensor([prompt.at(-1)!], [1, 1], "i32"));
   const position = keep(gpu.tensor([prompt.length - 1], [1, 1], "i32"));
-  const step = keep(gpu.tensor([0], [1], "u32"));
+  const count = keep(gpu.tensor([0], [1], "u32"));
   const history = keep(
     gpu.tensor(
       Int32Array.from({ length: maxLength }, (_, i) => prompt[i] ?? -1),
@@ -121,9 +121,9 @@ export async function generate(
   const choose = (logits: Tensor): Tensor => {
     const last = logits.reshape([config.vocabSize]);
     const penalized = penalty === 1 ? last : repetitionPenalty(last, history, penalty);
-    const next = sample(penalized, { temperature, topK, topP, minP, seed, step });
+    const next = sample(penalized, { temperature, topK, topP, minP, seed, step: count });
     gpu.run(advanceKernel, {
-      bindings: { next, token, position, step, history },
+      bindings: { next, token, position, step: count, history },
       params: { limit: maxLength },
     });
     return next;
@@ -149,8 +149,19 @@ export async function generate(
     let text = "";
     let shown = 0;
     let started = 0;
+    // One step runs ahead of what has been read, so that the device works while an id is on its way; a text that ends
+    // at it leaves that step's result alone.
+    const step = (): void => {
+      const decode = (): Tensor => choose(model.forward(token, { positionIds: position }, state));
+      if (!replays) gpu.scope(decode);
+      else if (recording) recording.replay();
+      else recording = gpu.record(decode);
+      gpu.flush();
+    };
     for (;;) {
-      const id = (await token.read())[0]!;
+      const reading = token.read();
+      if (ids.length + 1 < maxNewTokens) step();
+      const id = (await reading)[0]!;
       if (ids.length === 0) started = performance.now();
       const seconds = (): number => (performance.now() - started) / 1000;
       const eos = config.eosTokenIds.includes(id);
@@ -179,12 +190,6 @@ export async function generate(
         onText(text.slice(shown, safe));
         shown = safe;
       }
-      if (!replays) {
-        gpu.scope(() => {
-          choose(model.forward(token, { positionIds: position }, state));
-        });
-      } else if (recording) recording.replay();
-      else recording = gpu.record(() => choose(model.forward(token, { positionIds: position }, state)));
     }
   } finally {
     recording?.dispose();
