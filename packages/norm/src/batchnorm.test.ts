@@ -141,6 +141,7 @@ eachForm("batchNorm", (device) => {
   });
 
   it("refuses what does not fit, by name", () => {
+    expect(() => BatchNorm.fromParameters({ epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
     const { gpu } = device;
     const x = gpu.zeros([2, 3, 4]);
     const stats = { runningMean: gpu.zeros([4]), runningVar: gpu.full([4], 1) };

@@ -237,6 +237,7 @@ export class BatchNorm implements Module {
     config: { eps?: number; momentum?: number },
     parameters: Readonly<Record<string, Tensor>>,
   ): BatchNorm {
+    checkConfig("BatchNorm", config, ["eps", "momentum"]);
     return new BatchNorm(
       {
         weight: parameters["weight"],

@@ -98,6 +98,7 @@ eachForm("LayerNorm", (device) => {
   });
 
   it("refuses what does not fit, by name", () => {
+    expect(() => LayerNorm.fromParameters({ epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
     const { gpu } = device;
     const x = gpu.zeros([2, 6]);
     expect(() => layerNorm(x, gpu.zeros([7]))).toThrow(/layerNorm: weight has shape \[7\]/);

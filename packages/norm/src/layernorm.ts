@@ -46,6 +46,7 @@ export class LayerNorm implements Module {
   }
 
   static fromParameters(config: { eps?: number }, parameters: Readonly<Record<string, Tensor>>): LayerNorm {
+    checkConfig("LayerNorm", config, ["eps"]);
     return new LayerNorm(takeParameter("LayerNorm", parameters, "weight"), parameters["bias"], config);
   }
 

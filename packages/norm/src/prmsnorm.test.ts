@@ -60,6 +60,9 @@ eachForm("partialRmsNorm", (device) => {
   });
 
   it("refuses what does not fit, by name", () => {
+    expect(() => PartialRMSNorm.fromParameters({ p: 0.5, epsilon: 1 } as never, {})).toThrow(
+      /unknown key "epsilon"/,
+    );
     const x = device.gpu.zeros([2, 6]);
     expect(() => partialRmsNorm(x, undefined, { p: 0 })).toThrow(/p is 0; it must lie in \(0, 1\]/);
     expect(() => partialRmsNorm(x, undefined, { p: 1.5 })).toThrow(/p is 1.5/);

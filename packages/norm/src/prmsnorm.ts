@@ -68,6 +68,7 @@ export class PartialRMSNorm implements Module {
     options: Omit<PartialRMSNormOptions, "bias">,
     parameters: Readonly<Record<string, Tensor>>,
   ): PartialRMSNorm {
+    checkConfig("PartialRMSNorm", options, ["p", "rounding", "eps", "epsPlacement"]);
     return new PartialRMSNorm(takeParameter("PartialRMSNorm", parameters, "weight"), options);
   }
 

@@ -78,6 +78,9 @@ eachForm("qkNorm", (device) => {
   });
 
   it("refuses what does not fit, by name", () => {
+    expect(() =>
+      QKNorm.fromParameters({ kind: "rms", headDim: 2, numHeads: 1, scop: "all" } as never, {}),
+    ).toThrow(/unknown key "scop"/);
     const { gpu } = device;
     const q = gpu.zeros([1, 2, 3, 4]);
     expect(() => qkNorm(gpu.zeros([2, 3, 4]), { kind: "rms" })).toThrow(

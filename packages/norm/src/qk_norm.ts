@@ -77,6 +77,15 @@ export interface QKNormConfig {
   readonly numKvHeads?: number;
 }
 
+function check(config: QKNormConfig): void {
+  const who = "QKNorm";
+  checkConfig(who, config, ["kind", "scope", "eps", "headDim", "numHeads", "numKvHeads"]);
+  const { kind, scope = "head", headDim, numHeads, numKvHeads = numHeads } = config;
+  expectOneOf(who, "kind", kind, ["rms", "layer", "gemma", "l2"]);
+  expectOneOf(who, "scope", scope, ["head", "all"]);
+  for (const [name, n] of Object.entries({ headDim, numHeads, numKvHeads })) expectInteger(who, name, n, 1);
+}
+
 /**
  * `qkNorm` of queries and keys with its parameters: q_norm.weight and k_norm.weight (and biases for "layer"); for
  * "l2" one `g`, which multiplies the query, so that attention runs with scale 1.
@@ -94,10 +103,8 @@ export class QKNorm implements Module {
   static init(gpu: Gpu, config: QKNormConfig & { readonly length?: number }): QKNorm {
     const who = "QKNorm";
     const { length = 1024, ...own } = config;
-    checkConfig(who, own, ["kind", "scope", "eps", "headDim", "numHeads", "numKvHeads"]);
+    check(own);
     const { kind, scope = "head", headDim, numHeads, numKvHeads = numHeads } = own;
-    expectOneOf(who, "kind", kind, ["rms", "layer", "gemma", "l2"]);
-    for (const [name, n] of Object.entries({ headDim, numHeads, numKvHeads })) expectInteger(who, name, n, 1);
     expectInteger(who, "length", length, 2);
     if (kind === "l2")
       return new QKNorm(own, { g: gpu.keep(gpu.full([1], Math.log2(length ** 2 - length))) });
@@ -114,6 +121,7 @@ export class QKNorm implements Module {
   }
 
   static fromParameters(config: QKNormConfig, parameters: Readonly<Record<string, Tensor>>): QKNorm {
+    check(config);
     for (const name of config.kind === "l2" ? ["g"] : ["q_norm.weight", "k_norm.weight"])
       takeParameter("QKNorm", parameters, name);
     return new QKNorm(config, parameters);

@@ -90,6 +90,19 @@ eachForm("RMSNorm", (device) => {
     expect(await again.forward(x).read()).toEqual(await norm.forward(x).read());
   });
 
+  it("keeps the place of eps and a bias", async () => {
+    const { gpu } = device;
+    const own = { eps: 0.5, epsPlacement: "outside" } as const;
+    const norm = RMSNorm.init(gpu, { dim: 6, ...own, bias: true });
+    expect(Object.keys(norm.parameters())).toEqual(["weight", "bias"]);
+    const x = upload(gpu, operand([3, 6], 1));
+    expect(await norm.forward(x).read()).toEqual(await rmsNorm(x, undefined, own).read());
+    const given = { weight: upload(gpu, operand([6], 2)), bias: upload(gpu, operand([6], 3)) };
+    expect(await RMSNorm.fromParameters(own, given).forward(x).read()).toEqual(
+      await rmsNorm(x, given.weight, { ...own, bias: given.bias }).read(),
+    );
+  });
+
   it("refuses what does not fit, by name", () => {
     const { gpu } = device;
     const x = gpu.zeros([2, 6]);
@@ -104,5 +117,7 @@ eachForm("RMSNorm", (device) => {
     expect(() => rmsNorm(x, undefined, { epsPlacement: "in" as never })).toThrow(ConfigError);
     expect(() => RMSNorm.init(gpu, { dim: 0 })).toThrow(/dim is 0/);
     expect(() => RMSNorm.fromParameters({}, {})).toThrow(/parameter weight is missing/);
+    const given = { weight: gpu.zeros([6]) };
+    expect(() => RMSNorm.fromParameters({ epsilon: 1e-5 } as never, given)).toThrow(/unknown key "epsilon"/);
   });
 });

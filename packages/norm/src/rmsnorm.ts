@@ -32,32 +32,59 @@ export function rmsNorm(x: Tensor, weight?: Tensor, options: RMSNormOptions = {}
   return rowNorm(x, { who: "rmsNorm", divisor: epsPlacement, eps, weight, bias }).out;
 }
 
-/** RMSNorm with its weight. */
+/** RMSNorm with its weight and, if there is one, its bias. */
 export class RMSNorm implements Module {
   readonly weight: Tensor;
+  readonly bias: Tensor | undefined;
   readonly eps: number;
+  readonly epsPlacement: "inside" | "outside";
 
-  constructor(weight: Tensor, { eps = 1e-6 }: { eps?: number } = {}) {
+  constructor(
+    weight: Tensor,
+    {
+      eps = 1e-6,
+      epsPlacement = "inside",
+      bias,
+    }: { eps?: number; epsPlacement?: "inside" | "outside"; bias?: Tensor | undefined } = {},
+  ) {
     this.weight = weight;
+    this.bias = bias;
     this.eps = eps;
+    this.epsPlacement = epsPlacement;
   }
 
-  /** Weight of ones. */
-  static init(gpu: Gpu, config: { dim: number; eps?: number }): RMSNorm {
-    checkConfig("RMSNorm", config, ["dim", "eps"]);
-    expectInteger("RMSNorm", "dim", config.dim, 1);
-    return new RMSNorm(gpu.keep(gpu.full([config.dim], 1)), config);
+  /** Weight of ones; with `bias`, a bias of zeros. */
+  static init(
+    gpu: Gpu,
+    config: { dim: number; eps?: number; epsPlacement?: "inside" | "outside"; bias?: boolean },
+  ): RMSNorm {
+    checkConfig("RMSNorm", config, ["dim", "eps", "epsPlacement", "bias"]);
+    const { dim, bias = false, ...options } = config;
+    expectInteger("RMSNorm", "dim", dim, 1);
+    return new RMSNorm(gpu.keep(gpu.full([dim], 1)), {
+      ...options,
+      bias: bias ? gpu.keep(gpu.zeros([dim])) : undefined,
+    });
   }
 
-  static fromParameters(config: { eps?: number }, parameters: Readonly<Record<string, Tensor>>): RMSNorm {
-    return new RMSNorm(takeParameter("RMSNorm", parameters, "weight"), config);
+  /** From `weight` and, if it is there, `bias`. */
+  static fromParameters(
+    config: { eps?: number; epsPlacement?: "inside" | "outside" },
+    parameters: Readonly<Record<string, Tensor>>,
+  ): RMSNorm {
+    checkConfig("RMSNorm", config, ["eps", "epsPlacement"]);
+    return new RMSNorm(takeParameter("RMSNorm", parameters, "weight"), {
+      ...config,
+      bias: parameters["bias"],
+    });
   }
 
   forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight, { eps: this.eps });
+    const { eps, epsPlacement, bias } = this;
+    return rmsNorm(x, this.weight, { eps, epsPlacement, bias });
   }
 
   parameters(): Record<string, Tensor> {
-    return { weight: this.weight };
+    return { weight: this.weight, ...(this.bias ? { bias: this.bias } : {}) };
   }
 }

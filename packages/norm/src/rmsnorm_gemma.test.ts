@@ -29,6 +29,7 @@ eachForm("rmsNormGemma", (device) => {
   });
 
   it("refuses what does not fit, by name", () => {
+    expect(() => GemmaRMSNorm.fromParameters({ epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
     expect(() => rmsNormGemma(device.gpu.zeros([2, 6]), device.gpu.zeros([2]))).toThrow(
       /rmsNormGemma: weight has shape \[2\]/,
     );

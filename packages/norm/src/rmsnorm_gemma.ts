@@ -32,6 +32,7 @@ export class GemmaRMSNorm implements Module {
     config: { eps?: number },
     parameters: Readonly<Record<string, Tensor>>,
   ): GemmaRMSNorm {
+    checkConfig("GemmaRMSNorm", config, ["eps"]);
     return new GemmaRMSNorm(takeParameter("GemmaRMSNorm", parameters, "weight"), config);
   }
 

@@ -56,6 +56,7 @@ eachForm("scaleNorm", (device) => {
   });
 
   it("refuses what does not fit, by name", () => {
+    expect(() => ScaleNorm.fromParameters({ epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
     const x = device.gpu.zeros([2, 6]);
     expect(() => scaleNorm(x, device.gpu.zeros([6]))).toThrow(
       /scaleNorm: g has shape \[6\]; it must be \[1\]/,

@@ -50,6 +50,7 @@ export class ScaleNorm implements Module {
   }
 
   static fromParameters(config: { eps?: number }, parameters: Readonly<Record<string, Tensor>>): ScaleNorm {
+    checkConfig("ScaleNorm", config, ["eps"]);
     return new ScaleNorm(takeParameter("ScaleNorm", parameters, "g"), config);
   }
 

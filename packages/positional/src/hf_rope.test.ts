@@ -80,6 +80,9 @@ describe("rope from Hugging Face configurations", () => {
       factor: 4,
       originalMaxPositionEmbeddings: 8192,
     });
+    expect(scaled({ type: "yarn", factor: 4, original_max_position_embeddings: 0 })).toMatchObject({
+      originalMaxPositionEmbeddings: 8192,
+    });
     expect(scaled({ type: "yarn", original_max_position_embeddings: 2048 })).toEqual({
       type: "yarn",
       factor: 4,
@@ -172,6 +175,42 @@ describe("rope from Hugging Face configurations", () => {
       scaling: { type: "none" },
     });
     expect(ropeLayerTypes(base)).toEqual([]);
+    // The bases at top level hold where an entry has none.
+    const mixed = {
+      ...base,
+      rope_theta: 1e6,
+      rope_local_base_freq: 1e4,
+      rope_parameters: { full_attention: { rope_type: "linear", factor: 8 }, sliding_attention: null },
+    };
+    expect(ropeFromHuggingFace(mixed, "full_attention").base).toBe(1e6);
+    expect(ropeFromHuggingFace(mixed, "sliding_attention")).toMatchObject({
+      base: 1e4,
+      scaling: { type: "none" },
+    });
+    expect(() =>
+      ropeLayerTypes({ ...base, rope_parameters: { rope_type: "yarn", full_attention: {} } }),
+    ).toThrow(/rope_type is "yarn" beside entries per layer type/);
+    expect(() => ropeLayerTypes({ ...base, rope_parameters: { full_attention: {}, other: 3 } })).toThrow(
+      /other is 3 beside/,
+    );
+  });
+
+  it("reads ModernBERT's bases of full and sliding layers", () => {
+    const older = { ...base, global_rope_theta: 160_000, local_rope_theta: 10_000 };
+    const newer = {
+      ...base,
+      rope_parameters: {
+        full_attention: { rope_type: "default", rope_theta: 160_000 },
+        sliding_attention: { rope_type: "default", rope_theta: 10_000 },
+      },
+    };
+    for (const config of [older, newer]) {
+      expect(ropeLayerTypes(config)).toEqual(["full_attention", "sliding_attention"]);
+      expect(ropeFromHuggingFace(config, "full_attention").base).toBe(160_000);
+      expect(ropeFromHuggingFace(config, "sliding_attention").base).toBe(10_000);
+    }
+    const alike = { ...older, local_rope_theta: null };
+    expect(ropeFromHuggingFace(alike, "sliding_attention").base).toBe(160_000);
   });
 
   it("refuses by name what it does not know", () => {

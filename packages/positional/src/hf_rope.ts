@@ -39,8 +39,8 @@ const orNone = (x: number | undefined): number | undefined => (x === 0 ? undefin
 function scaling(type: string, dict: Json, config: Json): RopeScaling {
   const trained = number(config, "max_position_embeddings");
   const limit =
-    number(dict, "original_max_position_embeddings") ??
-    number(config, "original_max_position_embeddings") ??
+    orNone(number(dict, "original_max_position_embeddings")) ??
+    orNone(number(config, "original_max_position_embeddings")) ??
     trained;
   const length = (): number => {
     if (limit === undefined)
@@ -151,14 +151,31 @@ function ropeDictionary(config: Json): Json {
 
 const isPerLayer = (dict: Json): boolean => Object.values(dict).some((v) => record(v) !== undefined);
 
+/** The bases of full and of sliding layers at top level: Gemma 3's names, then ModernBERT's. */
+function basesPerLayer(config: Json): { full: number | undefined; sliding: number } | undefined {
+  const gemma = number(config, "rope_local_base_freq");
+  if (gemma !== undefined) return { full: number(config, "rope_theta"), sliding: gemma };
+  const [full, sliding] = [number(config, "global_rope_theta"), number(config, "local_rope_theta")];
+  if (sliding !== undefined) return { full, sliding };
+  return full === undefined ? undefined : { full, sliding: full };
+}
+
 /**
  * Layer types that have a rotation of their own: the keys of a dictionary per layer type, or "full_attention" and
- * "sliding_attention" where there is a `rope_local_base_freq` (Gemma 3); empty where all layers are alike.
+ * "sliding_attention" where their bases stand apart (Gemma 3, ModernBERT); empty where all layers are alike.
  */
 export function ropeLayerTypes(config: Json): string[] {
   const dict = ropeDictionary(config);
-  if (isPerLayer(dict)) return Object.keys(dict);
-  return number(config, "rope_local_base_freq") === undefined ? [] : ["full_attention", "sliding_attention"];
+  if (isPerLayer(dict)) {
+    const other = Object.entries(dict).find(([, v]) => v !== null && record(v) === undefined);
+    if (other)
+      throw new ConfigError(
+        "rope config",
+        `${other[0]} is ${JSON.stringify(other[1])} beside entries per layer type; it must be an object or null`,
+      );
+    return Object.keys(dict);
+  }
+  return basesPerLayer(config) === undefined ? [] : ["full_attention", "sliding_attention"];
 }
 
 /**
@@ -176,20 +193,11 @@ export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfi
       `the rope dictionary has one entry per layer type (${types.join(", ")}); layerType is ${JSON.stringify(layerType)}`,
     );
   }
-  const local = number(config, "rope_local_base_freq");
-  if (layerType !== undefined && isPerLayer(dict)) {
-    const own = dict[layerType] ?? {};
-    const entry = record(own);
-    if (!entry)
-      throw new ConfigError(
-        "rope config",
-        `${layerType} is ${JSON.stringify(own)}; it must be an object or null`,
-      );
-    dict = entry;
-  } else if (local !== undefined && layerType === "sliding_attention") {
-    // Gemma 3: the local layers keep their own base, unscaled.
-    dict = { rope_theta: local };
-  }
+  const bases = basesPerLayer(config);
+  const sliding = layerType === "sliding_attention";
+  if (isPerLayer(dict)) dict = record(dict[layerType!]) ?? {};
+  // Their own base, unscaled.
+  else if (bases && sliding) dict = {};
   const heads = number(config, "num_attention_heads") ?? number(config, "n_head");
   const width = number(config, "hidden_size") ?? number(config, "n_embd");
   const headDim =
@@ -213,6 +221,7 @@ export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfi
     rotaryDim: number(config, "rotary_dim") ?? (share === undefined ? headDim : Math.floor(headDim * share)),
     base:
       number(dict, "rope_theta") ??
+      (sliding ? bases?.sliding : bases?.full) ??
       number(config, "rope_theta") ??
       number(config, "rotary_emb_base") ??
       10000,

@@ -135,6 +135,19 @@ describe("rope frequencies", () => {
       [{ type: "ntk" }, /factor is undefined/],
       [{ type: "dynamicNtk", factor: 2 }, /originalMaxPositionEmbeddings is undefined/],
       [{ type: "ntkByParts", factor: 2, ...L, betaFast: 1, betaSlow: 2 }, /betaFast is 1/],
+      [{ type: "ntkByParts", factor: 2, ...L, betaFast: 2, betaSlow: 2 }, /betaFast is 2; it must be above/],
+      [{ type: "ntkByParts", factor: 2, ...L, truncate: "no" }, /truncate is "no"/],
+      [{ type: "yarn", factor: 2, ...L, truncate: 0 }, /truncate is 0/],
+      [
+        {
+          type: "longrope",
+          shortFactor: Array(16).fill(1),
+          longFactor: Array(16).fill(1),
+          ...L,
+          attentionFactor: { short: 1, longer: 2 },
+        },
+        /unknown key "longer"/,
+      ],
       [{ type: "yarn", factor: 2, ...L, rampSpace: "turns" }, /rampSpace is "turns"/],
       [{ type: "yarn", factor: 2, ...L, attentionFactor: NaN }, /attentionFactor is NaN/],
       [

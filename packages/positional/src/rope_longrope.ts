@@ -49,6 +49,8 @@ export function longropeFrequencies(base: RopeBase, scaling: LongropeScaling): R
   }
   const ratio = scaling.factor ?? (maxPositionEmbeddings === undefined ? 1 : maxPositionEmbeddings / L);
   expectNumber(who, "factor", ratio, Number.MIN_VALUE);
+  if (typeof attentionFactor === "object")
+    checkConfig(`${who}: attentionFactor`, attentionFactor, ["short", "long"]);
   const given =
     typeof attentionFactor === "object" ? attentionFactor[long ? "long" : "short"] : attentionFactor;
   if (given !== undefined) expectNumber(who, "attentionFactor", given);

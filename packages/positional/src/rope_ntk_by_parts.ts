@@ -1,4 +1,4 @@
-import { checkConfig, expectInteger, expectNumber, expectOneOf } from "@x/kernels";
+import { checkConfig, ConfigError, expectInteger, expectNumber, expectOneOf } from "@x/kernels";
 import { plainFrequencies, type RopeBase, type RopeFrequencies } from "./rope_frequencies.js";
 
 /** NTK-by-parts: fast pairs stay, slow ones are interpolated, between them a ramp. */
@@ -22,6 +22,21 @@ export interface Ramp {
   readonly betaSlow: number;
   readonly space: "rotations" | "index";
   readonly truncate: boolean;
+}
+
+/** @throws ConfigError */
+export function checkRamp(who: string, { L, betaFast, betaSlow, space, truncate }: Ramp): void {
+  expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
+  expectNumber(who, "betaSlow", betaSlow, Number.MIN_VALUE);
+  expectNumber(who, "betaFast", betaFast, betaSlow);
+  expectOneOf(who, "rampSpace", space, ["rotations", "index"]);
+  if (space === "rotations" && betaFast === betaSlow)
+    throw new ConfigError(
+      who,
+      `betaFast is ${betaFast}; it must be above betaSlow where the ramp is in turns`,
+    );
+  if (typeof (truncate as unknown) !== "boolean")
+    throw new ConfigError(who, `truncate is ${JSON.stringify(truncate)}; it must be true or false`);
 }
 
 /** 1 where a pair keeps its frequency, 0 where it is divided by the factor. */
@@ -70,12 +85,7 @@ export function ntkByPartsFrequencies(base: RopeBase, scaling: NtkByPartsScaling
     truncate = true,
   } = scaling;
   expectNumber(who, "factor", factor, 1);
-  expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
-  expectNumber(who, "betaSlow", betaSlow, Number.MIN_VALUE);
-  expectNumber(who, "betaFast", betaFast, betaSlow);
-  expectOneOf(who, "rampSpace", rampSpace, ["rotations", "index"]);
-  return {
-    invFreq: blend(base, keepShare(base, { L, betaFast, betaSlow, space: rampSpace, truncate }), factor),
-    attentionFactor: 1,
-  };
+  const ramp = { L, betaFast, betaSlow, space: rampSpace, truncate };
+  checkRamp(who, ramp);
+  return { invFreq: blend(base, keepShare(base, ramp), factor), attentionFactor: 1 };
 }

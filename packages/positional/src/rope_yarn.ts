@@ -1,6 +1,6 @@
-import { checkConfig, expectInteger, expectNumber, expectOneOf } from "@x/kernels";
+import { checkConfig, expectNumber } from "@x/kernels";
 import type { RopeBase, RopeFrequencies } from "./rope_frequencies.js";
-import { blend, keepShare } from "./rope_ntk_by_parts.js";
+import { blend, checkRamp, keepShare } from "./rope_ntk_by_parts.js";
 
 /** YaRN: NTK-by-parts and a temperature on the attention scores. */
 export interface YarnScaling {
@@ -49,10 +49,8 @@ export function yarnFrequencies(base: RopeBase, scaling: YarnScaling): RopeFrequ
     mscaleAllDim,
   } = scaling;
   expectNumber(who, "factor", factor, Number.MIN_VALUE);
-  expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
-  expectNumber(who, "betaSlow", betaSlow, Number.MIN_VALUE);
-  expectNumber(who, "betaFast", betaFast, betaSlow);
-  expectOneOf(who, "rampSpace", rampSpace, ["rotations", "index"]);
+  const ramp = { L, betaFast, betaSlow, space: rampSpace, truncate };
+  checkRamp(who, ramp);
   for (const [name, value] of Object.entries({
     mscale,
     mscaleAllDim,
@@ -64,7 +62,7 @@ export function yarnFrequencies(base: RopeBase, scaling: YarnScaling): RopeFrequ
     scaling.attentionFactor ??
     (both ? yarnMscale(factor, mscale) / yarnMscale(factor, mscaleAllDim) : yarnMscale(factor, 1));
   return {
-    invFreq: blend(base, keepShare(base, { L, betaFast, betaSlow, space: rampSpace, truncate }), factor),
+    invFreq: blend(base, keepShare(base, ramp), factor),
     attentionFactor,
   };
 }

@@ -1,6 +1,6 @@
 /**
  * Norms and RoPE against a copy of as many bytes in the same process, and norms inside a training step:
- * `node tooling/bench/dist/norms.js [--json FILE] [--rounds N]`.
+ * `node tooling/bench/dist/norms.js [--json FILE] [--rounds N]`. Shares are of the plain copy, four numbers an invocation.
  */
 import { writeFile } from "node:fs/promises";
 import { attention } from "@x/attention";
@@ -71,6 +71,24 @@ const copyKernel: Kernel<undefined> = defineKernel({
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i < params.count) { out[i] = x[i]; }
+}`,
+});
+
+/** The same with rows taken as the norms take them; of the copies tried here the fastest on a CPU adapter. */
+const rowCopyKernel: Kernel<undefined> = defineKernel({
+  name: "copyRows",
+  bindings: { x: "read vec4<f32>", out: "write vec4<f32>" },
+  params: { rows: "u32", pieces: "u32", chunk: "u32" },
+  wgsl: () => /* wgsl */ `
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let start = group.x * params.chunk;
+  let stop = min(start + params.chunk, params.rows);
+  for (var row = start; row < stop; row++) {
+    for (var i = lane; i < params.pieces; i += 8u) {
+      out[row * params.pieces + i] = x[row * params.pieces + i];
+    }
+  }
 }`,
 });
 
@@ -164,6 +182,18 @@ function kernelCases(gpu: Gpu): Case[] {
           bindings: { x, out },
           params: { count },
           workgroups: grid1d(Math.ceil(count / 64)),
+        });
+      },
+    },
+    {
+      name: "copy, a group of rows at a time",
+      bytes: 2 * BYTES,
+      prepare: () => () => {
+        const chunk = ROWS / 64;
+        gpu.run(rowCopyKernel, {
+          bindings: { x, out },
+          params: { rows: ROWS, pieces: WIDTH / 4, chunk },
+          workgroups: grid1d(ROWS / chunk),
         });
       },
     },
