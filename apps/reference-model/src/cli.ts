@@ -12,6 +12,7 @@ import { inspectCommand } from "./commands/inspect.js";
 import { logitsCommand } from "./commands/logits.js";
 import { perplexityCommand } from "./commands/perplexity.js";
 import { storiesCommands } from "./commands/stories.js";
+import { surveyCommand } from "./commands/survey.js";
 import { trainCommand } from "./commands/train.js";
 
 const program = new Command("reference-model")
@@ -30,6 +31,7 @@ for (const add of [
   expertsCommand,
   inspectCommand,
   editCommand,
+  surveyCommand,
   storiesCommands,
 ])
   add(program);

@@ -82,8 +82,15 @@ export class KanFeedForward implements Module {
     ];
   }
 
-  static init(gpu: Gpu, config: KanFeedForwardConfig, { seed, stream = 0 }: KanInit): KanFeedForward {
-    return new KanFeedForward(config, (c, at) => kanLayer(gpu, c, { seed, stream: stream + at * STREAMS }));
+  /** Initial Fourier series are smooth by default. */
+  static init(
+    gpu: Gpu,
+    config: KanFeedForwardConfig,
+    { seed, stream = 0, smooth = true }: KanInit,
+  ): KanFeedForward {
+    return new KanFeedForward(config, (c, at) =>
+      kanLayer(gpu, c, { seed, stream: stream + at * STREAMS, smooth }),
+    );
   }
 
   static fromParameters(

@@ -4,6 +4,7 @@ import {
   expectDType,
   expectInteger,
   expectShape,
+  mul,
   transpose,
   randomNormal,
   type Gpu,
@@ -114,15 +115,28 @@ export class FourierKanLinear implements KanLayer {
     });
   }
 
-  /** Normal coefficients of deviation 1 / (sqrt(in) sqrt(gridSize)); the bias is 0. */
-  static init(gpu: Gpu, config: FourierKanConfig, { seed, stream = 0 }: KanInit): FourierKanLinear {
+  /**
+   * Normal coefficients of deviation 1 / (sqrt(in) sqrt(gridSize)), or 1 / (sqrt(in) g^2) for frequency g with
+   * `smooth`; the bias is 0.
+   */
+  static init(
+    gpu: Gpu,
+    config: FourierKanConfig,
+    { seed, stream = 0, smooth = false }: KanInit,
+  ): FourierKanLinear {
     const { inFeatures, outFeatures, gridSize } = config;
     checkShape("FourierKanLinear", config);
     expectInteger("FourierKanLinear", "gridSize", gridSize, 1);
-    const std = 1 / Math.sqrt(inFeatures * gridSize);
+    const deviations = Array.from(
+      { length: gridSize },
+      (_, g) => 1 / Math.sqrt(inFeatures) / (smooth ? (g + 1) ** 2 : Math.sqrt(gridSize)),
+    );
     const shape = [2, outFeatures, inFeatures, gridSize];
+    const coefficients = gpu.scope(() =>
+      gpu.keep(mul(randomNormal(gpu, shape, { seed, stream }), gpu.tensor(deviations, [gridSize]))),
+    );
     return new FourierKanLinear(config, {
-      fouriercoeffs: gpu.keep(randomNormal(gpu, shape, { seed, stream, std })),
+      fouriercoeffs: coefficients,
       ...(config.bias === false ? {} : { bias: gpu.keep(gpu.zeros([outFeatures])) }),
     });
   }

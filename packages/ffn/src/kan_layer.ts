@@ -18,6 +18,11 @@ export interface KanInit {
   readonly seed: number;
   /** First random stream of the layer, which takes up to three. */
   readonly stream?: number;
+  /**
+   * Fourier series: initial coefficients fall with the square of the frequency, so that functions are smooth (their
+   * slopes otherwise grow with the grid, and two layers in a row are noise to each other). Default false.
+   */
+  readonly smooth?: boolean;
 }
 
 /** A layer [..., in] -> [..., out] whose edges are functions. */

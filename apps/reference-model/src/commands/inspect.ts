@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { topKeys, valueTokens } from "@x/ffn";
 import { ConfigError, gather, transpose } from "@x/kernels";
 import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
-import { LayerMemory } from "../layer_memory.js";
+import { LayerMemory } from "../facts/layer_memory.js";
 import { integer, modelOption, withDevice } from "./shared.js";
 import { table } from "./table.js";
 

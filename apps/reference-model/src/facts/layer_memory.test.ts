@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { add, matmul, mul } from "@x/kernels";
 import { relativeError, useGpu } from "@x/testing";
-import { modelConfig } from "./config/index.js";
+import { modelConfig } from "../config/index.js";
 import { LayerMemory } from "./layer_memory.js";
-import { CausalLM } from "./model.js";
-import { someIds, tinyParts } from "./test-support.js";
+import { CausalLM } from "../model.js";
+import { someIds, tinyParts } from "../test-support.js";
 
 const device = useGpu();
 const blocks: Record<string, Record<string, unknown>> = {

@@ -1,7 +1,8 @@
-import { readJson } from "./checkpoint.js";
-import { expectObject } from "./config/index.js";
+import { readJson } from "../checkpoint.js";
+import { expectObject } from "../config/index.js";
 import { ConfigError } from "@x/kernels";
-import type { Claim, Fact } from "./fact_edit.js";
+import type { Claim } from "./beliefs.js";
+import type { Fact } from "./fact.js";
 
 /** Facts to change, and what to look at before and after. */
 export interface EditFile {
@@ -12,18 +13,18 @@ export interface EditFile {
   readonly checks: Readonly<Record<string, readonly Claim[]>>;
 }
 
-function text(who: string, value: unknown): string {
+export function text(who: string, value: unknown): string {
   if (typeof value !== "string") throw new ConfigError(who, `is ${JSON.stringify(value)}; it must be a text`);
   return value;
 }
 
-function texts(who: string, value: unknown): string[] {
+export function texts(who: string, value: unknown): string[] {
   if (!Array.isArray(value) || value.length === 0) throw new ConfigError(who, "must be a list of texts");
   return value.map((v, i) => text(`${who}[${i}]`, v));
 }
 
 /** Keys that an object may have. */
-function only(who: string, value: Readonly<Record<string, unknown>>, known: readonly string[]): void {
+export function only(who: string, value: Readonly<Record<string, unknown>>, known: readonly string[]): void {
   for (const key of Object.keys(value))
     if (!known.includes(key))
       throw new ConfigError(who, `unknown key ${JSON.stringify(key)} (known: ${known.join(", ")})`);
