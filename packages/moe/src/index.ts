@@ -57,5 +57,6 @@ export {
 } from "./expert_choice.js";
 export { productKeyTopk, type ProductKeyResult } from "./product_key_topk.js";
 export { peer, type PeerOptions, type PeerResult, type PeerWeights, type QueryStatistics } from "./peer.js";
+export { peerKeys } from "./peer_keys.js";
 export { Peer, type PeerConfig } from "./peer_layer.js";
 export { routingStats, type RoutingStats, type RoutingStatsOptions } from "./routing_stats.js";

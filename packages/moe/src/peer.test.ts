@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ConfigError, ShapeError, vjp } from "@x/kernels";
+import { ConfigError, matmul, ShapeError, vjp } from "@x/kernels";
 import { checkOp, numbers, operand, relativeError, useGpu } from "@x/testing";
-import { peer, Peer, productKeyTopk, type PeerOptions } from "./index.js";
+import { peer, Peer, peerKeys, productKeyTopk, type PeerOptions } from "./index.js";
 import { addRow, gelu, row, sigmoid, silu, softmax, sum, times, topk } from "./moe.reference.js";
 
 /** Best of all n^2 sums for one query. */
@@ -77,6 +77,25 @@ describe("productKeyTopk", () => {
       [operand([1, N, H, 2 * d], 1), operand(own ? [H, 2, n, d] : [2, n, d], 2)],
       { h: 1e-5 },
     );
+  });
+
+  it("is a memory: the coefficients of all experts times their values is the output", async () => {
+    const { gpu } = device;
+    const make = (shape: number[], seed: number) => gpu.tensor(operand(shape, seed).data, shape);
+    const weights = {
+      wQuery: make([12, 6], 1),
+      keys: make([2, 5, 2], 2),
+      expertDown: make([25, 6], 3),
+      expertUp: make([25, 6], 4),
+    };
+    const x = make([2, 7, 6], 5);
+    const options = { numHeads: 3, topK: 4, queryDim: 4, scoreActivation: "sigmoid" } as const;
+    const keys = peerKeys(x, weights, options);
+    expect(keys.shape).toEqual([2, 7, 25]);
+    const out = await matmul(keys, weights.expertUp).read();
+    expect(relativeError(out, await peer(x, weights, options).out.read())).toBeLessThan(1e-5);
+    const fires = Array.from(await keys.read()).filter((v) => v !== 0).length;
+    expect(fires).toBeLessThanOrEqual(14 * 12);
   });
 
   it("refuses what does not fit", () => {
@@ -246,6 +265,25 @@ describe("peer", () => {
     );
     const loaded = gpu.scope(() => again.forward(x).out);
     expect(relativeError(await loaded.read(), await evaluated.read())).toBe(0);
+  });
+
+  it("is a memory: the coefficients of all experts times their values is the output", async () => {
+    const { gpu } = device;
+    const make = (shape: number[], seed: number) => gpu.tensor(operand(shape, seed).data, shape);
+    const weights = {
+      wQuery: make([12, 6], 1),
+      keys: make([2, 5, 2], 2),
+      expertDown: make([25, 6], 3),
+      expertUp: make([25, 6], 4),
+    };
+    const x = make([2, 7, 6], 5);
+    const options = { numHeads: 3, topK: 4, queryDim: 4, scoreActivation: "sigmoid" } as const;
+    const keys = peerKeys(x, weights, options);
+    expect(keys.shape).toEqual([2, 7, 25]);
+    const out = await matmul(keys, weights.expertUp).read();
+    expect(relativeError(out, await peer(x, weights, options).out.read())).toBeLessThan(1e-5);
+    const fires = Array.from(await keys.read()).filter((v) => v !== 0).length;
+    expect(fires).toBeLessThanOrEqual(14 * 12);
   });
 
   it("refuses what does not fit", () => {

@@ -11,6 +11,23 @@ const blocks: Record<string, Record<string, unknown>> = {
   "plain with biases": { ffn: { type: "ffn", activation: "gelu" } },
   gated: {},
   "gated with a norm inside": { placement: "subLn" },
+  switch: { ffn: { type: "switch", hiddenDim: 24, numExperts: 4 } },
+  "switch with plain experts": {
+    ffn: { type: "switch", hiddenDim: 24, numExperts: 4, expertKind: "ffn", activation: "gelu" },
+  },
+  gshard: {
+    ffn: { type: "gshard", hiddenDim: 24, numExperts: 4, secondPolicy: "threshold", secondThreshold: 0.4 },
+  },
+  "gshard with random second choices in training": {
+    ffn: { type: "gshard", hiddenDim: 24, numExperts: 4, secondPolicy: "random" },
+  },
+  "deepseek with shared experts": {
+    ffn: { type: "deepseek", hiddenDim: 12, numExperts: 6, topK: 3, numShared: 2, updateSpeed: 0.01 },
+  },
+  "deepseek v3": {
+    ffn: { type: "deepseek", hiddenDim: 12, numExperts: 8, topK: 2, scoreFunction: "sigmoid", numGroups: 2 },
+  },
+  peer: { ffn: { type: "peer", numKeys: 6, numHeads: 3, topK: 4, queryDim: 8, queryNorm: "batch" } },
   "a mixture": { ffn: { type: "mixtral", hiddenDim: 24, numExperts: 4, topK: 2 } },
 };
 

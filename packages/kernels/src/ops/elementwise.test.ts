@@ -178,6 +178,19 @@ describe("elementwise", () => {
     }
   });
 
+  it("integers and half precision that one number or one of a row spreads from", async () => {
+    const op = elementwise("spread", ["x", "one", "each"], (x, one, each) => e.add(e.mul(x, one), each));
+    const x = gpu.tensor(numbers(16, 1), [2, 8]);
+    const expected = numbers(16, 1).map((v, i) => v * 3 + (i < 8 ? 5 : 7));
+    for (const dtype of gpu.features.f16 ? (["i32", "f16"] as const) : (["i32"] as const)) {
+      const [one, each] = [gpu.tensor([3], [1], dtype), gpu.tensor([5, 7], [2, 1], dtype)];
+      const out = await op(x, one, each).read();
+      out.forEach((v, i) => {
+        expect(v).toBeCloseTo(expected[i]!, 5);
+      });
+    }
+  });
+
   it("refuses shapes that do not broadcast, naming them", () => {
     expect(() => add(gpu.zeros([2, 3]), gpu.zeros([2]))).toThrow(ShapeError);
     expect(() => add(gpu.zeros([2, 3]), gpu.zeros([2]))).toThrow(

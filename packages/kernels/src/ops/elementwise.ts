@@ -176,9 +176,10 @@ function kernelOf(name: string, inputs: readonly string[], root: Expr): Kernel<V
           strided: `at${n}`,
           number: "",
         };
-        lines.push(
-          `let v${n} = ${T}(${o.access === "number" ? `params.number${n}` : `in${n}[${index[o.access]}]`});`,
-        );
+        const read = o.access === "number" ? `params.number${n}` : `in${n}[${index[o.access]}]`;
+        // One number for all lanes is converted before it is spread.
+        const single = o.access === "one" || o.access === "col";
+        lines.push(`let v${n} = ${T}(${single ? `f32(${read})` : read});`);
       });
       const names = (given: string): string =>
         given === "\u2202" ? "seed" : `v${String(inputs.indexOf(given))}`;

@@ -4,6 +4,7 @@ import { Fields } from "../../config/index.js";
 import type { Factory, FeedForwardBlock } from "../contract.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
 import { expertStacks } from "./expert_stacks.js";
+import { expertMemory } from "./memory.js";
 
 /**
  * DeepSeekMoE under DeepSeek's names: `numExperts` fine-grained experts of `hiddenDim`, `topK` of them a token, and
@@ -90,6 +91,11 @@ export const deepseekBlock: Factory<FeedForwardBlock> = (spec, weights) => {
     },
     activeParameters: router.size + options.topK * each + 3 * width * model.dim,
     parameters: () => set.all(),
+    memory: expertMemory(
+      experts,
+      (x) => deepseekMoe(x, router, experts, undefined, { ...options, bias }),
+      shared,
+    ),
     buffers: () => buffers.all(),
     afterStep: () => {
       if (!bias || !counts) return;

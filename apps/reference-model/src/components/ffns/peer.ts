@@ -1,8 +1,9 @@
 import { ACTIVATIONS, add, mul, noGrad, type ActivationName } from "@x/kernels";
-import { peer } from "@x/moe";
+import { peer, peerKeys } from "@x/moe";
 import { Fields } from "../../config/index.js";
 import type { Factory, FeedForwardBlock } from "../contract.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
+import { peerMemory } from "./memory.js";
 
 /** Share of a new batch in the running statistics of the queries. */
 const MOMENTUM = 0.1;
@@ -76,6 +77,7 @@ export const peerBlock: Factory<FeedForwardBlock> = (spec, weights) => {
       2 * numHeads * options.topK * model.dim +
       (normed ? 2 * features : 0),
     parameters: () => set.all(),
+    memory: peerMemory(parts.expertUp, (x) => peerKeys(x, parts, { ...options, statistics: running })),
     buffers: () => buffers.all(),
   };
 };

@@ -1,8 +1,9 @@
-import { add, mul } from "@x/kernels";
-import { switchMoe } from "@x/moe";
+import { add, mul, type Tensor } from "@x/kernels";
+import { switchMoe, type SwitchMoeResult } from "@x/moe";
 import { Fields } from "../../config/index.js";
 import type { Factory, FeedForwardBlock } from "../contract.js";
 import { ParameterSet } from "../parameters.js";
+import { expertMemory } from "./memory.js";
 import { CAPACITY_KEYS, capacityFields, EXPERT_KEYS, expertStacks } from "./expert_stacks.js";
 
 /**
@@ -18,10 +19,15 @@ export const switchBlock: Factory<FeedForwardBlock> = (spec, weights) => {
   const { experts, numExperts, each } = expertStacks(f, set, weights);
   const router = set.normal("router.classifier.weight", [numExperts, model.dim]);
   const alpha = model.balanceLoss;
+  const run = (x: Tensor, training: boolean): SwitchMoeResult =>
+    switchMoe(x, router, experts, {
+      ...(training ? capacity : { capacity: x.size / model.dim }),
+      groupBy: capacity.groupBy,
+      alpha,
+    });
   return {
     forward: (x, context, residual) => {
-      const options = context.training ? capacity : { capacity: x.size / model.dim };
-      const r = switchMoe(x, router, experts, { ...options, groupBy: capacity.groupBy, alpha });
+      const r = run(x, context.training);
       context.observe?.(`${name}.router`, {
         x,
         logits: r.logits,
@@ -34,5 +40,6 @@ export const switchBlock: Factory<FeedForwardBlock> = (spec, weights) => {
     },
     activeParameters: router.size + each,
     parameters: () => set.all(),
+    memory: expertMemory(experts, (x) => run(x, false)),
   };
 };
