@@ -173,7 +173,7 @@ export class Slots {
 
   /** What attention over the cache needs to know of positions. */
   positions(query: Tensor): AttentionPositions {
-    return { query, key: this.#positions };
+    return { query, key: this.#positions, inOrder: true };
   }
 
   clear(): void {

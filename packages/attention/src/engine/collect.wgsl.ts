@@ -2,7 +2,7 @@ import type { BindingSpec, ParamType } from "@x/kernels";
 import { backwardInputs, backwardLoaders } from "./backward.wgsl.js";
 import { float, foldedBindings } from "./fold.js";
 import { scoreFunctions } from "./scores.wgsl.js";
-import { bases, bind, flashParams, loader, type FlashVariant } from "./tile.wgsl.js";
+import { bases, bind, flashParams, loader, ROWS, spans, type FlashVariant } from "./tile.wgsl.js";
 
 /** What a reduction over the matrix of one head collects, one thread per row (or column). */
 export type CollectKind = "weights" | "scores";
@@ -35,9 +35,49 @@ export function collectParams(v: CollectVariant): Record<string, ParamType> {
   return { ...flashParams(v), line_rows: "u32", line_min: "i32", lines: "u32" };
 }
 
+/** `body` for each n, keys of a row or queries of a column, that the masks may let see the line's `own`. */
+function alongLine(v: CollectVariant, body: string): string {
+  const column = v.line === "column";
+  if (v.lists) {
+    const [rows, head, places] = column
+      ? ([
+          "key",
+          "",
+          (at: string) => `(${at} + params.group - 1u - h % params.group) / params.group`,
+        ] as const)
+      : (["query", " * params.group + h % params.group", (at: string) => at] as const);
+    return /* wgsl */ `
+  ${spans(v, column ? "keys" : "queries")}
+  let own_tile = (own % step * row_span + own / step${head}) / ${ROWS}u;
+  let visit_at = params.${rows}_visits + i32(kv_head) * params.${rows}_visits_stride + i32(own_tile);
+  for (var visit = ints[visit_at]; visit < ints[visit_at + 1]; visit += 2) {
+    let begin = u32(ints[visit] >> 1u);
+    let first = begin / column_span;
+    let end = ${places("(u32(ints[visit + 1]) - first * column_span)")};
+    for (var p = ${places("(begin % column_span)")}; p < end; p++) {
+      let n = first + p * step;
+      if (n >= params.${column ? "queries" : "keys"}) { break; }${body}
+    }
+  }`;
+  }
+  const range = [`var first = 0; var end = i32(params.${column ? "queries" : "keys"});`];
+  if (!v.positions) {
+    range.push(`let middle = i32(own) ${column ? "-" : "+"} params.offset;`);
+    const [before, after] = column ? ["right", "left"] : ["left", "right"];
+    if (v.causal) range.push(column ? "first = max(first, middle);" : "end = min(end, middle + 1);");
+    if (v.window)
+      range.push(
+        `first = max(first, middle - params.window_${before});`,
+        `end = min(end, middle + params.window_${after} + 1);`,
+      );
+  }
+  return `${range.join("\n  ")}
+  for (var at_n = first; at_n < end; at_n++) { let n = u32(at_n);${body}
+  }`;
+}
+
 export function collectText(v: CollectVariant): string {
   const scores = v.collect === "scores";
-  const outside = v.line === "column" ? "queries" : "keys";
   return /* wgsl */ `
 ${bases}
 ${scoreFunctions(v, v.after)}
@@ -55,11 +95,13 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let b = line / extent / params.heads;
   let h = line / extent % params.heads;
   let kv_head = h / params.group;
-  for (var n = 0u; n < params.${outside}; n++) {
-    let row = ${v.line === "column" ? "n" : "line % extent"};
-    let col = ${v.line === "column" ? "line % extent" : "n"};
+  let own = line % extent;
+  ${alongLine(
+    v,
+    /* wgsl */ `
+    let row = ${v.line === "column" ? "n" : "own"};
+    let col = ${v.line === "column" ? "own" : "n"};
     let at = place(b, row, col);
-    ${v.line === "dense" ? "sum[line * params.keys + col] = 0.0;" : ""}
     if (!seen(b, h, row, col, at)) { continue; }
     let x = q_base(b, h, row);
     let y = k_base(b, kv_head, col);
@@ -77,7 +119,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     value *= (weight_gradient(dp, b, h, row, at) - ${float(v, "delta", "at_row")}) * s.y;`
         : ""
     }
-    ${v.line === "dense" ? "sum[line * params.keys + col] = value;" : "sum[line * params.line_rows + u32(line_index[at.x - at.y - params.line_min])] += value;"}
-  }
+    ${v.line === "dense" ? "sum[line * params.keys + col] = value;" : "sum[line * params.line_rows + u32(line_index[at.x - at.y - params.line_min])] += value;"}`,
+  )}
 }`;
 }

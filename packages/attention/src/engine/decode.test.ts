@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { e, input, vjp, type ScoreModifier, type Tensor } from "@x/kernels";
+import { e, input, RelativeIndex, vjp, type ScoreModifier, type Tensor } from "@x/kernels";
 import { numbers, product, relativeError, useGpu } from "@x/testing";
-import { attention, attentionOutputs, type AttentionOptions } from "../index.js";
+import { attention, attentionOutputs, globalTokens, slidingWindow, type AttentionOptions } from "../index.js";
 import { partsFor } from "./split.wgsl.js";
 
 const [HEADS, DIM] = [4, 8];
@@ -136,6 +136,82 @@ for (const [label, features] of [
         },
         { causal: true, softcap: 2, modifiers: [alibi], positions },
       );
+    });
+
+    it("takes masks, documents, biases and relative terms together", async () => {
+      const { gpu } = device;
+      const keys = 1100;
+      const ints = (shape: number[], of: (n: number) => number): Tensor =>
+        gpu.tensor(
+          Int32Array.from({ length: product(shape) }, (_, n) => of(n)),
+          shape,
+          "i32",
+        );
+      const [table, columns, bias] = [
+        [HEADS, 9],
+        [1, HEADS, keys, 9],
+        [1, HEADS, 1, keys],
+      ].map((shape, n) => gpu.tensor(numbers(product(shape), 5 + n), shape)) as [Tensor, Tensor, Tensor];
+      const [rows, own, added] = [await table.read(), await columns.read(), await bias.read()];
+      const index = new RelativeIndex(9, (d) => Math.min(8, Math.floor(Math.abs(d) / 100)));
+      const sinks = [1, 0, -1, 2];
+      await check(
+        {
+          keys,
+          sinks,
+          seen: (j) => j >= 200 && j % 5 !== 1 && j % 3 !== 2,
+          score: (s, h, j) => {
+            const r = index.at(keys - 1 - j);
+            return (
+              5 * Math.tanh(s / 5) + rows[h * 9 + r]! + own[(h * keys + j) * 9 + r]! + added[h * keys + j]!
+            );
+          },
+        },
+        {
+          causal: true,
+          softcap: 5,
+          sinks: gpu.tensor(sinks, [HEADS]),
+          docs: ints([1, keys], (j) => (j < 200 ? 3 : 4)),
+          keyMask: ints([1, keys], (j) => (j % 5 === 1 ? 0 : 1)),
+          mask: ints([1, 1, 1, keys], (j) => (j % 3 === 2 ? 0 : 1)),
+          bias,
+          modifiers: [
+            { kind: "relative", name: "table", axes: "h", tensor: table, index },
+            { kind: "relative", name: "columns", axes: "bhk", tensor: columns, index },
+          ],
+        },
+      );
+      index.dispose();
+    });
+
+    it("takes a pattern over positions, and does not visit slots past the query of a cache in order", async () => {
+      const { gpu } = device;
+      const [keys, at] = [1500, 900];
+      const pattern = slidingWindow(299, 0).or(globalTokens([0, 7]));
+      const positions = {
+        query: gpu.tensor([at], [1, 1], "i32"),
+        key: gpu.tensor(
+          Int32Array.from({ length: keys }, (_, j) => (j <= at ? j : -1)),
+          [1, keys],
+          "i32",
+        ),
+      };
+      const seen = (j: number): boolean => j <= at && (at - j <= 299 || j === 0 || j === 7);
+      for (const inOrder of [false, true])
+        await check({ keys, seen }, { causal: true, pattern, positions: { ...positions, inOrder } });
+      // What has never been written may be anything.
+      const wide = (n: number): Float64Array =>
+        numbers(keys * DIM, n).map((x, i) => (i >= (at + 4) * DIM ? NaN : x));
+      const [q, k, v] = [
+        gpu.tensor(numbers(HEADS * DIM, 1), [1, HEADS, 1, DIM]),
+        gpu.tensor(wide(2), [1, 1, keys, DIM]),
+        gpu.tensor(wide(3), [1, 1, keys, DIM]),
+      ];
+      const out = await attention(q, k, v, {
+        causal: true,
+        positions: { ...positions, inOrder: true },
+      }).read();
+      expect([...out].every(Number.isFinite)).toBe(true);
     });
 
     it("takes [batch, seq, heads, headDim], several rows and f16", async () => {

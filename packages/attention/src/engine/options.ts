@@ -16,6 +16,11 @@ export interface AttentionPositions {
   /** i32 [batch, queries] and [batch, keys]; a key below 0 is an empty slot. */
   readonly query: Tensor;
   readonly key: Tensor;
+  /**
+   * Key n stands at n or later, or is empty, as in a cache that fills its slots in order: keys past a causal query are
+   * then not visited.
+   */
+  readonly inOrder?: boolean;
   /** Bounds of query position - key position, for modifiers that look distances up. */
   readonly minDistance?: number;
   readonly maxDistance?: number;

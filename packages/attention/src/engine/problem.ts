@@ -269,6 +269,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     lists: plan?.lists ?? false,
     ordered: plan?.ordered ?? false,
     positions: positions !== undefined,
+    inOrder: positions?.inOrder ?? false,
     folded: [],
   };
   const outStride =

@@ -25,6 +25,8 @@ export interface ScoreVariant {
   readonly ordered: boolean;
   /** Positions come from buffers (caches) instead of row numbers. */
   readonly positions: boolean;
+  /** A key's position is at least its number. */
+  readonly inOrder: boolean;
   /** What is bound within `ints` and `floats` instead of by its name. */
   readonly folded: readonly string[];
 }

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { vjp, type Tensor } from "@x/kernels";
+import { RelativeIndex, vjp, type Tensor } from "@x/kernels";
 import { numbers, product, relativeError, useGpu } from "@x/testing";
-import { attention, maskMatrix, slidingWindow, type PatternConfig } from "../index.js";
+import { attention, attentionOutputs, maskMatrix, slidingWindow, type PatternConfig } from "../index.js";
 import { anyPattern } from "../patterns/test-support.js";
 
 const HEADS = 4;
@@ -86,6 +86,74 @@ for (const [label, features, runs] of [
       await check({ kind: "dilatedWindow", left: 3, right: 2, dilation: 5 }, shape);
       await check({ kind: "dilatedWindow", left: 3, right: 2, dilation: [1, 1, 6, 6] }, shape);
     });
+
+    it(
+      "in the gradients of relative terms and biases, which visit no other blocks either",
+      { timeout: 300_000 },
+      async () => {
+        const { gpu } = device;
+        const [n, m, kvHeads] = [37, 75, 2];
+        const make = (shape: number[], seed: number): Tensor =>
+          gpu.tensor(numbers(product(shape), seed), shape);
+        for (const heads of [4, 6]) {
+          const [q, k, v] = [
+            make([1, heads, n, 8], 1),
+            make([1, kvHeads, m, 8], 2),
+            make([1, kvHeads, m, 8], 3),
+          ];
+          const index = new RelativeIndex(7, (d) => Math.min(6, Math.abs(d)));
+          const tables = {
+            h: make([heads, 7], 4),
+            bhk: make([1, heads, m, 7], 5),
+            bhq: make([1, heads, n, 7], 6),
+          };
+          const bias = make([1, heads, n, m], 7);
+          for (const config of [
+            { kind: "slidingWindow", left: 9, right: 3 },
+            { kind: "dilatedWindow", left: 3, right: 2, dilation: 5, causal: true },
+            {
+              kind: "union",
+              of: [
+                { kind: "slidingWindow", left: 4, right: 0 },
+                { kind: "global", tokens: [1, 40] },
+              ],
+            },
+          ] as const) {
+            const mask = gpu.tensor(maskMatrix(config, { heads, queries: n, keys: m }), [heads, n, m], "i32");
+            const results = await Promise.all(
+              [{ pattern: config }, { mask }].map(async (own) => {
+                const run = vjp(() => {
+                  const { out, weightSums } = attentionOutputs(q, k, v, {
+                    ...own,
+                    bias,
+                    modifiers: (["h", "bhk", "bhq"] as const).map((axes) => ({
+                      kind: "relative",
+                      name: axes,
+                      axes,
+                      tensor: tables[axes],
+                      index,
+                    })),
+                    weightSums: index,
+                  });
+                  return [out, weightSums!];
+                }, [tables.h, tables.bhk, tables.bhq, bias]);
+                const all = [
+                  ...run.outputs,
+                  ...run.pullback(run.outputs.map((t, s) => make([...t.shape], 8 + s))),
+                ];
+                return Promise.all(all.map(async (t) => t.read()));
+              }),
+            );
+            for (const [i, name] of ["out", "sums", "dh", "dbhk", "dbhq", "dbias"].entries())
+              expect(
+                relativeError(results[0]![i]!, results[1]![i]!),
+                `${name} of ${heads} heads, ${JSON.stringify(config)}`,
+              ).toBeLessThan(2e-5);
+          }
+          index.dispose();
+        }
+      },
+    );
 
     it("holds no memory of the size of the matrix", { timeout: 300_000 }, async () => {
       const { gpu } = device;

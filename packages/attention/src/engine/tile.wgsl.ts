@@ -1,4 +1,5 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
+import { int } from "./fold.js";
 import { scoreParams, type ScoreVariant } from "./scores.wgsl.js";
 
 /**
@@ -114,28 +115,29 @@ const placesFrom = (kind: "queries" | "keys", first: string): string =>
   `(params.${kind} - ${first} + step - 1u) / step${kind === "queries" ? " * params.group" : ""}`;
 
 /**
- * The workgroup's rows are the places r0 .. row_end - 1. Rows of queries count the heads of a group fastest: place =
- * query * group + head in the group. A pattern may have sorted rows and columns into classes a step apart: then places
- * count within a class, which begins at row_first or column_first.
+ * A pattern may have sorted rows and columns into classes of neighbours a step apart. Places count on over the classes,
+ * each of which has a span of them; in natural order there is one class.
  */
-export const tileRows = (v: FlashVariant, kind: "queries" | "keys"): string => {
-  if (!v.ordered)
-    return `
-  let step = 1u;
-  let row_first = 0u;
-  let r0 = group.x * ${ROWS}u;
-  let row_end = ${placesFrom(kind, "row_first")};`;
-  const at = kind === "queries" ? 1 : 3;
+export const spans = (v: FlashVariant, rows: "queries" | "keys"): string => {
+  if (!v.ordered) return "let step = 1u; let row_span = 0xffffffffu; let column_span = 0xffffffffu;";
+  const at = rows === "queries" ? 1 : 3;
   return `
   let order = params.order + i32(kv_head) * params.order_stride;
   let step = u32(ints[order]);
   let row_span = u32(ints[order + ${at}]);
-  let column_span = u32(ints[order + ${at + 1}]);
+  let column_span = u32(ints[order + ${at + 1}]);`;
+};
+
+/**
+ * The workgroup's rows: places r0 .. row_end - 1 of the class row_first. Rows of queries count the heads of a group
+ * fastest: place = query * group + head in the group.
+ */
+export const tileRows = (v: FlashVariant, rows: "queries" | "keys"): string => `
+  ${spans(v, rows)}
   let row_first = group.x * ${ROWS}u / row_span;
   let r0 = group.x * ${ROWS}u % row_span;
-  let row_end = select(0u, ${placesFrom(kind, "row_first")}, row_first < min(step, params.${kind}));
+  let row_end = select(0u, ${placesFrom(rows, "row_first")}, row_first < min(step, params.${rows}));
   if (r0 >= row_end) { return; }`;
-};
 
 /** Row r's value of something that lane r holds. */
 export const spread = (v: FlashVariant, value: string, row: number): string =>
@@ -276,9 +278,9 @@ function listed(v: FlashVariant, rows: "query" | "key", columns: "queries" | "ke
     let run = ints[visit];
     let whole = (run & 1) != 0;
     let begin = u32(run >> 1u);
-    let column_first = ${v.ordered ? "begin / column_span" : "0u"};
-    let column_end = min(${placesFrom(columns, "column_first")}, u32(ints[visit + 1])${v.ordered ? " - column_first * column_span" : ""});
-    for (var c0 = begin${v.ordered ? " % column_span" : ""}; c0 < column_end; c0 += ${width}) {
+    let column_first = begin / column_span;
+    let column_end = min(${placesFrom(columns, "column_first")}, u32(ints[visit + 1]) - column_first * column_span);
+    for (var c0 = begin % column_span; c0 < column_end; c0 += ${width}) {
     let used = min(${lanesOf(v)}u, (column_end - c0 + 3u) / 4u);
     ${body}
     }
@@ -317,6 +319,12 @@ export function tilesOfKeys(v: FlashVariant, body: string, split = false): strin
         `${last} - first_position <= params.window_right`,
       );
     }
+  } else if (v.causal && v.inOrder) {
+    range.push(
+      "var last_position = -1;",
+      `for (var r = r0; r < min(r0 + ${ROWS}u, row_end); r++) { last_position = max(last_position, ${int(v, "query_positions", "b * params.queries + r / params.group")}); }`,
+      "end_key = min(end_key, last_position + 1);",
+    );
   }
   const tiles = split
     ? /* wgsl */ `
