@@ -91,6 +91,9 @@ const KEYS = [
  * per head the topK best of n^2 keys, w from their scores; out = sum_{h,k} w_{h,k} act(u_e . x) v_e. The cost grows
  * with n, the square root of the number of experts, and with the experts retrieved.
  *
+ * The tables' gradients are computed for the retrieved rows alone but have the tables' shape, cleared at each step:
+ * optimizers with moments and weight decay move the other rows too.
+ *
  * x [..., dim]. With topK 1 and softmax every weight is 1 and the router gets no gradient. He 2024, arXiv:2407.04153,
  * section 2.
  *

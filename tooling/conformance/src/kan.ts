@@ -39,7 +39,12 @@ export const kan: Readonly<Record<string, Runner>> = {
     ),
   }),
   kan_fourier: ({ config, inputs, params }) => ({
-    out: kanFourier(inputs["x"]!, { coefficients: params["coefficients"]!, bias: params["bias"] }, config),
+    // A "bias" in the configuration repeats that the param is there.
+    out: kanFourier(
+      inputs["x"]!,
+      { coefficients: params["coefficients"]!, bias: params["bias"] },
+      without(config, "bias"),
+    ),
   }),
   kan_wavelet: ({ config, inputs, params }) => ({
     out: kanWavelet(
