@@ -94,7 +94,7 @@ eachForm("fusedAddNorm", (device) => {
     const { gpu } = device;
     const x = gpu.zeros([2, 6]);
     expect(() => fusedAddNorm(x, gpu.zeros([2, 5]), { kind: "rms" })).toThrow(
-      /fusedAddNorm: residual has shape \[2, 5\]; it must be x's, \[2, 6\]/,
+      /fusedAddNorm: residual has shape \[2, 5\]; it must be \[2, 6\]/,
     );
     expect(() => fusedAddNorm(x, x, { kind: "rms", bias: gpu.zeros([6]) })).toThrow(ConfigError);
     expect(() => fusedAddNorm(x, x, { kind: "batch" as never })).toThrow(/kind is "batch"/);

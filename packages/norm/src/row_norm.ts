@@ -2,8 +2,9 @@ import {
   applyOp,
   cast,
   defineKernel,
-  DTypeError,
+  expectDType,
   expectNumber,
+  expectShape,
   grid1d,
   mul,
   rowVariant,
@@ -19,6 +20,7 @@ import {
 import {
   batchOf,
   forwardBindings,
+  present,
   rowNormForward,
   rowNormParams,
   type Divisor,
@@ -86,32 +88,15 @@ function check(spec: RowNormSpec, x: Tensor, width: number): void {
   const { who, weight, bias, residual } = spec;
   if (width === 0)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; its last axis must not be empty`);
-  for (const [name, t] of Object.entries({ x, weight, bias, residual })) {
-    if (t && t.dtype !== "f32" && t.dtype !== "f16")
-      throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
-  }
-  for (const [name, t] of Object.entries({ weight, bias })) {
-    if (t && (t.rank !== 1 || t.size !== width)) {
-      throw new ShapeError(
-        who,
-        `${name} has shape ${showShape(t.shape)}; it must be [${width}] (x is ${showShape(x.shape)})`,
-      );
-    }
-  }
+  for (const [name, t] of Object.entries({ x, weight, bias, residual }))
+    if (t) expectDType(who, name, t, "f32", "f16");
+  for (const [name, t] of Object.entries({ weight, bias })) if (t) expectShape(who, name, t, [width]);
   if (residual) {
-    if (residual.dtype !== x.dtype)
-      throw new DTypeError(who, `residual is ${residual.dtype}, x is ${x.dtype}; they must be equal`);
-    if (residual.rank !== x.rank || residual.shape.some((n, i) => n !== x.shape[i])) {
-      throw new ShapeError(
-        who,
-        `residual has shape ${showShape(residual.shape)}; it must be x's, ${showShape(x.shape)}`,
-      );
-    }
+    expectDType(who, "residual", residual, x.dtype);
+    expectShape(who, "residual", residual, x.shape);
   }
   expectNumber(who, "eps", spec.eps, 0);
 }
-
-const present = (name: string, t: Tensor | undefined): Record<string, Tensor> => (t ? { [name]: t } : {});
 
 /** out = gain (x - mean) / r (offset + weight) + bias over the last axis: one kernel forward, one backward. */
 export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
@@ -156,16 +141,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       const chunk = rowsPerGroup(x, rows, batch, 2048);
       gpu.run(forwardKernel, {
         variant,
-        bindings: {
-          x,
-          out,
-          stats,
-          ...present("weight", weight),
-          ...present("bias", bias),
-          ...present("gain", gain),
-          ...present("residual", residual),
-          ...present("total", total),
-        },
+        bindings: present({ x, out, stats, weight, bias, gain, residual, total }),
         params: { ...params, batch, chunk },
         workgroups: grid1d(Math.ceil(rows / Math.max(chunk, 1))),
       });
@@ -179,8 +155,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
           more,
           undefined,
           undefined,
-          more && needs[3] ? scaled(more, residualScale) : undefined,
-          undefined,
+          more && needs[3] && residualScale !== 1 ? mul(more, residualScale) : more,
         ];
       }
       const own: RowNormBackwardVariant = {
@@ -203,18 +178,18 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       const dgain = gain ? gpu.empty([groups]) : undefined;
       gpu.run(backwardKernel, {
         variant: own,
-        bindings: {
-          x: residual ? outputs[1]! : x,
+        bindings: present({
+          x: residual ? outputs[1] : x,
+          stats: saved[0],
           grad,
-          stats: saved[0]!,
           dx,
-          ...present("weight", weight),
-          ...present("gain", gain),
-          ...present("dgain", dgain),
-          ...present("more", more),
-          ...present("dresidual", dresidual),
-          ...present("sums", sums),
-        },
+          weight,
+          gain,
+          dgain,
+          more,
+          dresidual,
+          sums,
+        }),
         params: { ...params, batch, chunk },
         workgroups,
       });
@@ -231,8 +206,4 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
     },
   });
   return { out: outputs[0]!, residual: outputs[1] ?? x };
-}
-
-function scaled(x: Tensor, factor: number): Tensor {
-  return factor === 1 ? x : mul(x, factor);
 }

@@ -49,39 +49,53 @@ export const inside = (v: RowNormVariant): string =>
   !v.partial
     ? ""
     : v.vec
-      ? "select(T(0.0), T(1.0), vec4u(4u * i, 4u * i + 1u, 4u * i + 2u, 4u * i + 3u) < vec4u(params.k)) * "
+      ? "select(T(0.0), T(1.0), 4u * i + vec4u(0u, 1u, 2u, 3u) < vec4u(params.k)) * "
       : "select(0.0, 1.0, i < params.k) * ";
 
 /** Rows of a batch: as many as a subgroup has lanes, each of which holds one row's numbers; else one block. */
 export const batchOf = (v: RowNormVariant): number => v.lanes || v.block;
 
+/** An S from what each row of a block has. */
+const ofBlock = (v: RowNormVariant, number: (r: string) => string): string =>
+  `S(${Array.from({ length: v.block }, (_, r) => number(`${String(r)}u`)).join(", ")})`;
+
+/** A K from what each row of a batch has. */
+export const ofBatch = (v: RowNormVariant, number: (r: string) => string): string =>
+  v.lanes > 0 ? number("lane") : ofBlock(v, number);
+
 /**
  * `T`, a piece of a row (vec4f or f32); `S`, a number for each row of a block; `K`, the numbers of a batch's rows: in
- * lane r that of row r where a subgroup takes a row, else an S. `row_sum` is the sum of an S over the lanes, `row_first` that of
- * lane 0. Loops over the rows of a block have constant bounds, so that compilers unroll them; those over a batch of
- * lanes have not, since unrolled code would not fit a processor's instruction cache. Sums are set to 0 by stores: a
- * compiler was seen to leave out the initial value of an array declared in a loop.
+ * lane r that of row r where a subgroup takes a row, else an S. `row_sum` is the sum of an S over the lanes, `row_first`
+ * that of lane 0; `pick` and `held` are the number of row r, `keep` puts those of a block with a batch's. Loops over the
+ * rows of a block have constant bounds, so that compilers unroll them; those over a batch of lanes have not, since
+ * unrolled code would not fit a processor's instruction cache. Sums are set to 0 by stores: a compiler was seen to
+ * leave out the initial value of an array declared in a loop.
  */
 export function rowNormPrelude(v: RowNormVariant): string {
-  const S = v.block === 1 ? "f32" : `vec${String(v.block)}f`;
-  const each = (f: string): string =>
-    `S(${Array.from({ length: v.block }, (_, r) => `${f}(x[${String(r)}])`).join(", ")})`;
+  const one = v.block === 1;
+  const element = one ? "x" : "x[r]";
   return /* wgsl */ `
 alias T = ${v.vec ? "vec4f" : "f32"};
 alias E = ${rowElement(v)};
-alias S = ${S};
+alias S = ${one ? "f32" : `vec${String(v.block)}f`};
 alias K = ${v.lanes > 0 ? "f32" : "S"};
 const PIECE = ${v.vec ? "4u" : "1u"};
 const BLOCK = ${String(v.block)}u;
 const WIDTH = ${String(v.lanes || 64)}u;
 fn first(x: T) -> f32 { return ${v.vec ? "x.x" : "x"}; }
 fn fold(x: T) -> f32 { return ${v.vec ? "(x.x + x.y) + (x.z + x.w)" : "x"}; }
-fn first_rows(x: array<T, BLOCK>) -> S { return ${each("first")}; }
-fn fold_rows(x: array<T, BLOCK>) -> S { return ${each("fold")}; }
+fn first_rows(x: array<T, BLOCK>) -> S { return ${ofBlock(v, (r) => `first(x[${r}])`)}; }
+fn fold_rows(x: array<T, BLOCK>) -> S { return ${ofBlock(v, (r) => `fold(x[${r}])`)}; }
+fn pick(x: S, r: u32) -> f32 { return ${element}; }
 ${
   v.lanes > 0
     ? `fn row_sum(x: S, lane: u32) -> S { return subgroupAdd(x); }
-fn row_first(x: S, lane: u32) -> S { return subgroupBroadcastFirst(x); }`
+fn held(x: K, r: u32) -> f32 { return subgroupShuffle(x, r); }
+fn keep(x: K, y: S, block: u32, lane: u32) -> K {
+  var z = x;
+  for (var r = 0u; r < BLOCK; r++) { z = select(z, pick(y, r), lane == block + r); }
+  return z;
+}`
     : `var<workgroup> row_partial: array<S, 64>;
 fn row_sum(x: S, lane: u32) -> S {
   workgroupBarrier();
@@ -93,38 +107,28 @@ fn row_sum(x: S, lane: u32) -> S {
   workgroupBarrier();
   return row_partial[0];
 }
-fn row_first(x: S, lane: u32) -> S {
-  workgroupBarrier();
-  if (lane == 0u) { row_partial[0] = x; }
-  workgroupBarrier();
-  return row_partial[0];
-}`
-}`;
+fn held(x: K, r: u32) -> f32 { return ${element}; }
+fn keep(x: K, y: S, block: u32, lane: u32) -> K { return y; }`
+}
+fn row_first(x: S, lane: u32) -> S { return row_sum(select(S(0.0), x, lane == 0u), lane); }`;
 }
 
-/** The number of row r of a block. */
-export const of = (v: RowNormVariant, name: string): string => (v.block === 1 ? name : `${name}[r]`);
-
-/** The number of row r of a batch. */
-const heldBy = (v: RowNormVariant, name: string): string =>
-  v.lanes > 0 ? `subgroupShuffle(${name}, r)` : of(v, name);
-
 export interface RowNormBody {
-  /** Declarations for all rows of a group. */
-  readonly group?: string;
-  /** Declarations for a batch. */
+  /** Declarations for a batch, before its rows are read. */
   readonly batch?: string;
-  /** Statements for a block of rows `block ..`, which give the S of each name in `numbers` a value `name_sum`. */
+  /** Statements for the rows `at` of a block, which give each of `numbers` an S of its name and `_sum`. */
   readonly numbers: readonly string[];
   readonly block: string;
   /** What follows from a batch's numbers, each a K. */
   readonly derived: string;
   /** Statements for piece i of all rows of a batch, before and after those of each row. */
   readonly before: string;
-  readonly after: string;
-  /** Statements for piece i of row r, `slot` in the buffers, with the row's own `held`. */
+  readonly after?: string;
+  /** Statements for piece i of row r, `slot` in the buffers, with the numbers of `held` as `_r`. */
   readonly held: readonly string[];
   readonly row: string;
+  /** Declarations and statements around all batches. */
+  readonly start?: string;
   readonly end?: string;
 }
 
@@ -133,14 +137,8 @@ export interface RowNormBody {
  * once more, piece by piece, for what is written.
  */
 export function rowNormMain(v: RowNormVariant, body: RowNormBody): string {
-  const lanes = v.lanes > 0;
-  const keep = body.numbers
-    .map((name) =>
-      lanes
-        ? `for (var r = 0u; r < BLOCK; r++) { ${name} = select(${name}, ${of(v, `${name}_sum`)}, lane == block + r); }`
-        : `${name} = ${name}_sum;`,
-    )
-    .join("\n      ");
+  const { batch = "", after = "", start = "", end = "" } = body;
+  const each = (names: readonly string[], f: (name: string) => string): string => names.map(f).join(" ");
   return /* wgsl */ `
 @compute @workgroup_size(${String(v.lanes || 64)})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -148,43 +146,35 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   let chunk = group.y * groups.x + group.x;
   let start = chunk * params.chunk;
   let stop = min(start + params.chunk, params.rows);
-  ${body.group ?? ""}
-  for (var row = start; row < stop; row += ${lanes ? "params.batch" : "BLOCK"}) {
-    ${lanes ? "let count = min(params.batch, stop - row);" : ""}
-    ${body.batch ?? ""}
-    ${body.numbers.map((name) => `var ${name}: K;`).join(" ")}
-    ${lanes ? "for (var block = 0u; block < count; block += BLOCK) {" : "{ let block = 0u;"}
+  ${start}
+  for (var row = start; row < stop; row += params.batch) {
+    let count = min(params.batch, stop - row);
+    ${batch}
+    ${each(body.numbers, (name) => `var ${name}: K;`)}
+    for (var block = 0u; block < count; block += BLOCK) {
       var at: array<u32, BLOCK>;
       for (var r = 0u; r < BLOCK; r++) { at[r] = min(row + block + r, stop - 1u) * pieces; }
       ${body.block}
-      ${keep}
+      ${each(body.numbers, (name) => `${name} = keep(${name}, ${name}_sum, block, lane);`)}
     }
     ${body.derived}
     for (var piece = 0u; piece < pieces; piece += WIDTH) {
       let i = min(piece + lane, pieces - 1u);
-      let own = piece + lane < pieces;
+      let mine = piece + lane < pieces;
       ${body.before}
-      for (var r = 0u; r < ${lanes ? "count" : "BLOCK"}; r++) {
-        ${body.held.map((name) => `let ${name}_r = ${heldBy(v, name)};`).join(" ")}
-        if (own) {
-          let slot = ${lanes ? "(row + r)" : "min(row + r, stop - 1u)"} * pieces + i;
+      for (var r = 0u; r < ${v.lanes > 0 ? "count" : "BLOCK"}; r++) {
+        ${each(body.held, (name) => `let ${name}_r = held(${name}, r);`)}
+        if (mine && r < count) {
+          let slot = (row + r) * pieces + i;
           ${body.row}
         }
       }
-      if (own) {
-        ${body.after}
-      }
+      if (mine) { ${after} }
     }
   }
-  ${body.end ?? ""}
+  ${end}
 }`;
 }
-
-/** Statements for each row r of a batch, by the lane that holds its numbers or by lane 0. */
-export const eachRow = (v: RowNormVariant, statement: (name: (name: string) => string) => string): string =>
-  v.lanes > 0
-    ? `if (lane < count) { let r = lane; ${statement((name) => name)} }`
-    : `if (lane == 0u) { for (var r = 0u; r < min(BLOCK, stop - row); r++) { ${statement((name) => of(v, name))} } }`;
 
 /**
  * A centred element of row r. The mean is kept as its distance from the row's first element, so that what is subtracted has
@@ -193,19 +183,23 @@ export const eachRow = (v: RowNormVariant, statement: (name: (name: string) => s
 export const centred = (v: RowNormVariant, value: string): string =>
   v.center ? `(${value} - base_r - mean_r)` : value;
 
+/** What there is of it. */
+export const present = <V>(all: Readonly<Record<string, V | false | "" | undefined>>): Record<string, V> =>
+  Object.fromEntries(Object.entries(all).filter(([, value]) => value)) as Record<string, V>;
+
 export function forwardBindings(v: RowNormVariant): Record<string, BindingSpec> {
-  return {
-    x: bind("read", rowElement(v)),
-    ...(v.residual
-      ? { residual: bind("read", rowElement(v)), total: bind("read_write", rowElement(v)) }
-      : {}),
-    ...(v.weight === undefined ? {} : { weight: bind("read", rowElement(v, v.weight)) }),
-    ...(v.bias === undefined ? {} : { bias: bind("read", rowElement(v, v.bias)) }),
-    ...(v.gain ? { gain: bind("read", "f32") } : {}),
-    out: bind("write", rowElement(v)),
+  const element = rowElement(v);
+  return present({
+    x: bind("read", element),
+    residual: v.residual && bind("read", element),
+    total: v.residual && bind("read_write", element),
+    weight: v.weight && bind("read", rowElement(v, v.weight)),
+    bias: v.bias && bind("read", rowElement(v, v.bias)),
+    gain: v.gain && "read f32",
+    out: bind("write", element),
     // The mean's distance from the row's first element, and m.
-    stats: bind("write", "vec2<f32>"),
-  };
+    stats: "write vec2<f32>",
+  });
 }
 
 /**
@@ -232,7 +226,7 @@ export function rowNormForward(v: RowNormVariant): string {
   // The centre moves to the mean so far.
   const settle = /* wgsl */ `
         for (var r = 0u; r < BLOCK; r++) {
-          let step = level[r] * (1.0 / max(n, 1.0));
+          let step = level[r] / max(n, 1.0);
           squares[r] -= level[r] * step;
           centre[r] += step;
           level[r] = T(0.0);
@@ -254,10 +248,10 @@ export function rowNormForward(v: RowNormVariant): string {
       )}
       ${settle}
       let base_sum = row_first(first_rows(start), lane);
-      for (var r = 0u; r < BLOCK; r++) { centre[r] += start[r] - ${of(v, "base_sum")}; }
+      for (var r = 0u; r < BLOCK; r++) { centre[r] += start[r] - pick(base_sum, r); }
       let mean_sum = row_sum(n * fold_rows(centre), lane) / f32(params.width);
       for (var r = 0u; r < BLOCK; r++) {
-        let d = centre[r] - ${of(v, "mean_sum")};
+        let d = centre[r] - pick(mean_sum, r);
         squares[r] += n * d * d;
       }
       let square_sum = row_sum(fold_rows(squares), lane);`
@@ -272,11 +266,11 @@ ${rowNormMain(v, {
   block,
   derived: `let m = sqrt(square${v.divisor === "length" ? "" : " / f32(params.k)"});
     let scale = ${v.gain ? "gain[0]" : "1.0"} / ${divisor(v)};
-    ${eachRow(v, (name) => `stats[row + r] = vec2f(${v.center ? name("mean") : "0.0"}, ${name("m")});`)}`,
+    let left = vec2f(${v.center ? "held(mean, lane % params.batch)" : "0.0"}, held(m, lane % params.batch));
+    if (lane < count) { stats[row + lane] = left; }`,
   before: `${v.weight === undefined ? "" : "let factor = T(weight[i]) + params.offset;"}
       ${v.bias === undefined ? "" : "let shift = T(bias[i]);"}`,
   held: v.center ? ["base", "mean", "scale"] : ["scale"],
   row: `out[slot] = E(${centred(v, `T(${v.residual ? "total" : "x"}[slot])`)} * scale_r${v.weight === undefined ? "" : " * factor"}${shift});`,
-  after: "",
 })}`;
 }

@@ -3,9 +3,9 @@ import {
   bind,
   centred,
   divisor,
-  eachRow,
   inside,
-  of,
+  ofBatch,
+  present,
   rowNormMain,
   rowNormPrelude,
   type RowNormVariant,
@@ -22,18 +22,20 @@ export interface RowNormBackwardVariant extends RowNormVariant {
 }
 
 export function backwardBindings(v: RowNormBackwardVariant): Record<string, BindingSpec> {
-  return {
-    x: bind("read", rowElement(v)),
-    grad: bind("read", rowElement(v)),
-    stats: bind("read", "vec2<f32>"),
-    ...(v.weight === undefined ? {} : { weight: bind("read", rowElement(v, v.weight)) }),
-    ...(v.gain ? { gain: bind("read", "f32"), dgain: bind("write", "f32") } : {}),
-    ...(v.more ? { more: bind("read", rowElement(v)) } : {}),
-    dx: bind("write", rowElement(v)),
-    ...(v.dresidual ? { dresidual: bind("write", rowElement(v)) } : {}),
+  const element = rowElement(v);
+  return present({
+    x: bind("read", element),
+    grad: bind("read", element),
+    stats: "read vec2<f32>",
+    weight: v.weight && bind("read", rowElement(v, v.weight)),
+    gain: v.gain && "read f32",
+    dgain: v.gain && "write f32",
+    more: v.more && bind("read", element),
+    dx: bind("write", element),
+    dresidual: v.dresidual && bind("write", element),
     // [weight, bias][chunks, width]: each lane adds to its own columns of its group's row.
-    ...(v.dweight || v.dbias ? { sums: bind("read_write", v.vec ? "vec4<f32>" : "f32") } : {}),
-  };
+    sums: (v.dweight || v.dbias) && bind("read_write", v.vec ? "vec4<f32>" : "f32"),
+  });
 }
 
 /** d r / d x_i = x_i rate(m, r), for the features in the statistic. */
@@ -43,36 +45,6 @@ const rate = (v: RowNormVariant): string =>
     outside: "select(K(0.0), 1.0 / (f32(params.k) * m), m > K(0.0))",
     length: "select(K(0.0), 1.0 / m, m > K(params.eps))",
   })[v.divisor];
-
-/** The numbers of a batch's rows that the forward left, each a K. */
-function saved(v: RowNormBackwardVariant): string {
-  const row = (r: string): string =>
-    v.center
-      ? `first(T(x[min(row + ${r}, stop - 1u) * pieces])), stats[min(row + ${r}, stop - 1u)]`
-      : `0.0, stats[min(row + ${r}, stop - 1u)]`;
-  if (v.lanes > 0)
-    return `let kept = vec3f(${row("lane")});
-    let base = kept.x;
-    let mean = kept.y;
-    let m = kept.z;`;
-  return `var base: K;
-    var mean: K;
-    var m: K;
-    for (var r = 0u; r < BLOCK; r++) {
-      let kept = vec3f(${row("r")});
-      ${of(v, "base")} = kept.x;
-      ${of(v, "mean")} = kept.y;
-      ${of(v, "m")} = kept.z;
-    }`;
-}
-
-/** What a block needs of them, by its own rows. */
-const blockNumbers = (v: RowNormBackwardVariant): string => `var bases: array<f32, BLOCK>;
-      var means: array<f32, BLOCK>;
-      for (var r = 0u; r < BLOCK; r++) {
-        bases[r] = ${v.lanes > 0 ? "subgroupShuffle(base, min(block + r, WIDTH - 1u))" : of(v, "base")};
-        means[r] = ${v.lanes > 0 ? "subgroupShuffle(mean, min(block + r, WIDTH - 1u))" : of(v, "mean")};
-      }`;
 
 /**
  * dx_i = (g_i - mean(g)) / r - x_i rate sum_j(g_j x_j) / r^2, with x centred and g the cotangent times the weight;
@@ -86,12 +58,20 @@ export function rowNormBackward(v: RowNormBackwardVariant): string {
           sums[slot] = select(sums[slot], T(0.0), row == start) + ${name};
         }`;
   const second = v.dweight ? "groups.x * groups.y * pieces" : "0u";
-  const guard = (sum: string): string => (v.lanes > 0 ? sum : `select(T(0.0), ${sum}, row + r < stop)`);
+  // What the forward left of a row.
+  const left = (number: (line: string) => string): string =>
+    ofBatch(v, (r) => number(`min(row + ${r}, stop - 1u)`));
   return /* wgsl */ `
 ${rowNormPrelude(v)}
 ${rowNormMain(v, {
-  group: v.gain ? "var total_gain = 0.0;" : "",
-  batch: `${saved(v)}
+  start: v.gain ? "var total_gain = 0.0;" : "",
+  batch: `${
+    v.center
+      ? `let base = ${left((line) => `first(T(x[${line} * pieces]))`)};
+    let mean = ${left((line) => `stats[${line}].x`)};`
+      : ""
+  }
+    let m = ${left((line) => `stats[${line}].y`)};
     let r = ${divisor(v)};
     let inverse = 1.0 / r;
     let rate = ${rate(v)} * inverse * inverse;
@@ -99,8 +79,11 @@ ${rowNormMain(v, {
   numbers: v.center ? ["along", "level"] : ["along"],
   block: /* wgsl */ `var gx: array<T, BLOCK>;
       ${v.center ? "var gs: array<T, BLOCK>;" : ""}
-      ${v.center ? blockNumbers(v) : ""}
-      for (var r = 0u; r < BLOCK; r++) { gx[r] = T(0.0); ${v.center ? "gs[r] = T(0.0);" : ""} }
+      ${v.center ? "var bases: array<f32, BLOCK>; var means: array<f32, BLOCK>;" : ""}
+      for (var r = 0u; r < BLOCK; r++) {
+        gx[r] = T(0.0);
+        ${v.center ? "gs[r] = T(0.0); bases[r] = held(base, block + r); means[r] = held(mean, block + r);" : ""}
+      }
       for (var i = lane; i < pieces; i += WIDTH) {
         ${factor}
         for (var r = 0u; r < BLOCK; r++) {
@@ -112,7 +95,7 @@ ${rowNormMain(v, {
       let along_sum = row_sum(fold_rows(gx), lane);
       ${v.center ? "let level_sum = row_sum(fold_rows(gs), lane) / f32(params.width);" : ""}`,
   derived: `let slope = along * rate${v.gain ? " * factor" : ""};
-    ${v.gain ? eachRow(v, (name) => `total_gain += ${name("along")} * ${name("inverse")};`) : ""}`,
+    ${v.gain ? "let gained = held(along * inverse, lane % params.batch);\n    total_gain += select(0.0, gained, lane < count);" : ""}`,
   before: `${factor}
       ${v.dweight ? "var dw = T(0.0);" : ""}
       ${v.dbias ? "var db = T(0.0);" : ""}`,
@@ -123,14 +106,12 @@ ${rowNormMain(v, {
           ${v.more ? "d += T(more[slot]);" : ""}
           dx[slot] = E(d);
           ${v.dresidual ? "dresidual[slot] = E(params.residual_scale * d);" : ""}
-          ${v.dweight ? `dw += ${guard("cot * (value * inverse_r)")};` : ""}
-          ${v.dbias ? `db += ${guard("cot")};` : ""}`,
+          ${v.dweight ? "dw += cot * (value * inverse_r);" : ""}
+          ${v.dbias ? "db += cot;" : ""}`,
   after: `${v.dweight ? column("dw", "0u") : ""}
         ${v.dbias ? column("db", second) : ""}`,
   end: v.gain
-    ? v.lanes > 0
-      ? "let gain_sum = subgroupAdd(total_gain);\n  if (lane == 0u) { dgain[chunk] = gain_sum; }"
-      : "if (lane == 0u) { dgain[chunk] = total_gain; }"
+    ? "let gain_sum = row_sum(S(total_gain), lane); if (lane == 0u) { dgain[chunk] = pick(gain_sum, 0u); }"
     : "",
 })}`;
 }
