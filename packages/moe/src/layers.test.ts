@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError, ShapeError, vjp, type Tensor } from "@x/kernels";
 import { checkOp, numbers, operand, relativeError, useGpu, type Operand } from "@x/testing";
@@ -234,28 +235,47 @@ describe("layers with experts", () => {
 
   it("permuting the experts changes nothing", async () => {
     const { gpu } = device;
-    const order = [2, 0, 1];
-    const permute = (shape: number[], seed: number): Tensor => {
-      const { data } = operand(shape, seed);
-      const size = data.length / E;
-      return gpu.tensor(
-        order.flatMap((e) => Array.from(data.slice(e * size, (e + 1) * size))),
-        shape,
-      );
-    };
-    const x = random([4, 33, D], 1);
-    const run = (make: (shape: number[], seed: number) => Tensor): Tensor[] => {
-      const [w, experts] = [make([E, D], 2), plain(make([E, F, D], 3), make([E, D, F], 4))];
-      return [
-        switchMoe(x, w, experts, { capacityFactor: 1 }).out,
-        gshardMoe(x, w, experts, { capacityFactor: 0.8 }).out,
-        mixtralMoe(x, w, experts, { topK: 2 }).out,
-        expertChoice(x, w, experts, { capacityFactor: 1 }).out,
-      ];
-    };
-    const [a, b] = [gpu.scope(() => run(random)), gpu.scope(() => run(permute))];
-    for (const [i, t] of a.entries())
-      expect(relativeError(await b[i]!.read(), await t.read())).toBeLessThan(1e-5);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          shape: fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 40 })),
+          dim: fc.integer({ min: 1, max: 9 }),
+          hidden: fc.integer({ min: 1, max: 9 }),
+          keys: fc.array(fc.nat(), { minLength: 2, maxLength: 7 }),
+          factor: fc.constantFrom(0.5, 0.8, 1, 2),
+        }),
+        async ({ shape, dim, hidden, keys, factor }) => {
+          const count = keys.length;
+          const order = keys.map((_, i) => i).sort((i, j) => keys[i]! - keys[j]!);
+          const permute = (dims: number[], seed: number): Tensor => {
+            const { data } = operand(dims, seed);
+            const size = data.length / count;
+            return gpu.tensor(
+              order.flatMap((e) => Array.from(data.slice(e * size, (e + 1) * size))),
+              dims,
+            );
+          };
+          const results = gpu.scope(() => {
+            const x = random([...shape, dim], 1);
+            const run = (make: (dims: number[], seed: number) => Tensor): Tensor[] => {
+              const w = make([count, dim], 2);
+              const experts = plain(make([count, hidden, dim], 3), make([count, dim, hidden], 4));
+              return [
+                switchMoe(x, w, experts, { capacityFactor: factor }).out,
+                gshardMoe(x, w, experts, { capacityFactor: factor }).out,
+                mixtralMoe(x, w, experts, { topK: 2 }).out,
+                expertChoice(x, w, experts, { capacityFactor: factor }).out,
+              ];
+            };
+            return [...run(random), ...run(permute)];
+          });
+          for (let i = 0; i < 4; i++)
+            expect(relativeError(await results[i + 4]!.read(), await results[i]!.read())).toBeLessThan(1e-5);
+          for (const t of results) t.dispose();
+        },
+      ),
+      { numRuns: 12, seed: 1 },
+    );
   });
 
   it("a large capacity equals no capacity", async () => {

@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError, ShapeError } from "@x/kernels";
 import { checkOp, operand, useGpu } from "@x/testing";
@@ -90,18 +91,25 @@ describe("router", () => {
 
   it("weights sum to one where they should", async () => {
     const { gpu } = device;
-    for (const options of [{ renormalize: true }, { order: "topkThenSoftmax" }] as const) {
-      const { weights } = gpu.scope(() =>
-        router(gpu.tensor(operand([65, 8], 1).data, [65, 8]), gpu.tensor(operand([9, 8], 2).data, [9, 8]), {
-          topK: 3,
-          ...options,
-        }),
-      );
-      const data = await weights.read();
-      for (let t = 0; t < 65; t++)
-        expect(data[3 * t]! + data[3 * t + 1]! + data[3 * t + 2]!).toBeCloseTo(1, 5);
-      weights.dispose();
-    }
+    const extent = (max: number): fc.Arbitrary<number> => fc.integer({ min: 1, max });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({ tokens: extent(80), dim: extent(9), experts: extent(20), topK: extent(6) }),
+        fc.constantFrom({ renormalize: true } as const, { order: "topkThenSoftmax" } as const),
+        async ({ tokens, dim, experts, topK }, options) => {
+          const k = Math.min(topK, experts);
+          const { weights } = gpu.scope(() => {
+            const make = (shape: number[], seed: number) => gpu.tensor(operand(shape, seed).data, shape);
+            return router(make([tokens, dim], 1), make([experts, dim], 2), { topK: k, ...options });
+          });
+          const data = Array.from(await weights.read());
+          weights.dispose();
+          for (let t = 0; t < tokens; t++)
+            expect(data.slice(t * k, (t + 1) * k).reduce((a, b) => a + b)).toBeCloseTo(1, 5);
+        },
+      ),
+      { numRuns: 20, seed: 1 },
+    );
   });
 
   it("refuses bad configurations and shapes by name", () => {
