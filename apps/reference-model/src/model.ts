@@ -52,7 +52,7 @@ export class CausalLM implements Module {
   readonly #encodings: readonly Encoding[];
   readonly #embedNorm: Norm | undefined;
   readonly #finalNorm: Norm | undefined;
-  /** Number of the first layer after which no layer mixes tokens by itself. */
+  /** Number of the first layer from which on no layer mixes tokens by itself. */
   readonly #tokenwiseFrom: number;
 
   private constructor(
@@ -148,6 +148,7 @@ export class CausalLM implements Module {
       if (this.#embedNorm) x = this.#embedNorm.forward(x, whole);
       const last = (t: Tensor): Tensor => slice(t, { axis: 1, start: t.shape[1]! - 1 });
       this.layers.forEach((layer, i) => {
+        layer.mixer.prepare?.(x, whole, state?.layers[i]);
         if (whole.lastOnly && i === this.#tokenwiseFrom && x.shape[1]! > 1) {
           x = last(x);
           whole = { ...whole, ...(whole.positionIds ? { positionIds: last(whole.positionIds) } : {}) };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError } from "@x/kernels";
-import { useGpu } from "@x/testing";
+import { ConfigError, slice } from "@x/kernels";
+import { numbers, relativeError, useGpu } from "@x/testing";
 import { modelConfig } from "./config/index.js";
 import { CausalLM } from "./model.js";
 import { checkModel, tinyParts } from "./test-support.js";
@@ -83,6 +83,53 @@ describe("models of parts", () => {
     // An expert may be without tokens in so short a text.
     await checkModel(gpu, tinyParts(cases[name]), { still: [/experts/] });
     expect(gpu.memory().liveBytes).toBe(before);
+  });
+
+  it("a prompt passes YOCO's upper layers by but for its last token", async () => {
+    const { gpu } = device;
+    for (const placement of ["preLn", "postLn", "sandwich"]) {
+      const model = CausalLM.init(gpu, modelConfig(tinyParts({ ...cases["YOCO"], placement })), { seed: 3 });
+      const [prompt, length] = [11, 16];
+      const ids = gpu.tensor(
+        numbers(length, 4).map((x) => Math.floor((x + 1) * 20)),
+        [1, length],
+        "i32",
+      );
+      const whole = await gpu.scope(() => model.forward(ids)).read();
+      const vocab = whole.length / length;
+      const state = model.createState({ maxLength: length, maxChunk: prompt });
+      const rows: number[] = [];
+      const last = gpu.scope(() => {
+        const positions = gpu.tensor(
+          Array.from({ length: prompt }, (_, i) => i),
+          [1, prompt],
+          "i32",
+        );
+        return model.forward(
+          slice(ids, { axis: 1, end: prompt }),
+          {
+            positionIds: positions,
+            lastOnly: true,
+            runFfn: (block, x, context, residual) => {
+              rows.push(x.shape[1]!);
+              return block.forward(x, context, residual);
+            },
+          },
+          state,
+        );
+      });
+      expect(rows, placement).toEqual([prompt, prompt, 1, 1]);
+      const expected = Float64Array.from(whole.slice((prompt - 1) * vocab, prompt * vocab));
+      expect(relativeError(await last.read(), expected), placement).toBeLessThan(2e-5);
+      // Without a cache, the last position alone is that of the whole.
+      const alone = gpu.scope(() => model.forward(ids, { lastOnly: true }));
+      expect(
+        relativeError(await alone.read(), Float64Array.from(whole.slice((length - 1) * vocab))),
+        placement,
+      ).toBeLessThan(2e-5);
+      state.dispose();
+      model.dispose();
+    }
   });
 
   it("refuses unknown parts, keys and shapes by name", () => {

@@ -105,7 +105,9 @@ export interface Mixer extends Part {
   /** f(x), or residual + f(x). */
   forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor;
   createState(options: StateOptions): MixerState;
-  /** A token's output needs nothing of this layer's input at other positions (it reads `context.shared`, say). */
+  /** Before `forward`, from the layer's input at all positions: what a tokenwise mixer needs of them. */
+  prepare?(x: Tensor, context: ForwardContext, state: MixerState | undefined): void;
+  /** After `prepare`, a token's output needs nothing of this layer's input at other positions. */
   readonly tokenwise?: boolean;
 }
 

@@ -28,8 +28,10 @@ const NAME = "yoco";
 /**
  * The upper half of YOCO: layers that attend to one set of keys and values. Give the lower layers `attention` with a
  * `window`; the first layer of type `yoco` makes keys and values from its input (RMSNorm kv_layer_norm, then k_proj
- * and v_proj), and the ones after it have queries only, so that a prompt passes them by. `numHeads`, `numKvHeads`
- * (numHeads), `headDim` (dim / numHeads).
+ * and v_proj), the ones after it have queries only, and a prompt passes all of them by but for its last token.
+ * `numHeads`, `numKvHeads` (numHeads), `headDim` (dim / numHeads).
+ *
+ * Sun et al. 2024, arXiv:2405.05254, section 2.
  */
 class YocoCross implements Mixer {
   readonly #weights: Weights;
@@ -38,8 +40,9 @@ class YocoCross implements Mixer {
   readonly #headDim: number;
   readonly #p: Record<string, Tensor>;
   readonly #encoding: AttentionEncoding | undefined;
-  /** A layer that reads what another made. */
-  readonly tokenwise: boolean;
+  /** The first of the upper layers, which makes what all read. */
+  readonly #first: boolean;
+  readonly tokenwise = true;
 
   constructor(spec: ComponentSpec, weights: Weights) {
     const { model, gain, name, layer } = weights;
@@ -49,11 +52,11 @@ class YocoCross implements Mixer {
     this.#numHeads = numHeads;
     this.#numKvHeads = numKvHeads;
     this.#headDim = headDim;
-    this.tokenwise = layer > 0 && model.layers[layer - 1]?.mixer.type === "yoco";
+    this.#first = model.layers[layer - 1]?.mixer.type !== "yoco";
     const set = new ParameterSet(weights);
     const inner = this.#numHeads * this.#headDim;
     set.normal("q_proj.weight", [inner, model.dim]);
-    if (!this.tokenwise) {
+    if (this.#first) {
       set.constant("kv_layer_norm.weight", [model.dim], 1);
       set.normal("k_proj.weight", [this.#numKvHeads * this.#headDim, model.dim]);
       set.normal("v_proj.weight", [this.#numKvHeads * this.#headDim, model.dim], STD * gain);
@@ -69,30 +72,33 @@ class YocoCross implements Mixer {
       f.fail("type", "takes encodings that turn queries and keys (rope), or none");
   }
 
-  forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor {
-    const p = this.#p;
+  #heads(x: Tensor, name: string, n: number): Tensor {
     const [batch, seq] = x.shape as [number, number];
-    const heads = (from: Tensor, name: string, n: number): Tensor =>
-      linear(from, p[`${name}.weight`]!).reshape([batch, seq, n, this.#headDim]);
-    let q = heads(x, "q_proj", this.#numHeads);
-    if (!this.tokenwise) {
-      // The stream itself where the placement hands it over (pre-norm), as in the paper.
-      const source = rmsNorm(residual ?? x, p["kv_layer_norm.weight"], { eps: 1e-6 });
-      let k = heads(source, "k_proj", this.#numKvHeads);
-      const v = heads(source, "v_proj", this.#numKvHeads);
-      if (this.#encoding?.rotate) ({ q, k } = this.#encoding.rotate(q, k, context));
-      context.shared.set(NAME, this.#store(k, v, context, state as unknown as KVCache | undefined));
-    } else if (this.#encoding?.rotate) q = this.#encoding.rotate(q, q, this.#rows(context, seq)).q;
+    return linear(x, this.#p[`${name}.weight`]!).reshape([batch, seq, n, this.#headDim]);
+  }
+
+  prepare(x: Tensor, context: ForwardContext, state: MixerState | undefined): void {
+    if (!this.#first) return;
+    const source = rmsNorm(x, this.#p["kv_layer_norm.weight"], { eps: 1e-6 });
+    const k = this.#heads(source, "k_proj", this.#numKvHeads);
+    const v = this.#heads(source, "v_proj", this.#numKvHeads);
+    const turned = this.#encoding?.rotate?.(k, k, context).k ?? k;
+    context.shared.set(NAME, this.#store(turned, v, context, state as unknown as KVCache | undefined));
+  }
+
+  forward(x: Tensor, context: ForwardContext, _state: MixerState | undefined, residual?: Tensor): Tensor {
+    const [batch, seq] = x.shape as [number, number];
     const shared = context.shared.get(NAME) as Shared;
+    const q = this.#heads(x, "q_proj", this.#numHeads);
+    const turned = this.#encoding?.rotate?.(q, q, this.#rows(context, seq)).q ?? q;
     const positions = shared.positions && { ...shared.positions, query: context.positionIds! };
-    const out = attention(q, shared.keys, shared.values, {
+    const out = attention(turned, shared.keys, shared.values, {
       layout: "bshd",
       causal: true,
       ...(positions ? { positions } : {}),
     });
-    return linear(out.reshape([batch, seq, this.#numHeads * this.#headDim]), p["o_proj.weight"]!, undefined, {
-      residual,
-    });
+    const flat = out.reshape([batch, seq, this.#numHeads * this.#headDim]);
+    return linear(flat, this.#p["o_proj.weight"]!, undefined, { residual });
   }
 
   /** Without a cache the last row of a longer text may come alone: it stands at the end. */
@@ -112,7 +118,7 @@ class YocoCross implements Mixer {
   }
 
   createState({ batch, maxLength }: StateOptions): MixerState {
-    if (this.tokenwise) return { bytesPerToken: 0, clear: () => undefined, dispose: () => undefined };
+    if (!this.#first) return { bytesPerToken: 0, clear: () => undefined, dispose: () => undefined };
     const { gpu } = this.#weights;
     return new KVCache(gpu, { batch, numKvHeads: this.#numKvHeads, headDim: this.#headDim, maxLength });
   }
