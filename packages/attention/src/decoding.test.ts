@@ -22,6 +22,12 @@ interface Decodes {
   ) => { step: (piece: Tensor) => Tensor; state: { dispose(): void } };
 }
 
+/** A run of what steps by itself. */
+const stepping = (state: {
+  step(piece: Tensor): Tensor;
+  dispose(): void;
+}): ReturnType<Decodes["decode"]> => ({ step: (piece) => state.step(piece), state });
+
 const DIM = 8;
 const heads = { dim: DIM, numHeads: 4, numKvHeads: 2, headDim: 4 };
 const block = { dim: DIM, numHeads: 2, headDim: 4, ffnDim: 12 };
@@ -81,10 +87,7 @@ const mechanisms: Readonly<Record<string, (gpu: Gpu) => Decodes>> = {
     );
     return {
       whole: (x) => model.forward(x).out,
-      decode: (batch) => {
-        const state = model.createState(gpu, { batch });
-        return { step: (piece) => state.step(piece), state: state };
-      },
+      decode: (batch) => stepping(model.createState(gpu, { batch })),
     };
   },
   "a memory of keys (Memorizing)": (gpu) => {
@@ -92,10 +95,7 @@ const mechanisms: Readonly<Record<string, (gpu: Gpu) => Decodes>> = {
     const layer = new MemorizingAttention(config, parametersOf(gpu, MemorizingAttention.plan(config)));
     return {
       whole: (x) => layer.forward(x).out,
-      decode: (batch) => {
-        const state = layer.createState(gpu, { batch });
-        return { step: (piece) => state.step(piece), state: state };
-      },
+      decode: (batch) => stepping(layer.createState(gpu, { batch })),
     };
   },
   "one cache for the upper half (YOCO)": (gpu) => {

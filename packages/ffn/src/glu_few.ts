@@ -103,7 +103,7 @@ export function gluFew(
       bUp: bUp?.dtype,
       unit,
     },
-    bindings: { x, wGate, wUp, ...(bGate ? { bGate } : {}), ...(bUp ? { bUp } : {}), out },
+    bindings: { x, wGate, wUp, bGate, bUp, out },
     params: { width: vec ? width / 4 : width, features },
     workgroups: [Math.ceil(features / OUTPUTS)],
   });

@@ -59,7 +59,8 @@ export type ParamValue = number | readonly number[];
 export interface KernelCall<V> {
   /** Exactly what changes the code, never a shape. */
   readonly variant?: V;
-  readonly bindings: Readonly<Record<string, Bindable>>;
+  /** By name; what the variant does not bind may be undefined. */
+  readonly bindings: Readonly<Record<string, Bindable | undefined>>;
   readonly params?: Readonly<Record<string, ParamValue>>;
   /** Workgroup counts; missing ones are 1; a 0 dispatches nothing. */
   readonly workgroups?: readonly [number, number?, number?];

@@ -20,7 +20,6 @@ import {
 import {
   batchOf,
   forwardBindings,
-  present,
   rowNormForward,
   rowNormParams,
   type Divisor,
@@ -141,7 +140,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       const chunk = rowsPerGroup(x, rows, batch, 2048);
       gpu.run(forwardKernel, {
         variant,
-        bindings: present({ x, out, stats, weight, bias, gain, residual, total }),
+        bindings: { x, out, stats, weight, bias, gain, residual, total },
         params: { ...params, batch, chunk },
         workgroups: grid1d(Math.ceil(rows / Math.max(chunk, 1))),
       });
@@ -178,7 +177,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       const dgain = gain ? gpu.empty([groups]) : undefined;
       gpu.run(backwardKernel, {
         variant: own,
-        bindings: present({
+        bindings: {
           x: residual ? outputs[1] : x,
           stats: saved[0],
           grad,
@@ -189,7 +188,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
           more,
           dresidual,
           sums,
-        }),
+        },
         params: { ...params, batch, chunk },
         workgroups,
       });

@@ -1,8 +1,9 @@
 import {
   checkConfig,
   ConfigError,
-  DTypeError,
+  expectDType,
   expectNumber,
+  expectShape,
   ShapeError,
   showShape,
   type Gpu,
@@ -138,10 +139,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     );
   if (q.size > 0 && (keys === 0 || dim === 0 || valueDim === 0))
     throw new ShapeError(who, `k has shape ${showShape(k.shape)}; there must be a key`);
-  for (const [name, t] of Object.entries({ q, k, v })) {
-    if (t.dtype !== "f32" && t.dtype !== "f16")
-      throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
-  }
+  for (const [name, t] of Object.entries({ q, k, v })) expectDType(who, name, t, "f32", "f16");
   const scale = options.scale ?? dim ** -0.5;
   expectNumber(who, "scale", scale);
   expectNumber(who, "softcap", softcap, 0);
@@ -149,24 +147,21 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const offset = options.queryOffset ?? keys - queries;
   const integers = (name: string, t: Tensor | undefined, shape: readonly number[]): void => {
     if (!t) return;
-    if (t.dtype !== "i32") throw new DTypeError(who, `${name} is ${t.dtype}; it must be i32`);
-    if (t.rank !== shape.length || t.shape.some((n, i) => n !== shape[i]))
-      throw new ShapeError(who, `${name} has shape ${showShape(t.shape)}; it must be ${showShape(shape)}`);
+    expectDType(who, name, t, "i32");
+    expectShape(who, name, t, shape);
   };
   integers("keyMask", keyMask, [batch, keys]);
   integers("docs", docs, [batch, keys]);
   integers("positions.query", positions?.query, [batch, queries]);
   integers("positions.key", positions?.key, [batch, keys]);
-  if (mask && mask.dtype !== "i32") throw new DTypeError(who, `mask is ${mask.dtype}; it must be i32`);
+  if (mask) expectDType(who, "mask", mask, "i32");
   if (docs && offset + queries > keys)
     throw new ConfigError(
       who,
       `docs holds the document of each of the ${keys} keys; the last query is at ${offset + queries - 1}`,
     );
-  for (const [name, t] of Object.entries({ bias, sinks }))
-    if (t && t.dtype !== "f32") throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32`);
-  if (sinks && (sinks.rank !== 1 || sinks.size !== heads))
-    throw new ShapeError(who, `sinks has shape ${showShape(sinks.shape)}; it must be [${heads}]`);
+  for (const [name, t] of Object.entries({ bias, sinks })) if (t) expectDType(who, name, t, "f32");
+  if (sinks) expectShape(who, "sinks", sinks, [heads]);
 
   // Terms in order, with what each binds.
   const modifiers = [...(softcap > 0 ? [softcapModifier(softcap)] : []), ...(options.modifiers ?? [])];
@@ -197,13 +192,8 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
       bhq: [batch, heads, queries, index.rows],
       bhk: [batch, heads, keys, index.rows],
     }[axes];
-    if (tensor.dtype !== "f32") throw new DTypeError(name, `its tensor is ${tensor.dtype}; it must be f32`);
-    if (tensor.rank !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
-      throw new ShapeError(
-        name,
-        `its tensor has shape ${showShape(tensor.shape)}; it must be ${showShape(shape)}`,
-      );
-    }
+    expectDType(name, "its tensor", tensor, "f32");
+    expectShape(name, "its tensor", tensor, shape);
     if (positions && positions.minDistance === undefined)
       throw new ConfigError(who, `positions needs minDistance and maxDistance for the modifier ${name}`);
     const table = index.table(gpu, ...distances);

@@ -79,7 +79,7 @@ function run(p: GroupedProduct): Tensor {
   const [tile, columns] = lanes > 0 ? [rows, 4 * lanes] : [TILE, TILE];
   gpu.run(lanes > 0 ? subgroupKernel : tiledKernel, {
     variant,
-    bindings: { a, b, ...(bias ? { bias } : {}), offsets: p.offsets, out },
+    bindings: { a, b, bias, offsets: p.offsets, out },
     params: { batch: [1, 1, 1, groups], strideA: [0, 0, 0, 0], strideB: [0, 0, 0, N * K], M, N, K, alpha: 1 },
     // Every tile of rows has at least one row; each group, and the rest, may end in a tile that is not full.
     workgroups: [

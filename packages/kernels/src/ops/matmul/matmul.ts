@@ -214,13 +214,7 @@ function runProduct(who: string, p: Product): Tensor {
     activation: p.activation,
   };
   const call = {
-    bindings: {
-      a,
-      b,
-      ...(p.bias ? { bias: p.bias } : {}),
-      ...(p.residual ? { residual: p.residual } : {}),
-      out,
-    },
+    bindings: { a, b, bias: p.bias, residual: p.residual, out },
     params: { batch: layout.dims, strideA: layout.strideA, strideB: layout.strideB, M, N, K, alpha: p.alpha },
   };
   const widens = !transposeA && !transposeB && base.vecA && base.vecB;
