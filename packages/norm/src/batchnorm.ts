@@ -129,7 +129,7 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
     const given = Object.fromEntries(Object.entries(bindings).filter(([, t]) => t !== undefined));
     gpu.run(kernel, {
       variant,
-      bindings: given as Record<string, Tensor>,
+      bindings: given,
       params: { ...size, width: dim, eps, momentum },
       workgroups: grid1d(Math.ceil((pieces * size.chunks) / 64)),
     });

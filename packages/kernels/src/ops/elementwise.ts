@@ -341,7 +341,7 @@ export function elementwise(
             variant: { ...variant, needs: tensors.map((_, i) => part.includes(i)) },
             bindings: {
               ...bindings,
-              grad: grads[0] as Tensor,
+              grad: grads[0],
               ...Object.fromEntries(part.map((i) => [`d${String(i)}`, wanted[i] as Tensor])),
             },
             params,
