@@ -1,7 +1,8 @@
 import { loadTuning, saveTuning } from "#gpu";
 import { VERSION } from "./abi.js";
 import type { Gpu } from "./gpu.js";
-import { hasFixedSubgroups, matmul } from "./ops/matmul/matmul.js";
+import { hasFixedSubgroups } from "./ops/matmul/form.js";
+import { matmul } from "./ops/matmul/matmul.js";
 import { randomUniform } from "./random/random.js";
 import type { Tensor } from "./tensor.js";
 import { checkConfig } from "./validate.js";

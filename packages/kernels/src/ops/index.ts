@@ -1,4 +1,5 @@
-export { linear, matmul, type MatmulForm, type MatmulOptions } from "./matmul/matmul.js";
+export { linear, matmul, type MatmulOptions } from "./matmul/matmul.js";
+export type { MatmulForm } from "./matmul/form.js";
 export {
   broadcastTo,
   concat,

@@ -6,15 +6,10 @@ import type { Tensor } from "../../tensor.js";
 import { checkConfig, expectShape, showShape } from "../../validate.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
-import { chooseRows, hasFixedSubgroups } from "./matmul.js";
-import {
-  matmulBindings,
-  matmulParams,
-  subgroupMatmul,
-  TILE,
-  tiledMatmul,
-  type MatmulVariant,
-} from "./matmul.wgsl.js";
+import { chooseRows, hasFixedSubgroups } from "./form.js";
+import { subgroupMatmul } from "./subgroup.wgsl.js";
+import { TILE, tiledMatmul } from "./tiled.wgsl.js";
+import { matmulBindings, matmulParams, type MatmulVariant } from "./variant.js";
 
 const subgroupKernel: Kernel<MatmulVariant> = defineKernel({
   name: "groupedMatmul",

@@ -13,7 +13,7 @@ import {
   input,
   type Tensor,
 } from "../../index.js";
-import type { MatmulForm } from "./matmul.js";
+import type { MatmulForm } from "./form.js";
 
 const device = useGpu();
 
