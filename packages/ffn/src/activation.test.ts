@@ -39,6 +39,17 @@ describe("activation", () => {
     expect(worst).toBeLessThan(1e-6);
   });
 
+  it("geluTanh keeps its digits where it fades", async () => {
+    const x = Float32Array.from({ length: 61 }, (_, i) => -5 + i / 30);
+    const y = await activation(device.gpu.tensor(x, [x.length]), "geluTanh").read();
+    x.forEach((v, i) => {
+      // x / (1 + exp(-2 u)): the same function without the cancellation of 1 + tanh u.
+      const u = Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3);
+      const expected = v / (1 + Math.exp(-2 * u));
+      expect(Math.abs(y[i]! / expected - 1)).toBeLessThan(2e-5);
+    });
+  });
+
   it.each(ACTIVATION_KINDS)("%s: neither overflow nor NaN from -100 to 100", async (kind) => {
     const { gpu } = device;
     const x = gpu.tensor([-100, -88, -50, -1e-6, 0, 1e-6, 50, 88, 100], [9]);

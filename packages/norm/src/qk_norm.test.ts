@@ -12,7 +12,7 @@ const rows = (kind: "rms" | "layer" | "gemma" | "l2", dim: number): Rows => {
   const eps = 1e-3;
   if (kind === "layer") return (x, w, b) => layerNormReference({ dim, eps }, x, w, b);
   if (kind === "l2") return (x) => scaleNormReference({ dim, eps }, x);
-  return (x, w) => rmsNormReference({ dim, eps, offset: kind === "gemma" ? 1 : 0 }, x, w);
+  return (x, w, b) => rmsNormReference({ dim, eps, offset: kind === "gemma" ? 1 : 0 }, x, w, b);
 };
 
 /** [B, H, S, D] to [B, S, H, D] and back. */
@@ -37,13 +37,12 @@ eachForm("qkNorm", (device) => {
             : turn(rows(kind, dim)(turn(x, B, H, S, D), w, b), B, S, H, D);
         await checkOp(
           device.gpu,
-          (x, weight, bias) =>
-            qkNorm(x, { kind, scope, eps: 1e-3, weight, ...(kind === "layer" ? { bias } : {}) }),
+          (x, weight, bias) => qkNorm(x, { kind, scope, eps: 1e-3, weight, bias }),
           reference,
           [
             operand([B, H, S, D], 1),
             ...(kind === "l2" ? [] : [operand([dim], 2)]),
-            ...(kind === "layer" ? [operand([dim], 3)] : []),
+            ...(kind === "layer" || kind === "rms" ? [operand([dim], 3)] : []),
           ],
         );
       }
@@ -92,8 +91,8 @@ eachForm("qkNorm", (device) => {
     expect(() => qkNorm(q, { kind: "l1" as never })).toThrow(/kind is "l1"/);
     expect(() => qkNorm(q, { kind: "rms", scope: "token" as never })).toThrow(/scope is "token"/);
     expect(() => qkNorm(q, { kind: "l2", weight: gpu.zeros([4]) })).toThrow(/weight is given; "l2" has none/);
-    expect(() => qkNorm(q, { kind: "rms", bias: gpu.zeros([4]) })).toThrow(
-      /bias is given; only kind "layer" has one/,
+    expect(() => qkNorm(q, { kind: "gemma", bias: gpu.zeros([4]) })).toThrow(
+      /bias is given; only kinds "layer" and "rms" have one/,
     );
   });
 });

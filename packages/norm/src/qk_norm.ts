@@ -24,7 +24,7 @@ export interface QKNormOptions {
   /** Default 1e-6; l2 1e-12. */
   readonly eps?: number;
   readonly weight?: Tensor | undefined;
-  /** "layer" only. */
+  /** "layer" and "rms". */
   readonly bias?: Tensor | undefined;
 }
 
@@ -42,7 +42,8 @@ export function qkNorm(x: Tensor, options: QKNormOptions): Tensor {
   const { kind, scope = "head", weight, bias } = options;
   expectOneOf(who, "kind", kind, ["rms", "layer", "gemma", "l2"]);
   expectOneOf(who, "scope", scope, ["head", "all"]);
-  if (bias && kind !== "layer") throw new ConfigError(who, `bias is given; only kind "layer" has one`);
+  if (bias && kind !== "layer" && kind !== "rms")
+    throw new ConfigError(who, `bias is given; only kinds "layer" and "rms" have one`);
   if (weight && kind === "l2") throw new ConfigError(who, `weight is given; "l2" has none`);
   if (x.rank !== 4)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [batch, heads, seq, headDim]`);
@@ -50,7 +51,7 @@ export function qkNorm(x: Tensor, options: QKNormOptions): Tensor {
   const normalize = (t: Tensor): Tensor => {
     switch (kind) {
       case "rms":
-        return rmsNorm(t, weight, { eps });
+        return rmsNorm(t, weight, { eps, bias });
       case "gemma":
         return rmsNormGemma(t, weight, { eps });
       case "layer":
@@ -87,7 +88,8 @@ function check(config: QKNormConfig): void {
 }
 
 /**
- * `qkNorm` of queries and keys with its parameters: q_norm.weight and k_norm.weight (and biases for "layer"); for
+ * `qkNorm` of queries and keys with its parameters: q_norm.weight and k_norm.weight (and biases: made for "layer", taken for
+ * "layer" and "rms"); for
  * "l2" one `g`, which multiplies the query, so that attention runs with scale 1.
  */
 export class QKNorm implements Module {

@@ -69,7 +69,7 @@ function sublayerOf(context: RunnerContext, kind: string, i: number): StreamMap 
 }
 
 const placed: Runner = (context) => {
-  const { config, inputs, params } = context;
+  const { config, inputs } = context;
   const name = text(config, "placement") as Placement;
   const step = placement(name);
   const kinds = config["sublayers"] as string[];
@@ -85,7 +85,8 @@ const placed: Runner = (context) => {
     x = step(x, {
       sublayer: sublayerOf(context, kind, i),
       norm: normOf(context, `norm.${i}`),
-      normOut: params[`normOut.${i}.weight`] ? normOf(context, `normOut.${i}`) : undefined,
+      // Its parameters may all be absent: a plain norm is still a norm.
+      normOut: name === "sandwich" || name === "periLn" ? normOf(context, `normOut.${i}`) : undefined,
       alpha: constants?.alpha ?? 1,
     });
   });

@@ -225,8 +225,8 @@ export const e: {
   softplus,
   silu: (x) => mul(x, sigmoid(x)),
   gelu: (x) => mul(mul(0.5, x), add(1, erf(mul(x, Math.SQRT1_2)))),
-  geluTanh: (x) =>
-    mul(mul(0.5, x), add(1, tanh(mul(Math.sqrt(2 / Math.PI), add(x, mul(0.044715, pow(x, 3))))))),
+  // (1 + tanh u) / 2 is sigmoid(2 u), which keeps its digits where 1 + tanh u cancels.
+  geluTanh: (x) => mul(x, sigmoid(mul(2 * Math.sqrt(2 / Math.PI), add(x, mul(0.044715, pow(x, 3)))))),
   mish: (x) => mul(x, tanh(softplus(x))),
   relu: (x) => node("max", x, 0),
   erf,
