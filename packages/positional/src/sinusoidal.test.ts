@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { cast, sum, valueAndGrad } from "@x/kernels";
 import { checkOp, operand, relativeError, useGpu } from "@x/testing";
 import { sinusoidal, SinusoidalEmbedding, sinusoidalTable, type SinusoidalConfig } from "./sinusoidal.js";
 
@@ -72,7 +73,26 @@ describe("sinusoidal", () => {
     kept.dispose();
   });
 
+  it("leaves a stream of half precision in half precision", async () => {
+    const { gpu } = device;
+    if (!gpu.features.f16) return expect(() => gpu.zeros([1, 2, 6], "f16")).toThrow(/f16/);
+    const { shape, data } = operand([2, 5, 6], 3);
+    const x = gpu.tensor(data, [...shape]);
+    const half = cast(x, "f16");
+    const kept = new SinusoidalEmbedding(gpu, { dim: 6, inputScale: 2 });
+    const positionIds = gpu.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4], [2, 5], "i32");
+    const expected = await kept.forward(x).read();
+    for (const out of [kept.forward(half), kept.forward(half, { positionIds, seqLen: 5 })]) {
+      expect(out.dtype).toBe("f16");
+      expect(relativeError(await out.read(), expected)).toBeLessThan(2e-3);
+    }
+    const { grads } = valueAndGrad(() => sum(cast(kept.forward(half), "f32")), { half });
+    expect([...(await grads.half.read())]).toEqual(Array.from(data, () => 2));
+    kept.dispose();
+  });
+
   it("refuses what does not fit, by name", () => {
+    expect(() => sinusoidal(device.gpu.zeros([1, 2, 6], "i32"), { dim: 6 })).toThrow(/x is i32/);
     const x = device.gpu.zeros([1, 2, 6]);
     expect(() => sinusoidal(x, { dim: 8 })).toThrow(/x has 6 features; dim is 8/);
     expect(() => sinusoidal(device.gpu.zeros([2, 6]), { dim: 6 })).toThrow(/must be \[batch, seq, dim\]/);

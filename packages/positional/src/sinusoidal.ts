@@ -1,7 +1,9 @@
 import {
   add,
+  cast,
   checkConfig,
   embedding,
+  expectDType,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -50,12 +52,18 @@ export function sinusoidalTable(positions: ArrayLike<number>, config: Sinusoidal
   return out;
 }
 
+/** inputScale x + rows, summed in float32 and stored as x is. */
+function addRows(x: Tensor, inputScale: number, rows: Tensor): Tensor {
+  const out = add(inputScale === 1 ? x : mul(x, inputScale), rows);
+  return x.dtype === "f16" ? cast(out, "f16") : out;
+}
+
 /**
  * Fixed positions of sines and cosines: out = inputScale x + table[position].
  *
- * x [batch, seq, dim]. Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+ * x and the result [batch, seq, dim], f32 or f16. Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
  *
- * @throws ConfigError, ShapeError
+ * @throws ConfigError, ShapeError, DTypeError
  */
 export function sinusoidal(
   x: Tensor,
@@ -63,13 +71,14 @@ export function sinusoidal(
   options: AbsoluteOptions & { readonly inputScale?: number } = {},
 ): Tensor {
   const { inputScale = 1, ...rest } = options;
+  expectDType("sinusoidal", "x", x, "f32", "f16");
   expectNumber("sinusoidal", "inputScale", inputScale);
   const { list, perBatch } = positionsOf("sinusoidal", x, rest);
   const [batch, seq, dim] = x.shape as [number, number, number];
   if (config.dim !== dim) throw new ShapeError("sinusoidal", `x has ${dim} features; dim is ${config.dim}`);
   return x.gpu.scope(() => {
     const table = x.gpu.tensor(sinusoidalTable(list, config), perBatch ? [batch, seq, dim] : [seq, dim]);
-    return add(inputScale === 1 ? x : mul(x, inputScale), table);
+    return addRows(x, inputScale, table);
   });
 }
 
@@ -95,13 +104,13 @@ export class SinusoidalEmbedding {
     if (!("positionIds" in options))
       return sinusoidal(x, this.config, { ...options, inputScale: this.inputScale });
     checkConfig(who, options, ["positionIds", "seqLen"]);
+    expectDType(who, "x", x, "f32", "f16");
     checkDevicePositions(who, x, options);
     if (x.shape[2] !== this.config.dim)
       throw new ShapeError(who, `x has ${x.shape[2] ?? 0} features; dim is ${this.config.dim}`);
-    return this.#gpu.scope(() => {
-      const scaled = this.inputScale === 1 ? x : mul(x, this.inputScale);
-      return add(scaled, embedding(this.#rows(options.seqLen), options.positionIds));
-    });
+    return this.#gpu.scope(() =>
+      addRows(x, this.inputScale, embedding(this.#rows(options.seqLen), options.positionIds)),
+    );
   }
 
   #rows(rows: number): Tensor {
