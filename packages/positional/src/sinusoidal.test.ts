@@ -73,12 +73,9 @@ describe("sinusoidal", () => {
     kept.dispose();
   });
 
-  it("leaves a stream of half precision in half precision", async () => {
+  it("leaves a stream of half precision in half precision", async ({ skip }) => {
     const { gpu } = device;
-    if (!gpu.features.f16) {
-      expect(() => gpu.zeros([1, 2, 6], "f16")).toThrow(/f16/);
-      return;
-    }
+    if (!gpu.features.f16) skip("the adapter has no shader-f16");
     const { shape, data } = operand([2, 5, 6], 3);
     const x = gpu.tensor(data, [...shape]);
     const half = cast(x, "f16");
