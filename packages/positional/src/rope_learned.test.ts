@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { ShapeError } from "@x/kernels";
-import { checkOp, operand, useGpu } from "@x/testing";
+import { cast, ShapeError } from "@x/kernels";
+import { checkOp, operand, relativeError, useGpu } from "@x/testing";
 import { rotateReference } from "./rope.reference.js";
 import { learnedRope } from "./rope_learned.js";
 
@@ -33,6 +33,19 @@ describe("learnedRope", () => {
           ),
         [operand(shape, 1), operand([n], 2)],
       );
+    }
+  });
+
+  it("leaves half precision in half precision, the features that do not turn too", async ({ skip }) => {
+    const { gpu } = device;
+    if (!gpu.features.f16) skip("the adapter has no shader-f16");
+    const x = gpu.tensor(operand([1, 2, 3, 7], 1).data, [1, 2, 3, 7]);
+    const invFreq = gpu.tensor([1, 0.25], [2]);
+    for (const layout of ["half", "interleaved"] as const) {
+      const out = learnedRope(gpu, cast(x, "f16"), invFreq, { layout });
+      expect(out.dtype).toBe("f16");
+      const expected = await learnedRope(gpu, x, invFreq, { layout }).read();
+      expect(relativeError(await out.read(), expected)).toBeLessThan(2e-3);
     }
   });
 

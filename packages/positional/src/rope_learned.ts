@@ -5,6 +5,7 @@ import {
   concat,
   e,
   elementwise,
+  expectDType,
   expectInteger,
   expectOneOf,
   expectShape,
@@ -25,7 +26,7 @@ const sine = elementwise("ropeSin", ["position", "invFreq"], (p, w) => e.sin(e.m
  * RoPE with trained frequencies: as `RotaryEmbedding`, with invFreq [n] a parameter that gets a gradient. Angles are
  * computed on the device in float32, so positions should stay in the thousands.
  *
- * x [batch, heads, seq, headDim], positions [seq] or [batch * seq].
+ * x and the result [batch, heads, seq, headDim], f32 or f16 (turned in float32); positions [seq] or [batch * seq].
  */
 export function learnedRope(
   gpu: Gpu,
@@ -44,6 +45,9 @@ export function learnedRope(
   const { positionOffset = 0, layout = "half" } = options;
   expectInteger(who, "positionOffset", positionOffset, 0);
   expectOneOf(who, "layout", layout, ["half", "interleaved"]);
+  expectDType(who, "x", x, "f32", "f16");
+  if (x.dtype === "f16")
+    return gpu.scope(() => cast(learnedRope(gpu, cast(x, "f32"), invFreq, options), "f16"));
   if (x.rank !== 4)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [batch, heads, seq, headDim]`);
   const [batch, heads, seq, dim] = x.shape as [number, number, number, number];
