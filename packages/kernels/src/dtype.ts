@@ -52,39 +52,23 @@ export function toBfloat16Bits(value: number): number {
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
+const ARRAYS = { f32: Float32Array, i32: Int32Array, u32: Uint32Array };
+
 /** Pack host numbers into the bytes that a buffer of `dtype` holds, padded to a multiple of four. */
 export function encode(data: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
-  switch (dtype) {
-    case "f32":
-      return new Uint8Array(new Float32Array(data).buffer);
-    case "i32":
-      return new Uint8Array(new Int32Array(data).buffer);
-    case "u32":
-      return new Uint8Array(new Uint32Array(data).buffer);
-    case "f16": {
-      const half = new Uint16Array(data.length + (data.length & 1));
-      for (let i = 0; i < data.length; i++) half[i] = toHalfBits(data[i] ?? 0);
-      return new Uint8Array(half.buffer);
-    }
-  }
+  if (dtype !== "f16") return new Uint8Array(new ARRAYS[dtype](data).buffer);
+  const half = new Uint16Array(data.length + (data.length & 1));
+  for (let i = 0; i < data.length; i++) half[i] = toHalfBits(data[i] ?? 0);
+  return new Uint8Array(half.buffer);
 }
 
 /** Read `count` elements of `dtype` from bytes. */
 export function decode(bytes: ArrayBuffer, dtype: DType, count: number): HostArray {
-  switch (dtype) {
-    case "f32":
-      return new Float32Array(bytes, 0, count);
-    case "i32":
-      return new Int32Array(bytes, 0, count);
-    case "u32":
-      return new Uint32Array(bytes, 0, count);
-    case "f16": {
-      const half = new Uint16Array(bytes, 0, count);
-      const out = new Float32Array(count);
-      for (let i = 0; i < count; i++) out[i] = fromHalfBits(half[i] ?? 0);
-      return out;
-    }
-  }
+  if (dtype !== "f16") return new ARRAYS[dtype](bytes, 0, count);
+  const half = new Uint16Array(bytes, 0, count);
+  const out = new Float32Array(count);
+  for (let i = 0; i < count; i++) out[i] = fromHalfBits(half[i] ?? 0);
+  return out;
 }
 
 export function isFloat(dtype: DType): boolean {

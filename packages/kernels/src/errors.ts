@@ -34,26 +34,24 @@ export class KernelsError extends Error {
     super(`${who}: ${message}`, options);
     this.name = new.target.name;
     this.who = who;
-    Object.defineProperty(this, BRAND, { value: ["KERNELS"], writable: true, enumerable: false });
+  }
+
+  static {
+    Object.defineProperty(this.prototype, BRAND, {
+      get(this: KernelsError): readonly KernelsErrorCode[] {
+        return ["KERNELS", this.code];
+      },
+    });
   }
 
   static isInstance(value: unknown): value is KernelsError {
     return hasCode(value, "KERNELS");
-  }
-
-  protected brand(code: KernelsErrorCode): void {
-    const codes = (this as unknown as Record<symbol, KernelsErrorCode[]>)[BRAND];
-    codes?.push(code);
   }
 }
 
 /** No WebGPU adapter could be opened; the message says what to install on this platform. */
 export class AdapterNotFoundError extends KernelsError {
   override readonly code = "ADAPTER_NOT_FOUND";
-  constructor(who: string, message: string, options?: ErrorOptions) {
-    super(who, message, options);
-    this.brand("ADAPTER_NOT_FOUND");
-  }
   static override isInstance(value: unknown): value is AdapterNotFoundError {
     return hasCode(value, "ADAPTER_NOT_FOUND");
   }
@@ -66,7 +64,6 @@ export class DeviceLostError extends KernelsError {
   constructor(who: string, message: string, reason: "unknown" | "destroyed" = "unknown") {
     super(who, message);
     this.reason = reason;
-    this.brand("DEVICE_LOST");
   }
   static override isInstance(value: unknown): value is DeviceLostError {
     return hasCode(value, "DEVICE_LOST");
@@ -76,10 +73,6 @@ export class DeviceLostError extends KernelsError {
 /** The implementation refused a shader or a command; the message holds its report and the kernel's name. */
 export class GpuValidationError extends KernelsError {
   override readonly code = "GPU_VALIDATION";
-  constructor(who: string, message: string, options?: ErrorOptions) {
-    super(who, message, options);
-    this.brand("GPU_VALIDATION");
-  }
   static override isInstance(value: unknown): value is GpuValidationError {
     return hasCode(value, "GPU_VALIDATION");
   }
@@ -93,7 +86,6 @@ export class OutOfMemoryError extends KernelsError {
   constructor(who: string, message: string, requested: number, options?: ErrorOptions) {
     super(who, message, options);
     this.requested = requested;
-    this.brand("OUT_OF_MEMORY");
   }
   static override isInstance(value: unknown): value is OutOfMemoryError {
     return hasCode(value, "OUT_OF_MEMORY");
@@ -103,10 +95,6 @@ export class OutOfMemoryError extends KernelsError {
 /** A tensor has the wrong rank or extent. */
 export class ShapeError extends KernelsError {
   override readonly code = "SHAPE";
-  constructor(who: string, message: string) {
-    super(who, message);
-    this.brand("SHAPE");
-  }
   static override isInstance(value: unknown): value is ShapeError {
     return hasCode(value, "SHAPE");
   }
@@ -115,10 +103,6 @@ export class ShapeError extends KernelsError {
 /** A tensor has the wrong element type. */
 export class DTypeError extends KernelsError {
   override readonly code = "DTYPE";
-  constructor(who: string, message: string) {
-    super(who, message);
-    this.brand("DTYPE");
-  }
   static override isInstance(value: unknown): value is DTypeError {
     return hasCode(value, "DTYPE");
   }
@@ -127,10 +111,6 @@ export class DTypeError extends KernelsError {
 /** A configuration or argument has an unknown key or a value that the rule forbids. */
 export class ConfigError extends KernelsError {
   override readonly code = "CONFIG";
-  constructor(who: string, message: string) {
-    super(who, message);
-    this.brand("CONFIG");
-  }
   static override isInstance(value: unknown): value is ConfigError {
     return hasCode(value, "CONFIG");
   }
@@ -139,10 +119,6 @@ export class ConfigError extends KernelsError {
 /** A tensor or recording was used after it had been freed. */
 export class DisposedError extends KernelsError {
   override readonly code = "DISPOSED";
-  constructor(who: string, message: string) {
-    super(who, message);
-    this.brand("DISPOSED");
-  }
   static override isInstance(value: unknown): value is DisposedError {
     return hasCode(value, "DISPOSED");
   }
@@ -151,10 +127,6 @@ export class DisposedError extends KernelsError {
 /** Two incompatible copies of `@x/kernels` are loaded in one program. */
 export class DuplicatePackageError extends KernelsError {
   override readonly code = "DUPLICATE_PACKAGE";
-  constructor(who: string, message: string) {
-    super(who, message);
-    this.brand("DUPLICATE_PACKAGE");
-  }
   static override isInstance(value: unknown): value is DuplicatePackageError {
     return hasCode(value, "DUPLICATE_PACKAGE");
   }
@@ -163,10 +135,6 @@ export class DuplicatePackageError extends KernelsError {
 /** A file is not what it claims to be: the message names the file, the place in it and the reason. */
 export class FormatError extends KernelsError {
   override readonly code = "FORMAT";
-  constructor(who: string, message: string, options?: ErrorOptions) {
-    super(who, message, options);
-    this.brand("FORMAT");
-  }
   static override isInstance(value: unknown): value is FormatError {
     return hasCode(value, "FORMAT");
   }

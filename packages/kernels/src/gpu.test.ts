@@ -316,4 +316,16 @@ describe("whole steps", () => {
     });
     expect(times.find((t) => t.kernel === "silu")?.calls).toBe(3);
   });
+
+  it("profiles what runs before a write, which ends a submit", async (context) => {
+    if (!gpu.features.timestampQuery) context.skip("the adapter has no timestamp queries");
+    const x = gpu.zeros([64]);
+    const times = await gpu.profile(() => {
+      silu(x);
+      x.write(new Float32Array(64));
+      silu(x);
+      x.write(new Float32Array(64));
+    });
+    expect(times.map(({ kernel, calls }) => [kernel, calls])).toEqual([["silu", 2]]);
+  });
 });

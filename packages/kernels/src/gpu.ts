@@ -1,24 +1,27 @@
 import { awaitOnCpu } from "#gpu";
 import { COPY, type LoadedCopy } from "./abi.js";
+import { bindRanges } from "./binding.js";
+import type { Command } from "./command.js";
 import type { CompileLanes } from "./compile_lanes.js";
-import { BufferUsage, MAP_MODE_READ } from "./constants.js";
 import { BYTES_PER_ELEMENT, checkDType, encode, type DType } from "./dtype.js";
-import { ConfigError, DeviceLostError, KernelsError, OutOfMemoryError, ShapeError } from "./errors.js";
+import { ConfigError, DeviceLostError, KernelsError, ShapeError } from "./errors.js";
 import {
   packParams,
   type AdapterDescription,
-  type Bindable,
   type GpuFeatures,
   type Kernel,
   type KernelCall,
   type KernelEnvironment,
 } from "./kernel.js";
-import { BufferPool, RecordingPool, release, retain, type MemoryStatistics } from "./memory.js";
+import { BufferPool, type MemoryStatistics } from "./memory.js";
 import { PipelineCache } from "./pipeline.js";
-import { CommandQueue, storagesOf, type BoundRange, type Command } from "./queue.js";
+import { CommandQueue } from "./queue.js";
+import { ReadBack } from "./read_back.js";
+import { Capture, type Recording } from "./recording.js";
 import { collectTensors, Scope } from "./scope.js";
 import type { Storage } from "./storage.js";
 import { Tensor } from "./tensor.js";
+import type { KernelTime } from "./timing.js";
 import type { Tuning } from "./tune.js";
 import { checkShape, showShape, sizeOf } from "./validate.js";
 
@@ -29,27 +32,8 @@ export interface GpuOptions {
   readonly lanes?: CompileLanes | undefined;
 }
 
-/** Time that a kernel took in `gpu.profile`. */
-export interface KernelTime {
-  readonly kernel: string;
-  readonly calls: number;
-  readonly milliseconds: number;
-}
-
-/** A recorded sequence of dispatches; see `Gpu.record`. */
-export interface Recording<T> {
-  /** What the recorded function returned; the same tensors hold the results of every replay. */
-  readonly outputs: T;
-  /** Queue the same dispatches on the same buffers again. */
-  replay(): void;
-  /** Free the recording and its outputs. */
-  dispose(): void;
-  [Symbol.dispose](): void;
-}
-
 /** A half NaN in both halves, which is also a float32 NaN. */
 const NAN_WORD = 0x7fc07fc0;
-const STAGING_LIMIT = 8;
 
 /**
  * An open device: makes tensors, runs kernels, owns the memory pool and the pipeline and bind-group caches.
@@ -72,10 +56,10 @@ export class Gpu {
   readonly #pipelines: PipelineCache;
   readonly #queue: CommandQueue;
   readonly #fillWithNaN: boolean;
-  readonly #staging: Map<number, GPUBuffer[]> = new Map<number, GPUBuffer[]>();
+  readonly #readBack: ReadBack;
   #loss: DeviceLostError | undefined;
   #scope: Scope | undefined;
-  #capture: { commands: Command[]; pool: RecordingPool } | undefined;
+  #capture: Capture | undefined;
   #dry = false;
 
   /** @internal */
@@ -86,6 +70,7 @@ export class Gpu {
     this.limits = device.limits;
     this.#environment = { features, limits: device.limits, info };
     this.#queue = new CommandQueue(device, () => this.#loss);
+    this.#readBack = new ReadBack(device, this.#queue, (promise) => this.#orLost(promise));
     this.#pipelines = new PipelineCache(device, this.#environment, options.lanes);
     this.#pool = new BufferPool(device, {
       poolLimit: options.poolLimit,
@@ -98,17 +83,11 @@ export class Gpu {
       },
     });
     this.#fillWithNaN = options.fillWithNaN;
-    this.lost = device.lost.then((info) => {
-      this.#loss ??= new DeviceLostError(
-        "gpu",
-        info.reason === "destroyed"
-          ? "the device was destroyed; open a new one with openDevice()"
-          : `the device was lost${info.message ? ` (${info.message})` : ""}; open a new one with openDevice()`,
-        info.reason === "destroyed" ? "destroyed" : "unknown",
-      );
-      this.#queue.abandon();
-      return this.#loss;
-    });
+    this.lost = device.lost.then(({ reason, message }) =>
+      reason === "destroyed"
+        ? this.#lose("destroyed", reason)
+        : this.#lose(`lost${message ? ` (${message})` : ""}`, "unknown"),
+    );
     device.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
       this.#queue.fail(new KernelsError("gpu", event.error.message));
@@ -179,12 +158,22 @@ export class Gpu {
   #allocate(who: string, shape: readonly number[], dtype: DType): Tensor {
     this.#check();
     const bytes = sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
-    const storage = this.#capture ? this.#capture.pool.acquire(who, bytes) : this.#pool.acquire(who, bytes);
+    const storage = (this.#capture?.pool ?? this.#pool).acquire(who, bytes);
     return new Tensor(this, storage, shape, dtype, this.#scope);
   }
 
   #check(): void {
     if (this.#loss) throw this.#loss;
+  }
+
+  #lose(how: string, reason: "destroyed" | "unknown"): DeviceLostError {
+    this.#loss ??= new DeviceLostError(
+      "gpu",
+      `the device was ${how}; open a new one with openDevice()`,
+      reason,
+    );
+    this.#queue.abandon();
+    return this.#loss;
   }
 
   // ---- lifetime ---------------------------------------------------------------------------------------------
@@ -241,8 +230,7 @@ export class Gpu {
   /** Give the pool's free buffers back to the device. */
   trim(): void {
     this.#pool.trim();
-    for (const list of this.#staging.values()) for (const buffer of list) buffer.destroy();
-    this.#staging.clear();
+    this.#readBack.trim();
   }
 
   // ---- kernels ----------------------------------------------------------------------------------------------
@@ -262,61 +250,14 @@ export class Gpu {
         `workgroups are [${String(x)}, ${String(y)}, ${String(z)}]; each must be an integer of at most ${String(limit)}`,
       );
     }
-    const ranges: BoundRange[] = [];
-    for (const binding of entry.bindings) {
-      const given = call.bindings[binding.name];
-      if (given === undefined) throw new ConfigError(name, `binding ${binding.name} is missing`);
-      ranges.push(this.#range(name, binding.name, given));
-    }
-    for (let i = 0; i < ranges.length; i++) {
-      for (let j = 0; j < i; j++) {
-        if (ranges[i]?.storage !== ranges[j]?.storage) continue;
-        const a = entry.bindings[i];
-        const b = entry.bindings[j];
-        if (a?.access === "read" && b?.access === "read") continue;
-        throw new ConfigError(
-          name,
-          `bindings ${String(b?.name)} and ${String(a?.name)} are the same buffer and one of them is written`,
-        );
-      }
-    }
     this.#push({
       kind: "dispatch",
       entry,
-      ranges,
+      ranges: bindRanges(this, name, entry.bindings, call.bindings),
       words: entry.params.words > 0 ? packParams(name, entry.params, call.params ?? {}) : undefined,
       groups: [x, y, z],
       indirect: call.indirect && { storage: call.indirect.tensor.storage, offset: call.indirect.offset ?? 0 },
     });
-  }
-
-  #range(kernel: string, name: string, given: Bindable): BoundRange {
-    const whole = given instanceof Tensor || !("tensor" in given);
-    const tensor = whole ? given : given.tensor;
-    if (tensor.gpu !== this) throw new KernelsError(kernel, `${name} is on another device`);
-    const storage = tensor.storage;
-    const width = BYTES_PER_ELEMENT[tensor.dtype];
-    const offset = whole ? 0 : given.offset * width;
-    const length = whole ? tensor.byteLength : given.length * width;
-    if (!whole) {
-      const alignment = this.limits.minStorageBufferOffsetAlignment;
-      if (offset % alignment !== 0 || offset + length > tensor.byteLength || offset < 0) {
-        throw new ConfigError(
-          kernel,
-          `${name} binds elements ${String(given.offset)}..${String(given.offset + given.length)} of ${String(tensor.size)}; ` +
-            `the range must lie inside and start at a multiple of ${String(alignment)} bytes`,
-        );
-      }
-    }
-    const size = Math.min(Math.ceil(Math.max(length, 16) / 16) * 16, storage.bytes - offset);
-    if (size > this.limits.maxStorageBufferBindingSize) {
-      throw new OutOfMemoryError(
-        kernel,
-        `${name} of shape ${showShape(tensor.shape)} takes ${String(size)} bytes; this device binds at most ${String(this.limits.maxStorageBufferBindingSize)}`,
-        size,
-      );
-    }
-    return { storage, offset, size };
   }
 
   #push(command: Command): void {
@@ -412,33 +353,7 @@ export class Gpu {
   /** Wait for the queued work and copy a buffer's first bytes to the host. @internal */
   async readBytes(storage: Storage, byteLength: number): Promise<ArrayBuffer> {
     this.#check();
-    if (byteLength === 0) return new ArrayBuffer(0);
-    const bytes = Math.ceil(byteLength / 4) * 4;
-    const size = Math.max(256, 2 ** Math.ceil(Math.log2(bytes)));
-    const staging =
-      this.#staging.get(size)?.pop() ??
-      this.device.createBuffer({ label: "read", size, usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST });
-    this.#queue.push({ kind: "copy", from: storage, fromOffset: 0, to: staging, toOffset: 0, bytes });
-    let usable = true;
-    try {
-      await this.#orLost(this.#queue.submitAll());
-      await this.#orLost(staging.mapAsync(MAP_MODE_READ, 0, bytes));
-      await this.#orLost(this.#queue.throwFailure());
-      const copy = staging.getMappedRange(0, bytes).slice(0);
-      staging.unmap();
-      return copy;
-    } catch (error) {
-      usable = false;
-      staging.destroy();
-      throw error;
-    } finally {
-      if (usable) {
-        const list = this.#staging.get(size) ?? [];
-        this.#staging.set(size, list);
-        if (list.length < STAGING_LIMIT) list.push(staging);
-        else staging.destroy();
-      }
-    }
+    return this.#readBack.read(storage, byteLength);
   }
 
   // ---- whole steps ------------------------------------------------------------------------------------------
@@ -451,7 +366,7 @@ export class Gpu {
   record<T>(fn: () => T): Recording<T> {
     this.#check();
     if (this.#capture) throw new ConfigError("record", "recordings do not nest");
-    const capture = { commands: [] as Command[], pool: new RecordingPool(this.#pool) };
+    const capture = new Capture(this.#pool);
     this.#capture = capture;
     const outer = this.#scope;
     this.#scope = undefined;
@@ -459,36 +374,16 @@ export class Gpu {
     try {
       outputs = this.scope(fn);
     } catch (error) {
-      capture.pool.close();
+      capture.close();
       throw error;
     } finally {
       this.#capture = undefined;
       this.#scope = outer;
     }
-    const held = new Set<Storage>();
-    for (const command of capture.commands) {
-      for (const storage of storagesOf(command)) if (storage.home !== capture.pool) held.add(storage);
-    }
-    for (const storage of held) retain(storage);
-    const tensors = [...collectTensors(outputs, Tensor.isInstance)];
-    let open = true;
-    const dispose = (): void => {
-      if (!open) return;
-      open = false;
-      for (const tensor of tensors) tensor.dispose();
-      capture.pool.close();
-      for (const storage of held) release(storage);
-    };
-    return {
-      outputs,
-      replay: () => {
-        if (!open) throw new ConfigError("record", "replay after dispose");
-        this.#check();
-        for (const command of capture.commands) this.#queue.push(command);
-      },
-      dispose,
-      [Symbol.dispose]: dispose,
-    };
+    return capture.finish(outputs, collectTensors(outputs, Tensor.isInstance), (commands) => {
+      this.#check();
+      for (const command of commands) this.#queue.push(command);
+    });
   }
 
   /**
@@ -526,7 +421,7 @@ export class Gpu {
       throw new ConfigError("profile", `the adapter ${this.info.name} has no timestamp queries`);
     }
     await this.sync();
-    const times = this.#queue.startTiming();
+    const timer = this.#queue.startTiming();
     try {
       this.scope(() => {
         fn();
@@ -535,14 +430,7 @@ export class Gpu {
     } finally {
       this.#queue.stopTiming();
     }
-    const totals = new Map<string, { calls: number; milliseconds: number }>();
-    for (const { kernel, milliseconds } of times) {
-      const total = totals.get(kernel) ?? { calls: 0, milliseconds: 0 };
-      totals.set(kernel, { calls: total.calls + 1, milliseconds: total.milliseconds + milliseconds });
-    }
-    return [...totals]
-      .map(([kernel, total]) => ({ kernel, ...total }))
-      .sort((a, b) => b.milliseconds - a.milliseconds);
+    return this.#orLost(timer.totals());
   }
 
   /** Dispatches, submits, cached bind groups and pipelines so far. */
@@ -552,12 +440,7 @@ export class Gpu {
 
   /** Free the device and everything on it. */
   destroy(): void {
-    this.#loss ??= new DeviceLostError(
-      "gpu",
-      "the device was destroyed; open a new one with openDevice()",
-      "destroyed",
-    );
-    this.#queue.abandon();
+    this.#lose("destroyed", "destroyed");
     this.device.destroy();
   }
 

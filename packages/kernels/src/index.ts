@@ -1,5 +1,7 @@
 export { openDevice, type OpenDeviceOptions } from "./device.js";
-export { Gpu, type KernelTime, type Recording } from "./gpu.js";
+export { Gpu } from "./gpu.js";
+export type { Recording } from "./recording.js";
+export type { KernelTime } from "./timing.js";
 export { tune, type Tuning, type TuningStore } from "./tune.js";
 export { Tensor } from "./tensor.js";
 export type { DType, HostArray } from "./dtype.js";

@@ -1,97 +1,21 @@
-import { BufferUsage, MAP_MODE_READ } from "./constants.js";
-import { DeviceLostError, GpuValidationError, KernelsError } from "./errors.js";
+import { storagesOf, type Command } from "./command.js";
+import { BatchEncoder } from "./encoder.js";
+import { GpuValidationError, type DeviceLostError, type KernelsError } from "./errors.js";
 import type { PipelineEntry } from "./pipeline.js";
 import type { Storage } from "./storage.js";
+import { DispatchTimer } from "./timing.js";
 
-/** Part of a storage that a dispatch binds, in bytes. */
-export interface BoundRange {
-  readonly storage: Storage;
-  readonly offset: number;
-  readonly size: number;
-}
-
-export interface DispatchCommand {
-  readonly kind: "dispatch";
-  readonly entry: PipelineEntry;
-  readonly ranges: readonly BoundRange[];
-  readonly words: Uint32Array<ArrayBuffer> | undefined;
-  readonly groups: readonly [number, number, number];
-  readonly indirect: { readonly storage: Storage; readonly offset: number } | undefined;
-}
-
-export interface CopyCommand {
-  readonly kind: "copy";
-  readonly from: Storage;
-  readonly fromOffset: number;
-  readonly to: Storage | GPUBuffer;
-  readonly toOffset: number;
-  readonly bytes: number;
-}
-
-export interface WriteCommand {
-  readonly kind: "write";
-  readonly to: Storage;
-  readonly offset: number;
-  readonly data: Uint8Array<ArrayBuffer>;
-}
-
-export interface ClearCommand {
-  readonly kind: "clear";
-  readonly to: Storage;
-  readonly bytes: number;
-}
-
-/** One entry of the command list; executed strictly in the order in which it was queued. */
-export type Command = DispatchCommand | CopyCommand | WriteCommand | ClearCommand;
-
-/** Time of one dispatch, from timestamp queries. */
-export interface DispatchTime {
-  readonly kernel: string;
-  readonly milliseconds: number;
-}
-
-function isStorage(target: Storage | GPUBuffer): target is Storage {
-  return "references" in target;
-}
-
-/** The storages that a command touches. */
-export function* storagesOf(command: Command): Generator<Storage> {
-  switch (command.kind) {
-    case "dispatch":
-      for (const range of command.ranges) yield range.storage;
-      if (command.indirect) yield command.indirect.storage;
-      return;
-    case "copy":
-      yield command.from;
-      if (isStorage(command.to)) yield command.to;
-      return;
-    case "write":
-    case "clear":
-      yield command.to;
-  }
-}
-
-const ARENA_BYTES = 65536;
 const AUTO_SUBMIT = 64;
-const BIND_GROUP_LIMIT = 4096;
-const QUERY_COUNT = 4096;
 
 /**
  * The ordered list of commands of a device. Nothing is encoded before it can run: a dispatch whose pipeline is
  * still being compiled holds back what follows it, so the whole first step is queued, and all its pipelines are
  * compiled side by side, before the first wait.
- *
- * Uniform parameters of a batch lie in one arena that is written once per submit; bind groups are cached by
- * layout and buffers.
  */
 export class CommandQueue {
   readonly #device: GPUDevice;
   readonly #lost: () => DeviceLostError | undefined;
-  readonly #arena: GPUBuffer;
-  readonly #arenaBytes: Uint8Array<ArrayBuffer> = new Uint8Array(ARENA_BYTES);
-  readonly #arenaWords: Uint32Array<ArrayBuffer>;
-  readonly #slot: number;
-  readonly #bindGroups: Map<string, GPUBindGroup> = new Map<string, GPUBindGroup>();
+  readonly #encoder: BatchEncoder;
   readonly #commands: Command[] = [];
   readonly #checks: Set<Promise<void>> = new Set<Promise<void>>();
   readonly #doomed: Storage[] = [];
@@ -102,39 +26,30 @@ export class CommandQueue {
   #submitted = 0;
   #waitingFor: PipelineEntry | undefined;
   #failure: KernelsError | undefined;
-  #times: DispatchTime[] | undefined;
-  #dispatches = 0;
-  #submits = 0;
 
   constructor(device: GPUDevice, lost: () => DeviceLostError | undefined) {
     this.#device = device;
     this.#lost = lost;
-    this.#slot = Math.max(16, device.limits.minUniformBufferOffsetAlignment);
-    this.#arena = device.createBuffer({
-      label: "parameters",
-      size: ARENA_BYTES,
-      usage: BufferUsage.UNIFORM | BufferUsage.COPY_DST,
-    });
-    this.#arenaWords = new Uint32Array(this.#arenaBytes.buffer);
+    this.#encoder = new BatchEncoder(device);
   }
 
   /** Dispatches and submits so far. */
   get counts(): { dispatches: number; submits: number; bindGroups: number } {
-    return { dispatches: this.#dispatches, submits: this.#submits, bindGroups: this.#bindGroups.size };
+    const { dispatches, submits, bindGroups } = this.#encoder;
+    return { dispatches, submits, bindGroups: bindGroups.size };
   }
 
-  push(command: Command): number {
+  push(command: Command): void {
     const serial = ++this.#queued;
     for (const storage of storagesOf(command)) storage.lastUse = serial;
     if (command.kind === "write" && this.#commands.length === 0) {
       // Nothing is waiting: the write keeps its place in the device's own queue.
       this.#device.queue.writeBuffer(command.to.buffer, command.offset, command.data);
       this.#submitted = serial;
-      return serial;
+      return;
     }
     this.#commands.push(command);
-    if (this.#commands.length >= AUTO_SUBMIT && this.#times === undefined) this.submit();
-    return serial;
+    if (this.#commands.length >= AUTO_SUBMIT && !this.#encoder.timer) this.submit();
   }
 
   /** Write to a buffer in queue order; at once if no queued command touches it. */
@@ -159,12 +74,12 @@ export class CommandQueue {
   /** Submit what can run now; the rest follows when its pipelines are compiled. */
   submit(): void {
     if (this.#lost()) {
-      this.#abandon();
+      this.abandon();
       return;
     }
     while (this.#commands.length > 0) {
       const count = this.#runnable();
-      if (count > 0) this.#encode(this.#commands.splice(0, count));
+      if (count > 0) this.#run(this.#commands.splice(0, count));
       const next = this.#commands[0];
       if (
         next === undefined ||
@@ -213,128 +128,19 @@ export class CommandQueue {
   }
 
   /** The device is gone: drop everything, wake whoever waits. */
-  #abandon(): void {
+  abandon(): void {
     this.#commands.length = 0;
     this.#submitted = this.#queued;
-    this.#bindGroups.clear();
+    this.#encoder.bindGroups.clear();
     this.#settle();
   }
 
-  #bindGroup(command: DispatchCommand): GPUBindGroup {
-    const { entry, ranges } = command;
-    let key = String(entry.id);
-    for (const range of ranges)
-      key += `,${String(range.storage.id)}:${String(range.offset)}:${String(range.size)}`;
-    let group = this.#bindGroups.get(key);
-    if (group) return group;
-    const entries: GPUBindGroupEntry[] = ranges.map((range, i) => ({
-      binding: i + 1,
-      resource: { buffer: range.storage.buffer, offset: range.offset, size: range.size },
-    }));
-    if (entry.params.words > 0) {
-      entries.push({
-        binding: 0,
-        resource: { buffer: this.#arena, offset: 0, size: entry.params.words * 4 },
-      });
-    }
-    group = this.#device.createBindGroup({ label: entry.name, layout: entry.layout, entries });
-    if (this.#bindGroups.size >= BIND_GROUP_LIMIT) {
-      let drop = BIND_GROUP_LIMIT / 4;
-      for (const old of this.#bindGroups.keys()) {
-        if (drop-- <= 0) break;
-        this.#bindGroups.delete(old);
-      }
-    }
-    this.#bindGroups.set(key, group);
-    return group;
-  }
-
-  #encode(commands: readonly Command[]): void {
+  /** Submit a batch and have the device's complaints about it noted. */
+  #run(commands: readonly Command[]): void {
     const device = this.#device;
-    const names = new Set<string>();
     device.pushErrorScope("validation");
     device.pushErrorScope("out-of-memory");
-    let encoder: GPUCommandEncoder | undefined;
-    let pass: GPUComputePassEncoder | undefined;
-    let arenaUsed = 0;
-    const endPass = (): void => {
-      pass?.end();
-      pass = undefined;
-    };
-    const flush = (): void => {
-      endPass();
-      if (!encoder) return;
-      if (arenaUsed > 0) device.queue.writeBuffer(this.#arena, 0, this.#arenaBytes, 0, arenaUsed);
-      device.queue.submit([encoder.finish()]);
-      this.#submits++;
-      encoder = undefined;
-      arenaUsed = 0;
-    };
-    let queries: { set: GPUQuerySet; names: string[] } | undefined;
-    for (const command of commands) {
-      if (command.kind === "write") {
-        flush();
-        device.queue.writeBuffer(command.to.buffer, command.offset, command.data);
-        continue;
-      }
-      if (command.kind === "dispatch") {
-        const { entry, words, groups, indirect } = command;
-        if (entry.pipeline === undefined) continue;
-        const bytes = words ? words.length * 4 : 0;
-        if (words && arenaUsed + bytes > ARENA_BYTES) flush();
-        encoder ??= device.createCommandEncoder();
-        if (this.#times) {
-          endPass();
-          if (queries?.names.length === QUERY_COUNT / 2) {
-            this.#resolve(encoder, queries);
-            queries = undefined;
-          }
-          queries ??= { set: device.createQuerySet({ type: "timestamp", count: QUERY_COUNT }), names: [] };
-          const index = queries.names.push(entry.name) - 1;
-          pass = encoder.beginComputePass({
-            timestampWrites: {
-              querySet: queries.set,
-              beginningOfPassWriteIndex: index * 2,
-              endOfPassWriteIndex: index * 2 + 1,
-            },
-          });
-        }
-        pass ??= encoder.beginComputePass();
-        pass.setPipeline(entry.pipeline);
-        const group = this.#bindGroup(command);
-        if (words) {
-          this.#arenaWords.set(words, arenaUsed / 4);
-          pass.setBindGroup(0, group, [arenaUsed]);
-          arenaUsed += Math.ceil(bytes / this.#slot) * this.#slot;
-        } else {
-          pass.setBindGroup(0, group);
-        }
-        if (indirect) pass.dispatchWorkgroupsIndirect(indirect.storage.buffer, indirect.offset);
-        else pass.dispatchWorkgroups(groups[0], groups[1], groups[2]);
-        this.#dispatches++;
-        names.add(entry.name);
-        continue;
-      }
-      encoder ??= device.createCommandEncoder();
-      endPass();
-      if (command.kind === "copy") {
-        const to = isStorage(command.to) ? command.to.buffer : command.to;
-        encoder.copyBufferToBuffer(
-          command.from.buffer,
-          command.fromOffset,
-          to,
-          command.toOffset,
-          command.bytes,
-        );
-      } else {
-        encoder.clearBuffer(command.to.buffer, 0, command.bytes);
-      }
-    }
-    if (queries && encoder) {
-      endPass();
-      this.#resolve(encoder, queries);
-    }
-    flush();
+    this.#encoder.submit(commands);
     this.#submitted += commands.length;
     const memory = device.popErrorScope();
     const validation = device.popErrorScope();
@@ -342,10 +148,13 @@ export class CommandQueue {
       (errors) => {
         const error = errors.find((e) => e !== null);
         if (error) {
+          const kernels = new Set(
+            commands.flatMap((c) => (c.kind === "dispatch" && c.entry.pipeline ? [c.entry.name] : [])),
+          );
           this.fail(
             new GpuValidationError(
               "gpu",
-              `a batch of commands was refused (kernels: ${[...names].join(", ")}): ${error.message}`,
+              `a batch of commands was refused (kernels: ${[...kernels].join(", ")}): ${error.message}`,
             ),
           );
         }
@@ -356,48 +165,13 @@ export class CommandQueue {
     void check.then(() => this.#checks.delete(check));
   }
 
-  #resolve(encoder: GPUCommandEncoder, queries: { set: GPUQuerySet; names: string[] }): void {
-    const count = queries.names.length * 2;
-    const resolved = this.#device.createBuffer({
-      size: count * 8,
-      usage: BufferUsage.QUERY_RESOLVE | BufferUsage.COPY_SRC,
-    });
-    const staging = this.#device.createBuffer({
-      size: count * 8,
-      usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST,
-    });
-    encoder.resolveQuerySet(queries.set, 0, count, resolved, 0);
-    encoder.copyBufferToBuffer(resolved, 0, staging, 0, count * 8);
-    const times = this.#times ?? [];
-    const read = Promise.resolve()
-      .then(() => staging.mapAsync(MAP_MODE_READ))
-      .then(
-        () => {
-          const stamps = new BigUint64Array(staging.getMappedRange());
-          queries.names.forEach((kernel, i) => {
-            const nanoseconds = (stamps[2 * i + 1] ?? 0n) - (stamps[2 * i] ?? 0n);
-            times.push({ kernel, milliseconds: Number(nanoseconds) / 1e6 });
-          });
-        },
-        () => undefined,
-      )
-      .then(() => {
-        staging.destroy();
-        resolved.destroy();
-        queries.set.destroy();
-      });
-    this.#checks.add(read);
-    void read.then(() => this.#checks.delete(read));
-  }
-
-  /** Collect the time of every dispatch from now on into the returned list, until `stopTiming`. */
-  startTiming(): DispatchTime[] {
-    this.#times = [];
-    return this.#times;
+  /** Time every dispatch from now on, until `stopTiming`. */
+  startTiming(): DispatchTimer {
+    return (this.#encoder.timer = new DispatchTimer(this.#device));
   }
 
   stopTiming(): void {
-    this.#times = undefined;
+    this.#encoder.timer = undefined;
   }
 
   /** Resolves when everything queued so far is submitted (or the device is lost). */
@@ -416,10 +190,5 @@ export class CommandQueue {
     const failure = this.#failure;
     this.#failure = undefined;
     if (failure) throw failure;
-  }
-
-  /** Wake whoever waits after the device was lost. */
-  abandon(): void {
-    this.#abandon();
   }
 }
