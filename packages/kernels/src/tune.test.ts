@@ -3,7 +3,16 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { ConfigError, matmul, tune, type Tuning, type TuningStore } from "./index.js";
+import {
+  ConfigError,
+  Gpu,
+  groupedMatmul,
+  matmul,
+  tune,
+  vjp,
+  type Tuning,
+  type TuningStore,
+} from "./index.js";
 import { numbers, relativeError, useGpu } from "./test-support.js";
 
 const device = useGpu();
@@ -56,6 +65,52 @@ describe("tune", () => {
       "matmulWideVector",
     ]);
   });
+
+  it.each([
+    ["tiled", ["groupedMatmulTiled"]],
+    ["subgroup", ["groupedMatmul"]],
+  ] as const)(
+    "chooses %s for groups, forward and backward, and gives the same product",
+    async (form, kernels) => {
+      const { gpu } = device;
+      const { subgroups, subgroupMinSize, subgroupMaxSize } = gpu.features;
+      gpu.tuning = { matmul: form, vector: "wide" };
+      const [rows, width, groups] = [128, 36, 2];
+      const [x, w, g] = [numbers(rows * width, 1), numbers(groups * 64 * width, 2), numbers(rows * 64, 3)];
+      const used = new Set<string>();
+      const run = vi.spyOn(gpu, "run").mockImplementation((kernel, call) => {
+        used.add(kernel.source.name);
+        Gpu.prototype.run.call(gpu, kernel, call);
+      });
+      const offsets = gpu.tensor([0, 60, rows], [3], "u32");
+      const [tx, tw, tg] = [
+        gpu.tensor(x, [rows, width]),
+        gpu.tensor(w, [groups, 64, width]),
+        gpu.tensor(g, [rows, 64]),
+      ];
+      const { outputs, pullback } = vjp(() => [groupedMatmul(tx, tw, offsets)], [tx, tw]);
+      const values = await Promise.all([...outputs, ...pullback([tg])].map(async (t) => t!.read()));
+      run.mockRestore();
+      expect([...used]).toEqual(
+        subgroups && subgroupMinSize === subgroupMaxSize ? kernels : ["groupedMatmulTiled"],
+      );
+      const [y, dx, dw] = [
+        new Float64Array(rows * 64),
+        new Float64Array(x.length),
+        new Float64Array(w.length),
+      ];
+      for (let r = 0; r < rows; r++)
+        for (let n = 0; n < 64; n++)
+          for (let k = 0; k < width; k++) {
+            const at = ((r < 60 ? 0 : 64) + n) * width + k;
+            y[r * 64 + n]! += x[r * width + k]! * w[at]!;
+            dx[r * width + k]! += g[r * 64 + n]! * w[at]!;
+            dw[at]! += g[r * 64 + n]! * x[r * width + k]!;
+          }
+      for (const [i, expected] of [y, dx, dw].entries())
+        expect(relativeError(values[i]!, expected)).toBeLessThan(3e-6);
+    },
+  );
 
   it("every form gives the product", async () => {
     const { gpu } = device;

@@ -6,7 +6,7 @@ import type { Tensor } from "../../tensor.js";
 import { checkConfig, expectShape, showShape } from "../../validate.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
-import { chooseRows, hasFixedSubgroups } from "./form.js";
+import { chooseRows, chooseTileForm } from "./form.js";
 import { subgroupMatmul } from "./subgroup.wgsl.js";
 import { TILE, tiledMatmul } from "./tiled.wgsl.js";
 import { matmulBindings, matmulParams, type MatmulVariant } from "./variant.js";
@@ -48,11 +48,12 @@ function run(p: GroupedProduct): Tensor {
   const out = bias ? gpu.zeros(p.shape, dtype) : gpu.empty(p.shape, dtype);
   if (out.size === 0) return out;
   const even = (n: number): boolean => n % 4 === 0 && n > 0;
-  const lanes = hasFixedSubgroups(gpu) ? gpu.features.subgroupMinSize : 0;
   const byRows = grouping === "rows";
+  // Rows of one product: the last tile of each group is partly idle.
+  const height = byRows ? M / groups : M;
+  const lanes = chooseTileForm(gpu, height, N) === "subgroup" ? gpu.features.subgroupMinSize : 0;
   const [vecA, vecB] = [even(transposeA ? M : K), even(transposeB ? K : N)];
-  // The last tile of each group of rows is partly idle.
-  const rows = chooseRows(byRows ? M / groups : M, M * N * K, vecA && vecB);
+  const rows = chooseRows(height, M * N * K, vecA && vecB);
   const variant: MatmulVariant = {
     transposeA,
     transposeB,
