@@ -32,7 +32,7 @@ const report = join(folder, "vitest.json");
 const built = step("build", bin("turbo"), ["run", "build", "--output-logs=errors-only"]);
 step("lint", bin("eslint"), ["."]);
 step("format", bin("prettier"), ["--check", "--log-level", "warn", "."]);
-step("unused files and dependencies", bin("knip"), ["--no-config-hints"]);
+step("unused files and dependencies", bin("knip"), []);
 if (built) step("sizes", bin("size-limit"), []);
 if (built) step("tarballs", process.execPath, [join(root, "tooling/setup/check-tarballs.mjs")]);
 step("tests", bin("vitest"), [

@@ -151,7 +151,7 @@ export function gatheredAttention(
         const dscores = gpu.empty(indices.shape);
         gpu.run(queryKernel, {
           variant: { ...variant, lse: dlse !== undefined },
-          bindings: { dout, keys, values, indices, weights, ...(dlse ? { dlse } : {}), dq, dscores },
+          bindings: { dout, keys, values, indices, weights, dlse, dq, dscores },
           params,
           workgroups: grid1d(rows),
         });

@@ -207,7 +207,7 @@ export function topkSearch(
               scores,
               held_scores: before.scores,
               held_indices: before.indices,
-              ...(keyMask ? { key_mask: keyMask } : {}),
+              key_mask: keyMask,
               best_scores: next.scores,
               best_indices: next.indices,
             },

@@ -88,7 +88,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 function run(basis: Basis, x: Tensor, backward: boolean, bindings: Record<string, Tensor>): void {
   x.gpu.run(backward ? basis.kernels.backward : basis.kernels.forward, {
     variant: basis.variant,
-    bindings: { x, ...(basis.grid ? { grid: basis.grid } : {}), ...bindings },
+    bindings: { x, grid: basis.grid, ...bindings },
     params: {
       count: x.size,
       features: x.shape.at(-1)!,

@@ -87,7 +87,7 @@ function edgeMagnitudes(phi: Tensor, w: Tensor, a: Tensor | undefined, wBase: Te
   const edges = outputs * features;
   const chunks = Math.max(1, Math.min(Math.ceil(tokens / 64), Math.ceil(FULL / edges)));
   const base = a !== undefined && wBase !== undefined;
-  const bindings = { phi, w, ...(base ? { a, w_base: wBase } : {}) };
+  const bindings = { phi, w, a, w_base: wBase };
   const call = {
     variant: { base },
     params: { tokens, features, outputs, n, chunk: Math.ceil(tokens / chunks), chunks, share: 1 / tokens },
@@ -107,14 +107,14 @@ function edgeMagnitudes(phi: Tensor, w: Tensor, a: Tensor | undefined, wBase: Te
       const da = a && gpu.empty(a.shape);
       gpu.run(edgeMagnitudeBackwardInput, {
         ...call,
-        bindings: { ...bindings, grad, dphi, ...(da ? { da } : {}) },
+        bindings: { ...bindings, grad, dphi, da },
         workgroups: grid1d(Math.ceil((tokens * features) / 64)),
       });
       const dw = gpu.empty([chunks, w.size]);
       const dwBase = wBase && gpu.empty([chunks, edges]);
       gpu.run(edgeMagnitudeBackwardWeights, {
         ...call,
-        bindings: { ...bindings, grad, dw, ...(dwBase ? { dw_base: dwBase } : {}) },
+        bindings: { ...bindings, grad, dw, dw_base: dwBase },
         workgroups: perEdge,
       });
       return [

@@ -89,7 +89,7 @@ describe("tune", () => {
         gpu.tensor(g, [rows, 64]),
       ];
       const { outputs, pullback } = vjp(() => [groupedMatmul(tx, tw, offsets)], [tx, tw]);
-      const values = await Promise.all([...outputs, ...pullback([tg])].map(async (t) => t!.read()));
+      const values = await Promise.all([...outputs, ...pullback([tg])].map(async (t) => t.read()));
       run.mockRestore();
       expect([...used]).toEqual(
         subgroups && subgroupMinSize === subgroupMaxSize ? kernels : ["groupedMatmulTiled"],

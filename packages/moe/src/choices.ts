@@ -69,7 +69,7 @@ export function countChoices(indices: Tensor, options: CountOptions): Tensor {
   const out = gpu.zeros([groups, buckets], "u32");
   gpu.run(countKernel, {
     variant: { mask: mask !== undefined },
-    bindings: { indices, ...(mask ? { mask } : {}), out },
+    bindings: { indices, mask, out },
     params: { tokens, groupTokens: tokens / groups, k, buckets, width, distinct: distinct ? 1 : 0 },
     workgroups: grid1d(Math.ceil(tokens / 64)),
   });

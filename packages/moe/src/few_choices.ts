@@ -145,8 +145,8 @@ export function mixFew(x: Tensor, experts: Experts, indices: Tensor, weights: Te
       x,
       indices,
       first,
-      ...(gated ? { up: experts.wUp } : {}),
-      ...(b1 ? { bias: b1 } : {}),
+      up: gated ? experts.wUp : undefined,
+      bias: b1,
       hidden,
     },
     params: { experts: count, k, width: dim / piece, features: hiddenDim },
@@ -154,7 +154,7 @@ export function mixFew(x: Tensor, experts: Experts, indices: Tensor, weights: Te
   });
   gpu.run(outKernel, {
     variant: { vec, weights: last.dtype, activation: "identity", gated: false, bias: b2?.dtype },
-    bindings: { hidden, indices, shares: weights, last, ...(b2 ? { bias: b2 } : {}), out },
+    bindings: { hidden, indices, shares: weights, last, bias: b2, out },
     params: { experts: count, k, width: hiddenDim / piece, features: dim },
     workgroups: [tokens, Math.ceil(dim / OUTPUTS)],
   });

@@ -155,8 +155,8 @@ export function gshardMoe(
         variant: { policy: secondPolicy },
         bindings: {
           indices: best.indices,
-          ...(secondPolicy === "none" ? {} : { weights: stopGradient(shares) }),
-          ...(secondPolicy === "random" ? { uniform_: uniform! } : {}),
+          weights: stopGradient(shares),
+          uniform_: uniform,
           out: tried,
         },
         params: { count: tried.size, threshold: secondThreshold },

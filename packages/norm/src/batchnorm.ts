@@ -126,10 +126,9 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
     size: { rows: number; chunk: number; chunks: number },
     bindings: Record<string, Tensor | undefined>,
   ): void => {
-    const given = Object.fromEntries(Object.entries(bindings).filter(([, t]) => t !== undefined));
     gpu.run(kernel, {
       variant,
-      bindings: given,
+      bindings,
       params: { ...size, width: dim, eps, momentum },
       workgroups: grid1d(Math.ceil((pieces * size.chunks) / 64)),
     });
@@ -178,11 +177,7 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
       let dx: Tensor | undefined;
       if (needs[0]) {
         dx = gpu.empty(x.shape);
-        run(
-          backwardKernel,
-          { rows, ...alone },
-          { ...(training ? { x, totals } : {}), grad, mask, stats, weight, dx },
-        );
+        run(backwardKernel, { rows, ...alone }, { x, totals, grad, mask, stats, weight, dx });
       }
       return [dx, weight && needs[1] ? line(0) : undefined, bias && needs[2] ? line(1) : undefined];
     },

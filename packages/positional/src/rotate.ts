@@ -111,10 +111,11 @@ export function rotate(
       },
       bindings: {
         q,
-        ...(k ? { k, k_out: outs[1]! } : {}),
+        k,
+        k_out: outs[1],
         cos_table: cos,
         sin_table: sin,
-        ...(positions ? { positions } : {}),
+        positions,
         q_out: outs[0]!,
       },
       params: {

@@ -158,8 +158,9 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
           out,
           dout,
           delta,
-          ...(dsums && sums ? { sums, sums_grad: dsums } : {}),
-          ...(dlse ? { dlse } : {}),
+          sums,
+          sums_grad: dsums,
+          dlse,
         },
         params: {
           o_stride,
@@ -180,7 +181,8 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
       const allParams = {
         ...params,
         ...own.params,
-        ...(dsums && sumsTable ? { sums_rows: weightSums?.rows ?? 0, sums_min: sumsTable.min } : {}),
+        sums_rows: weightSums?.rows ?? 0,
+        sums_min: sumsTable?.min ?? 0,
       };
       const bindings = { q, k, v, dout, ...own.bindings };
       let dq: Tensor | undefined;
@@ -215,7 +217,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
         const { lines, workgroups } = line(kind);
         gpu.run(collectKernel, {
           variant: { ...own.variant, collect: "scores", line: kind, after },
-          bindings: { ...bindings, ...(index ? { line_index: index.tensor } : {}), sum },
+          bindings: { ...bindings, line_index: index?.tensor, sum },
           params: { ...allParams, line_rows: shape.at(-1)!, line_min: index?.min ?? 0, lines },
           workgroups,
         });

@@ -130,7 +130,7 @@ export function causalConv1d(
         x.gpu.run(forwardKernel, {
           ...call(y.size),
           variant: { bias: bias !== undefined },
-          bindings: { x: all, weight, ...(bias ? { bias } : {}), out: y },
+          bindings: { x: all, weight, bias, out: y },
         });
         return { outputs: [y] };
       },

@@ -117,7 +117,7 @@ export class AdamW {
       const count = Math.ceil(parameter.size / 4);
       this.#gpu.run(adamwKernel, {
         variant: { scale: scale !== undefined },
-        bindings: { parameter, ...moments, grad, hyper: this.#hyper, ...(scale ? { scale } : {}) },
+        bindings: { parameter, ...moments, grad, hyper: this.#hyper, scale },
         params: {
           count,
           beta1: betas[0],

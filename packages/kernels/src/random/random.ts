@@ -81,7 +81,7 @@ function fill(
   const count = Math.ceil(sizeOf(shape) / 4);
   gpu.run(randomKernel, {
     variant: { distribution, step: options.step !== undefined },
-    bindings: { out, ...(options.step ? { step: options.step } : {}) },
+    bindings: { out, step: options.step },
     params: { ...own, count, low, scale },
     workgroups: grid1d(Math.ceil(count / 64)),
   });
@@ -152,7 +152,7 @@ export function dropout(x: Tensor, p: number, options: RandomOptions): Tensor {
     const count = Math.ceil(t.size / 4);
     t.gpu.run(dropoutKernel, {
       variant: { dtype: t.dtype, step: options.step !== undefined },
-      bindings: { x: t, out, ...(options.step ? { step: options.step } : {}) },
+      bindings: { x: t, out, step: options.step },
       params: { ...own, count, p },
       workgroups: grid1d(Math.ceil(count / 64)),
     });

@@ -158,7 +158,7 @@ export function sample(logits: Tensor, options: SampleOptions = {}): Tensor {
   const out = logits.gpu.empty([rows], "i32");
   logits.gpu.run(sampleKernel, {
     variant: { step: step !== undefined },
-    bindings: { logits, out, ...(step ? { step } : {}) },
+    bindings: { logits, out, step },
     params: { ...random, width, top_k: topK, top_p: topP, min_p: minP, inverse: 1 / temperature },
     workgroups: [rows],
   });
