@@ -1,4 +1,5 @@
 import {
+  checkConfig,
   ConfigError,
   expectDType,
   expectInteger,
@@ -29,6 +30,7 @@ export class ExactIndex implements MemoryIndex {
   #size = 0;
 
   constructor(gpu: Gpu, config: { readonly dim: number; readonly capacity?: number }) {
+    checkConfig("ExactIndex", config, ["dim", "capacity"]);
     const { dim, capacity = 1024 } = config;
     expectInteger("ExactIndex", "dim", dim, 1);
     expectInteger("ExactIndex", "capacity", capacity, 1);
@@ -110,6 +112,7 @@ export class ApproximateIndex implements MemoryIndex {
   #size = 0;
 
   constructor(gpu: Gpu, index: VectorIndex, config: { readonly dim: number }) {
+    checkConfig("ApproximateIndex", config, ["dim"]);
     expectInteger("ApproximateIndex", "dim", config.dim, 1);
     this.dim = config.dim;
     this.#gpu = gpu;

@@ -115,8 +115,8 @@ export class Yoco implements Module {
 
   /** @throws ConfigError */
   constructor(gpu: Gpu, config: YocoConfig, parameters: Readonly<Record<string, Tensor>>, parts: Parts = {}) {
-    this.#block = blockContext(config, parts);
     this.#p = checkParameters("Yoco", Yoco.plan(config), parameters);
+    this.#block = blockContext(config, parts);
     this.config = config;
     const layers = (name: string, n: number): Record<string, Tensor>[] =>
       Array.from({ length: n }, (_, l) => subParameters(this.#p, `${name}.${l}`));

@@ -60,32 +60,44 @@ export interface FfnConfig {
   readonly bias?: boolean;
 }
 
+/** How random weights are drawn. */
+export interface FfnInit {
+  readonly seed: number;
+  /** Number of the first random stream; a block takes up to three. Default 0. */
+  readonly stream?: number;
+  /** Deviation of the weights (default 0.02), and of those that write into the residual stream (default `std`). */
+  readonly std?: number;
+  readonly outStd?: number;
+}
+
+const KEYS = ["dim", "hiddenDim", "activation", "bias"];
+export const INIT_KEYS: readonly string[] = ["seed", "stream", "std", "outStd"];
+
 /** `ffn` with its weights, under GPT-2's names (c_fc, c_proj), stored [out, in]. */
 export class FeedForward implements Module {
   readonly config: FfnConfig;
   readonly #weights: FfnWeights;
 
   constructor(config: FfnConfig, weights: FfnWeights) {
-    checkConfig("FeedForward", config, ["dim", "hiddenDim", "activation", "bias"]);
+    checkConfig("FeedForward", config, KEYS);
     this.config = config;
     this.#weights = weights;
   }
 
-  /** Normal weights of standard deviation `std`, zero biases. */
-  static init(
-    gpu: Gpu,
-    config: FfnConfig,
-    { seed, std = 0.02 }: { seed: number; std?: number },
-  ): FeedForward {
+  /** Normal weights of standard deviation `std` (`outStd` for c_proj), zero biases. */
+  static init(gpu: Gpu, config: FfnConfig, init: FfnInit): FeedForward {
+    checkConfig("FeedForward", config, KEYS);
+    checkConfig("FeedForward", init, INIT_KEYS);
+    const { seed, stream = 0, std = 0.02, outStd = std } = init;
     expectInteger("FeedForward", "dim", config.dim, 1);
     expectInteger("FeedForward", "hiddenDim", config.hiddenDim, 1);
-    const normal = (shape: readonly number[], stream: number): Tensor =>
-      gpu.keep(randomNormal(gpu, shape, { seed, stream, std }));
+    const normal = (shape: readonly number[], at: number, deviation: number): Tensor =>
+      gpu.keep(randomNormal(gpu, shape, { seed, stream: stream + at, std: deviation }));
     const zeros = (n: number): Tensor | undefined =>
       config.bias === false ? undefined : gpu.keep(gpu.zeros([n]));
     return new FeedForward(config, {
-      w1: normal([config.hiddenDim, config.dim], 0),
-      w2: normal([config.dim, config.hiddenDim], 1),
+      w1: normal([config.hiddenDim, config.dim], 0, std),
+      w2: normal([config.dim, config.hiddenDim], 1, outStd),
       b1: zeros(config.hiddenDim),
       b2: zeros(config.dim),
     });

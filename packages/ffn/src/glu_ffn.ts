@@ -1,6 +1,7 @@
 import {
   checkConfig,
   expectInteger,
+  expectObject,
   linear,
   randomNormal,
   takeParameter,
@@ -9,6 +10,7 @@ import {
   type Module,
   type Tensor,
 } from "@x/kernels";
+import { INIT_KEYS, type FfnInit } from "./ffn.js";
 import { glu, type GluWeights } from "./glu.js";
 
 export interface GluFfnWeights extends GluWeights {
@@ -48,22 +50,17 @@ export class GatedFeedForward implements Module {
   readonly #weights: GluFfnWeights;
 
   constructor(config: { readonly kind?: GluKind }, weights: GluFfnWeights) {
+    expectObject("GatedFeedForward", "config", config);
+    expectObject("GatedFeedForward", "weights", weights);
     this.kind = config.kind ?? "swiglu";
     this.#weights = weights;
   }
 
   /** Normal weights of standard deviation `std` (`outStd` for down_proj). */
-  static init(
-    gpu: Gpu,
-    config: GluFfnConfig,
-    {
-      seed,
-      stream = 0,
-      std = 0.02,
-      outStd = std,
-    }: { seed: number; stream?: number; std?: number; outStd?: number },
-  ): GatedFeedForward {
+  static init(gpu: Gpu, config: GluFfnConfig, init: FfnInit): GatedFeedForward {
     checkConfig("GatedFeedForward", config, ["dim", "hiddenDim", "kind"]);
+    checkConfig("GatedFeedForward", init, INIT_KEYS);
+    const { seed, stream = 0, std = 0.02, outStd = std } = init;
     expectInteger("GatedFeedForward", "dim", config.dim, 1);
     expectInteger("GatedFeedForward", "hiddenDim", config.hiddenDim, 1);
     const normal = (shape: readonly number[], at: number, deviation: number): Tensor =>

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError, DTypeError, ShapeError } from "@x/kernels";
+import { ConfigError, DTypeError, ShapeError, type Tensor } from "@x/kernels";
 import { checkOp, numbers, operand, relativeError, useGpu } from "@x/testing";
 import { activationReference } from "./activation.reference.js";
 import { kanBspline } from "./kan_bspline.js";
@@ -84,6 +84,73 @@ describe("kanBspline", () => {
     expect(() => kanBspline(x, { grid: gpu.zeros([3, 4]) })).toThrow(ShapeError);
     expect(() => kanBspline(gpu.zeros([2, 3], "i32"))).toThrow(DTypeError);
     expect(() => kanBspline(x, { gridsize: 3 } as never)).toThrow(/did you mean "gridSize"/);
+  });
+});
+
+describe("half precision", () => {
+  const [I, O, G] = [3, 4, 3];
+  const spline = [O, I, G + 3];
+  const edge = [O, I];
+  /** Of every function, the arguments by name and shape, and a call with them. */
+  const cases: [string, Record<string, number[]>, (t: Record<string, Tensor>) => unknown][] = [
+    [
+      "kanBspline",
+      { x: [2, I], grid: [I, G + 7] },
+      ({ x, grid }) => kanBspline(x!, { gridSize: G, grid: grid! }),
+    ],
+    [
+      "kan",
+      { x: [2, I], splineWeight: spline, splineScaler: edge, baseWeight: edge, grid: [I, G + 7] },
+      ({ x, splineWeight, ...rest }) => kan(x!, { splineWeight: splineWeight!, ...rest }, { gridSize: G }),
+    ],
+    [
+      "kanChebyshev",
+      { x: [2, I], coefficients: [I, O, 4] },
+      ({ x, coefficients }) => kanChebyshev(x!, { coefficients: coefficients! }, { degree: 3 }),
+    ],
+    [
+      "kanFourier",
+      { x: [2, I], coefficients: [2, O, I, G], bias: [O] },
+      ({ x, coefficients, bias }) => kanFourier(x!, { coefficients: coefficients!, bias: bias! }),
+    ],
+    [
+      "kanWavelet",
+      { x: [2, I], scale: edge, translation: edge, weight: edge, baseWeight: edge },
+      ({ x, scale, translation, weight, baseWeight }) =>
+        kanWavelet(
+          x!,
+          { scale: scale!, translation: translation!, weight: weight!, baseWeight: baseWeight! },
+          { baseActivation: "silu" },
+        ),
+    ],
+    [
+      "kanWeightRegularization",
+      { splineWeight: spline },
+      ({ splineWeight }) => kanWeightRegularization(splineWeight!),
+    ],
+    [
+      "kanActivationRegularization",
+      { x: [2, I], splineWeight: spline, splineScaler: edge, baseWeight: edge },
+      ({ x, splineWeight, ...rest }) =>
+        kanActivationRegularization(x!, { splineWeight: splineWeight!, ...rest }, { gridSize: G }),
+    ],
+  ];
+
+  it.for(cases)("%s refuses it, naming the argument", ([who, shapes, call], { skip }) => {
+    const { gpu } = device;
+    if (!gpu.features.f16) skip("the adapter has no shader-f16");
+    const given = (half?: string): Record<string, Tensor> =>
+      Object.fromEntries(
+        Object.entries(shapes).map(([name, shape]) => [
+          name,
+          gpu.zeros(shape, name === half ? "f16" : "f32"),
+        ]),
+      );
+    expect(() => call(given())).not.toThrow();
+    for (const name of Object.keys(shapes)) {
+      expect(() => call(given(name))).toThrow(DTypeError);
+      expect(() => call(given(name))).toThrow(`${who}: ${name} is f16; it must be f32`);
+    }
   });
 });
 

@@ -9,7 +9,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { activation, ACTIVATION_KINDS, type ActivationKind } from "./activation.js";
-import { basisLinear, expectFeatures } from "./kan_basis.js";
+import { basisLinear, type Basis } from "./kan_basis.js";
 import { SPLINE_KEYS, splineBasis, splineOf, type SplineOptions } from "./kan_bspline.js";
 
 /** Activation of the base branch, or none. */
@@ -65,6 +65,29 @@ export function baseBranch(
   return kind === "none" || !baseWeight ? undefined : linear(activation(x, kind), baseWeight);
 }
 
+/** Check the splines' weights; their bases over x, and the number of outputs. */
+export function splineEdges(
+  who: string,
+  x: Tensor,
+  { splineWeight, splineScaler, grid }: KanWeights,
+  options: SplineOptions,
+): { readonly basis: Basis; readonly outputs: number } {
+  const spline = splineOf(who, options);
+  const basis = splineBasis(who, x, spline, grid);
+  const features = x.shape.at(-1)!;
+  expectDType(who, "splineWeight", splineWeight, "f32");
+  const { out = 0 } = expectShape(who, "splineWeight", splineWeight, ["out", features, basis.count]);
+  if (splineScaler) {
+    expectDType(who, "splineScaler", splineScaler, "f32");
+    expectShape(who, "splineScaler", splineScaler, [out, features]);
+  }
+  return { basis, outputs: out };
+}
+
+/** w_s c of every edge: [out, in, G + k]. */
+export const scaledSplines = ({ splineWeight, splineScaler }: KanWeights): Tensor =>
+  splineScaler ? mul(splineWeight, splineScaler.reshape([...splineScaler.shape, 1])) : splineWeight;
+
 /**
  * A Kolmogorov-Arnold layer: every edge has a function of its own, out_o = sum_i phi_{o,i}(x_i) with
  * phi(x) = w_b act(x) + w_s sum_g c_g B_g(x). The functions are linear in their bases, so the layer is two matrix
@@ -77,19 +100,9 @@ export function baseBranch(
 export function kan(x: Tensor, weights: KanWeights, options: KanOptions = {}): Tensor {
   const who = "kan";
   checkConfig(who, options, [...SPLINE_KEYS, "baseActivation"]);
-  const { splineWeight, splineScaler, baseWeight, grid } = weights;
-  const features = expectFeatures(who, x);
-  const spline = splineOf(who, options);
-  expectDType(who, "splineWeight", splineWeight, "f32");
-  const { out = 0 } = expectShape(who, "splineWeight", splineWeight, [
-    "out",
-    features,
-    spline.gridSize + spline.splineOrder,
-  ]);
-  if (splineScaler) expectShape(who, "splineScaler", splineScaler, [out, features]);
+  const { basis, outputs } = splineEdges(who, x, weights, options);
   return x.gpu.scope(() => {
-    const base = baseBranch(who, x, options.baseActivation ?? "silu", baseWeight, out);
-    const scaled = splineScaler ? mul(splineWeight, splineScaler.reshape([out, features, 1])) : splineWeight;
-    return basisLinear(who, x, scaled, splineBasis(who, x, spline, grid), { residual: base });
+    const base = baseBranch(who, x, options.baseActivation ?? "silu", weights.baseWeight, outputs);
+    return basisLinear(who, x, scaledSplines(weights), basis, { residual: base });
   });
 }

@@ -15,6 +15,7 @@ import {
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
 import {
   checkShape,
+  INIT_KEYS,
   SHAPE_KEYS,
   takeWeights,
   type KanInit,
@@ -115,9 +116,11 @@ export class ChebyshevKanLinear implements KanLayer {
   }
 
   /** Normal coefficients of deviation 1 / (in (degree + 1)). */
-  static init(gpu: Gpu, config: ChebyshevKanConfig, { seed, stream = 0 }: KanInit): ChebyshevKanLinear {
-    const { inFeatures, outFeatures, degree } = config;
+  static init(gpu: Gpu, config: ChebyshevKanConfig, init: KanInit): ChebyshevKanLinear {
     checkShape("ChebyshevKanLinear", config);
+    checkConfig("ChebyshevKanLinear", init, INIT_KEYS);
+    const { inFeatures, outFeatures, degree } = config;
+    const { seed, stream = 0 } = init;
     expectInteger("ChebyshevKanLinear", "degree", degree, 0);
     const std = 1 / (inFeatures * (degree + 1));
     const shape = [inFeatures, outFeatures, degree + 1];

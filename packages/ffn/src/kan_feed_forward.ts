@@ -1,5 +1,7 @@
 import {
+  checkConfig,
   expectInteger,
+  expectObject,
   expectOneOf,
   namedParameters,
   subParameters,
@@ -9,7 +11,7 @@ import {
 } from "@x/kernels";
 import { ChebyshevKanLinear, type ChebyshevKanConfig } from "./kan_chebyshev.js";
 import { FourierKanLinear, type FourierKanConfig } from "./kan_fourier.js";
-import type { KanInit, KanLayer, KanShape } from "./kan_layer.js";
+import { INIT_KEYS, type KanInit, type KanLayer, type KanShape } from "./kan_layer.js";
 import { KanLinear, type KanLinearConfig } from "./kan_linear.js";
 import { WaveletKanLinear, type WaveletKanConfig } from "./kan_wavelet.js";
 
@@ -72,6 +74,7 @@ export class KanFeedForward implements Module {
     config: KanFeedForwardConfig,
     layer: (shape: KanShape & KanBasis, at: number) => KanLayer,
   ) {
+    expectObject("KanFeedForward", "config", config);
     const { dim, hiddenDim, ...basis } = config;
     expectInteger("KanFeedForward", "dim", dim, 1);
     expectInteger("KanFeedForward", "hiddenDim", hiddenDim, 1);
@@ -83,11 +86,9 @@ export class KanFeedForward implements Module {
   }
 
   /** Initial Fourier series are smooth by default. */
-  static init(
-    gpu: Gpu,
-    config: KanFeedForwardConfig,
-    { seed, stream = 0, smooth = true }: KanInit,
-  ): KanFeedForward {
+  static init(gpu: Gpu, config: KanFeedForwardConfig, init: KanInit): KanFeedForward {
+    checkConfig("KanFeedForward", init, INIT_KEYS);
+    const { seed, stream = 0, smooth = true } = init;
     return new KanFeedForward(config, (c, at) =>
       kanLayer(gpu, c, { seed, stream: stream + at * STREAMS, smooth }),
     );

@@ -13,6 +13,7 @@ import {
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./kan_basis.js";
 import {
   checkShape,
+  INIT_KEYS,
   SHAPE_KEYS,
   takeWeights,
   type KanInit,
@@ -82,7 +83,10 @@ export function kanFourier(x: Tensor, weights: KanFourierWeights, options: KanFo
       who,
       `gridSize is ${String(gridSize)}; the coefficients have ${String(G)} frequencies`,
     );
-  if (bias) expectShape(who, "bias", bias, [out]);
+  if (bias) {
+    expectDType(who, "bias", bias, "f32");
+    expectShape(who, "bias", bias, [out]);
+  }
   const basis = { count: 2 * G, kernels: fourierKernels, variant: {} };
   return x.gpu.scope(() => {
     const weight = transpose(coefficients, [1, 2, 0, 3]).reshape([out, features, 2 * G]);
@@ -119,13 +123,11 @@ export class FourierKanLinear implements KanLayer {
    * Normal coefficients of deviation 1 / (sqrt(in) sqrt(gridSize)), or 1 / (sqrt(in) g^2) for frequency g with
    * `smooth`; the bias is 0.
    */
-  static init(
-    gpu: Gpu,
-    config: FourierKanConfig,
-    { seed, stream = 0, smooth = false }: KanInit,
-  ): FourierKanLinear {
-    const { inFeatures, outFeatures, gridSize } = config;
+  static init(gpu: Gpu, config: FourierKanConfig, init: KanInit): FourierKanLinear {
     checkShape("FourierKanLinear", config);
+    checkConfig("FourierKanLinear", init, INIT_KEYS);
+    const { inFeatures, outFeatures, gridSize } = config;
+    const { seed, stream = 0, smooth = false } = init;
     expectInteger("FourierKanLinear", "gridSize", gridSize, 1);
     const deviations = Array.from(
       { length: gridSize },

@@ -1,5 +1,6 @@
 import {
   expectInteger,
+  expectObject,
   expectShape,
   randomUniform,
   takeParameter,
@@ -32,9 +33,11 @@ export interface KanLayer extends Module {
   buffers?(): Record<string, Tensor>;
 }
 
+export const INIT_KEYS = ["seed", "stream", "smooth"] as const;
 export const SHAPE_KEYS = ["inFeatures", "outFeatures"] as const;
 
 export function checkShape(who: string, config: KanShape): void {
+  expectObject(who, "config", config);
   expectInteger(who, "inFeatures", config.inFeatures, 1);
   expectInteger(who, "outFeatures", config.outFeatures, 1);
 }

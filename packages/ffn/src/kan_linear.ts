@@ -4,9 +4,10 @@ import { gridTensor, SPLINE_KEYS, splineKnots, splineOf } from "./kan_bspline.js
 import { bases, kanGridUpdate, type KanGridUpdateOptions } from "./kan_grid_update.js";
 import {
   checkShape,
+  INIT_KEYS,
   kaiming,
-  takeWeights,
   SHAPE_KEYS,
+  takeWeights,
   without,
   type KanInit,
   type KanLayer,
@@ -75,12 +76,10 @@ export class KanLinear implements KanLayer {
   }
 
   /** efficient-kan's start: base and scaler Kaiming uniform, splines through noise of size `noise` / G at the knots. */
-  static init(
-    gpu: Gpu,
-    config: KanLinearConfig,
-    { seed, stream = 0, noise = 0.1 }: KanInit & { readonly noise?: number },
-  ): KanLinear {
+  static init(gpu: Gpu, config: KanLinearConfig, init: KanInit & { readonly noise?: number }): KanLinear {
     checkShape("KanLinear", config);
+    checkConfig("KanLinear", init, [...INIT_KEYS, "noise"]);
+    const { seed, stream = 0, noise = 0.1 } = init;
     const { inFeatures, outFeatures } = config;
     const { data, knots, n } = interpolation(config);
     const size = noise / (2 * (knots - 1));

@@ -17,9 +17,9 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { activation } from "./activation.js";
-import { checkBase, type KanOptions, type KanWeights } from "./kan.js";
-import { basisValues, expectFeatures } from "./kan_basis.js";
-import { SPLINE_KEYS, splineBasis, splineOf } from "./kan_bspline.js";
+import { checkBase, scaledSplines, splineEdges, type KanOptions, type KanWeights } from "./kan.js";
+import { basisValues } from "./kan_basis.js";
+import { SPLINE_KEYS } from "./kan_bspline.js";
 import {
   edgeMagnitude,
   edgeMagnitudeBackwardInput,
@@ -142,24 +142,14 @@ export function kanActivationRegularization(
 ): KanRegularization {
   const who = "kanActivationRegularization";
   checkConfig(who, options, [...SPLINE_KEYS, "baseActivation", "activationWeight", "entropyWeight"]);
-  const { splineWeight, splineScaler, baseWeight, grid } = weights;
+  const { baseWeight } = weights;
   const { baseActivation = "silu" } = options;
-  const features = expectFeatures(who, x);
-  const spline = splineOf(who, options);
-  expectDType(who, "splineWeight", splineWeight, "f32");
-  const names = expectShape(who, "splineWeight", splineWeight, [
-    "out",
-    features,
-    spline.gridSize + spline.splineOrder,
-  ]);
-  const out = names["out"]!;
-  if (splineScaler) expectShape(who, "splineScaler", splineScaler, [out, features]);
+  const { basis, outputs } = splineEdges(who, x, weights, options);
   if (x.size === 0) throw new ConfigError(who, "x has no samples");
-  checkBase(who, x, baseActivation, baseWeight, out);
+  checkBase(who, x, baseActivation, baseWeight, outputs);
   return x.gpu.scope(() => {
-    const phi = basisValues(who, x, splineBasis(who, x, spline, grid));
-    const scaled = splineScaler ? mul(splineWeight, splineScaler.reshape([out, features, 1])) : splineWeight;
+    const phi = basisValues(who, x, basis);
     const a = baseActivation === "none" ? undefined : activation(x, baseActivation);
-    return regularize(who, edgeMagnitudes(phi, scaled, a, baseWeight), options);
+    return regularize(who, edgeMagnitudes(phi, scaledSplines(weights), a, baseWeight), options);
   });
 }

@@ -20,6 +20,7 @@ import { baseBranch, type BaseActivation } from "./kan.js";
 import { expectFeatures } from "./kan_basis.js";
 import {
   checkShape,
+  INIT_KEYS,
   kaiming,
   SHAPE_KEYS,
   takeWeights,
@@ -207,8 +208,10 @@ export class WaveletKanLinear implements KanLayer {
   }
 
   /** Scale 1, translation 0, weights Kaiming uniform. */
-  static init(gpu: Gpu, config: WaveletKanConfig, { seed, stream = 0 }: KanInit): WaveletKanLinear {
+  static init(gpu: Gpu, config: WaveletKanConfig, init: KanInit): WaveletKanLinear {
     checkShape("WaveletKanLinear", config);
+    checkConfig("WaveletKanLinear", init, INIT_KEYS);
+    const { seed, stream = 0 } = init;
     const { inFeatures, outFeatures, baseActivation = "none", batchNorm = false } = config;
     const shape = [outFeatures, inFeatures];
     return new WaveletKanLinear(config, {

@@ -2,8 +2,10 @@ import { afterEach, describe, expect, it } from "vitest";
 import {
   add,
   AdapterNotFoundError,
+  cast,
   ConfigError,
   DeviceLostError,
+  DTypeError,
   DuplicatePackageError,
   KernelsError,
   openDevice,
@@ -40,6 +42,25 @@ describe("openDevice", () => {
   it("leaves features unused on request", async () => {
     const gpu = await device({ features: { f16: false, subgroups: false } });
     expect([gpu.features.f16, gpu.features.subgroups]).toEqual([false, false]);
+  });
+
+  it("refuses half precision where the device was opened without it", async () => {
+    const gpu = await device({ features: { f16: false } });
+    const rule = /: dtype is f16; this device has no shader-f16, .*use f32/;
+    for (const make of [
+      () => gpu.zeros([2], "f16"),
+      () => gpu.full([2], 1, "f16"),
+      () => gpu.empty([2], "f16"),
+      () => gpu.tensor([1, 2], [2], "f16"),
+      () => gpu.fromBytes(new Uint8Array(4), [2], "f16"),
+      () => cast(gpu.zeros([2]), "f16"),
+    ]) {
+      expect(make).toThrow(DTypeError);
+      expect(make).toThrow(rule);
+    }
+    expect(() => gpu.zeros([2], "f64" as "f32")).toThrow(
+      /dtype is "f64"; it must be one of f32, f16, i32, u32/,
+    );
   });
 
   it("takes the caller's device", async () => {

@@ -75,8 +75,17 @@ export function isFloat(dtype: DType): boolean {
   return dtype === "f32" || dtype === "f16";
 }
 
-export function checkDType(who: string, dtype: string): asserts dtype is DType {
-  if (!(dtype in BYTES_PER_ELEMENT)) {
+/** Check that a dtype is known, and that a device of these features holds it. */
+export function checkDType(
+  who: string,
+  dtype: string,
+  features: { readonly f16: boolean },
+): asserts dtype is DType {
+  if (!Object.hasOwn(BYTES_PER_ELEMENT, dtype))
     throw new DTypeError(who, `dtype is "${dtype}"; it must be one of f32, f16, i32, u32`);
-  }
+  if (dtype === "f16" && !features.f16)
+    throw new DTypeError(
+      who,
+      "dtype is f16; this device has no shader-f16, or was opened without it (gpu.features.f16 is false): use f32",
+    );
 }

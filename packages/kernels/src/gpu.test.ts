@@ -32,20 +32,21 @@ const failure = async (promise: Promise<unknown>): Promise<unknown> =>
 const list = async (t: Tensor): Promise<number[]> => [...(await t.read())];
 
 describe("tensors", () => {
-  it("hold what they are given, in every dtype", async () => {
+  it("hold what they are given", async () => {
     expect(await list(gpu.tensor([1.5, -2], [2]))).toEqual([1.5, -2]);
     expect(await list(gpu.tensor([1, -2, 3], [3], "i32"))).toEqual([1, -2, 3]);
     expect(await list(gpu.tensor([1, 4294967295], [2], "u32"))).toEqual([1, 4294967295]);
-    expect(await list(gpu.tensor([1, 0.333251953125, 65504], [3], "f16"))).toEqual([
-      1, 0.333251953125, 65504,
-    ]);
     expect(await list(gpu.full([2, 2], 7, "i32"))).toEqual([7, 7, 7, 7]);
     expect(await list(gpu.zeros([3]))).toEqual([0, 0, 0]);
     expect(await gpu.tensor([4], []).item()).toBe(4);
     expect(await list(gpu.zeros([0, 5]))).toEqual([]);
   });
 
-  it("take a checkpoint's bytes as they are", async () => {
+  it("hold half precision, also as a checkpoint's bytes", async ({ skip }) => {
+    if (!gpu.features.f16) skip("the adapter has no shader-f16");
+    expect(await list(gpu.tensor([1, 0.333251953125, 65504], [3], "f16"))).toEqual([
+      1, 0.333251953125, 65504,
+    ]);
     const bytes = new Uint8Array([0x00, 0x3c, 0x00, 0xc0, 0x00, 0x38]);
     expect(await list(gpu.fromBytes(bytes, [3], "f16"))).toEqual([1, -2, 0.5]);
     expect(() => gpu.fromBytes(bytes, [4], "f16")).toThrow(ShapeError);

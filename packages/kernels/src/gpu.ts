@@ -98,7 +98,7 @@ export class Gpu {
 
   /** A tensor of host numbers, in row-major order. */
   tensor(data: ArrayLike<number>, shape: readonly number[], dtype: DType = "f32"): Tensor {
-    checkDType("tensor", dtype);
+    checkDType("tensor", dtype, this.features);
     checkShape("tensor", shape);
     if (data.length !== sizeOf(shape)) {
       throw new ShapeError(
@@ -111,7 +111,7 @@ export class Gpu {
 
   /** A tensor of little-endian bytes as a checkpoint holds them (f16 takes two bytes an element). */
   fromBytes(bytes: Uint8Array, shape: readonly number[], dtype: DType): Tensor {
-    checkDType("tensor", dtype);
+    checkDType("tensor", dtype, this.features);
     checkShape("tensor", shape);
     const expected = sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
     if (bytes.byteLength !== expected && bytes.byteLength !== Math.ceil(expected / 4) * 4) {
@@ -129,7 +129,7 @@ export class Gpu {
 
   /** An uninitialised tensor, to be written by a kernel. */
   empty(shape: readonly number[], dtype: DType = "f32"): Tensor {
-    checkDType("empty", dtype);
+    checkDType("empty", dtype, this.features);
     checkShape("empty", shape);
     const out = this.#allocate("empty", shape, dtype);
     if (this.#fillWithNaN) {
@@ -141,7 +141,7 @@ export class Gpu {
 
   /** A tensor of zeros. */
   zeros(shape: readonly number[], dtype: DType = "f32"): Tensor {
-    checkDType("zeros", dtype);
+    checkDType("zeros", dtype, this.features);
     checkShape("zeros", shape);
     const out = this.#allocate("zeros", shape, dtype);
     this.#push({ kind: "clear", to: out.storage, bytes: Math.ceil(Math.max(4, out.byteLength) / 4) * 4 });

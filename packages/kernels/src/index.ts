@@ -55,6 +55,7 @@ export {
   expectDType,
   expectInteger,
   expectNumber,
+  expectObject,
   expectOneOf,
   expectShape,
   nearest,

@@ -22,6 +22,16 @@ export function checkShape(who: string, shape: readonly number[]): void {
   }
 }
 
+function show(value: unknown): string {
+  if (typeof value === "function") return "a function";
+  return typeof value === "object" && value !== null ? "an object" : String(value);
+}
+
+function expectTensor(who: string, name: string, value: unknown): void {
+  if (typeof value !== "object" || value === null || !("shape" in value))
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be a tensor`);
+}
+
 /**
  * Check rank and extents. An expected extent is a number, a name (any value, but the same name must have the
  * same value), or null (any value). Returns the values of the names.
@@ -33,6 +43,7 @@ export function expectShape(
   expected: readonly (number | string | null)[],
   names: Record<string, number> = {},
 ): Record<string, number> {
+  expectTensor(who, name, tensor);
   const text = `[${expected.map((e) => (e === null ? "any" : typeof e === "string" && e in names ? `${e} = ${String(names[e])}` : String(e))).join(", ")}]`;
   const fail = (): never => {
     throw new ShapeError(who, `${name} has shape ${showShape(tensor.shape)}; it must be ${text}`);
@@ -59,6 +70,7 @@ export function expectDType(
   tensor: { readonly dtype: DType },
   ...allowed: DType[]
 ): void {
+  expectTensor(who, name, tensor);
   if (!allowed.includes(tensor.dtype)) {
     throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be ${allowed.join(" or ")}`);
   }
@@ -103,8 +115,15 @@ export function nearest(word: string, candidates: readonly string[]): string | u
   return best;
 }
 
-/** Refuse configuration keys that are not known, naming the nearest known one. */
-export function checkConfig(who: string, config: object, known: readonly string[]): void {
+/** Check that an argument is an object: without types it may be left out. */
+export function expectObject(who: string, name: string, value: unknown): asserts value is object {
+  if (typeof value !== "object" || value === null)
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be an object`);
+}
+
+/** Refuse a configuration that is missing, and keys that are not known, naming the nearest known one. */
+export function checkConfig(who: string, config: unknown, known: readonly string[]): void {
+  expectObject(who, `the configuration (${known.join(", ")})`, config);
   for (const key of Object.keys(config)) {
     if (known.includes(key)) continue;
     const near = nearest(key, known);

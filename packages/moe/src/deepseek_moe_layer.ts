@@ -76,8 +76,8 @@ export class DeepSeekMoe implements Module {
     checkConfig(who, config, [...OPTIONS, ...SHAPES]);
     const { dim, hiddenDim, numExperts, numShared = 0 } = config;
     expectInteger(who, "numShared", numShared, 0);
+    const draw = drawer(who, gpu, init);
     const { std = 0.02, outStd = std } = init;
-    const draw = drawer(gpu, init);
     const experts = initExperts(
       who,
       {

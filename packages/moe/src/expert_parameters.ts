@@ -45,9 +45,12 @@ export const EXPERTS_KEYS: readonly string[] = [
 
 /** Draws tensors of one layer, each from a stream of its own. */
 export function drawer(
+  who: string,
   gpu: Gpu,
-  { seed, stream = 0 }: InitOptions,
+  init: InitOptions,
 ): (shape: readonly number[], std: number) => Tensor {
+  checkConfig(who, init, ["seed", "stream", "std", "outStd"]);
+  const { seed, stream = 0 } = init;
   let at = stream;
   return (shape, std) => gpu.keep(randomNormal(gpu, shape, { seed, stream: at++, std }));
 }
@@ -165,7 +168,7 @@ export function initRouted<C extends ExpertsConfig>(
   init: InitOptions,
 ): Routed<C> {
   checkConfig(who, config, [...EXPERTS_KEYS, ...keys]);
-  const draw = drawer(gpu, init);
+  const draw = drawer(who, gpu, init);
   const experts = initExperts(who, config, draw, init);
   const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
   return [withoutExperts(config), router, experts];

@@ -1,13 +1,6 @@
-import {
-  checkConfig,
-  expectInteger,
-  randomNormal,
-  takeParameter,
-  type Gpu,
-  type Module,
-  type Tensor,
-} from "@x/kernels";
-import type { Experts } from "./expert_weights.js";
+import { checkConfig, expectInteger, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
+import { drawer, initExperts, type InitOptions } from "./expert_parameters.js";
+import type { Experts, GatedExperts } from "./expert_weights.js";
 import { mixExperts } from "./experts.js";
 import { router, type RouterOptions, type RouterResult } from "./router.js";
 
@@ -42,38 +35,24 @@ export interface MixtralMoeConfig {
 export class MixtralMoe implements Module {
   readonly topK: number;
   readonly #router: Tensor;
-  readonly #experts: Extract<Experts, { kind: "glu" }>;
+  readonly #experts: GatedExperts;
 
-  constructor(config: { readonly topK: number }, router: Tensor, experts: Extract<Experts, { kind: "glu" }>) {
+  constructor(config: { readonly topK: number }, router: Tensor, experts: GatedExperts) {
     this.topK = config.topK;
     this.#router = router;
     this.#experts = experts;
   }
 
-  static init(
-    gpu: Gpu,
-    config: MixtralMoeConfig,
-    {
-      seed,
-      stream = 0,
-      std = 0.02,
-      outStd = std,
-    }: { seed: number; stream?: number; std?: number; outStd?: number },
-  ): MixtralMoe {
+  static init(gpu: Gpu, config: MixtralMoeConfig, init: InitOptions): MixtralMoe {
     const who = "MixtralMoe";
     checkConfig(who, config, ["dim", "hiddenDim", "numExperts", "topK"]);
     const { dim, hiddenDim, numExperts, topK } = config;
     for (const [name, value] of Object.entries({ dim, hiddenDim, numExperts }))
       expectInteger(who, name, value, 1);
     expectInteger(who, "topK", topK, 1, numExperts);
-    const normal = (shape: readonly number[], at: number, deviation: number): Tensor =>
-      gpu.keep(randomNormal(gpu, shape, { seed, stream: stream + at, std: deviation }));
-    return new MixtralMoe(config, normal([numExperts, dim], 3, std), {
-      kind: "glu",
-      wGate: normal([numExperts, hiddenDim, dim], 0, std),
-      wUp: normal([numExperts, hiddenDim, dim], 1, std),
-      wDown: normal([numExperts, dim, hiddenDim], 2, outStd),
-    });
+    const draw = drawer(who, gpu, init);
+    const experts = initExperts(who, { dim, hiddenDim, numExperts, expertKind: "glu" }, draw, init);
+    return new MixtralMoe(config, draw([numExperts, dim], init.std ?? 0.02), experts as GatedExperts);
   }
 
   static fromParameters(

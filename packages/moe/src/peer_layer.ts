@@ -61,8 +61,8 @@ export class Peer implements Module {
     const { dim, numKeys, keysPerHead = false, ...options } = config;
     for (const [name, value] of Object.entries({ dim, numKeys })) expectInteger(who, name, value, 1);
     const { numHeads, queryDim } = options;
+    const draw = drawer(who, gpu, init);
     const { std = 0.02, outStd = std } = init;
-    const draw = drawer(gpu, init);
     const features = numHeads * queryDim;
     const normed = options.queryNorm === "batch";
     const constant = (value: number): Tensor => gpu.keep(gpu.full([features], value));

@@ -58,9 +58,9 @@ export class PartialRMSNorm implements Module {
 
   /** Weight of ones. */
   static init(gpu: Gpu, config: { dim: number } & Omit<PartialRMSNormOptions, "bias">): PartialRMSNorm {
+    checkConfig("PartialRMSNorm", config, ["dim", "p", "rounding", "eps", "epsPlacement"]);
     const { dim, ...options } = config;
     expectInteger("PartialRMSNorm", "dim", dim, 1);
-    checkConfig("PartialRMSNorm", options, ["p", "rounding", "eps", "epsPlacement"]);
     return new PartialRMSNorm(gpu.keep(gpu.full([dim], 1)), options);
   }
 

@@ -2,6 +2,7 @@ import {
   checkConfig,
   ConfigError,
   expectInteger,
+  expectObject,
   expectOneOf,
   mul,
   ShapeError,
@@ -104,6 +105,7 @@ export class QKNorm implements Module {
   /** Weights of ones (zeros for "gemma"), biases of zeros, g = log2(length^2 - length) for a typical `length`. */
   static init(gpu: Gpu, config: QKNormConfig & { readonly length?: number }): QKNorm {
     const who = "QKNorm";
+    expectObject(who, "config", config);
     const { length = 1024, ...own } = config;
     check(own);
     const { kind, scope = "head", headDim, numHeads, numKvHeads = numHeads } = own;

@@ -1,6 +1,7 @@
 import {
   ConfigError,
   expectInteger,
+  expectObject,
   mul,
   randomNormal,
   type Gpu,
@@ -52,6 +53,7 @@ export class DebertaDisentangled implements Module {
     gpu: Gpu,
     settings: DebertaSettings & { readonly std?: number; readonly seed?: number },
   ): DebertaDisentangled {
+    expectObject("DebertaDisentangled", "settings", settings);
     const { std = 0.02, seed = 0, ...own } = settings;
     const { numHeads, headDim, modelDim, c2p = true, p2c = true } = own;
     const rows = 2 * (own.positionBuckets ?? own.maxDistance);

@@ -6,6 +6,7 @@ import {
   expectDType,
   expectInteger,
   expectNumber,
+  expectObject,
   expectOneOf,
   mul,
   ShapeError,
@@ -90,6 +91,7 @@ export class SinusoidalEmbedding {
   #table: Tensor | undefined;
 
   constructor(gpu: Gpu, config: SinusoidalConfig & { readonly inputScale?: number }) {
+    expectObject("SinusoidalEmbedding", "config", config);
     const { inputScale = 1, ...own } = config;
     expectNumber("SinusoidalEmbedding", "inputScale", inputScale);
     sinusoidalTable([], own);

@@ -3,6 +3,7 @@ import {
   ConfigError,
   expectInteger,
   expectNumber,
+  expectObject,
   mul,
   randomNormal,
   RelativeIndex,
@@ -93,6 +94,7 @@ export class T5Bias implements Module {
     gpu: Gpu,
     config: T5BiasConfig & { readonly numHeads: number; readonly std?: number; readonly seed?: number },
   ): T5Bias {
+    expectObject("T5Bias", "config", config);
     const { numHeads, std = 0.02, seed = 0, ...own } = config;
     expectInteger("T5Bias", "numHeads", numHeads, 1);
     expectNumber("T5Bias", "std", std, 0);

@@ -4,15 +4,16 @@ import {
   ConfigError,
   expectInteger,
   expectNumber,
+  expectObject,
   expectShape,
   linear,
   matmul,
   mul,
   randomNormal,
   RelativeIndex,
-  takeParameter,
   ShapeError,
   showShape,
+  takeParameter,
   transpose,
   type Gpu,
   type Module,
@@ -137,6 +138,7 @@ export class TransformerXl implements Module {
     config: TransformerXlSettings & { readonly std?: number; readonly seed?: number },
   ): TransformerXl {
     const who = "TransformerXl";
+    expectObject(who, "config", config);
     const { std = 0.02, seed = 0, ...settings } = config;
     checkConfig(who, settings, SETTINGS);
     const { numHeads, headDim, modelDim } = settings;

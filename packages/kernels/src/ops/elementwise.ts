@@ -1,5 +1,5 @@
-import { ConfigError, DTypeError, ShapeError } from "../errors.js";
-import { isFloat, type DType } from "../dtype.js";
+import { ConfigError, ShapeError } from "../errors.js";
+import { checkDType, isFloat, type DType } from "../dtype.js";
 import { derive } from "../expr/derive.js";
 import { input, type Expr } from "../expr/expr.js";
 import { exprToWgsl } from "../expr/wgsl.js";
@@ -390,9 +390,7 @@ function runCast(x: Tensor, dtype: DType): Tensor {
 
 /** The same values in another dtype (integers truncate towards zero). Differentiable between f32 and f16. */
 export function cast(x: Tensor, dtype: DType): Tensor {
-  if (dtype === "f16" && !x.gpu.features.f16) {
-    throw new DTypeError("cast", `the adapter ${x.gpu.info.name} has no f16`);
-  }
+  checkDType("cast", dtype, x.gpu.features);
   if (x.dtype === dtype) return x.reshape(x.shape);
   return applyOp({
     name: "cast",
