@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { acceptsSentence, sentencesOf, wordClass, writeStory } from "./stories.js";
-import { PLOTS, WORLD } from "./story_grammar.js";
+import { PLOTS } from "./story_plots.js";
+import { WORLD } from "./story_world.js";
 
 const stories = Array.from({ length: 2000 }, (_, seed) => writeStory(seed));
 

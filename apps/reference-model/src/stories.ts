@@ -1,5 +1,7 @@
 import { HostRandom } from "./random.js";
-import { FUNCTION_WORDS, PLOTS, SLOTS, WORLD, type Animal } from "./story_grammar.js";
+import { PLOTS } from "./story_plots.js";
+import { FUNCTION_WORDS } from "./story_words.js";
+import { SLOTS, WORLD, type Animal } from "./story_world.js";
 
 /**
  * Small stories of this repository's own grammar: it writes them, and it says whether a sentence is one of its own.

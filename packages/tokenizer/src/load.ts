@@ -1,7 +1,8 @@
-import { fromGpt2Files, fromTokenizerJson, isByteLevelBpe } from "./tokenizer_json.js";
 import { TokenizerError } from "./errors.js";
+import { fromGpt2Files } from "./gpt2_files.js";
 import { otherTokenizer } from "./other.js";
 import type { Tokenizer } from "./tokenizer.js";
+import { fromTokenizerJson, isByteLevelBpe } from "./tokenizer_json.js";
 
 /** Gives a file of a folder as text, or undefined where there is none: the file system, a fetch, a zip. */
 export type ReadText = (name: string) => Promise<string | undefined>;
