@@ -1,5 +1,6 @@
 import { execFile } from "node:child_process";
-import { readdir, readFile, stat } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -56,9 +57,10 @@ describe("the bundled checkpoint", () => {
     model.dispose();
   });
 
+  const run = async (...args: string[]): Promise<{ stdout: string; stderr: string }> =>
+    promisify(execFile)(process.execPath, [cli, ...args], { timeout: 50_000 });
+
   it("the command line writes the same text for the same seed, and one line of JSON", async () => {
-    const run = async (...args: string[]): Promise<{ stdout: string; stderr: string }> =>
-      promisify(execFile)(process.execPath, [cli, ...args], { timeout: 50_000 });
     const args = ["generate", "--prompt", "Once upon a time", "--seed", "5", "-n", "12"];
     const plain = await run(...args);
     expect(plain.stdout.startsWith("Once upon a time there was a ")).toBe(true);
@@ -69,5 +71,33 @@ describe("the bundled checkpoint", () => {
     expect(json.ids.length).toBe(12);
     expect(`Once upon a time${json.text}\n`).toBe(plain.stdout);
     expect(json.tokensPerSecond).toBeGreaterThan(0);
+  });
+
+  it.each([
+    ["convert", "--dtype", "bf16"],
+    [
+      "edit",
+      "--subject",
+      "fox",
+      "--prompt",
+      "A {} eats",
+      "--target",
+      " bread",
+      "--steps",
+      "1",
+      "--contexts",
+      "1",
+    ],
+  ])("%s writes a folder that generates", async (...args) => {
+    const out = await mkdtemp(join(tmpdir(), "x-folder-"));
+    try {
+      const text = join(out, "text.txt");
+      await writeFile(text, Array.from({ length: 20 }, (_, i) => writeStory(i)).join("\n\n"));
+      await run(...args, "--out", join(out, "model"), ...(args[0] === "edit" ? ["--text", text] : []));
+      const { stdout } = await run("generate", "-m", join(out, "model"), "-p", "Once upon a time", "-n", "4");
+      expect(stdout).toMatch(/^Once upon a time /);
+    } finally {
+      await rm(out, { recursive: true });
+    }
   });
 });

@@ -1,6 +1,6 @@
-import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
+import { checkConfig, ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
 import { Safetensors, writeSafetensors, type ByteSource, type TensorData } from "@x/kernels/safetensors";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
 import { expectObject, Fields, modelConfig, type ModelConfig } from "./config/index.js";
@@ -251,6 +251,15 @@ export async function loadFolderTokenizer(folder: string): Promise<Tokenizer | u
   return loadTokenizer(async (name) => readFile(join(folder, name), "utf8").catch(() => undefined));
 }
 
+const BESIDE = /^(tokenizer.*|vocab|special_tokens_map|added_tokens|generation_config)\.json$|^merges\.txt$/;
+
+/** What a model's folder holds beside its weights and its configuration, by name: the tokenizer's files and the like. */
+export async function filesBeside(folder: string): Promise<Record<string, string>> {
+  const names = (await readdir(folder)).filter((name) => BESIDE.test(name));
+  const texts = names.map(async (name) => [name, await readFile(join(folder, name), "utf8")] as const);
+  return Object.fromEntries(await Promise.all(texts));
+}
+
 /** A model's parameters on the host under checkpoint names, experts one by one. */
 export async function hostParameters(model: CausalLM): Promise<Record<string, TensorData>> {
   const out: Record<string, TensorData> = {};
@@ -324,8 +333,10 @@ export async function saveCheckpoint(
   folder: string,
   model: CausalLM,
   json: Record<string, unknown>,
-  { dtype = "f32", maxShardBytes = Infinity, files = {} }: SaveOptions = {},
+  options: SaveOptions = {},
 ): Promise<void> {
+  checkConfig("saveCheckpoint", options, ["dtype", "maxShardBytes", "files"]);
+  const { dtype = "f32", maxShardBytes = Infinity, files = {} } = options;
   await mkdir(folder, { recursive: true });
   const { dtype: stored, name: torchDtype, bytes } = CHECKPOINT_DTYPES[dtype];
   const tensors = await hostParameters(model);

@@ -16,12 +16,12 @@ const positions: Record<string, object> = {
   sinusoidal: { type: "sinusoidal", inputScale: 2 },
   shaw: { type: "shaw", maxDistance: 5 },
   "shaw, keys alone": { type: "shaw", maxDistance: 5, useValue: false },
-  transformer_xl: { type: "transformer_xl", clampLength: 12 },
+  transformerXl: { type: "transformerXl", clampLength: 12 },
   deberta: { type: "deberta", maxDistance: 12, positionBuckets: 8 },
   t5: { type: "t5", numBuckets: 8, maxDistance: 20 },
   alibi: { type: "alibi" },
   xpos: { type: "xpos" },
-  "rope, trained": { type: "rope_learned" },
+  "rope, trained": { type: "ropeLearned" },
   "rope, partial and interleaved": { type: "rope", rotaryDim: 4, layout: "interleaved" },
   ...Object.fromEntries(
     [

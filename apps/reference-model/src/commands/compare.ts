@@ -1,14 +1,15 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { Option, type Command } from "commander";
+import type { Command } from "commander";
 import { ConfigError, type Gpu } from "@x/kernels";
 import { readJson, writeAtomically } from "../checkpoint.js";
 import { expectObject } from "../config/index.js";
 import { DOCUMENT_BREAK } from "../data.js";
 import { writeStory } from "../stories.js";
 import { train, TRAINING_DEFAULTS, type TrainingOptions } from "../train.js";
-import { integer, number, optionOf, withDevice } from "./shared.js";
+import { integer, withDevice } from "./shared.js";
+import { addTrainingOptions } from "./training_options.js";
 
 /** Options of short runs: seconds each on a software adapter. */
 const SHORT: TrainingOptions = {
@@ -107,9 +108,7 @@ export function compareCommand(program: Command): void {
     .option("-d, --data <path>", "UTF-8 text (default: 3000 stories of the generator)")
     .option("--vocab-size <n>", "tokens to learn", integer, 512)
     .option("--table <file>", "also write the table as Markdown, with the command");
-  for (const [key, value] of Object.entries(SHORT) as [string, number][])
-    if (key !== "evaluateEvery" && key !== "saveEvery")
-      command.addOption(new Option(`${optionOf(key)} <x>`, `(default: ${value})`).argParser(number));
+  addTrainingOptions(command, SHORT, ["evaluateEvery", "saveEvery"]);
   command.action(async (files: string[], flags: CompareFlags) => {
     const options = { ...SHORT };
     for (const key of Object.keys(SHORT) as (keyof TrainingOptions)[])

@@ -1,8 +1,12 @@
-import { copyFile, mkdir, readdir } from "node:fs/promises";
-import { join } from "node:path";
 import { Option, type Command } from "commander";
 import { ConfigError } from "@x/kernels";
-import { CHECKPOINT_DTYPES, loadCheckpoint, saveCheckpoint, type CheckpointDType } from "../checkpoint.js";
+import {
+  CHECKPOINT_DTYPES,
+  filesBeside,
+  loadCheckpoint,
+  saveCheckpoint,
+  type CheckpointDType,
+} from "../checkpoint.js";
 import { integer, modelOption, withDevice } from "./shared.js";
 
 /** `convert`: write a model folder in another precision, or in shards. */
@@ -21,18 +25,11 @@ export function convertCommand(program: Command): void {
         throw new ConfigError("--max-shard-size", `is ${flags.maxShardSize}; it must be at least 1`);
       await withDevice(async (gpu) => {
         const { model, json } = await loadCheckpoint(gpu, flags.model);
-        await mkdir(flags.out, { recursive: true });
         await saveCheckpoint(flags.out, model, json, {
           dtype: flags.dtype,
+          files: await filesBeside(flags.model),
           ...(flags.maxShardSize === undefined ? {} : { maxShardBytes: flags.maxShardSize * 1e6 }),
         });
-        for (const name of await readdir(flags.model))
-          if (
-            /^(tokenizer.*|vocab|special_tokens_map|added_tokens|generation_config)\.json$|^merges\.txt$/.test(
-              name,
-            )
-          )
-            await copyFile(join(flags.model, name), join(flags.out, name));
         model.dispose();
       });
     });

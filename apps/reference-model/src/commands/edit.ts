@@ -1,14 +1,18 @@
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import type { Command } from "commander";
 import { ConfigError } from "@x/kernels";
-import { loadCheckpoint, loadFolderTokenizer, saveCheckpoint, writeAtomically } from "../checkpoint.js";
+import {
+  filesBeside,
+  loadCheckpoint,
+  loadFolderTokenizer,
+  saveCheckpoint,
+  writeAtomically,
+} from "../checkpoint.js";
 import { readEditFile, type EditFile } from "../facts/edit_file.js";
 import { perplexity } from "../evaluate.js";
 import { beliefs, type Belief } from "../facts/beliefs.js";
 import { editFacts } from "../facts/edit_facts.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
-import { collect, withDevice } from "./shared.js";
+import { repeatable, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
 interface EditFlags extends EditMethodFlags {
@@ -50,14 +54,9 @@ export function editCommand(program: Command): void {
       'JSON: {"facts":[{"subject","prompts","target"},..],"keep":[..],"checks":{..},"contexts":[..]}',
     )
     .option("--subject <text>", "what the fact is about")
-    .option("--prompt <text>", "how it is told, {} for the subject (may be given again)", collect, [])
+    .addOption(repeatable("--prompt <text>", "how it is told, {} for the subject"))
     .option("--target <text>", "what the model is to say then, with the space before it")
-    .option(
-      "--keep <subject>",
-      "another subject, of which nothing is to change (may be given again)",
-      collect,
-      [],
-    )
+    .addOption(repeatable("--keep <subject>", "another subject, of which nothing is to change"))
     .option("-o, --out <dir>", "where the edited model goes");
   addEditOptions(command).action(async (flags: EditFlags) => {
     const { facts, keep, checks } = await factsOf(flags);
@@ -128,17 +127,8 @@ export function editCommand(program: Command): void {
         };
         await writeAtomically(flags.json, `${JSON.stringify(figures, null, 2)}\n`);
       }
-      if (flags.out !== undefined) {
-        const names = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"];
-        const files = await Promise.all(
-          names.map(
-            async (name) =>
-              [name, await readFile(join(flags.model, name), "utf8").catch(() => undefined)] as const,
-          ),
-        );
-        const there = files.filter((f): f is [string, string] => f[1] !== undefined);
-        await saveCheckpoint(flags.out, model, json, Object.fromEntries(there));
-      }
+      if (flags.out !== undefined)
+        await saveCheckpoint(flags.out, model, json, { files: await filesBeside(flags.model) });
       model.dispose();
     });
   });

@@ -4,12 +4,12 @@ import { ConfigError } from "@x/kernels";
 import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
 import { generate } from "../generate.js";
 import {
-  collect,
   extension,
   integer,
   modelOption,
   number,
   reasonOf,
+  repeatable,
   ropeOption,
   withDevice,
 } from "./shared.js";
@@ -109,7 +109,7 @@ export function generateCommand(program: Command): void {
     .option("--seed <n>", "equal seeds give equal texts (default: a new one)", integer)
     .option("--greedy", "always the best token")
     .option("-n, --max-new-tokens <n>", "length at most", integer, 256)
-    .option("--stop <text>", "end before this text (may be given again)", collect, [])
+    .addOption(repeatable("--stop <text>", "end before this text"))
     .option("--ignore-eos", "go on after the end-of-text token")
     .option("--json", "print one line of JSON: ids, text, tokensPerSecond")
     .addOption(ropeOption())

@@ -23,8 +23,11 @@ export const integer = (text: string): number => {
 /** The option of a key: learningRate -> --learning-rate. */
 export const optionOf = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 
-/** Gathers an option that may be given again. */
-export const collect = (text: string, list: string[]): string[] => [...list, text];
+/** An option that may be given again: a list. */
+export const repeatable = (flags: string, description: string): Option =>
+  new Option(flags, `${description} (may be given again)`)
+    .argParser((text: string, list: string[]) => [...list, text])
+    .default([], "none");
 
 export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 

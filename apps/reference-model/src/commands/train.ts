@@ -6,7 +6,8 @@ import { CHECKPOINT_DTYPES, readJson, type CheckpointDType } from "../checkpoint
 import { expectObject } from "../config/index.js";
 import { recipe, RECIPE_DEFAULTS, type RecipeOptions } from "../recipe.js";
 import { train, TRAINING_DEFAULTS, type TrainingOptions } from "../train.js";
-import { integer, number, optionOf, withDevice } from "./shared.js";
+import { integer, optionOf, withDevice } from "./shared.js";
+import { addRecipeOptions, addTrainingOptions } from "./training_options.js";
 
 interface TrainFlags extends Partial<Record<keyof TrainingOptions | keyof RecipeOptions, number>> {
   data?: string;
@@ -27,7 +28,8 @@ export function trainCommand(program: Command): void {
     .option("-o, --out <dir>", "folder of the run and, at the end, the model")
     .option(
       "-c, --config <file>",
-      "JSON with data, out, vocabSize, model (a config.json's content) and the options below; flags win",
+      "JSON with data, out, init, vocabSize, dtype, model (a config.json's content) and the options of training " +
+        "by their names (seqLen); flags win",
     )
     .option("--init <dir>", "a model folder to start from: weights, tokenizer and configuration")
     .option(
@@ -35,17 +37,17 @@ export function trainCommand(program: Command): void {
       "a config.json whose shape the model takes, of a public family or of parts (default: the recipe)",
     )
     .addOption(
-      new Option("--dtype <type>", "of the finished model's weights").choices(Object.keys(CHECKPOINT_DTYPES)),
-    )
-    .option("--vocab-size <n>", "tokens to learn where the out folder has no tokenizer", integer);
-  for (const [key, value] of Object.entries(TRAINING_DEFAULTS))
-    command.addOption(new Option(`${optionOf(key)} <x>`, `(default: ${value})`).argParser(number));
-  for (const [key, value] of Object.entries(RECIPE_DEFAULTS) as [string, number][])
-    command.addOption(
-      new Option(`${optionOf(key)} <n>`, `shape of a model of the recipe (default: ${value})`).argParser(
-        integer,
+      new Option("--dtype <type>", "of the finished model's weights (default: f32)").choices(
+        Object.keys(CHECKPOINT_DTYPES),
       ),
+    )
+    .option(
+      "--vocab-size <n>",
+      "tokens to learn where the out folder has no tokenizer (default: 1024)",
+      integer,
     );
+  addTrainingOptions(command, TRAINING_DEFAULTS);
+  addRecipeOptions(command);
   command.action(async (flags: TrainFlags) => {
     const file =
       flags.config === undefined ? {} : ((await readJson(flags.config)) as Record<string, unknown>);

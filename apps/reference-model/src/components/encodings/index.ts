@@ -18,11 +18,11 @@ export const ENCODINGS: Readonly<Record<string, Factory<Encoding>>> = {
   learned,
   sinusoidal,
   shaw,
-  transformer_xl: transformerXl,
+  transformerXl,
   deberta,
   t5,
   alibi,
   rope,
-  rope_learned: ropeLearned,
+  ropeLearned,
   xpos,
 };
