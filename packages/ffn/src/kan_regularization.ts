@@ -42,10 +42,13 @@ export interface KanRegularization {
   readonly entropy: Tensor;
 }
 
+/** A number whose logarithm is finite: below 1.17e-38 many adapters take a number for 0. */
+const LEAST = 1.2e-38;
+
 /** -p ln p with 0 ln 0 = 0, and no slope there. */
 const information = elementwise("kanEntropy", ["n", "total"], (n, total) => {
   const p = e.div(n, e.max(total, 1e-30));
-  return e.select(e.gt(p, 0), e.neg(e.mul(p, e.log(e.max(p, 1e-38)))), 0);
+  return e.select(e.gt(p, 0), e.neg(e.mul(p, e.log(e.max(p, LEAST)))), 0);
 });
 
 function regularize(who: string, n: Tensor, options: KanRegularizationWeights): KanRegularization {

@@ -112,8 +112,11 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 }`,
 });
 
+/** A number whose logarithm is finite: below 1.17e-38 many adapters take a number for 0. */
+const LEAST = 1.2e-38;
+
 /** x ln x, 0 at 0. */
-const xLogX = elementwise("xLogX", ["x"], (x) => e.select(e.gt(x, 0), e.mul(x, e.log(e.max(x, 1e-38))), 0));
+const xLogX = elementwise("xLogX", ["x"], (x) => e.select(e.gt(x, 0), e.mul(x, e.log(e.max(x, LEAST))), 0));
 const isZero = elementwise("isZero", ["x"], (x) => e.eq(x, 0));
 /** Experts times count, less the number of choices: 0, exactly, where the load is even. */
 const excess = elementwise("loadExcess", ["count", "experts", "total"], (count, experts, total) =>

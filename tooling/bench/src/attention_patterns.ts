@@ -19,7 +19,7 @@ import {
 } from "@x/attention";
 import { openDevice, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
 import { Command } from "commander";
-import { fastest, isMain } from "./timing.js";
+import { interleaved, isMain } from "./timing.js";
 
 export interface PatternRow {
   readonly pattern: string;
@@ -70,13 +70,14 @@ const inputs = (gpu: Gpu, heads: number, rows: readonly number[], dim: number): 
 async function patternRows(gpu: Gpu, length: number, repeat: number): Promise<PatternRow[]> {
   const [q, k, v] = inputs(gpu, 2, [length, length, length], 64) as [Tensor, Tensor, Tensor];
   const names = Object.keys(PATTERNS);
-  const best = names.map(() => Infinity);
-  // In turn, so that a busy machine slows all of them alike; the first round compiles.
-  for (let round = 0; round <= repeat; round++)
-    for (const [n, name] of names.entries()) {
-      const ms = await fastest(gpu, 1, () => attention(q, k, v, { pattern: PATTERNS[name] }));
-      if (round > 0) best[n] = Math.min(best[n]!, ms);
-    }
+  const times = await interleaved(
+    gpu,
+    Object.fromEntries(
+      names.map((name) => [name, () => void attention(q, k, v, { pattern: PATTERNS[name] })]),
+    ),
+    repeat,
+  );
+  const best = names.map((name) => times[name]!.min);
   const rows = names.map((name, n): PatternRow => {
     // A dilated window is visited in the order of its residues, where it is a plain window over a shorter sequence.
     const share =
@@ -110,18 +111,12 @@ async function decodeRow(gpu: Gpu, context: number, keyHeads: number, repeat: nu
   const [q] = inputs(gpu, 8, [1], 64) as [Tensor];
   const [k, v] = inputs(gpu, keyHeads, [context, context], 64) as [Tensor, Tensor];
   const run = (): Tensor => attention(q, k, v, { causal: true });
-  let [milliseconds, wholeMilliseconds] = [Infinity, Infinity];
-  for (let round = 0; round < repeat; round++) {
-    milliseconds = Math.min(milliseconds, await fastest(gpu, 3, run));
-    wholeMilliseconds = Math.min(
-      wholeMilliseconds,
-      await fastest(gpu, 3, () => {
-        vjp(() => [run()], [q]).dispose();
-      }),
-    );
-  }
+  const whole = (): void => {
+    vjp(() => [run()], [q]).dispose();
+  };
+  const times = await interleaved(gpu, { run, whole }, 3 * repeat);
   for (const t of [q, k, v]) t.dispose();
-  return { context, keyHeads, milliseconds, wholeMilliseconds };
+  return { context, keyHeads, milliseconds: times.run.min, wholeMilliseconds: times.whole.min };
 }
 
 export async function benchPatterns(

@@ -12,7 +12,7 @@ import { openDevice, randomNormal, type Gpu, type Tensor } from "@x/kernels";
 import { rmsNorm } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
 import { Command } from "commander";
-import { fastest, isMain } from "./timing.js";
+import { fastest, interleaved, isMain } from "./timing.js";
 
 /** Sizes of all mechanisms alike: 8 heads of 64, four layers; MLA's latent as DeepSeek-V2 has it, in proportion. */
 const SHAPE = { dim: 512, numHeads: 8, headDim: 64, layers: 4, window: 256 } as const;
@@ -263,20 +263,21 @@ async function prefillRows(gpu: Gpu, prompts: readonly number[], repeats: number
     const x = gpu.keep(randomNormal(gpu, [1, tokens, c.dim], { seed: 2 }));
     const cache = model.createCache(gpu, { batch: 1, maxLength: tokens, maxChunk: 256 });
     const caches = plain.createCache(tokens);
-    // In turn, so that both see the machine's ups and downs.
-    let [yocoMilliseconds, plainMilliseconds] = [Infinity, Infinity];
-    for (let i = 0; i < repeats; i++) {
-      const own = await fastest(gpu, 1, () => {
-        cache.clear();
-        model.prefill(x, cache);
-      });
-      const other = await fastest(gpu, 1, () => {
-        for (const held of caches) held.clear();
-        plain.forward(x, caches);
-      });
-      yocoMilliseconds = Math.min(yocoMilliseconds, own);
-      plainMilliseconds = Math.min(plainMilliseconds, other);
-    }
+    const measured = await interleaved(
+      gpu,
+      {
+        yoco: () => {
+          cache.clear();
+          model.prefill(x, cache);
+        },
+        plain: () => {
+          for (const held of caches) held.clear();
+          plain.forward(x, caches);
+        },
+      },
+      repeats,
+    );
+    const [yocoMilliseconds, plainMilliseconds] = [measured.yoco.min, measured.plain.min];
     rows.push({ tokens, yocoMilliseconds, plainMilliseconds, ratio: plainMilliseconds / yocoMilliseconds });
     for (const held of [x, cache, ...caches]) held.dispose();
   }

@@ -100,7 +100,7 @@ async function decode(gpu: Gpu, rounds: number): Promise<Record<string, Timing>>
       gluFfn(x, { wGate, wUp, wDown });
     };
   }
-  const out = await interleaved(gpu, programs, rounds, 20);
+  const out = await interleaved(gpu, programs, rounds);
   for (const t of made) t.dispose();
   return out;
 }

@@ -1,4 +1,4 @@
 export { normals, maxError, normError, type HostTensor, type Inputs } from "./data.js";
 export { measureLimits, type Limits } from "./limits.js";
-export { median } from "./run.js";
+export { median } from "./timing.js";
 export { type Suite } from "./suites.js";

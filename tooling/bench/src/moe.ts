@@ -82,7 +82,7 @@ async function decodeCost(gpu: Gpu, rounds: number, say: (line: string) => void)
     } as const;
     programs[`${count} experts`] = () => mixtralMoe(x, router, experts, { topK: TOP_K, renormalize: true });
   }
-  const t = await interleaved(gpu, programs, rounds, 20);
+  const t = await interleaved(gpu, programs, rounds);
   say(`one token, 2 experts of ${HIDDEN}, by the number of experts:`);
   for (const [name, { min, median }] of Object.entries(t))
     say(

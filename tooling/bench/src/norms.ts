@@ -32,8 +32,7 @@ import {
   scaleNorm,
 } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
-import { median } from "./run.js";
-import { isMain } from "./timing.js";
+import { isMain, median, runsOfSample } from "./timing.js";
 
 export interface Row {
   readonly name: string;
@@ -99,22 +98,32 @@ interface Times {
   readonly cpu: number[];
 }
 
-/** Milliseconds of each case in each round, the cases in turn. */
+/** Milliseconds of each case in each round, the cases in turn; a sample is as many runs as take some milliseconds. */
 async function measure(gpu: Gpu, cases: readonly Case[], rounds: number): Promise<Map<string, Times>> {
+  const sample = async ({ prepare }: Case, count: number): Promise<{ wall: number; cpu: number }> => {
+    const runs = Array.from({ length: count }, prepare);
+    await gpu.sync();
+    const start = performance.now();
+    const before = process.cpuUsage();
+    for (const run of runs) run();
+    await gpu.sync();
+    const used = process.cpuUsage(before);
+    return { wall: performance.now() - start, cpu: (used.user + used.system) / 1000 };
+  };
   const times = new Map<string, Times>(cases.map(({ name }) => [name, { wall: [], cpu: [] }]));
-  for (let round = -1; round < rounds; round++)
-    for (const { name, prepare } of cases) {
-      const run = prepare();
-      await gpu.sync();
-      const start = performance.now();
-      const before = process.cpuUsage();
-      run();
-      await gpu.sync();
-      const used = process.cpuUsage(before);
-      // The first round compiles.
-      if (round < 0) continue;
-      times.get(name)!.wall.push(performance.now() - start);
-      times.get(name)!.cpu.push((used.user + used.system) / 1000);
+  const counts = new Map<Case, number>();
+  for (const one of cases)
+    counts.set(
+      one,
+      // Each prepared run of a backward holds what its forward kept.
+      await runsOfSample(async (runs) => (await sample(one, runs)).wall, 5, 32),
+    );
+  for (let round = 0; round < rounds; round++)
+    for (const one of cases) {
+      const count = counts.get(one)!;
+      const { wall, cpu } = await sample(one, count);
+      times.get(one.name)!.wall.push(wall / count);
+      times.get(one.name)!.cpu.push(cpu / count);
     }
   return times;
 }

@@ -2,6 +2,7 @@ import type { BenchCase } from "./cases.js";
 import { Holder, type Implementation } from "./implementation.js";
 import type { Limits } from "./limits.js";
 import type { Prepared, Sampled } from "./protocol.js";
+import { median, runsOfSample } from "./timing.js";
 
 /** What one implementation did in one row. */
 export type Result =
@@ -28,12 +29,6 @@ export interface RunOptions {
   readonly quick: boolean;
   readonly say: (line: string) => void;
 }
-
-export const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-};
 
 const firstLine = (error: unknown): string =>
   (error instanceof Error ? error.message : String(error)).split("\n")[0] ?? "";
@@ -68,10 +63,11 @@ export async function measureCase(
         results[name] = { status: "wrong", error };
         continue;
       }
-      // The second run is the first without compilation; the third tells how many make a sample.
-      await holder.ask<Sampled>({ op: "sample", count: 1 });
-      const { milliseconds } = await holder.ask<Sampled>({ op: "sample", count: 1 });
-      const count = Math.max(1, Math.min(200, Math.round(SAMPLE_MS / milliseconds)));
+      const count = await runsOfSample(
+        async (runs) => (await holder.ask<Sampled>({ op: "sample", count: runs })).milliseconds,
+        SAMPLE_MS,
+        2000,
+      );
       ready.push({ holder, error, count, samples: [] });
     } catch (error) {
       results[name] = { status: "failed", reason: firstLine(error) };

@@ -1,6 +1,11 @@
 import { pathToFileURL } from "node:url";
 import type { Gpu } from "@x/kernels";
-import { median } from "./run.js";
+
+export const median = (values: readonly number[]): number => {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+};
 
 /** Milliseconds. */
 export interface Timing {
@@ -9,26 +14,49 @@ export interface Timing {
 }
 
 /**
+ * Runs whose time is measured together so that a sample takes about `milliseconds`: one wait for the device may take as
+ * long as many runs. `sample` gives the milliseconds of so many runs. The first sample, in which shaders compile, is not
+ * looked at.
+ */
+export async function runsOfSample(
+  sample: (runs: number) => Promise<number>,
+  milliseconds: number,
+  most: number,
+): Promise<number> {
+  await sample(1);
+  for (let runs = 1; ;) {
+    const wanted = Math.round((runs * milliseconds) / (await sample(runs)));
+    if (wanted <= 2 * runs || runs === most) return Math.max(1, Math.min(most, wanted));
+    runs = Math.min(most, wanted, 8 * runs);
+  }
+}
+
+/** Of a sample of a suite. */
+const SAMPLE_MS = 10;
+
+/**
  * Run programs in turn, so that what else the machine does falls on all of them. A first round, in which they compile,
- * is not counted; a sample is the mean of `repeat` runs.
+ * is not counted; a sample is the mean of as many runs as take some milliseconds.
  */
 export async function interleaved<Name extends string>(
   gpu: Gpu,
   programs: Readonly<Record<Name, () => void>>,
   rounds: number,
-  repeat = 1,
 ): Promise<Record<Name, Timing>> {
-  const once = async (program: () => void): Promise<number> => {
+  const sample = async (program: () => void, runs: number): Promise<number> => {
     const start = performance.now();
-    for (let i = 0; i < repeat; i++) gpu.scope(program);
+    for (let i = 0; i < runs; i++) gpu.scope(program);
     await gpu.sync();
-    return (performance.now() - start) / repeat;
+    return performance.now() - start;
   };
   const list = Object.entries(programs) as [Name, () => void][];
-  const times = list.map(([name, program]) => ({ name, program, samples: [] as number[] }));
-  for (const { program } of times) await once(program);
+  const times = [];
+  for (const [name, program] of list) {
+    const runs = await runsOfSample((n) => sample(program, n), SAMPLE_MS, 500);
+    times.push({ name, program, runs, samples: [] as number[] });
+  }
   for (let round = 0; round < rounds; round++)
-    for (const { program, samples } of times) samples.push(await once(program));
+    for (const { program, runs, samples } of times) samples.push((await sample(program, runs)) / runs);
   return Object.fromEntries(
     times.map(({ name, samples }) => [name, { min: Math.min(...samples), median: median(samples) }]),
   ) as Record<Name, Timing>;

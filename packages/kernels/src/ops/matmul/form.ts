@@ -1,4 +1,5 @@
 import type { Gpu } from "../../gpu.js";
+import { tileOf } from "./tiled.wgsl.js";
 
 /** The ways to compute a product; `auto` chooses by shape, and by what `tune` measured or the adapter's features. */
 export type MatmulForm = "auto" | "subgroup" | "tiled" | "vector" | "wide";
@@ -9,6 +10,13 @@ const LARGE = 2 ** 27;
 /** Rows per subgroup: sixteen amortise loads of b best; eight waste less of small products and compile in half the time. */
 export const chooseRows = (M: number, work: number, vec: boolean): number =>
   vec && M >= 64 && work >= LARGE ? 16 : 8;
+
+/** Workgroups of the larger tile that keep a GPU busy. */
+const BUSY = 128;
+
+/** Rows and columns of outputs of a thread of the tiled form: eight where their tiles are enough to keep a GPU busy. */
+export const chooseTile = (M: number, N: number, count: number): 4 | 8 =>
+  Math.ceil(M / tileOf(8)) * Math.ceil(N / tileOf(8)) * count >= BUSY ? 8 : 4;
 
 export function hasFixedSubgroups(gpu: Gpu): boolean {
   const { subgroups, subgroupMinSize, subgroupMaxSize } = gpu.features;

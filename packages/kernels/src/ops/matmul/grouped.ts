@@ -6,9 +6,9 @@ import type { Tensor } from "../../tensor.js";
 import { checkConfig, expectShape, showShape } from "../../validate.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
-import { chooseRows, chooseTileForm } from "./form.js";
+import { chooseRows, chooseTile, chooseTileForm } from "./form.js";
 import { subgroupMatmul } from "./subgroup.wgsl.js";
-import { TILE, tiledMatmul } from "./tiled.wgsl.js";
+import { tiledMatmul, tileOf } from "./tiled.wgsl.js";
 import { matmulBindings, matmulParams, type MatmulVariant } from "./variant.js";
 
 const subgroupKernel: Kernel<MatmulVariant> = defineKernel({
@@ -53,7 +53,7 @@ function run(p: GroupedProduct): Tensor {
   const height = byRows ? M / groups : M;
   const lanes = chooseTileForm(gpu, height, N) === "subgroup" ? gpu.features.subgroupMinSize : 0;
   const [vecA, vecB] = [even(transposeA ? M : K), even(transposeB ? K : N)];
-  const rows = chooseRows(height, M * N * K, vecA && vecB);
+  const rows = lanes > 0 ? chooseRows(height, M * N * K, vecA && vecB) : chooseTile(height, N, groups);
   const variant: MatmulVariant = {
     transposeA,
     transposeB,
@@ -72,7 +72,7 @@ function run(p: GroupedProduct): Tensor {
     lanes,
     rows,
   };
-  const [tile, columns] = lanes > 0 ? [rows, 4 * lanes] : [TILE, TILE];
+  const [tile, columns] = lanes > 0 ? [rows, 4 * lanes] : [tileOf(rows), tileOf(rows)];
   gpu.run(lanes > 0 ? subgroupKernel : tiledKernel, {
     variant,
     bindings: { a, b, bias, offsets: p.offsets, out },

@@ -13,7 +13,7 @@ import {
   input,
   type Tensor,
 } from "../../index.js";
-import type { MatmulForm } from "./form.js";
+import { chooseTile, type MatmulForm } from "./form.js";
 
 const device = useGpu();
 
@@ -128,6 +128,25 @@ describe("matmul", () => {
       }
     },
   );
+
+  it("the tiled form's larger tile, of enough products: every transpose", { timeout: 180_000 }, async () => {
+    const { gpu } = device;
+    const [count, M, N, K] = [33, 131, 132, 21];
+    expect(chooseTile(M, N, count)).toBe(8);
+    for (const [transposeA, transposeB] of transposes) {
+      const [shapeA, shapeB] = shapes({ M, N, K, transposeA, transposeB });
+      const a = gpu.tensor(numbers(count * M * K, 1), [count, ...shapeA]);
+      const b = gpu.tensor(numbers(count * N * K, 2), [count, ...shapeB]);
+      const result = gpu.scope(() => matmul(a, b, { transposeA, transposeB, form: "tiled" }));
+      const last = (t: ArrayLike<number>, size: number): Float64Array => Float64Array.from(t).slice(-size);
+      const expected = reference({ M, N, K, transposeA, transposeB })(
+        last(await a.read(), M * K),
+        last(await b.read(), N * K),
+      );
+      expect(relativeError(last(await result.read(), M * N), expected)).toBeLessThan(3e-6);
+      for (const t of [a, b, result]) t.dispose();
+    }
+  });
 
   it("broadcasts batch axes, with gradients", async () => {
     for (const [batchA, batchB] of [

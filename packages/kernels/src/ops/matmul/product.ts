@@ -6,9 +6,9 @@ import type { Tensor } from "../../tensor.js";
 import { showShape } from "../../validate.js";
 import { broadcastShapes } from "../elementwise.js";
 import { batchLayout } from "./batch.js";
-import { chooseForm, chooseRows, hasFixedSubgroups, type MatmulForm } from "./form.js";
+import { chooseForm, chooseRows, chooseTile, hasFixedSubgroups, type MatmulForm } from "./form.js";
 import { subgroupMatmul } from "./subgroup.wgsl.js";
-import { TILE, tiledMatmul } from "./tiled.wgsl.js";
+import { tiledMatmul, tileOf } from "./tiled.wgsl.js";
 import { matmulBindings, matmulParams, type MatmulVariant } from "./variant.js";
 import { VECTOR_COLUMNS, vectorMatmul } from "./vector.wgsl.js";
 import { WIDE_COLUMNS, wideMatmul } from "./wide.wgsl.js";
@@ -97,6 +97,11 @@ function planSubgroup(who: string, gpu: Gpu, M: number, work: number, vec: boole
   return { kernel: subgroupKernel, lanes, rows, tile: [rows, 4 * lanes] };
 }
 
+function planTiled(M: number, N: number, count: number): Plan {
+  const rows = chooseTile(M, N, count);
+  return { kernel: tiledKernel, lanes: 0, rows, tile: [tileOf(rows), tileOf(rows)] };
+}
+
 function planWide(who: string, M: number, widens: boolean): Plan {
   if (!widens)
     throw new ConfigError(
@@ -145,7 +150,7 @@ export function runProduct(who: string, p: Product): Tensor {
       case "subgroup":
         return planSubgroup(who, gpu, M, M * N * K * count, vecA && vecB);
       case "tiled":
-        return { kernel: tiledKernel, lanes: 0, rows: 8, tile: [TILE, TILE] };
+        return planTiled(M, N, count);
     }
   };
   const { kernel, lanes, rows, tile } = plan();
