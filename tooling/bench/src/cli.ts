@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError } from "commander";
 import { openDevice } from "@x/kernels";
 import { cpus, loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
-import { CASES, COLD_CASES } from "./cases.js";
+import { CASES, COLD_CASES, LARGE_CASES } from "./cases.js";
 import { Holder, peerImplementations, PROJECT, type Implementation } from "./implementation.js";
 import type { Limits } from "./limits.js";
 import { installPeers } from "./peers.js";
@@ -16,6 +16,7 @@ interface Flags {
   readonly filter: string;
   readonly json?: string;
   readonly quick?: true;
+  readonly large?: true;
   readonly cold: boolean;
   readonly limits: boolean;
   readonly suite?: string;
@@ -111,8 +112,11 @@ async function runTable(flags: Flags): Promise<void> {
       say(showLimits(limits));
     }
     const options = { quick: flags.quick === true, say };
-    for (const bench of CASES.filter((c) => c.name.includes(flags.filter))) {
-      const row = await measureCase(bench, bench.projectOnly ? holders.slice(0, 1) : holders, options);
+    const gpus = holders.filter((h) => h.implementation.webgpu);
+    const cases = flags.large ? [...CASES, ...LARGE_CASES] : CASES;
+    for (const bench of cases.filter((c) => c.name.includes(flags.filter))) {
+      const able = bench.projectOnly ? holders.slice(0, 1) : LARGE_CASES.includes(bench) ? gpus : holders;
+      const row = await measureCase(bench, able, options);
       rows.push(row);
       say(table([row], running, PROJECT).split("\n")[2]!.replace(/ +/g, " "));
       for (const [name, result] of Object.entries(row.results))
@@ -150,6 +154,7 @@ const program = new Command("bench")
   .option("--filter <text>", "only rows whose name holds this", "")
   .option("--json <file>", "where to write the results (default: tooling/bench/results/)")
   .option("--quick", "three rounds instead of nine")
+  .option("--large", "also products of 2048 and 4096, for a GPU")
   .option("--no-cold", "leave out the first calls with an empty shader cache")
   .option("--no-limits", "leave out the adapter's limits")
   .option("--no-subgroups", "this project without subgroups")
