@@ -19,13 +19,21 @@ async function openSmallDevice(options: OpenDeviceOptions): Promise<Gpu> {
   return openDevice({ ...options, device: await adapter.requestDevice({ requiredFeatures }) });
 }
 
-/** A device whose fresh buffers are full of NaN, for the tests of one file; `small`: of the least limits. */
-export function useGpu({ small = false, ...options }: OpenDeviceOptions & { small?: boolean } = {}): {
+export interface TestDeviceOptions extends OpenDeviceOptions {
+  /** Of the least limits. */
+  readonly small?: boolean;
+  /** Kernels take the forms that they have for GPUs, on any adapter. */
+  readonly hardware?: boolean;
+}
+
+/** A device whose fresh buffers are full of NaN, for the tests of one file. */
+export function useGpu({ small = false, hardware = false, ...options }: TestDeviceOptions = {}): {
   readonly gpu: Gpu;
 } {
   const holder: { gpu?: Gpu } = {};
   beforeAll(async () => {
-    holder.gpu = await (small ? openSmallDevice : openDevice)({ fillWithNaN: true, ...options });
+    const gpu = await (small ? openSmallDevice : openDevice)({ fillWithNaN: true, ...options });
+    holder.gpu = hardware ? Object.assign(gpu, { info: { ...gpu.info, software: false } }) : gpu;
   });
   afterAll(() => {
     holder.gpu?.destroy();

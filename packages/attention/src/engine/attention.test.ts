@@ -64,12 +64,13 @@ const shapes = (p: Problem): [number[], number[], number[]] => [
 ];
 const operands = (p: Problem) => shapes(p).map((shape, i) => operand(shape, i + 1));
 
-for (const [label, features] of [
+for (const [label, opened] of [
   ["with the adapter's subgroups", {}],
-  ["without subgroups", { subgroups: false }],
+  ["with subgroups as on a GPU", { hardware: true }],
+  ["without subgroups", { features: { subgroups: false } }],
 ] as const)
   describe(`attention ${label}`, () => {
-    const device = useGpu({ features });
+    const device = useGpu(opened);
     const check = (p: Problem, options: AttentionOptions): Promise<void> =>
       checkOp(device.gpu, (q, k, v) => attention(q, k, v, options), reference(p), operands(p));
 

@@ -8,6 +8,7 @@ import {
   bind,
   cell,
   declare,
+  eachCell,
   eachRow,
   element,
   headAt,
@@ -103,18 +104,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       )
       .join("\n    ")}
     ${bothTiles(v, "q", "k", "dout", "v")}
-    if (lane < ${ROWS}u) {
-      for (var c = 0u; c < 4u * used; c++) {
-        let col = ${column("c0 + c")};
+    ${eachCell(
+      v,
+      ["row", "h", "own_lse", "own_delta"],
+      /* wgsl */ `let col = ${column("c0 + c")};
         let at = place(b, row, col);
         var ds = 0.0;
         if (c0 + c < column_end && ${seenIn(v)}) {
           let y = score(${cell(v, "tile")}, b, h, row, col, at);
           ds = exp(y.x - own_lse) * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
         }
-        ${cell(v, "tile")} = ds;
-      }
-    }
+        ${cell(v, "tile")} = ds;`,
+    )}
     ${barrier(v)}
     ${accumulate(v, "dq_", "tile", "k", (col) => `k_base(b, kv_head, ${column(col)})`, v.piecesQK, "params.head_dim")}
     ${barrier(v)}`,
@@ -174,9 +175,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       )
       .join("\n    ")}
     ${bothTiles(v, "k", "q", "v", "dout")}
-    if (lane < ${ROWS}u) {
-      for (var c = 0u; c < 4u * used; c++) {
-        let n = ${column("c0 + c")};
+    ${eachCell(
+      v,
+      ["col"],
+      /* wgsl */ `let n = ${column("c0 + c")};
         let row = ${queryAt("column", "n")};
         let h = ${headAt("n")};
         let at = place(b, row, col);
@@ -189,9 +191,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
           ds = p * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - ${float(v, "delta", "at_row")}) * y.y;
         }
         ${cell(v, "tile")} = p;
-        ${cell(v, "tile_dp")} = ds;
-      }
-    }
+        ${cell(v, "tile_dp")} = ds;`,
+    )}
     ${barrier(v)}
     ${accumulate(v, "dv_", "tile", "dout", (n) => `o_base(b, ${place(n)})`, v.piecesV, "params.value_dim")}
     ${accumulate(v, "dk_", "tile_dp", "q", (n) => `q_base(b, ${place(n)})`, v.piecesQK, "params.head_dim")}

@@ -47,12 +47,13 @@ describe("partsFor", () => {
   });
 });
 
-for (const [label, features] of [
+for (const [label, opened] of [
   ["with the adapter's subgroups", {}],
-  ["without subgroups", { subgroups: false }],
+  ["with subgroups as on a GPU", { hardware: true }],
+  ["without subgroups", { features: { subgroups: false } }],
 ] as const)
   describe(`one query over split keys ${label}`, { timeout: 300_000 }, () => {
-    const device = useGpu({ features });
+    const device = useGpu(opened);
 
     /** Split = whole = float64; the forward of a gradient is whole. */
     async function check(c: Case, options: AttentionOptions): Promise<void> {

@@ -24,6 +24,7 @@ import {
   share,
   shareBase,
   sharedDeclarations,
+  sharesRows,
   spread,
   storer,
   tileRows,
@@ -49,6 +50,44 @@ export function forwardBindings(v: FlashVariant): Record<string, BindingSpec> {
 
 export function forwardParams(v: FlashVariant): Record<string, ParamType> {
   return { ...flashParams(v), parts: "u32", rows: "u32" };
+}
+
+/**
+ * Scores of the tile become weights exp(s - top) of their rows; `top` and `total` of lane r follow, and `alpha`, by which
+ * row r's earlier sums shrink (Milakov and Gimelshein 2018).
+ */
+function softmaxPass(v: FlashVariant): string {
+  const weight = (s: string, none: string): string =>
+    `select(exp(${s} - high), ${none}, ${s} <= ${none} + ${LOW})`;
+  if (sharesRows(v))
+    return /* wgsl */ `
+    for (var r = 0u; r < ${ROWS}u; r++) {
+      let s = tile[r * ${lanesOf(v)}u + lane];
+      let high = max(subgroupShuffle(top, r), subgroupMax(max(max(s.x, s.y), max(s.z, s.w))));
+      let p = ${weight("s", "vec4f()")};
+      let sum = subgroupAdd((p.x + p.y) + (p.z + p.w));
+      if (lane == r) {
+        alpha = exp(top - high);
+        total = total * alpha + sum;
+        top = high;
+      }
+      tile[r * ${lanesOf(v)}u + lane] = p;
+    }`;
+  return /* wgsl */ `
+    if (lane < ${ROWS}u) {
+      let r = lane;
+      var high = top;
+      for (var c = 0u; c < 4u * used; c++) { high = max(high, ${cell(v, "tile")}); }
+      alpha = exp(top - high);
+      total *= alpha;
+      for (var c = 0u; c < 4u * used; c++) {
+        let s = ${cell(v, "tile")};
+        let p = ${weight("s", "0.0")};
+        total += p;
+        ${cell(v, "tile")} = p;
+      }
+      top = high;
+    }`;
 }
 
 /**
@@ -94,20 +133,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     ${toTile(v, "tile", "s", " * params.scale")}
     ${barrier(v)}
     var alpha = 1.0;
-    if (lane < ${ROWS}u) {
-      ${scorePass(v)}
-      var high = top;
-      for (var c = 0u; c < 4u * used; c++) { high = max(high, ${cell(v, "tile")}); }
-      alpha = exp(top - high);
-      total *= alpha;
-      for (var c = 0u; c < 4u * used; c++) {
-        let s = ${cell(v, "tile")};
-        let p = select(exp(s - high), 0.0, s <= ${LOW});
-        total += p;
-        ${cell(v, "tile")} = p;
-      }
-      top = high;
-    }
+    ${scorePass(v)}
+    ${softmaxPass(v)}
     ${share(v, "alpha")}
     ${barrier(v)}
     ${eachRow(

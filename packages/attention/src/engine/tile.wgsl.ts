@@ -241,9 +241,32 @@ export const zero = (name: string): string =>
     .join(" ");
 export const toTile = (v: FlashVariant, tile: string, name: string, factor = ""): string =>
   eachRow((r) => `${tile}[${r * lanesOf(v)}u + lane] = ${name}${r}${factor};`);
-/** Column c of the lane's row. */
-export const cell = (v: FlashVariant, tile: string): string =>
-  `${tile}[lane * ${lanesOf(v)}u + c / 4u][c % 4u]`;
+/**
+ * On a GPU the lanes of a subgroup share each row, four columns a lane; where a subgroup is a CPU's vector thread, or
+ * there is none, lane r goes along row r, which takes no more steps there and is less text to compile.
+ */
+export const sharesRows = (v: FlashVariant): boolean => v.lanes > 0 && !v.lockstep;
+
+/** Column c of row r. */
+export const cell = (v: FlashVariant, tile: string): string => `${tile}[r * ${lanesOf(v)}u + c / 4u][c % 4u]`;
+
+/** `body` for every cell of the tile, with its r and c; of the values in `held`, lane r has row r's. */
+export const eachCell = (v: FlashVariant, held: readonly string[], body: string): string =>
+  sharesRows(v)
+    ? /* wgsl */ `
+    for (var r = 0u; r < ${ROWS}u; r++) {
+      ${held.map((name) => `let ${name} = subgroupShuffle(${name}, r);`).join(" ")}
+      for (var c = 4u * lane; c < 4u * lane + 4u; c++) {
+        ${body}
+      }
+    }`
+    : /* wgsl */ `
+    if (lane < ${ROWS}u) {
+      let r = lane;
+      for (var c = 0u; c < 4u * used; c++) {
+        ${body}
+      }
+    }`;
 
 /** Terms or masks that look at every pair. */
 const scored = (v: FlashVariant): boolean =>
@@ -253,18 +276,20 @@ const scored = (v: FlashVariant): boolean =>
 export const seenIn = (v: FlashVariant): string =>
   scored(v) ? "seen(b, h, row, col, at)" : "(whole || seen(b, h, row, col, at))";
 
-/** Scores of a tile: lane r goes along row r, one column at a time; pairs that are not seen become LOW. */
+/** Scores of a tile; pairs that are not seen become LOW. */
 export function scorePass(v: FlashVariant): string {
   const at = cell(v, "tile");
   return /* wgsl */ `
     ${scored(v) ? "{" : "if (!whole) {"}
-      for (var c = 0u; c < 4u * used; c++) {
-        let col = ${keyAt("column", "min(c0 + c, column_end - 1u)")};
+      ${eachCell(
+        v,
+        ["row", "h"],
+        /* wgsl */ `let col = ${keyAt("column", "min(c0 + c, column_end - 1u)")};
         let at = place(b, row, col);
         var y = ${LOW};
         if (c0 + c < column_end && seen(b, h, row, col, at)) { y = score(${at}, b, h, row, col, at).x; }
-        ${at} = y;
-      }
+        ${at} = y;`,
+      )}
     }`;
 }
 
