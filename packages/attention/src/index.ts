@@ -15,7 +15,7 @@ export { mergeAttention, type AttentionPart } from "./merge.js";
 export { gatheredAttention } from "./gathered_attention.js";
 export { topkSearch, type SearchResult, type TopkSearchOptions } from "./topk_search.js";
 export { ApproximateIndex, ExactIndex, type MemoryIndex, type VectorIndex } from "./memory_index.js";
-export type { InitOptions, ParameterPlan, Plan } from "./parameters.js";
+export type { Draw, InitOptions, ParameterPlan, Plan } from "./parameters.js";
 export type { Parts, RmsNorm, Rope } from "./parts.js";
 export type { BlockConfig } from "./block.js";
 export {
@@ -84,3 +84,4 @@ export {
   type PatternSize,
   type PictureOptions,
 } from "./patterns/index.js";
+export * from "./sequence/index.js";

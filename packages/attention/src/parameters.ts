@@ -3,9 +3,16 @@ import { checkConfig, ConfigError, randomNormal, showShape, type Gpu, type Tenso
 /** One parameter of a component: its shape, and how it starts. */
 export interface ParameterPlan {
   readonly shape: readonly number[];
-  /** Normal of the given standard deviation, or one number everywhere. */
-  readonly init: "normal" | number;
+  /** Normal of the given standard deviation, one number everywhere, or drawn by a rule of the mechanism's own. */
+  readonly init: "normal" | number | Draw;
 }
+
+/** Makes a parameter of a shape; random numbers come from the seed and stream given. */
+export type Draw = (
+  gpu: Gpu,
+  shape: readonly number[],
+  random: { readonly seed: number; readonly stream: number },
+) => Tensor;
 
 /** Parameters by name. */
 export type Plan = Readonly<Record<string, ParameterPlan>>;
@@ -40,9 +47,11 @@ export function initParameters(
     Object.entries(plan).map(([name, { shape, init }], i) => [
       name,
       gpu.keep(
-        init === "normal"
-          ? randomNormal(gpu, shape, { seed, stream: stream + i, std })
-          : gpu.full(shape, init),
+        typeof init === "function"
+          ? gpu.scope(() => init(gpu, shape, { seed, stream: stream + i }))
+          : init === "normal"
+            ? randomNormal(gpu, shape, { seed, stream: stream + i, std })
+            : gpu.full(shape, init),
       ),
     ]),
   );

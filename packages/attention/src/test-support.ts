@@ -3,10 +3,11 @@ import { concat, slice, type Gpu, type Tensor } from "@x/kernels";
 import { numbers, product, relativeError } from "@x/testing";
 import type { Plan } from "./parameters.js";
 
-/** Parameters of a plan with numbers of a fixed seed: matrices small, norms near one. */
+/** Parameters of a plan with numbers of a fixed seed: matrices small, norms near one, what a rule draws as drawn. */
 export function parametersOf(gpu: Gpu, plan: Plan, seed = 1): Record<string, Tensor> {
   return Object.fromEntries(
     Object.entries(plan).map(([name, { shape, init }], n) => {
+      if (typeof init === "function") return [name, init(gpu, shape, { seed, stream: n })];
       const data = numbers(product(shape), seed * 100 + n).map((x) =>
         init === "normal" ? x * 0.5 : init + 0.2 * x,
       );

@@ -5,13 +5,16 @@ import { attention, masks } from "./attention.js";
 import { ffn } from "./ffn.js";
 import { readGolden } from "./format.js";
 import { moe } from "./moe.js";
+import { gatedRecurrence } from "./gated_recurrence.js";
 import { norm } from "./norm.js";
 import { positional } from "./positional.js";
+import { retention } from "./retention.js";
 import { runCase, type CaseResult, type Runner } from "./runner.js";
+import { stateSpace } from "./state_space.js";
 
 /** Runners by area and mechanism. */
 export const RUNNERS: Readonly<Record<string, Readonly<Record<string, Runner>>>> = {
-  attention: { ...attention, ...masks },
+  attention: { ...attention, ...masks, ...retention, ...stateSpace, ...gatedRecurrence },
   ffn,
   moe,
   norm,

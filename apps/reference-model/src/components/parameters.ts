@@ -1,3 +1,4 @@
+import type { Draw } from "@x/attention";
 import { ConfigError, randomNormal, takeParameter, type Tensor } from "@x/kernels";
 import type { ModelConfig } from "../config/index.js";
 import type { Weights } from "./contract.js";
@@ -43,6 +44,13 @@ export class ParameterSet {
 
   constant(name: string, shape: readonly number[], value: number): Tensor {
     return this.#take(name, shape, () => this.#weights.gpu.full(shape, value));
+  }
+
+  /** Drawn by a mechanism's own rule. */
+  drawn(name: string, shape: readonly number[], draw: Draw): Tensor {
+    const { gpu, seed } = this.#weights;
+    const stream = streamOf(`${this.#weights.name}.${name}`);
+    return this.#take(name, shape, () => gpu.scope(() => draw(gpu, shape, { seed, stream })));
   }
 
   /** Numbers from the host. */

@@ -8,9 +8,11 @@ export function planned(plan: Plan, weights: Weights): Record<string, Tensor> {
   const set = new ParameterSet(weights);
   const { model, gain } = weights;
   for (const [name, { shape, init }] of Object.entries(plan)) {
-    const out = /(^|\.)(o_proj|down_proj)\.weight$/.test(name);
+    const out = /(^|\.)(o_proj|out_proj|down_proj)\.weight$/.test(name);
     const value = /(^|\.)(v_proj|up_proj)\.weight$/.test(name);
-    if (init === "normal") set.normal(name, shape, out ? outStd(model) * gain : value ? STD * gain : STD);
+    if (typeof init === "function") set.drawn(name, shape, init);
+    else if (init === "normal")
+      set.normal(name, shape, out ? outStd(model) * gain : value ? STD * gain : STD);
     else set.constant(name, shape, init);
   }
   return set.all();

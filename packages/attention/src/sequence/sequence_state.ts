@@ -1,0 +1,66 @@
+import { ConfigError, expectShape, noGrad, stridedCopy, stridesOf, type Gpu, type Tensor } from "@x/kernels";
+
+/** Shapes of a state's tensors by name, and the number each starts from (0). */
+export type StatePlan = Readonly<
+  Record<string, { readonly shape: readonly number[]; readonly initial?: number }>
+>;
+
+/**
+ * What a sequence mixer carries from token to token: named tensors of fixed size, written in place, so that a decoding
+ * step can be recorded and nothing grows with the text.
+ */
+export class SequenceState {
+  readonly #gpu: Gpu;
+  readonly #plan: StatePlan;
+  readonly #tensors: Readonly<Record<string, Tensor>>;
+
+  constructor(gpu: Gpu, plan: StatePlan) {
+    this.#gpu = gpu;
+    this.#plan = plan;
+    this.#tensors = Object.fromEntries(
+      Object.entries(plan).map(([name, { shape, initial = 0 }]) => [
+        name,
+        gpu.keep(gpu.full(shape, initial)),
+      ]),
+    );
+  }
+
+  /** The tensors by name, as the last token left them; they stay the same objects. */
+  get tensors(): Readonly<Record<string, Tensor>> {
+    return this.#tensors;
+  }
+
+  /** Bytes held; they do not depend on the text's length. */
+  get bytes(): number {
+    return Object.values(this.#tensors).reduce((sum, t) => sum + t.byteLength, 0);
+  }
+
+  /** Put new values in place. @throws ConfigError, ShapeError naming the tensor that is missing or does not fit. */
+  update(next: Readonly<Record<string, Tensor | undefined>>): void {
+    for (const [name, to] of Object.entries(this.#tensors)) {
+      const from = next[name];
+      if (!from) throw new ConfigError("SequenceState.update", `${name} is missing`);
+      expectShape("SequenceState.update", name, from, to.shape);
+    }
+    noGrad(() => {
+      for (const [name, to] of Object.entries(this.#tensors)) this.#write(to, next[name]!);
+    });
+  }
+
+  /** Back to the beginning of a text. */
+  clear(): void {
+    this.#gpu.scope(() => {
+      for (const [name, to] of Object.entries(this.#tensors))
+        this.#write(to, this.#gpu.full(to.shape, this.#plan[name]?.initial ?? 0));
+    });
+  }
+
+  #write(to: Tensor, from: Tensor): void {
+    const strides = stridesOf(to.shape);
+    stridedCopy("SequenceState", to.shape, { tensor: from, strides }, { tensor: to, strides });
+  }
+
+  dispose(): void {
+    for (const tensor of Object.values(this.#tensors)) tensor.dispose();
+  }
+}
