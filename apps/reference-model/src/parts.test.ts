@@ -60,6 +60,8 @@ const cases: Record<string, Record<string, unknown>> = {
       {},
     ],
   },
+  "linear recurrent units": { position: { type: "none" }, mixer: { type: "lru", stateSize: 24 } },
+  S5: { position: { type: "none" }, mixer: { type: "s5", stateSize: 12, discretization: "bilinear" } },
   "the plain block with gelu": { ffn: { type: "ffn", activation: "gelu" } },
   "the plain block without biases, swish per channel": {
     ffn: { type: "ffn", activation: "swish", beta: "channel", bias: false, hiddenDim: 40 },

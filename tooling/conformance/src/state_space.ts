@@ -1,3 +1,11 @@
+import { lru, s5 } from "@x/attention";
 import type { Runner } from "./runner.js";
 
-export const stateSpace: Readonly<Record<string, Runner>> = {};
+export const stateSpace: Readonly<Record<string, Runner>> = {
+  lru: ({ inputs, params }) => ({
+    ...lru(inputs["u"]!, params as never, { state: inputs["state"] }),
+  }),
+  s5: ({ config, inputs, params }) => ({
+    ...s5(inputs["u"]!, params as never, { ...config, state: inputs["state"] }),
+  }),
+};

@@ -1,2 +1,5 @@
 // Sequence mixers without softmax: each maps a sequence to a sequence by a state of fixed size.
 export { SequenceState, type StatePlan } from "./sequence_state.js";
+export { lru, Lru, type LruConfig, type LruOptions, type LruParameters } from "./lru.js";
+export { s5, S5, type S5Config, type S5Options, type S5Parameters, type S5Rule } from "./s5.js";
+export type { DiagonalParameters } from "./diagonal.js";

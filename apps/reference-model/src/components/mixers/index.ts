@@ -1,17 +1,21 @@
 import type { Factory, Mixer } from "../contract.js";
 import { attentionMixer } from "./attention.js";
+import { lruMixer } from "./lru.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { rmtMixer } from "./rmt.js";
+import { s5Mixer } from "./s5.js";
 import { transformerXlMixer } from "./transformer_xl.js";
 import { yocoMixer } from "./yoco.js";
 
 /** Mixers by type. */
 export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   attention: attentionMixer,
+  lru: lruMixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
   rmt: rmtMixer,
+  s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,
 };
