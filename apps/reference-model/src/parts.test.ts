@@ -61,6 +61,7 @@ const cases: Record<string, Record<string, unknown>> = {
     ],
   },
   "linear recurrent units": { position: { type: "none" }, mixer: { type: "lru", stateSize: 24 } },
+  S4D: { position: { type: "none" }, mixer: { type: "s4d", stateSize: 6 } },
   S5: { position: { type: "none" }, mixer: { type: "s5", stateSize: 12, discretization: "bilinear" } },
   "the plain block with gelu": { ffn: { type: "ffn", activation: "gelu" } },
   "the plain block without biases, swish per channel": {

@@ -1,9 +1,12 @@
-import { lru, s5 } from "@x/attention";
+import { lru, s4d, s5 } from "@x/attention";
 import type { Runner } from "./runner.js";
 
 export const stateSpace: Readonly<Record<string, Runner>> = {
   lru: ({ inputs, params }) => ({
     ...lru(inputs["u"]!, params as never, { state: inputs["state"] }),
+  }),
+  s4d: ({ config, inputs, params }) => ({
+    ...s4d(inputs["u"]!, params as never, { ...config, state: inputs["state"] }),
   }),
   s5: ({ config, inputs, params }) => ({
     ...s5(inputs["u"]!, params as never, { ...config, state: inputs["state"] }),

@@ -76,3 +76,53 @@ export function diagonalReference(
     }
   return [...out.map((y, i) => y + dSkip[i % dim]! * u[i]!), ...last];
 }
+
+/** Causal convolution of every channel: x [batch, seq, dim], filter [dim, taps]. */
+export function convolutionReference(
+  sizes: { readonly batch: number; readonly seq: number; readonly dim: number; readonly taps: number },
+  x: Numbers,
+  filter: Numbers,
+): Float64Array {
+  const { batch, seq, dim, taps } = sizes;
+  return Float64Array.from({ length: batch * seq * dim }, (_, i) => {
+    const [d, t, b] = [i % dim, Math.floor(i / dim) % seq, Math.floor(i / (dim * seq))];
+    let sum = 0;
+    for (let l = 0; l < Math.min(taps, t + 1); l++)
+      sum += filter[d * taps + l]! * x[(b * seq + t - l) * dim + d]!;
+    return sum;
+  });
+}
+
+/**
+ * The models of all channels, token by token: y_t = 2 Re(sum_n c_n x_{t,n}) + dSkip u_t; outputs [batch, seq, dim], then
+ * the states [batch, dim, states, 2].
+ */
+export function channelsReference(
+  sizes: { readonly batch: number; readonly seq: number; readonly dim: number; readonly states: number },
+  rule: "zoh" | "bilinear",
+  u: Numbers,
+  [logDt, logAReal, aImag, c, dSkip]: readonly [Numbers, Numbers, Numbers, Numbers, Numbers],
+  state?: Numbers,
+): number[] {
+  const { batch, seq, dim, states } = sizes;
+  const out = new Array<number>(batch * seq * dim).fill(0);
+  const last: number[] = [];
+  for (let b = 0; b < batch; b++)
+    for (let h = 0; h < dim; h++) {
+      const models = Array.from({ length: states }, (_, n) =>
+        discretize(rule, [-Math.exp(logAReal[h * states + n]!), aImag[h * states + n]!], Math.exp(logDt[h]!)),
+      );
+      const x = models.map((_, n): Complex => (state ? at(state, (b * dim + h) * states + n) : [0, 0]));
+      for (let t = 0; t < seq; t++) {
+        const i = (b * seq + t) * dim + h;
+        let y = dSkip[h]! * u[i]!;
+        for (const [n, { a, f }] of models.entries()) {
+          x[n] = cadd(cmul(a, x[n]!), cmul(f, [u[i]!, 0]));
+          y += 2 * cmul(at(c, h * states + n), x[n])[0];
+        }
+        out[i] = y;
+      }
+      last.push(...x.flat());
+    }
+  return [...out, ...last];
+}

@@ -4,6 +4,7 @@ import { lruMixer } from "./lru.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { rmtMixer } from "./rmt.js";
+import { s4dMixer } from "./s4d.js";
 import { s5Mixer } from "./s5.js";
 import { transformerXlMixer } from "./transformer_xl.js";
 import { yocoMixer } from "./yoco.js";
@@ -15,6 +16,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   memorizing: memorizingMixer,
   mla: mlaMixer,
   rmt: rmtMixer,
+  s4d: s4dMixer,
   s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,
