@@ -1,4 +1,4 @@
-import { gatedRetention, retention as retain } from "@x/attention";
+import { gatedRetention, retention as retain, ssd } from "@x/attention";
 import type { Runner, RunnerContext } from "./runner.js";
 
 /** The configuration, whose keys are the packages', and a state if the case has one. */
@@ -15,5 +15,9 @@ export const retention: Readonly<Record<string, Runner>> = {
   gated_retention: (context) => {
     const { q, k, v, logDecay } = context.inputs;
     return gatedRetention(q!, k!, v!, logDecay!, options(context));
+  },
+  ssd: (context) => {
+    const { x, dt, b, c } = context.inputs;
+    return ssd(x!, dt!, b!, c!, context.params as never, options(context));
   },
 };

@@ -2,6 +2,7 @@
 export type { SequenceForm } from "./decayed_attention.js";
 export { gatedRetention, type GatedRetentionOptions } from "./gated_retention.js";
 export { retention, type RetentionConfig, type RetentionOptions } from "./retention.js";
+export { ssd, type SsdOptions, type SsdParameters } from "./ssd.js";
 export { SequenceState, type StatePlan } from "./sequence_state.js";
 export { lru, Lru, type LruConfig, type LruOptions, type LruParameters } from "./lru.js";
 export { s5, S5, type S5Config, type S5Options, type S5Parameters, type S5Rule } from "./s5.js";
