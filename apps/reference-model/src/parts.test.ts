@@ -61,6 +61,8 @@ const cases: Record<string, Record<string, unknown>> = {
     ],
   },
   "linear recurrent units": { position: { type: "none" }, mixer: { type: "lru", stateSize: 24 } },
+  H3: { position: { type: "none" }, mixer: { type: "h3", headDim: 2, stateSize: 4 } },
+  "gated long convolutions": { position: { type: "none" }, mixer: { type: "gatedLongConv", taps: 12 } },
   S4D: { position: { type: "none" }, mixer: { type: "s4d", stateSize: 6 } },
   S5: { position: { type: "none" }, mixer: { type: "s5", stateSize: 12, discretization: "bilinear" } },
   "the plain block with gelu": { ffn: { type: "ffn", activation: "gelu" } },

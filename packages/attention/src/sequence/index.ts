@@ -8,3 +8,12 @@ export { lru, Lru, type LruConfig, type LruOptions, type LruParameters } from ".
 export { s5, S5, type S5Config, type S5Options, type S5Parameters, type S5Rule } from "./s5.js";
 export type { DiagonalParameters } from "./diagonal.js";
 export { s4d, S4d, type S4dConfig, type S4dOptions, type S4dOutputs, type S4dParameters } from "./s4d.js";
+export {
+  gatedLongConv,
+  GatedLongConv,
+  type GatedLongConvConfig,
+  type GatedLongConvOptions,
+  type GatedLongConvParameters,
+} from "./gated_long_conv.js";
+export { h3, H3, type H3Config, type H3Options, type H3Parameters, type H3State } from "./h3.js";
+export type { ConvolutionForm } from "./long_convolution.js";

@@ -1,4 +1,14 @@
-import { applyOp, defineKernel, grid1d, type Kernel, type Tensor } from "@x/kernels";
+import {
+  applyOp,
+  causalConv1d,
+  concat,
+  defineKernel,
+  flip,
+  grid1d,
+  slice,
+  type Kernel,
+  type Tensor,
+} from "@x/kernels";
 import { product, spectra, type ProductVariant } from "./fft.wgsl.js";
 import { direct, TILE, type DirectVariant } from "./long_convolution.wgsl.js";
 
@@ -157,4 +167,25 @@ function transformed(x: Tensor, filter: Tensor, block: Block): Form {
       ];
     },
   };
+}
+
+/**
+ * The convolution of a sequence that goes on: `before` [batch, taps - 1, dim] are the inputs before x, oldest first, and
+ * `inputs` those before what follows.
+ */
+export function continuedConvolution(
+  x: Tensor,
+  filter: Tensor,
+  before: Tensor,
+  form: ConvolutionForm = "auto",
+): { y: Tensor; inputs: Tensor } {
+  const [seq, taps] = [x.shape[1]!, filter.shape[1]!];
+  // Few tokens against many taps: only their own outputs are computed.
+  if (seq < taps) {
+    const { out, state } = causalConv1d(x, flip(filter, 1), { state: before });
+    return { y: out, inputs: state };
+  }
+  const all = concat([before, x], 1);
+  const last = (n: number, of: Tensor): Tensor => slice(of, { axis: 1, start: all.shape[1]! - n });
+  return { y: last(seq, longConvolution(all, filter, { form })), inputs: last(taps - 1, all) };
 }

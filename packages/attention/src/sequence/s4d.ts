@@ -105,7 +105,7 @@ function convolved(u: Tensor, kernel: Tensor, { pole, c }: ChannelModel, state: 
 }
 
 /** The same outputs and the last state in one pass over the tokens; its gradient is the convolution's. */
-export function stepped(
+function stepped(
   u: Tensor,
   { pole, c }: ChannelModel,
   state: Tensor | undefined,
@@ -143,6 +143,17 @@ export function stepped(
     },
   });
   return { y: y!, state: last! };
+}
+
+/** Pieces up to which a state is moved on token by token. */
+const FEW = 16;
+
+/** Outputs without the skip and the next state of a sequence that goes on, in the form for its length. */
+export function advance(u: Tensor, model: ChannelModel, state: Tensor): { y: Tensor; state: Tensor } {
+  const { pole, c } = model;
+  if (u.shape[1]! <= FEW) return stepped(u, model, state);
+  const kernel = powerSums(c, pole, u.shape[1]!);
+  return { y: convolved(u, kernel, model, state), state: finalState(u, pole, state) };
 }
 
 const skipped = elementwise("s4dSkip", ["y", "u", "d"], (y, u, d) => e.add(y, e.mul(u, d)));
@@ -244,9 +255,6 @@ export interface S4dConfig {
   readonly dtMin?: number;
   readonly dtMax?: number;
 }
-
-/** Pieces up to which a state is moved on token by token. */
-const FEW = 16;
 
 /**
  * `s4d` as a layer: parameters log_dt [dim], log_A_real, A_imag [dim, stateSize], C [dim, stateSize, 2], D [dim], and

@@ -1,5 +1,7 @@
 import type { Factory, Mixer } from "../contract.js";
 import { attentionMixer } from "./attention.js";
+import { gatedLongConvMixer } from "./gated_long_conv.js";
+import { h3Mixer } from "./h3.js";
 import { lruMixer } from "./lru.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
@@ -12,6 +14,8 @@ import { yocoMixer } from "./yoco.js";
 /** Mixers by type. */
 export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   attention: attentionMixer,
+  gatedLongConv: gatedLongConvMixer,
+  h3: h3Mixer,
   lru: lruMixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
