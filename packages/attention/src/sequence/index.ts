@@ -17,3 +17,6 @@ export {
 } from "./gated_long_conv.js";
 export { h3, H3, type H3Config, type H3Options, type H3Parameters, type H3State } from "./h3.js";
 export type { ConvolutionForm } from "./long_convolution.js";
+export type { Before, SequenceOptions } from "./sequence_state.js";
+export { selectiveScan, type Discretization, type SelectiveScanOptions } from "./selective_scan.js";
+export { MambaBlock, type MambaConfig, type MambaStates } from "./mamba.js";

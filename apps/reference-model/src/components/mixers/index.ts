@@ -3,6 +3,7 @@ import { attentionMixer } from "./attention.js";
 import { gatedLongConvMixer } from "./gated_long_conv.js";
 import { h3Mixer } from "./h3.js";
 import { lruMixer } from "./lru.js";
+import { mambaMixer } from "./mamba.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { rmtMixer } from "./rmt.js";
@@ -17,6 +18,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   gatedLongConv: gatedLongConvMixer,
   h3: h3Mixer,
   lru: lruMixer,
+  mamba: mambaMixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
   rmt: rmtMixer,
