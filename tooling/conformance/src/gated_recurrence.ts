@@ -1,5 +1,5 @@
-import { MambaBlock, selectiveScan, type Discretization } from "@x/attention";
-import { flag, text } from "./config.js";
+import { GriffinBlock, MambaBlock, rgLru, selectiveScan, type Discretization } from "@x/attention";
+import { flag, number, text } from "./config.js";
 import type { Runner } from "./runner.js";
 import type { Tensor } from "@x/kernels";
 
@@ -23,6 +23,22 @@ const MAMBA: Readonly<Record<string, string>> = {
   dSkip: "D",
   wOut: "out_proj.weight",
   bOut: "out_proj.bias",
+};
+
+const GRIFFIN: Readonly<Record<string, string>> = {
+  wX: "linear_x.weight",
+  bX: "linear_x.bias",
+  wY: "linear_y.weight",
+  bY: "linear_y.bias",
+  wOut: "linear_out.weight",
+  bOut: "linear_out.bias",
+  convWeight: "conv_1d.w",
+  convBias: "conv_1d.b",
+  wInput: "rg_lru.input_gate.w",
+  bInput: "rg_lru.input_gate.b",
+  wRec: "rg_lru.a_gate.w",
+  bRec: "rg_lru.a_gate.b",
+  aParam: "rg_lru.a_param",
 };
 
 /** Runners of the mechanisms whose decay depends on the token: Mamba, Griffin, RWKV-4. */
@@ -54,6 +70,24 @@ export const gatedRecurrence: Readonly<Record<string, Runner>> = {
     const { out, ...states } = new MambaBlock(config, renamed(MAMBA, params)).outputs(x!, {
       convState,
       ssmState,
+    });
+    return { out, ...states };
+  },
+  rg_lru: ({ config, inputs, params }) => {
+    const { x, state, segmentPos } = inputs;
+    const { wInput, bInput, wRec, bRec, aParam } = params;
+    const gates = { wInput: wInput!, bInput: bInput!, wRec: wRec!, bRec: bRec!, aParam: aParam! };
+    return rgLru(x!, gates, { state, segmentPos, c: number(config, "c", 8) });
+  },
+  griffin_recurrent_block: ({ inputs, params }) => {
+    const { x, convState, state, segmentPos } = inputs;
+    const [dim, lruWidth] = params["wOut"]!.shape as [number, number];
+    const numBlocks = params["wInput"]!.shape[0]!;
+    const config = { dim, lruWidth, numBlocks, convSize: params["convWeight"]!.shape[1]! };
+    const { out, ...states } = new GriffinBlock(config, renamed(GRIFFIN, params)).outputs(x!, {
+      convState,
+      state,
+      segmentPos,
     });
     return { out, ...states };
   },

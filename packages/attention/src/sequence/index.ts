@@ -20,3 +20,5 @@ export type { ConvolutionForm } from "./long_convolution.js";
 export type { Before, SequenceOptions } from "./sequence_state.js";
 export { selectiveScan, type Discretization, type SelectiveScanOptions } from "./selective_scan.js";
 export { MambaBlock, type MambaConfig, type MambaStates } from "./mamba.js";
+export { rgLru, type RgLruOptions, type RgLruParameters } from "./rg_lru.js";
+export { GriffinBlock, type GriffinConfig, type GriffinOptions, type GriffinStates } from "./griffin.js";

@@ -2,6 +2,7 @@ import type { Factory, Mixer } from "../contract.js";
 import { attentionMixer } from "./attention.js";
 import { gatedLongConvMixer } from "./gated_long_conv.js";
 import { h3Mixer } from "./h3.js";
+import { griffinMixer } from "./griffin.js";
 import { lruMixer } from "./lru.js";
 import { mambaMixer } from "./mamba.js";
 import { memorizingMixer } from "./memorizing.js";
@@ -17,6 +18,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   attention: attentionMixer,
   gatedLongConv: gatedLongConvMixer,
   h3: h3Mixer,
+  griffin: griffinMixer,
   lru: lruMixer,
   mamba: mambaMixer,
   memorizing: memorizingMixer,
