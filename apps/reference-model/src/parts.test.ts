@@ -70,6 +70,7 @@ const cases: Record<string, Record<string, unknown>> = {
     layers: [{}, { mixer: { type: "attention", numHeads: 4, numKvHeads: 1, window: 5 } }],
   },
   Mamba: { position: { type: "none" }, mixer: { type: "mamba", stateSize: 4, innerDim: 24 } },
+  "RWKV-4's time mixing": { position: { type: "none" }, mixer: { type: "rwkv4", attentionDim: 24 } },
   "the plain block with gelu": { ffn: { type: "ffn", activation: "gelu" } },
   "the plain block without biases, swish per channel": {
     ffn: { type: "ffn", activation: "swish", beta: "channel", bias: false, hiddenDim: 40 },

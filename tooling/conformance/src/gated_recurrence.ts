@@ -1,4 +1,12 @@
-import { GriffinBlock, MambaBlock, rgLru, selectiveScan, type Discretization } from "@x/attention";
+import {
+  GriffinBlock,
+  MambaBlock,
+  rgLru,
+  Rwkv4ChannelMix,
+  Rwkv4TimeMix,
+  selectiveScan,
+  type Discretization,
+} from "@x/attention";
 import { flag, number, text } from "./config.js";
 import type { Runner } from "./runner.js";
 import type { Tensor } from "@x/kernels";
@@ -39,6 +47,18 @@ const GRIFFIN: Readonly<Record<string, string>> = {
   wRec: "rg_lru.a_gate.w",
   bRec: "rg_lru.a_gate.b",
   aParam: "rg_lru.a_param",
+};
+
+const RWKV: Readonly<Record<string, string>> = {
+  mixR: "time_mix_r",
+  mixK: "time_mix_k",
+  mixV: "time_mix_v",
+  wR: "receptance.weight",
+  wK: "key.weight",
+  wV: "value.weight",
+  wO: "output.weight",
+  timeDecay: "time_decay",
+  timeFirst: "time_first",
 };
 
 /** Runners of the mechanisms whose decay depends on the token: Mamba, Griffin, RWKV-4. */
@@ -90,5 +110,19 @@ export const gatedRecurrence: Readonly<Record<string, Runner>> = {
       segmentPos,
     });
     return { out, ...states };
+  },
+  rwkv4_time_mix: ({ inputs, params }) => {
+    const { x, prev, num, den, max } = inputs;
+    const [dim, attentionDim] = params["wO"]!.shape as [number, number];
+    const layer = new Rwkv4TimeMix({ dim, attentionDim }, renamed(RWKV, params));
+    const { out, ...states } = layer.outputs(x!, { prev, num, den, max });
+    return { out, ...states };
+  },
+  rwkv4_channel_mix: ({ inputs, params }) => {
+    const [dim, ffnDim] = params["wV"]!.shape as [number, number];
+    const { out, prev } = new Rwkv4ChannelMix({ dim, ffnDim }, renamed(RWKV, params)).outputs(inputs["x"]!, {
+      prev: inputs["prev"],
+    });
+    return { out, prev };
   },
 };

@@ -22,3 +22,12 @@ export { selectiveScan, type Discretization, type SelectiveScanOptions } from ".
 export { MambaBlock, type MambaConfig, type MambaStates } from "./mamba.js";
 export { rgLru, type RgLruOptions, type RgLruParameters } from "./rg_lru.js";
 export { GriffinBlock, type GriffinConfig, type GriffinOptions, type GriffinStates } from "./griffin.js";
+export { wkv, type WkvState } from "./wkv.js";
+export {
+  Rwkv4ChannelMix,
+  Rwkv4TimeMix,
+  type Rwkv4ChannelMixConfig,
+  type Rwkv4ShiftState,
+  type Rwkv4TimeMixConfig,
+  type Rwkv4TimeMixStates,
+} from "./rwkv4.js";

@@ -9,6 +9,7 @@ import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { rmtMixer } from "./rmt.js";
 import { s4dMixer } from "./s4d.js";
+import { rwkv4Mixer } from "./rwkv4.js";
 import { s5Mixer } from "./s5.js";
 import { transformerXlMixer } from "./transformer_xl.js";
 import { yocoMixer } from "./yoco.js";
@@ -25,6 +26,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   mla: mlaMixer,
   rmt: rmtMixer,
   s4d: s4dMixer,
+  rwkv4: rwkv4Mixer,
   s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,
