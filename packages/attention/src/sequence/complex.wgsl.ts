@@ -1,7 +1,7 @@
 /**
  * Complex numbers as vec2f (re, im). WGSL promises little of its sin, cos, exp and atan2 (sin and cos 2^-11), and a
- * state space model multiplies angles by thousands of steps: so angles are counted in turns, reduced exactly, and go
- * through polynomials.
+ * state space model multiplies angles by thousands of steps: so angles are counted in turns, as integers, and go through
+ * polynomials.
  */
 export const complexWgsl = /* wgsl */ `
 fn conj(a: vec2f) -> vec2f { return vec2f(a.x, -a.y); }
@@ -29,10 +29,11 @@ fn turn(x: f32) -> vec2f {
   return select(quarter, -quarter, k >= 2);
 }
 
-// The l-th power of the pole (ln |a|, arg a in turns). The phase is a product of integers that wraps at whole turns:
-// its error is that of the angle given, however long the sequence.
-fn power(pole: vec2f, l: u32) -> vec2f {
-  let steps = i32(round((pole.y - round(pole.y)) * 4294967296.0));
-  let phase = bitcast<i32>(bitcast<u32>(steps) * l);
-  return exp_(f32(l) * pole.x) * turn(f32(phase) * 2.3283064365386963e-10);
+// 2^-32 turns as turns.
+fn turns_of(steps: i32) -> f32 { return f32(steps) * 2.3283064365386963e-10; }
+// A pole a in four words: the bits of ln |a|, arg a in 2^-32 turns, and the bits of the factor of what enters.
+fn factor(pole: vec4u) -> vec2f { return bitcast<vec2f>(pole.zw); }
+// a^l. The angle is a product of integers that wraps at whole turns: no length costs it digits.
+fn power(pole: vec4u, l: u32) -> vec2f {
+  return exp_(f32(l) * bitcast<f32>(pole.x)) * turn(turns_of(bitcast<i32>(pole.y * l)));
 }`;

@@ -38,7 +38,7 @@ function cut(gpu: Gpu, seq: number, threads: number): { chunk: number; chunks: n
 
 const endsKernel: Kernel<ScanVariant> = defineKernel({
   name: "diagonalScanEnds",
-  bindings: { v: "read vec2f", pole: "read vec4f", borders: "write vec2f" },
+  bindings: { v: "read vec2f", pole: "read vec4u", borders: "write vec2f" },
   params: scanParams,
   wgsl: scanEnds,
 });
@@ -46,7 +46,7 @@ const endsKernel: Kernel<ScanVariant> = defineKernel({
 const carryKernel: Kernel<ScanVariant> = defineKernel({
   name: "diagonalScanCarry",
   bindings: (v: ScanVariant) => ({
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     ...(v.start ? { start: "read vec2f" as const } : {}),
     borders: "read_write vec2f" as const,
   }),
@@ -58,7 +58,7 @@ const forwardKernel: Kernel<ScanVariant> = defineKernel({
   name: "diagonalScan",
   bindings: (v: ScanVariant) => ({
     v: "read vec2f" as const,
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     ...(v.start ? { start: "read vec2f" as const } : {}),
     x: "write vec2f" as const,
     state_out: "write vec2f" as const,
@@ -76,7 +76,7 @@ const backwardKernel: Kernel<BackwardVariant> = defineKernel({
   bindings: (v: BackwardVariant) => ({
     v: "read vec2f" as const,
     x: "read vec2f" as const,
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     ...(v.start ? { start: "read vec2f" as const } : {}),
     dv: "write vec2f" as const,
     partial: "write vec4f" as const,
@@ -152,7 +152,7 @@ function diagonalScan(
 
 const inputKernel: Kernel<undefined> = defineKernel({
   name: "stateInput",
-  bindings: { b: "read vec2f", pole: "read vec4f", weight: "write f32" },
+  bindings: { b: "read vec2f", pole: "read vec4u", weight: "write f32" },
   params: { states: "u32", dim: "u32" },
   wgsl: inputForward,
 });
@@ -161,7 +161,7 @@ const inputBackwardKernel: Kernel<undefined> = defineKernel({
   name: "stateInputBackward",
   bindings: {
     b: "read vec2f",
-    pole: "read vec4f",
+    pole: "read vec4u",
     grad: "read f32",
     db: "write vec2f",
     d_pole: "write vec4f",

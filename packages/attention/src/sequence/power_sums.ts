@@ -32,7 +32,7 @@ const sequenceParams = {
 const sumKernel: Kernel<SumVariant> = defineKernel({
   name: "powerSum",
   bindings: (v: SumVariant) => ({
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     c: "read vec2f" as const,
     ...(v.by === "state" ? { state: "read vec2f" as const } : {}),
     out: "write f32" as const,
@@ -43,7 +43,7 @@ const sumKernel: Kernel<SumVariant> = defineKernel({
 
 const momentsKernel: Kernel<undefined> = defineKernel({
   name: "powerMoments",
-  bindings: { u: "read f32", pole: "read vec4f", partial: "write vec4f" },
+  bindings: { u: "read f32", pole: "read vec4u", partial: "write vec4f" },
   params: { ...sequenceParams, chunk: "u32", chunks: "u32" },
   wgsl: moments,
 });
@@ -56,7 +56,7 @@ const sumBackwardKernel: Kernel<StateVariant> = defineKernel({
   name: "powerSumBackward",
   bindings: (v: StateVariant) => ({
     moment: "read vec4f" as const,
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     c: "read vec2f" as const,
     ...(v.state ? { state: "read vec2f" as const, d_state: "write vec2f" as const } : {}),
     d_c: "write vec2f" as const,
@@ -70,7 +70,7 @@ const lastStateKernel: Kernel<StateVariant> = defineKernel({
   name: "lastState",
   bindings: (v: StateVariant) => ({
     moment: "read vec4f" as const,
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     ...(v.state ? { state: "read vec2f" as const } : {}),
     out: "write vec2f" as const,
   }),
@@ -82,7 +82,7 @@ const lastStateBackwardKernel: Kernel<StateVariant> = defineKernel({
   name: "lastStateBackward",
   bindings: (v: StateVariant) => ({
     moment: "read vec4f" as const,
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     grad: "read vec2f" as const,
     ...(v.state ? { state: "read vec2f" as const, d_state: "write vec2f" as const } : {}),
     weight: "write vec2f" as const,

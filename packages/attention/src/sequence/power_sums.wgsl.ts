@@ -22,7 +22,7 @@ fn time(t: u32) -> u32 { return select(t, params.seq - 1u - t, params.reverse !=
 export const powerSum = (v: SumVariant): string => {
   const steps = v.short ? [0] : Array.from({ length: STRIDES }, (_, i) => i);
   const weight = {
-    factor: "cmul(c[h * params.states + n], pole[h * params.states + n].zw)",
+    factor: "cmul(c[h * params.states + n], factor(pole[h * params.states + n]))",
     state: "cmul(c[h * params.states + n], state[row * params.states + n])",
     alone: "c[row * params.states + n]",
   }[v.by];
@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   let first = index % params.tiles * ${64 * steps.length}u + lane;
   ${steps.map((i) => `var sum${i} = 0.0;`).join(" ")}
   for (var n = 0u; n < params.states; n++) {
-    let a = pole[h * params.states + n].xy;
+    let a = pole[h * params.states + n];
     var w = cmul(${weight}, power(a, first + params.offset));
     sum0 += w.x;
     ${v.short ? "" : "let stride = power(a, 64u);"}
@@ -72,7 +72,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let h = index % width / params.states;
   let chunk = index / width % params.chunks;
   let base = index / (width * params.chunks) * params.stride_b + h * params.stride_h;
-  let pole_n = pole[index % width].xy;
+  let pole_n = pole[index % width];
   let a = power(pole_n, 1u);
   var sum = vec2f();
   var weighted = vec2f();
@@ -106,7 +106,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   var d_factor = vec2f();
   for (var b = 0u; b < params.batch; b++) {
     let at = b * params.width + i;
-    let times = ${v.state ? "state[at]" : "pole[i].zw"};
+    let times = ${v.state ? "state[at]" : "factor(pole[i])"};
     let g = params.scale * conj(moment[at].xy);
     d_c_i += cmul(conj(times), g);
     d_log += params.scale * conj(cmul(cmul(c[i], times), moment[at].zw));
@@ -124,7 +124,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.batch * params.width) { return; }
   let pole_i = pole[i % params.width];
-  out[i] = cmul(pole_i.zw, moment[i].xy)${v.state ? " + cmul(power(pole_i.xy, params.seq), state[i])" : ""};
+  out[i] = cmul(factor(pole_i), moment[i].xy)${v.state ? " + cmul(power(pole_i, params.seq), state[i])" : ""};
 }`;
 
 /** The gradients of the last state; weight[b, h, n] is what the powers are multiplied by in that of u. */
@@ -134,16 +134,16 @@ ${complexWgsl}
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.width) { return; }
-  let factor = pole[i].zw;
-  ${v.state ? "let far = power(pole[i].xy, params.seq);" : ""}
+  let f = factor(pole[i]);
+  ${v.state ? "let far = power(pole[i], params.seq);" : ""}
   var d_log = vec2f();
   var d_factor = vec2f();
   for (var b = 0u; b < params.batch; b++) {
     let at = b * params.width + i;
     let g = grad[at];
-    weight[at] = cmul(conj(g), factor);
+    weight[at] = cmul(conj(g), f);
     d_factor += cmul(conj(moment[at].xy), g);
-    d_log += cmul(conj(cmul(factor, moment[at].zw)), g);
+    d_log += cmul(conj(cmul(f, moment[at].zw)), g);
     ${
       v.state
         ? `d_log += f32(params.seq) * cmul(conj(cmul(far, state[at])), g);

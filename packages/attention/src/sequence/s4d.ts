@@ -88,7 +88,7 @@ const recurrentKernel: Kernel<RecurrentVariant> = defineKernel({
   name: "s4dRecurrent",
   bindings: (v: RecurrentVariant) => ({
     u: "read f32" as const,
-    pole: "read vec4f" as const,
+    pole: "read vec4u" as const,
     c: "read vec2f" as const,
     ...(v.state ? { state: "read vec2f" as const } : {}),
     out: "write f32" as const,

@@ -35,8 +35,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let n = lane % LANES + i * LANES;
     if (inside && n < params.states) {
       let at = h * params.states + n;
-      a[i] = power(pole[at].xy, 1u);
-      f[i] = pole[at].zw;
+      a[i] = power(pole[at], 1u);
+      f[i] = factor(pole[at]);
       weight[i] = 2.0 * c[at];
       ${state ? "x[i] = state[b * params.dim * params.states + at];" : ""}
     }
