@@ -60,6 +60,17 @@ const cases: Record<string, Record<string, unknown>> = {
       {},
     ],
   },
+  "linear recurrent units": { position: { type: "none" }, mixer: { type: "lru", stateSize: 24 } },
+  H3: { position: { type: "none" }, mixer: { type: "h3", headDim: 2, stateSize: 4 } },
+  "gated long convolutions": { position: { type: "none" }, mixer: { type: "gatedLongConv", taps: 12 } },
+  S4D: { position: { type: "none" }, mixer: { type: "s4d", stateSize: 6 } },
+  S5: { position: { type: "none" }, mixer: { type: "s5", stateSize: 12, discretization: "bilinear" } },
+  Griffin: {
+    mixer: { type: "griffin", lruWidth: 24, numBlocks: 3 },
+    layers: [{}, { mixer: { type: "attention", numHeads: 4, numKvHeads: 1, window: 5 } }],
+  },
+  Mamba: { position: { type: "none" }, mixer: { type: "mamba", stateSize: 4, innerDim: 24 } },
+  "RWKV-4's time mixing": { position: { type: "none" }, mixer: { type: "rwkv4", attentionDim: 24 } },
   "the plain block with gelu": { ffn: { type: "ffn", activation: "gelu" } },
   "the plain block without biases, swish per channel": {
     ffn: { type: "ffn", activation: "swish", beta: "channel", bias: false, hiddenDim: 40 },

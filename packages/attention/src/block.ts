@@ -145,6 +145,6 @@ export function expectLayers(who: string, counts: Readonly<Record<string, number
 }
 
 /** Refuse a sequence without tokens. */
-export function expectTokens(who: string, seq: number): void {
-  if (seq === 0) throw new ConfigError(who, "x has no tokens");
+export function expectTokens(who: string, seq: number, name = "x"): void {
+  if (seq === 0) throw new ConfigError(who, `${name} has no tokens`);
 }

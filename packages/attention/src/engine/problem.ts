@@ -6,7 +6,6 @@ import {
   expectShape,
   ShapeError,
   showShape,
-  type Gpu,
   type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
@@ -15,14 +14,7 @@ import { configOf, windowOf } from "../patterns/pattern.js";
 import { OPTIONS, softcapModifier, type AttentionLayout, type AttentionOptions } from "./options.js";
 import { planFor, type Plan, type PlanShape } from "./plan.js";
 import type { ScoreTerm } from "./scores.wgsl.js";
-import { ROWS, type FlashVariant } from "./tile.wgsl.js";
-
-function lanesFor(gpu: Gpu): number {
-  const { subgroups: has, subgroupMinSize, subgroupMaxSize } = gpu.features;
-  return has && subgroupMinSize === subgroupMaxSize && subgroupMinSize >= ROWS && subgroupMinSize <= 32
-    ? subgroupMinSize
-    : 0;
-}
+import { ROWS, tileColumns, tileLanes, type FlashVariant } from "./tile.wgsl.js";
 
 interface Sizes {
   readonly batch: number;
@@ -219,8 +211,8 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   if (docs) extras["docs"] = docs;
   if (positions) Object.assign(extras, { query_positions: positions.query, key_positions: positions.key });
 
-  const lanes = lanesFor(gpu);
-  const columns = 4 * (lanes || 32);
+  const lanes = tileLanes(gpu);
+  const columns = tileColumns(lanes);
   const { causal, window, rule, plan } = visible(options, {
     heads,
     kvHeads,
@@ -240,8 +232,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     k: k.dtype,
     v: v.dtype,
     out: q.dtype,
-    lanes,
-    lockstep: lanes > 0 && gpu.info.software,
+    ...lanes,
     vecQK: even(dim),
     vecV: even(valueDim),
     piecesQK: Math.ceil(dim / columns),

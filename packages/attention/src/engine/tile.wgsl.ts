@@ -1,6 +1,14 @@
-import type { BindingSpec, ParamType } from "@x/kernels";
+import type { BindingSpec, Gpu, ParamType } from "@x/kernels";
 import { int } from "./fold.js";
 import { scoreParams, type ScoreVariant } from "./scores.wgsl.js";
+
+/** Who works on a tile. */
+export interface TileLanes {
+  /** Lanes of a subgroup of fixed size, or 0: a workgroup of 32 without subgroup operations. */
+  readonly lanes: number;
+  /** The subgroup is the whole workgroup and runs as one vector thread. */
+  readonly lockstep: boolean;
+}
 
 /**
  * Attention in tiles, after Dao et al. 2022 (FlashAttention) and 2023: the matrix of scores exists only as a tile of
@@ -10,15 +18,11 @@ import { scoreParams, type ScoreVariant } from "./scores.wgsl.js";
  * Text is kept short on purpose: a function that reads memory is called at one place, inside a loop. Unrolled calls
  * take the software adapter many seconds to compile.
  */
-export interface FlashVariant extends ScoreVariant {
+export interface FlashVariant extends ScoreVariant, TileLanes {
   readonly q: string;
   readonly k: string;
   readonly v: string;
   readonly out: string;
-  /** Lanes of a subgroup of fixed size, or 0: a workgroup of 32 without subgroup operations. */
-  readonly lanes: number;
-  /** The subgroup is the whole workgroup and runs as one vector thread. */
-  readonly lockstep: boolean;
   /** Head sizes and strides are multiples of four. */
   readonly vecQK: boolean;
   readonly vecV: boolean;
@@ -33,7 +37,13 @@ export interface FlashVariant extends ScoreVariant {
 export const ROWS = 8;
 /** Lanes without subgroups. */
 const WIDTH = 32;
-export const lanesOf = (v: FlashVariant): number => v.lanes || WIDTH;
+export function tileLanes(gpu: Gpu): TileLanes {
+  const { subgroups: has, subgroupMinSize, subgroupMaxSize } = gpu.features;
+  const fixed =
+    has && subgroupMinSize === subgroupMaxSize && subgroupMinSize >= ROWS && subgroupMinSize <= 32;
+  return { lanes: fixed ? subgroupMinSize : 0, lockstep: fixed && gpu.info.software };
+}
+export const lanesOf = (v: TileLanes): number => v.lanes || WIDTH;
 
 /** A score of a pair that is not seen. */
 export const LOW = "-3.0e38";
@@ -42,16 +52,17 @@ export const LOW = "-3.0e38";
  * A barrier between the phases of a tile. A subgroup of the software adapter is one vector thread: its lanes are
  * always at the same instruction, and a barrier there (40 % of the time) orders what is ordered already.
  */
-export const barrier = (v: FlashVariant): string => (v.lockstep ? "" : "workgroupBarrier();");
+export const barrier = (v: TileLanes): string => (v.lockstep ? "" : "workgroupBarrier();");
 
 /** Columns of a tile. */
-export const tileColumns = (v: FlashVariant): number => 4 * lanesOf(v);
+export const tileColumns = (v: TileLanes): number => 4 * lanesOf(v);
 
 export const seq = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 /** A statement for every row of a tile. */
 export const eachRow = (statement: (r: number) => string): string => seq(ROWS).map(statement).join("\n    ");
 export const element = (dtype: string, vec: boolean): string => (vec ? `vec4<${dtype}>` : dtype);
-export const bind = (access: "read" | "write", type: string): BindingSpec => `${access} ${type}`;
+export const bind = (access: "read" | "write" | "read_write", type: string): BindingSpec =>
+  `${access} ${type}`;
 
 const commonParams: Record<string, ParamType> = {
   q_stride: "vec4<u32>",
@@ -140,19 +151,19 @@ export const tileRows = (v: FlashVariant, rows: "queries" | "keys"): string => `
   if (r0 >= row_end) { return; }`;
 
 /** Row r's value of something that lane r holds. */
-export const spread = (v: FlashVariant, value: string, row: number): string =>
+export const spread = (v: TileLanes, value: string, row: number): string =>
   v.lanes > 0 ? `subgroupBroadcast(${value}, ${row}u)` : `rows_${value}[${row}]`;
 
 /** Without subgroups, what lane r holds goes through workgroup memory; a barrier must follow. */
-export const share = (v: FlashVariant, ...values: string[]): string =>
+export const share = (v: TileLanes, ...values: string[]): string =>
   v.lanes > 0
     ? ""
     : `if (lane < ${ROWS}u) { ${values.map((value) => `rows_${value}[lane] = ${value};`).join(" ")} }`;
 
-export const shareBase = (v: FlashVariant, base: string): string =>
+export const shareBase = (v: TileLanes, base: string): string =>
   v.lanes > 0 ? "" : `if (lane < ${ROWS}u) { shared_base[lane] = ${base}; } workgroupBarrier();`;
 
-export const sharedDeclarations = (v: FlashVariant, ...rows: string[]): string =>
+export const sharedDeclarations = (v: TileLanes, ...rows: string[]): string =>
   v.lanes > 0
     ? ""
     : [
@@ -165,7 +176,7 @@ export const sharedDeclarations = (v: FlashVariant, ...rows: string[]): string =
  * loads row r of X; `xBase` is its base, `y<i>` the bases of the four columns.
  */
 export function product(
-  v: FlashVariant,
+  v: TileLanes,
   acc: string,
   x: string,
   xBase: string,
@@ -202,7 +213,7 @@ export function product(
  * no faster and take the software adapter seconds to compile.
  */
 export function accumulate(
-  v: FlashVariant,
+  v: TileLanes,
   acc: string,
   tile: string,
   y: string,
@@ -239,19 +250,19 @@ export const zero = (name: string): string =>
   seq(ROWS)
     .map((r) => `var ${name}${r} = vec4f();`)
     .join(" ");
-export const toTile = (v: FlashVariant, tile: string, name: string, factor = ""): string =>
+export const toTile = (v: TileLanes, tile: string, name: string, factor = ""): string =>
   eachRow((r) => `${tile}[${r * lanesOf(v)}u + lane] = ${name}${r}${factor};`);
 /**
  * On a GPU the lanes of a subgroup share each row, four columns a lane; where a subgroup is a CPU's vector thread, or
  * there is none, lane r goes along row r, which takes no more steps there and is less text to compile.
  */
-export const sharesRows = (v: FlashVariant): boolean => v.lanes > 0 && !v.lockstep;
+export const sharesRows = (v: TileLanes): boolean => v.lanes > 0 && !v.lockstep;
 
 /** Column c of row r. */
-export const cell = (v: FlashVariant, tile: string): string => `${tile}[r * ${lanesOf(v)}u + c / 4u][c % 4u]`;
+export const cell = (v: TileLanes, tile: string): string => `${tile}[r * ${lanesOf(v)}u + c / 4u][c % 4u]`;
 
 /** `body` for every cell of the tile, with its r and c; of the values in `held`, lane r has row r's. */
-export const eachCell = (v: FlashVariant, held: readonly string[], body: string): string =>
+export const eachCell = (v: TileLanes, held: readonly string[], body: string): string =>
   sharesRows(v)
     ? /* wgsl */ `
     for (var r = 0u; r < ${ROWS}u; r++) {

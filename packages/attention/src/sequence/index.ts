@@ -1,2 +1,33 @@
 // Sequence mixers without softmax: each maps a sequence to a sequence by a state of fixed size.
+export type { SequenceForm } from "./decayed_attention.js";
+export { gatedRetention, type GatedRetentionOptions } from "./gated_retention.js";
+export { retention, type RetentionConfig, type RetentionOptions } from "./retention.js";
+export { ssd, type SsdOptions, type SsdParameters } from "./ssd.js";
 export { SequenceState, type StatePlan } from "./sequence_state.js";
+export { lru, Lru, type LruConfig, type LruOptions, type LruParameters } from "./lru.js";
+export { s5, S5, type S5Config, type S5Options, type S5Parameters, type S5Rule } from "./s5.js";
+export type { DiagonalParameters } from "./diagonal.js";
+export { s4d, S4d, type S4dConfig, type S4dOptions, type S4dOutputs, type S4dParameters } from "./s4d.js";
+export {
+  gatedLongConv,
+  GatedLongConv,
+  type GatedLongConvConfig,
+  type GatedLongConvOptions,
+  type GatedLongConvParameters,
+} from "./gated_long_conv.js";
+export { h3, H3, type H3Config, type H3Options, type H3Parameters, type H3State } from "./h3.js";
+export type { ConvolutionForm } from "./long_convolution.js";
+export type { Before, SequenceOptions } from "./sequence_state.js";
+export { selectiveScan, type Discretization, type SelectiveScanOptions } from "./selective_scan.js";
+export { MambaBlock, type MambaConfig, type MambaStates } from "./mamba.js";
+export { rgLru, type RgLruOptions, type RgLruParameters } from "./rg_lru.js";
+export { GriffinBlock, type GriffinConfig, type GriffinOptions, type GriffinStates } from "./griffin.js";
+export { wkv, type WkvState } from "./wkv.js";
+export {
+  Rwkv4ChannelMix,
+  Rwkv4TimeMix,
+  type Rwkv4ChannelMixConfig,
+  type Rwkv4ShiftState,
+  type Rwkv4TimeMixConfig,
+  type Rwkv4TimeMixStates,
+} from "./rwkv4.js";

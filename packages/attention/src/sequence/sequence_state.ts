@@ -5,6 +5,16 @@ export type StatePlan = Readonly<
   Record<string, { readonly shape: readonly number[]; readonly initial?: number }>
 >;
 
+export interface SequenceOptions {
+  /** Carried from call to call, and written in place; see `createState`. */
+  readonly state?: SequenceState | undefined;
+  /** Added to the output. */
+  readonly residual?: Tensor | undefined;
+}
+
+/** States that a call may be given; what is absent starts as at the beginning of a text. */
+export type Before<States> = { readonly [K in keyof States]?: States[K] | undefined };
+
 /**
  * What a sequence mixer carries from token to token: named tensors of fixed size, written in place, so that a decoding
  * step can be recorded and nothing grows with the text.

@@ -1,17 +1,33 @@
 import type { Factory, Mixer } from "../contract.js";
 import { attentionMixer } from "./attention.js";
+import { gatedLongConvMixer } from "./gated_long_conv.js";
+import { h3Mixer } from "./h3.js";
+import { griffinMixer } from "./griffin.js";
+import { lruMixer } from "./lru.js";
+import { mambaMixer } from "./mamba.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { rmtMixer } from "./rmt.js";
+import { s4dMixer } from "./s4d.js";
+import { rwkv4Mixer } from "./rwkv4.js";
+import { s5Mixer } from "./s5.js";
 import { transformerXlMixer } from "./transformer_xl.js";
 import { yocoMixer } from "./yoco.js";
 
 /** Mixers by type. */
 export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   attention: attentionMixer,
+  gatedLongConv: gatedLongConvMixer,
+  h3: h3Mixer,
+  griffin: griffinMixer,
+  lru: lruMixer,
+  mamba: mambaMixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
   rmt: rmtMixer,
+  s4d: s4dMixer,
+  rwkv4: rwkv4Mixer,
+  s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,
 };

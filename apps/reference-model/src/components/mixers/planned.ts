@@ -8,7 +8,7 @@ export function planned(plan: Plan, weights: Weights): Record<string, Tensor> {
   const set = new ParameterSet(weights);
   const { model, gain } = weights;
   for (const [name, { shape, init }] of Object.entries(plan)) {
-    const out = /(^|\.)(o_proj|out_proj|down_proj)\.weight$/.test(name);
+    const out = /(^|\.)(o_proj|out_proj|down_proj|linear_out|output)\.weight$/.test(name);
     const value = /(^|\.)(v_proj|up_proj)\.weight$/.test(name);
     if (typeof init === "function") set.drawn(name, shape, init);
     else if (init === "normal")

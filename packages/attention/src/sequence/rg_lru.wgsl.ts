@@ -1,0 +1,182 @@
+import type { ParamType } from "@x/kernels";
+
+/** Tokens whose parts of the parameters' gradients are summed by one invocation. */
+export const ROWS = 64;
+
+export interface RgLruVariant {
+  /** `segment_pos` is there: where it is 0 a document begins. */
+  readonly segments: boolean;
+  /** A state comes in. */
+  readonly start: boolean;
+}
+
+export const rgLruParams: Record<string, ParamType> = {
+  batch: "u32",
+  rows: "u32",
+  width: "u32",
+  /** Channels of a block of the gates' weights. */
+  block: "u32",
+  chunk: "u32",
+  chunks: "u32",
+  c: "f32",
+};
+
+/**
+ * What all share. gates [blocks, B T, 2, block] holds the two gates before bias and sigmoid; the rows of channels are the
+ * input gate's bias, the recurrence gate's bias, aParam, and the incoming state of each sequence if there is one. An invocation owns a channel and a chunk of tokens.
+ */
+const prelude = (v: RgLruVariant): string => /* wgsl */ `
+struct Step {
+  input_gate: f32,
+  rec_gate: f32,
+  /** a_t, and the factor (1 - a_t^2)^(1/2) of the gated input. */
+  keep: f32,
+  gain: f32,
+}
+struct Channel { input_bias: f32, rec_bias: f32, rate: f32 }
+fn sigmoid(x: f32) -> f32 {
+  let t = exp(-abs(x));
+  return select(1.0, t, x < 0.0) / (1.0 + t);
+}
+// log(1 + t) = 2 artanh(t / (2 + t)), t = e^-|x|
+fn softplus(x: f32) -> f32 {
+  let t = exp(-abs(x));
+  let w = t / (2.0 + t);
+  let s = w * w;
+  return max(x, 0.0) + 2.0 * w * (1.0 + s * (1.0 / 3.0 + s * (0.2 + s * (1.0 / 7.0 + s * (1.0 / 9.0 + s * (1.0 / 11.0 + s / 13.0))))));
+}
+// 1 - e^-x for x >= 0, by its series where that cancels.
+fn rise(x: f32) -> f32 {
+  let near = x * (1.0 - x / 2.0 * (1.0 - x / 3.0 * (1.0 - x / 4.0 * (1.0 - x / 5.0 * (1.0 - x / 6.0 * (1.0 - x / 7.0))))));
+  return select(1.0 - exp(-x), near, x < 0.5);
+}
+fn channel(d: u32) -> Channel {
+  return Channel(channels[d], channels[params.width + d], params.c * softplus(channels[2u * params.width + d]));
+}
+fn gate_at(row: u32, d: u32) -> u32 {
+  return (d / params.block * params.batch * params.rows + row) * 2u * params.block + d % params.block;
+}
+fn step_at(row: u32, d: u32, own: Channel) -> Step {
+  let at = gate_at(row, d);
+  let r = sigmoid(gates[at + params.block] + own.rec_bias);
+  let decay = own.rate * r;
+  var s = Step(sigmoid(gates[at] + own.input_bias), r, exp(-decay), sqrt(rise(2.0 * decay)));
+  ${v.segments ? "if (segment_pos[row] == 0) { s.keep = 0.0; s.gain = 1.0; }" : ""}
+  return s;
+}`;
+
+const head = (chunks = "params.chunks"): string => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let index = id.y * groups.x * 64u + id.x;
+  if (index >= params.batch * ${chunks} * params.width) { return; }
+  let d = index % params.width;
+  let chunk = index / params.width % ${chunks};
+  let b = index / (params.width * ${chunks});
+  let first = chunk * params.chunk;
+  let last = min(first + params.chunk, params.rows);
+  let own = channel(d);`;
+
+/** Each chunk by itself: borders [B, chunks, W] of (product of a, what it hands on from nothing). */
+export const rgLruEnds = (v: RgLruVariant): string => /* wgsl */ `
+${prelude(v)}
+${head()}
+  var h = 0.0;
+  var product = 1.0;
+  for (var t = first; t < last; t++) {
+    let row = b * params.rows + t;
+    let s = step_at(row, d, own);
+    h = fma(s.keep, h, s.gain * s.input_gate * x[row * params.width + d]);
+    product *= s.keep;
+  }
+  borders[index] = vec2f(product, h);
+}`;
+
+/** The same of the adjoint, from the last token to the first: a chunk hands on to the one before it. */
+export const rgLruBackwardEnds = (v: RgLruVariant): string => /* wgsl */ `
+${prelude(v)}
+${head()}
+  var m = 0.0;
+  var product = 1.0;
+  for (var t = last; t > first; t--) {
+    let row = b * params.rows + t - 1u;
+    let keep = step_at(row, d, own).keep;
+    m = keep * (dout[row * params.width + d] + m);
+    product *= keep;
+  }
+  borders[index] = vec2f(product, m);
+}`;
+
+/** In place: the second of borders[b, chunk, d] becomes what comes into the chunk. An invocation owns a channel. */
+export const rgLruCarry = (v: { readonly reverse: boolean; readonly start: boolean }): string => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let index = id.y * groups.x * 64u + id.x;
+  if (index >= params.batch * params.width) { return; }
+  var value = ${v.start ? "channels[3u * params.width + index]" : "0.0"};
+  for (var k = 0u; k < params.chunks; k++) {
+    let chunk = ${v.reverse ? "params.chunks - 1u - k" : "k"};
+    let at = (index / params.width * params.chunks + chunk) * params.width + index % params.width;
+    let own = borders[at];
+    borders[at].y = value;
+    value = fma(own.x, value, own.y);
+  }
+}`;
+
+/** h_t = a_t h_{t-1} + (1 - a_t^2)^(1/2) i_t x_t. */
+export const rgLruForward = (v: RgLruVariant & { readonly split: boolean }): string => /* wgsl */ `
+${prelude(v)}
+${head()}
+  var h = ${v.split ? "borders[index].y" : v.start ? "channels[(3u + b) * params.width + d]" : "0.0"};
+  for (var t = first; t < last; t++) {
+    let row = b * params.rows + t;
+    let s = step_at(row, d, own);
+    h = fma(s.keep, h, s.gain * s.input_gate * x[row * params.width + d]);
+    out[row * params.width + d] = h;
+  }
+}`;
+
+/** lambda_t = dout_t + a_{t+1} lambda_{t+1}; dstate = a_0 lambda_0. */
+export const rgLruBackwardScan = (v: RgLruVariant & { readonly split: boolean }): string => /* wgsl */ `
+${prelude(v)}
+${head()}
+  var m = ${v.split ? "borders[index].y" : "0.0"};
+  for (var t = last; t > first; t--) {
+    let row = b * params.rows + t - 1u;
+    let l = dout[row * params.width + d] + m;
+    lambda[row * params.width + d] = l;
+    m = step_at(row, d, own).keep * l;
+  }
+  ${v.start ? "if (chunk == 0u) { dstate[b * params.width + d] = m; }" : ""}
+}`;
+
+/**
+ * lambda becomes dx (the part that does not pass through the gates); dgates; and each chunk's part of dchannels:
+ * parts [B chunks, 3, W]. The slope of the root is held at 1000, where a_t comes near 1 (as the reference does).
+ */
+export const rgLruBackwardGates = (v: RgLruVariant): string => /* wgsl */ `
+${prelude(v)}
+${head()}
+  var sums = vec3f();
+  for (var t = first; t < last; t++) {
+    let row = b * params.rows + t;
+    let at = row * params.width + d;
+    let gate = gate_at(row, d);
+    let s = step_at(row, d, own);
+    let l = lambda[at];
+    var before = ${v.start ? "channels[(3u + b) * params.width + d]" : "0.0"};
+    if (t > 0u) { before = h[at - params.width]; }
+    // Of the logarithm of a, through a and through the gain.
+    let dlog = s.keep * l * (before - 2.0 * s.keep * min(0.5 / s.gain, 1000.0) * s.input_gate * x[at]);
+    let di = l * s.gain * x[at] * s.input_gate * (1.0 - s.input_gate);
+    let dr = -dlog * own.rate * s.rec_gate * (1.0 - s.rec_gate);
+    dgates[gate] = di;
+    dgates[gate + params.block] = dr;
+    lambda[at] = l * s.gain * s.input_gate;
+    sums += vec3f(di, dr, -dlog * params.c * s.rec_gate);
+  }
+  let to = (b * params.chunks + chunk) * 3u * params.width + d;
+  parts[to] = sums.x;
+  parts[to + params.width] = sums.y;
+  parts[to + 2u * params.width] = sums.z * sigmoid(channels[2u * params.width + d]);
+}`;

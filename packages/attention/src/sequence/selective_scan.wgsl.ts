@@ -1,0 +1,427 @@
+import type { KernelEnvironment, ParamType } from "@x/kernels";
+
+/** Tokens between two states that are kept for the backward. */
+export const STEP = 16;
+/** Channels of a workgroup. */
+export const LANES = 64;
+/** Tokens whose gradients of b and c are summed over the lanes at a time. */
+const FLUSH = 4;
+
+/** What changes the text of the scan's kernels. */
+export interface ScanVariant {
+  /** Quads of states: ceil(N / 4). A channel's states stay in registers. */
+  readonly quads: number;
+  /** N is a multiple of 4: b and c are read as vec4. */
+  readonly vec: boolean;
+  readonly zoh: boolean;
+  /** delta passes through softplus. */
+  readonly softplus: boolean;
+  /** `channels` has a column dSkip. */
+  readonly skip: boolean;
+  /** `channels` has a last column deltaBias. */
+  readonly bias: boolean;
+}
+
+export const scanParams: Record<string, ParamType> = {
+  rows: "u32",
+  dim: "u32",
+  /** N. */
+  states: "u32",
+  /** Columns of `channels`. */
+  width: "u32",
+  /** Tokens of a chunk, which one invocation walks. */
+  chunk: "u32",
+  chunks: "u32",
+  /** Tokens between two slots of `kept`; slot k holds the state before token k step, the last one the final state. */
+  step: "u32",
+  slots: "u32",
+  /** ceil(N / 4). */
+  quads: "u32",
+};
+
+/** Element of bc [B, T, 2, N]. */
+export const bcElement = (v: ScanVariant): "f32" | "vec4<f32>" => (v.vec ? "vec4<f32>" : "f32");
+
+/**
+ * What all share: dims, where things lie, and the step. kept is [B, slots, D, Q] of vec4; channels is [D, width]: a,
+ * then dSkip and deltaBias if there.
+ */
+const prelude = (v: ScanVariant, { info }: KernelEnvironment): string => /* wgsl */ `
+const Q = ${v.quads}u;
+// Bounds of loops: a GPU unrolls them and keeps their arrays in registers, a CPU's compiler would take seconds.
+fn quads() -> u32 { return ${info.software ? "params.quads" : "Q"}; }
+fn block() -> u32 { return ${info.software ? "params.step" : `${STEP}u`}; }
+${
+  v.vec
+    ? "fn bc_quad(row: u32, part: u32, q: u32) -> vec4f { return bc[(row * 2u + part) * Q + q]; }"
+    : `fn bc_one(row: u32, part: u32, n: u32) -> f32 {
+  return select(0.0, bc[(row * 2u + part) * params.states + min(n, params.states - 1u)], n < params.states);
+}
+fn bc_quad(row: u32, part: u32, q: u32) -> vec4f {
+  let n = 4u * q;
+  return vec4f(bc_one(row, part, n), bc_one(row, part, n + 1u), bc_one(row, part, n + 2u), bc_one(row, part, n + 3u));
+}`
+}
+fn decay_one(d: u32, n: u32) -> f32 {
+  return select(0.0, channels[d * params.width + min(n, params.states - 1u)], n < params.states);
+}
+fn decay_quad(d: u32, q: u32) -> vec4f {
+  let n = 4u * q;
+  return vec4f(decay_one(d, n), decay_one(d, n + 1u), decay_one(d, n + 2u), decay_one(d, n + 3u));
+}
+fn slot_at(b: u32, slot: u32, d: u32) -> u32 { return ((b * params.slots + slot) * params.dim + d) * Q; }
+${v.zoh ? gain : ""}`;
+
+/** (e^x - 1) / x and its derivative, by their series near 0, where the quotients cancel. */
+const gain = /* wgsl */ `
+fn phi(x: vec4f) -> vec4f {
+  let near = 1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * (1.0 + x / 6.0 * (1.0 + x / 7.0 * (1.0 + x / 8.0))))));
+  let small = abs(x) < vec4f(0.5);
+  return select((exp(x) - 1.0) / select(x, vec4f(1.0), small), near, small);
+}
+fn phi_slope(x: vec4f) -> vec4f {
+  let near = 1.0 / 2.0 + x * (1.0 / 3.0 + x * (1.0 / 8.0 + x * (1.0 / 30.0 + x * (1.0 / 144.0 + x * (1.0 / 840.0 + x * (1.0 / 5760.0 + x / 45360.0))))));
+  let small = abs(x) < vec4f(0.5);
+  let far = select(x, vec4f(1.0), small);
+  return select(((x - 1.0) * exp(x) + 1.0) / (far * far), near, small);
+}`;
+
+/** log(1 + t) = 2 artanh(t / (2 + t)): its digits stay where e^x is small and 1 + e^x rounds them off. */
+const stepSize = (v: ScanVariant): string => /* wgsl */ `
+fn step_size(raw: f32, d: u32) -> f32 {
+  let x = raw${v.bias ? " + channels[d * params.width + params.width - 1u]" : ""};
+  ${
+    v.softplus
+      ? `let t = exp(-abs(x));
+  let w = t / (2.0 + t);
+  let s = w * w;
+  return max(x, 0.0) + 2.0 * w * (1.0 + s * (1.0 / 3.0 + s * (0.2 + s * (1.0 / 7.0 + s * (1.0 / 9.0 + s * (1.0 / 11.0 + s / 13.0))))));`
+      : "return x;"
+  }
+}`;
+
+const silu = /* wgsl */ `
+fn sigmoid(x: f32) -> f32 {
+  let t = exp(-abs(x));
+  return select(1.0, t, x < 0.0) / (1.0 + t);
+}`;
+
+/** The invocation's channel d, chunk and batch, and its tokens first..last. */
+const head = (chunkOf = "group.y"): string => /* wgsl */ `
+@compute @workgroup_size(${LANES})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let d = group.x * ${LANES}u + lane;
+  let chunk = ${chunkOf};
+  let batch = group.z;
+  let first = chunk * params.chunk;
+  let last = min(first + params.chunk, params.rows);`;
+
+/** x <- e^(dt a) x + f b u, with `decay` = dt a. */
+const advance = (v: ScanVariant, x: string, decay: string): string =>
+  v.zoh
+    ? `${x} = fma(exp(${decay}), ${x}, (dt * ut) * phi(${decay}) * bc_quad(row, 0u, q));`
+    : `${x} = fma(exp(${decay}), ${x}, (dt * ut) * bc_quad(row, 0u, q));`;
+
+export interface ForwardVariant extends ScanVariant {
+  /** A state comes in: slot 0 is filled. */
+  readonly carry: boolean;
+  readonly gate: boolean;
+  /** A backward will come: keep states every STEP tokens, and y before the gate. */
+  readonly keep: boolean;
+}
+
+/** One invocation owns a channel and a chunk of tokens; grid [ceil(D / 64), chunks, B]. */
+export const scanForward = (v: ForwardVariant, env: KernelEnvironment): string => /* wgsl */ `
+${prelude(v, env)}
+${stepSize(v)}
+${v.gate ? silu : ""}
+${head()}
+  if (d >= params.dim) { return; }
+  var x: array<vec4f, Q>;
+  var a: array<vec4f, Q>;
+  let from_ = slot_at(batch, first / params.step, d);
+  for (var q = 0u; q < quads(); q++) {
+    a[q] = decay_quad(d, q);
+    x[q] = ${v.carry ? "kept[from_ + q]" : "vec4f()"};
+    ${v.carry ? "" : "if (chunk > 0u) { x[q] = kept[from_ + q]; }"}
+  }
+  ${v.skip ? "let skip = channels[d * params.width + params.states];" : ""}
+  for (var t = first; t < last; t++) {
+    ${
+      v.keep
+        ? `if (t % params.step == 0u) {
+      let to = slot_at(batch, t / params.step, d);
+      for (var q = 0u; q < quads(); q++) { kept[to + q] = x[q]; }
+    }`
+        : ""
+    }
+    let row = batch * params.rows + t;
+    let at = row * params.dim + d;
+    let dt = step_size(delta[at], d);
+    let ut = u[at];
+    var y = vec4f();
+    for (var q = 0u; q < quads(); q++) {
+      let decay = dt * a[q];
+      ${advance(v, "x[q]", "decay")}
+      y = fma(bc_quad(row, 1u, q), x[q], y);
+    }
+    let total = (y.x + y.y) + (y.z + y.w)${v.skip ? " + skip * ut" : ""};
+    ${v.gate && v.keep ? "before_gate[at] = total;" : ""}
+    out[at] = total${v.gate ? " * z[at] * sigmoid(z[at])" : ""};
+  }
+  if (last == params.rows) {
+    let to = slot_at(batch, params.slots - 1u, d);
+    for (var q = 0u; q < quads(); q++) { kept[to + q] = x[q]; }
+  }
+}`;
+
+/** Each chunk but the last: its end from an empty state goes to the next chunk's slot, the sum of its steps to sums [B, chunks, D]. */
+export const scanSummary = (v: ScanVariant, env: KernelEnvironment): string => /* wgsl */ `
+${prelude(v, env)}
+${stepSize(v)}
+${head()}
+  if (d >= params.dim) { return; }
+  var x: array<vec4f, Q>;
+  var a: array<vec4f, Q>;
+  for (var q = 0u; q < quads(); q++) { a[q] = decay_quad(d, q); }
+  var sum = 0.0;
+  for (var t = first; t < last; t++) {
+    let row = batch * params.rows + t;
+    let at = row * params.dim + d;
+    let dt = step_size(delta[at], d);
+    let ut = u[at];
+    sum += dt;
+    for (var q = 0u; q < quads(); q++) {
+      let decay = dt * a[q];
+      ${advance(v, "x[q]", "decay")}
+    }
+  }
+  sums[(batch * params.chunks + chunk) * params.dim + d] = sum;
+  let to = slot_at(batch, last / params.step, d);
+  for (var q = 0u; q < quads(); q++) { kept[to + q] = x[q]; }
+}`;
+
+export const chunkParams: Record<string, ParamType> = {
+  ...scanParams,
+  /** Slots from chunk to chunk; \`quads\` are those of a channel in a slot. */
+  stride: "u32",
+  batch: "u32",
+};
+
+export interface ChunkVariant {
+  /** From the last chunk to the first. */
+  readonly reverse: boolean;
+  /** There is something before the first chunk (after the last one). */
+  readonly carry: boolean;
+}
+
+/** One invocation owns one state of a channel: value = e^(a sum of steps) value + the chunk's own, from chunk to chunk. */
+export const scanChunks = (v: ChunkVariant): string => /* wgsl */ `
+fn place(b: u32, slot: u32, d: u32) -> u32 { return ((b * params.slots + slot * params.stride) * params.dim + d) * 4u * params.quads; }
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  let n = i % params.states;
+  let d = i / params.states % params.dim;
+  let b = i / params.states / params.dim;
+  if (b >= params.batch) { return; }
+  let a = channels[d * params.width + n];
+  var value = ${v.carry ? `kept[place(b, ${v.reverse ? "params.chunks" : "0u"}, d) + n]` : "0.0"};
+  for (var k = 1u; k < params.chunks; k++) {
+    let chunk = ${v.reverse ? "params.chunks - k" : "k - 1u"};
+    let at = place(b, ${v.reverse ? "chunk" : "k"}, d) + n;
+    value = fma(exp(a * sums[(b * params.chunks + chunk) * params.dim + d]), value, kept[at]);
+    kept[at] = value;
+  }
+}`;
+
+/** Each element: s = the step, g = dout silu(z), dz = dout y silu'(z). */
+export const scanBackwardPrepare = (v: ScanVariant & { gate: boolean }): string => /* wgsl */ `
+${stepSize(v)}
+${v.gate ? silu : ""}
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  s[i] = step_size(delta[i], i % params.dim);
+  ${
+    v.gate
+      ? `let gate = sigmoid(z[i]);
+  g[i] = dout[i] * z[i] * gate;
+  dz[i] = dout[i] * before_gate[i] * gate * (1.0 + z[i] * (1.0 - gate));`
+      : "g[i] = dout[i];"
+  }
+}`;
+
+/**
+ * adjoint [B, chunks + 1, D, Q + 1] of vec4: slot k holds what the loss says of the state before chunk k. Each chunk
+ * but the first: what it adds from its own outputs, and the sum of its steps.
+ */
+export const scanBackwardSummary = (v: ScanVariant, env: KernelEnvironment): string => /* wgsl */ `
+${prelude(v, env)}
+${head("group.y + 1u")}
+  if (d >= params.dim) { return; }
+  var m: array<vec4f, Q>;
+  var a: array<vec4f, Q>;
+  for (var q = 0u; q < quads(); q++) { a[q] = decay_quad(d, q); }
+  var sum = 0.0;
+  for (var t = last; t > first; t--) {
+    let row = batch * params.rows + t - 1u;
+    let at = row * params.dim + d;
+    sum += s[at];
+    for (var q = 0u; q < quads(); q++) { m[q] = exp(s[at] * a[q]) * fma(vec4f(g[at]), bc_quad(row, 1u, q), m[q]); }
+  }
+  sums[(batch * params.chunks + chunk) * params.dim + d] = sum;
+  let to = ((batch * (params.chunks + 1u) + chunk) * params.dim + d) * (Q + 1u);
+  for (var q = 0u; q < quads(); q++) { adjoint[to + q] = m[q]; }
+}`;
+
+/**
+ * A workgroup owns 64 channels and a chunk, and walks it backwards, STEP tokens at a time: for each quad of states it
+ * runs forward again from the state that was kept, then back with
+ * lambda_t = c_t g_t + e^(dt a) lambda_{t+1}. g becomes du, s becomes ddelta; the incoming slot of the chunk in
+ * adjoint becomes its part of (da, dSkip, ddeltaBias), slot 0 the incoming state's gradient. The gradients of b and c
+ * are summed over the workgroup's channels: dbc [ceil(D / 64), B, T, 2, N]. Grid [ceil(D / 64), chunks, B].
+ */
+export const scanBackward = (
+  v: ScanVariant & { carry: boolean },
+  env: KernelEnvironment,
+): string => /* wgsl */ `
+const STEP = ${STEP}u;
+const FLUSH = ${FLUSH}u;
+const COLUMNS = ${2 * FLUSH}u;
+const SHARE = ${LANES / (2 * FLUSH)}u;
+var<workgroup> parts: array<vec4f, ${LANES * 2 * FLUSH}>; // [column, lane]
+var<workgroup> partial: array<vec4f, ${LANES}>; // [column, SHARE]
+${prelude(v, env)}
+fn adjoint_at(b: u32, slot: u32, d: u32) -> u32 { return ((b * (params.chunks + 1u) + slot) * params.dim + d) * (Q + 1u); }
+fn store_bc(at: u32, q: u32, value: vec4f) {
+  ${
+    v.vec
+      ? "dbc[at * Q + q] = value;"
+      : `let n = 4u * q;
+  for (var i = 0u; i < min(4u, params.states - n); i++) { dbc[at * params.states + n + i] = value[i]; }`
+  }
+}
+${
+  v.softplus
+    ? `// softplus'(x) from s = softplus(x): sigmoid(x) = 1 - e^-s, by its series where that cancels.
+fn slope(s: f32) -> f32 {
+  return select(1.0 - exp(-s), s * (1.0 - s * (0.5 - s * (1.0 / 6.0 - s * (1.0 / 24.0 - s / 120.0)))), s < 0.1);
+}`
+    : ""
+}
+@compute @workgroup_size(${LANES})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let live = group.x * ${LANES}u + lane < params.dim;
+  let d = min(group.x * ${LANES}u + lane, params.dim - 1u);
+  let chunk = group.y;
+  let batch = group.z;
+  let first = chunk * params.chunk;
+  let last = min(first + params.chunk, params.rows);
+  let own = adjoint_at(batch, chunk + 1u, d);
+  var lambda: array<vec4f, Q>;
+  var da: array<vec4f, Q>;
+  if (live${v.carry ? "" : " && chunk + 1u < params.chunks"}) {
+    for (var q = 0u; q < quads(); q++) { lambda[q] = adjoint[own + q]; }
+  }
+  ${v.skip ? "let skip = channels[d * params.width + params.states];" : "let skip = 0.0;"}
+  var dskip = 0.0;
+  var dbias = 0.0;
+  for (var k = (last - first + STEP - 1u) / STEP; k > 0u; k--) {
+    let start = first + (k - 1u) * STEP;
+    var us: array<f32, STEP>;
+    var gs: array<f32, STEP>;
+    var steps: array<f32, STEP>;
+    var du: array<f32, STEP>;
+    var ds: array<f32, STEP>;
+    for (var i = 0u; i < block(); i++) {
+      // All are set: not every compiler clears a loop's variables anew.
+      let inside = live && start + i < last;
+      let at = (batch * params.rows + min(start + i, last - 1u)) * params.dim + d;
+      us[i] = select(0.0, u[at], inside);
+      gs[i] = select(0.0, g[at], inside);
+      steps[i] = select(0.0, s[at], inside);
+      du[i] = skip * gs[i];
+      ds[i] = 0.0;
+      dskip = fma(gs[i], us[i], dskip);
+    }
+    for (var q = 0u; q < quads(); q++) {
+      let a = decay_quad(d, q);
+      var before: array<vec4f, STEP>;
+      var x = select(vec4f(), kept[slot_at(batch, start / STEP, d) + q], live);
+      for (var i = 0u; i < block(); i++) {
+        before[i] = x;
+        let row = batch * params.rows + min(start + i, last - 1u);
+        let dt = steps[i];
+        let ut = us[i];
+        let decay = dt * a;
+        ${advance(v, "x", "decay")}
+      }
+      for (var end = block(); end > 0u; end -= FLUSH) {
+        for (var j = 0u; j < FLUSH; j++) {
+          let i = end - 1u - j;
+          let row = batch * params.rows + min(start + i, last - 1u);
+          let b = bc_quad(row, 0u, q);
+          let dt = steps[i];
+          let decay = dt * a;
+          let factor = exp(decay);
+          let f = ${v.zoh ? "dt * phi(decay)" : "vec4f(dt)"};
+          let faded = factor * before[i];
+          let l = fma(vec4f(gs[i]), bc_quad(row, 1u, q), lambda[q]);
+          parts[2u * j * ${LANES}u + lane] = us[i] * f * l;
+          parts[(2u * j + 1u) * ${LANES}u + lane] = gs[i] * fma(f * us[i], b, faded);
+          du[i] += dot(l, f * b);
+          ds[i] += dot(l, fma(a, faded, ${v.zoh ? "factor * " : ""}us[i] * b));
+          da[q] = fma(l, dt * ${v.zoh ? "fma(vec4f(dt * us[i]), phi_slope(decay) * b, faded)" : "faded"}, da[q]);
+          lambda[q] = factor * l;
+        }
+        workgroupBarrier();
+        var sum = vec4f();
+        for (var r = lane % SHARE; r < ${LANES}u; r += SHARE) { sum += parts[lane / SHARE * ${LANES}u + r]; }
+        partial[lane] = sum;
+        workgroupBarrier();
+        let t = start + end - 1u - lane / 2u;
+        if (lane < COLUMNS && t < last) {
+          var total = vec4f();
+          for (var r = 0u; r < SHARE; r++) { total += partial[lane * SHARE + r]; }
+          store_bc(((group.x * groups.z + batch) * params.rows + t) * 2u + lane % 2u, q, total);
+        }
+      }
+    }
+    for (var i = 0u; i < block(); i++) {
+      if (live && start + i < last) {
+        let at = (batch * params.rows + start + i) * params.dim + d;
+        let raw = ds[i]${v.softplus ? " * slope(steps[i])" : ""};
+        dbias += raw;
+        g[at] = du[i];
+        s[at] = raw;
+      }
+    }
+  }
+  if (!live) { return; }
+  for (var q = 0u; q < quads(); q++) { adjoint[own + q] = da[q]; }
+  adjoint[own + Q] = vec4f(dskip, dbias, 0.0, 0.0);
+  if (chunk == 0u) {
+    let to = adjoint_at(batch, 0u, d);
+    for (var q = 0u; q < quads(); q++) { adjoint[to + q] = lambda[q]; }
+  }
+}`;
+
+/** dchannels [D, width]: the chunks' parts in adjoint, summed in order. */
+export const scanBackwardChannels = (v: ScanVariant): string => /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.dim * params.width) { return; }
+  let column = i % params.width;
+  let d = i / params.width;
+  let place = select(${4 * v.quads}u + column - params.states${v.skip ? "" : " + 1u"}, column, column < params.states);
+  var sum = 0.0;
+  for (var b = 0u; b < params.batch; b++) {
+    for (var k = 1u; k <= params.chunks; k++) {
+      sum += adjoint[((b * (params.chunks + 1u) + k) * params.dim + d) * ${4 * (v.quads + 1)}u + place];
+    }
+  }
+  dchannels[i] = sum;
+}`;
