@@ -28,10 +28,17 @@ import {
 /** Tokens of a chunk that a thread walks at least. */
 const SHORTEST = 16;
 
-/** Chunks that fill the device: each costs a second reading of the input, so no more than that. */
+/**
+ * Chunks that fill the device, since cutting reads the input twice; and no more than twice the root of the length, since
+ * one thread carries a state over all borders.
+ */
 function cut(gpu: Gpu, seq: number, threads: number): { chunk: number; chunks: number } {
   const wanted = gpu.info.software ? 64 : 16384;
-  const chunks = Math.min(Math.ceil(seq / SHORTEST), Math.ceil(wanted / threads));
+  const chunks = Math.min(
+    Math.ceil(seq / SHORTEST),
+    Math.ceil(wanted / threads),
+    Math.ceil(2 * Math.sqrt(seq)),
+  );
   const chunk = Math.ceil(seq / chunks);
   return { chunk, chunks: Math.ceil(seq / chunk) };
 }
@@ -232,9 +239,9 @@ export function checkDiagonal(
   u: Tensor,
   poles: Readonly<Record<string, Tensor>>,
   { b, c, dSkip }: DiagonalParameters,
-  { state, bidirectional = false }: { readonly state?: Tensor | undefined; readonly bidirectional?: boolean },
+  { state, residual, bidirectional = false }: Omit<DiagonalOptions, "factor">,
 ): void {
-  for (const [name, t] of Object.entries({ u, ...poles, b, c, dSkip, state }))
+  for (const [name, t] of Object.entries({ u, ...poles, b, c, dSkip, state, residual }))
     if (t) expectDType(who, name, t, "f32");
   const sizes = expectShape(who, "u", u, ["batch", "seq", "dim"]) as {
     batch: number;
@@ -249,6 +256,7 @@ export function checkDiagonal(
   expectShape(who, "c", c, ["dim", bidirectional ? 2 * states : "states", 2], names);
   expectShape(who, "dSkip", dSkip, ["dim"], names);
   if (state) expectShape(who, "state", state, [sizes.batch, states, 2]);
+  if (residual) expectShape(who, "residual", residual, u.shape);
 }
 
 /**

@@ -57,14 +57,15 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   if (index >= params.batch * params.states) { return; }
   let p = index % params.states;
   let b = index / params.states;
-  let pole_p = pole[p];
+  let whole = power(pole[p], params.chunk);
+  let rest = power(pole[p], params.seq - (params.chunks - 1u) * params.chunk);
   var s = ${v.start ? "conj(start[index])" : "vec2f()"};
   for (var i = 0u; i < params.chunks; i++) {
     let c = ${v.adjoint ? "params.chunks - 1u - i" : "i"};
     let at = (b * params.chunks + c) * params.states + p;
     let own = borders[at];
     borders[at] = s;
-    let a = power(pole_p, min(params.chunk, params.seq - c * params.chunk));
+    let a = select(whole, rest, c + 1u == params.chunks);
     s = cmul(${v.adjoint ? "a" : "conj(a)"}, s) + own;
   }
 }`;

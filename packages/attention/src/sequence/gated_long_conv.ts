@@ -2,12 +2,15 @@ import {
   causalConv1d,
   checkConfig,
   ConfigError,
+  defineKernel,
   e,
   elementwise,
   expectDType,
   expectInteger,
   expectOneOf,
   expectShape,
+  grid1d,
+  isTracked,
   linear,
   mul,
   randomNormal,
@@ -15,6 +18,7 @@ import {
   split,
   stack,
   type Gpu,
+  type Kernel,
   type Module,
   type Tensor,
 } from "@x/kernels";
@@ -28,6 +32,7 @@ import {
   type InitOptions,
   type Plan,
 } from "../parameters.js";
+import { CHANNELS, stage } from "./gated_long_conv.wgsl.js";
 import { continuedConvolution, longConvolution, type ConvolutionForm } from "./long_convolution.js";
 import { SequenceState } from "./sequence_state.js";
 
@@ -71,6 +76,60 @@ function stages(
       : { y: longConvolution(z, filter, { form }), inputs: undefined };
     if (inputs) next.push(inputs);
     z = gate(by, y, z, slice(skip, one).reshape([dim]));
+  }
+  return { out: z, state: next };
+}
+
+const stageKernel: Kernel<undefined> = defineKernel({
+  name: "gatedLongConvStage",
+  bindings: {
+    z: "read f32",
+    gates: "read f32",
+    filters: "read f32",
+    skip: "read f32",
+    before: "read f32",
+    out: "write f32",
+    next: "write f32",
+  },
+  params: {
+    batch: "u32",
+    seq: "u32",
+    dim: "u32",
+    taps: "u32",
+    stage: "u32",
+    z_row: "u32",
+    gate_row: "u32",
+    gate_offset: "u32",
+  },
+  wgsl: stage,
+});
+
+/**
+ * `stages` for fewer tokens than taps and without a gradient, one dispatch each. `projected` [batch, seq, (order + 1)
+ * dim] holds v, then the gates.
+ */
+function decodeStages(
+  projected: Tensor,
+  { filters, skip }: GatedLongConvParameters,
+  state: readonly Tensor[],
+): { out: Tensor; state: Tensor[] } {
+  const { gpu } = projected;
+  const [batch, seq, width] = projected.shape as [number, number, number];
+  const [order, dim, taps] = filters.shape as [number, number, number];
+  const next: Tensor[] = [];
+  let z = projected;
+  for (let n = 0; n < order; n++) {
+    const [out, inputs] = [gpu.empty([batch, seq, dim]), gpu.empty([batch, taps - 1, dim])];
+    gpu.run(stageKernel, {
+      bindings: { z, gates: projected, filters, skip, before: state[n]!, out, next: inputs },
+      params: {
+        ...{ batch, seq, dim, taps, stage: n },
+        ...{ z_row: n === 0 ? width : dim, gate_row: width, gate_offset: (n + 1) * dim },
+      },
+      workgroups: grid1d(batch * seq * Math.ceil(dim / CHANNELS)),
+    });
+    next.push(inputs);
+    z = out;
   }
   return { out: z, state: next };
 }
@@ -214,7 +273,7 @@ export class GatedLongConv implements Module {
     const who = "GatedLongConv";
     checkConfig(who, options, ["state", "residual"]);
     const { state, residual } = options;
-    const { dim, order = 2 } = this.config;
+    const { dim, order = 2, taps } = this.config;
     expectDType(who, "x", x, "f32");
     const { seq = 0 } = expectShape(who, "x", x, ["batch", "seq", dim]);
     expectTokens(who, seq);
@@ -226,23 +285,25 @@ export class GatedLongConv implements Module {
         p["short_filter.weight"]!,
         { bias: p["short_filter.bias"], state: state?.tensors["short"] },
       );
-      const [v, ...gates] = split(
-        short.out,
-        Array.from({ length: order + 1 }, () => dim),
-      );
-      const run = stages(
-        v!,
-        gates,
-        { filters: p["filters"]!, skip: p["skip"]! },
-        "auto",
-        state && long.map((name) => state.tensors[name]!),
-      );
+      const own = { filters: p["filters"]!, skip: p["skip"]! };
+      const held = state && long.map((name) => state.tensors[name]!);
+      const run =
+        held && seq < taps && !isTracked([short.out, own.filters, own.skip])
+          ? decodeStages(short.out, own, held)
+          : this.#stages(short.out, own, held);
       state?.update({
         short: short.state,
         ...Object.fromEntries(long.map((name, n) => [name, run.state[n]])),
       });
       return linear(run.out, p["out_proj.weight"]!, p["out_proj.bias"], { residual });
     });
+  }
+
+  #stages(projected: Tensor, own: GatedLongConvParameters, held?: Tensor[]): ReturnType<typeof stages> {
+    const { dim, order = 2 } = this.config;
+    const sizes = Array.from({ length: order + 1 }, () => dim);
+    const [v, ...gates] = split(projected, sizes);
+    return stages(v!, gates, own, "auto", held);
   }
 
   parameters(): Record<string, Tensor> {

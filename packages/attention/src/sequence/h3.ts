@@ -122,7 +122,8 @@ export function h3(
   const p = parameters;
   expectInteger(who, "headDim", headDim, 1);
   expectOneOf(who, "discretization", discretization, ["zoh", "bilinear"]);
-  for (const [name, t] of Object.entries({ u, ...p, ...state })) expectDType(who, name, t, "f32");
+  for (const [name, t] of Object.entries({ u, ...p, ...state, residual }))
+    if (t) expectDType(who, name, t, "f32");
   const { batch, seq, dim } = expectShape(who, "u", u, ["batch", "seq", "dim"]) as {
     batch: number;
     seq: number;
@@ -144,6 +145,7 @@ export function h3(
   expectShape(who, "c", p.c, [heads, "states", 2], names);
   expectShape(who, "dSkip", p.dSkip, [heads]);
   const { taps, states } = names as { taps: number; states: number };
+  if (residual) expectShape(who, "residual", residual, u.shape);
   if (state) {
     expectShape(who, "state.shift", state.shift, [batch, taps - 1, dim]);
     expectShape(who, "state.outer", state.outer, [headDim * headDim * batch, heads, states, 2]);

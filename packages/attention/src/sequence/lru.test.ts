@@ -151,6 +151,7 @@ describe("lru", () => {
     expect(() => lru(u, { ...p, nuLog: gpu.zeros([2]) })).toThrow(/thetaLog has shape \[3\]/);
     expect(() => lru(u, p, { state: gpu.zeros([1, 3]) })).toThrow(/state has shape \[1, 3\]/);
     expect(() => lru(gpu.zeros([1, 4, 2], "i32"), p)).toThrow(DTypeError);
+    expect(() => lru(u, p, { residual: gpu.zeros([4, 2]) })).toThrow(/residual has shape \[4, 2\]/);
     expect(() => lru(u, { ...p, d: u } as never)).toThrow(/unknown key "d"/);
     expect(() => Lru.plan({ dim: 2, stateSize: 0 })).toThrow(/stateSize is 0/);
     expect(() => Lru.plan({ dim: 2, stateSize: 1, rMin: 0.5, rMax: 0.4 })).toThrow(/rMin is 0.5/);

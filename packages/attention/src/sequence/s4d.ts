@@ -15,7 +15,6 @@ import {
   linear,
   randomNormal,
   randomUniform,
-  slice,
   vjp,
   type Gpu,
   type Kernel,
@@ -34,7 +33,7 @@ import {
 import { longConvolution } from "./long_convolution.js";
 import { poles } from "./poles.js";
 import { finalState, powerSums } from "./power_sums.js";
-import { recurrent, type RecurrentVariant } from "./s4d.wgsl.js";
+import { gateHalves, gateHalvesBackward, recurrent, type RecurrentVariant } from "./s4d.wgsl.js";
 import { SequenceState } from "./sequence_state.js";
 
 export interface S4dParameters {
@@ -161,10 +160,50 @@ const skippedInto = elementwise("s4dSkip", ["y", "u", "d", "residual"], (y, u, d
   e.add(residual, e.add(y, e.mul(u, d))),
 );
 const activated = elementwise("s4dGelu", ["y", "u", "d"], (y, u, d) => e.gelu(e.add(y, e.mul(u, d))));
-const gated = elementwise("s4dGate", ["z", "gate"], (z, gate) => e.mul(z, e.sigmoid(gate)));
-const gatedInto = elementwise("s4dGate", ["z", "gate", "residual"], (z, gate, residual) =>
-  e.add(residual, e.mul(z, e.sigmoid(gate))),
-);
+interface GateVariant {
+  readonly residual: boolean;
+}
+
+const gateKernel: Kernel<GateVariant> = defineKernel({
+  name: "s4dGate",
+  bindings: (v: GateVariant) => ({
+    z: "read f32" as const,
+    ...(v.residual ? { residual: "read f32" as const } : {}),
+    out: "write f32" as const,
+  }),
+  params: { count: "u32", dim: "u32" },
+  wgsl: gateHalves,
+});
+
+const gateBackwardKernel: Kernel<undefined> = defineKernel({
+  name: "s4dGateBackward",
+  bindings: { z: "read f32", grad: "read f32", dz: "write f32" },
+  params: { count: "u32", dim: "u32" },
+  wgsl: gateHalvesBackward,
+});
+
+/** z[..., :dim] sigmoid(z[..., dim:]) + residual, for z [batch, seq, 2 dim], without copies of the halves. */
+function gated(z: Tensor, residual: Tensor | undefined): Tensor {
+  const { gpu } = z;
+  const shape = [z.shape[0]!, z.shape[1]!, z.shape[2]! / 2];
+  const count = z.size / 2;
+  const call = { params: { count, dim: shape[2]! }, workgroups: grid1d(Math.ceil(count / 64)) };
+  return applyOp({
+    name: "s4dGate",
+    inputs: [z, residual],
+    forward: () => {
+      const out = gpu.empty(shape);
+      const variant = { residual: residual !== undefined };
+      gpu.run(gateKernel, { ...call, variant, bindings: { z, residual, out } });
+      return { outputs: [out] };
+    },
+    backward: ({ grads, needs }) => {
+      const dz = gpu.empty(z.shape);
+      gpu.run(gateBackwardKernel, { ...call, bindings: { z, grad: grads[0]!, dz } });
+      return [dz, needs[1] ? grads[0] : undefined];
+    },
+  })[0]!;
+}
 
 /** The skip, and with wOut the output block. */
 function outputOf(
@@ -174,10 +213,7 @@ function outputOf(
   residual: Tensor | undefined,
 ): Tensor {
   if (!wOut) return residual ? skippedInto(y, u, dSkip, residual) : skipped(y, u, dSkip);
-  const z = linear(activated(y, u, dSkip), wOut, bOut);
-  const dim = u.shape[2]!;
-  const half = (start: number): Tensor => slice(z, { axis: 2, start, end: start + dim });
-  return residual ? gatedInto(half(0), half(dim), residual) : gated(half(0), half(dim));
+  return gated(linear(activated(y, u, dSkip), wOut, bOut), residual);
 }
 
 /**
@@ -210,7 +246,7 @@ export function s4d(u: Tensor, parameters: S4dParameters, options: S4dOptions = 
   expectOneOf(who, "discretization", discretization, ["zoh", "bilinear"]);
   expectOneOf(who, "outputBlock", outputBlock, ["none", "glu"]);
   const { logDt, logAReal, aImag, c, dSkip, wOut, bOut } = parameters;
-  for (const [name, t] of Object.entries({ u, ...parameters, state }))
+  for (const [name, t] of Object.entries({ u, ...parameters, state, residual }))
     if (t) expectDType(who, name, t, "f32");
   const sizes = expectShape(who, "u", u, ["batch", "seq", "dim"]) as {
     batch: number;
@@ -228,6 +264,7 @@ export function s4d(u: Tensor, parameters: S4dParameters, options: S4dOptions = 
   if (state) expectShape(who, "state", state, [batch, dim, names["states"]!, 2]);
   if ((wOut === undefined) !== (outputBlock === "none"))
     throw new ConfigError(who, `outputBlock is "${outputBlock}"; wOut belongs to "glu", and to it alone`);
+  if (residual) expectShape(who, "residual", residual, u.shape);
   if (wOut) expectShape(who, "wOut", wOut, [2 * dim, dim]);
   if (bOut) expectShape(who, "bOut", bOut, [2 * dim]);
   return u.gpu.scope(() => {

@@ -71,3 +71,23 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     if (inside && n < params.states) { state_out[(b * params.dim + h) * params.states + n] = x[i]; }
   }
 }`;
+
+const rowsOfHalves = /* wgsl */ `
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.y * groups.x * 64u + id.x;
+  if (i >= params.count) { return; }
+  let at = i / params.dim * 2u * params.dim + i % params.dim;
+  let open = 1.0 / (1.0 + exp(-z[at + params.dim]));`;
+
+/** out[r, h] = z[r, h] sigmoid(z[r, dim + h]) (+ residual[r, h]). */
+export const gateHalves = (v: { readonly residual: boolean }): string => /* wgsl */ `
+${rowsOfHalves}
+  out[i] = z[at] * open${v.residual ? " + residual[i]" : ""};
+}`;
+
+export const gateHalvesBackward = (): string => /* wgsl */ `
+${rowsOfHalves}
+  dz[at] = grad[i] * open;
+  dz[at + params.dim] = grad[i] * z[at] * open * (1.0 - open);
+}`;
