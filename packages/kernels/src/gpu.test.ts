@@ -142,6 +142,27 @@ describe("scopes and memory", () => {
     expect(gpu.memory().pooledBytes).toBe(0);
   });
 
+  it("a full pool lets the longest unused buffers go, so that later sizes are reused too", async () => {
+    const small = await openDevice({ poolLimit: 1 << 20 });
+    try {
+      for (const t of [small.zeros([1 << 16]), small.zeros([1 << 16]), small.zeros([1 << 17])]) t.dispose();
+      await small.sync();
+      expect(small.memory()).toMatchObject({ pooledBuffers: 3, pooledBytes: 1 << 20 });
+      small.zeros([1 << 15]).dispose();
+      await small.sync();
+      // One of the first two went.
+      expect(small.memory()).toMatchObject({ pooledBuffers: 3, pooledBytes: (1 << 20) - (1 << 17) });
+      const again = small.zeros([1 << 15]);
+      expect(small.memory()).toMatchObject({ pooledBuffers: 2, liveBytes: 1 << 17 });
+      again.dispose();
+      small.zeros([1 << 19]).dispose(); // larger than the pool
+      await small.sync();
+      expect(small.memory().pooledBytes).toBeLessThanOrEqual(1 << 20);
+    } finally {
+      small.destroy();
+    }
+  });
+
   it("stop at the budget with a typed error, and go on after memory is freed", async () => {
     const small = await openDevice({ memoryBudget: 1 << 20 });
     try {

@@ -17,7 +17,7 @@ export interface MemoryStatistics {
 }
 
 /**
- * Buffers by bucket size. A freed buffer is kept while the pool is below its limit. Commands run in the order in
+ * Buffers by bucket size. A freed buffer is kept; above the pool's limit, the longest unused ones go. Commands run in the order in
  * which they were queued, so a buffer may be reused as soon as it is freed; destroying one has to wait until the
  * commands that use it are submitted, which `destroyLater` sees to.
  */
@@ -25,13 +25,15 @@ export class BufferPool implements StorageHome {
   readonly #device: GPUDevice;
   readonly #onFailure: (error: OutOfMemoryError) => void;
   readonly #destroyLater: (storage: Storage) => void;
+  /** By size, the last freed last. */
   readonly #free: Map<number, Storage[]> = new Map<number, Storage[]>();
+  /** All of those, in the order in which they were freed. */
+  readonly #freed: Set<Storage> = new Set<Storage>();
   readonly #poolLimit: number;
   readonly budget: number;
   #nextId = 1;
   #liveBuffers = 0;
   #liveBytes = 0;
-  #pooledBuffers = 0;
   #pooledBytes = 0;
   #peakBytes = 0;
 
@@ -64,7 +66,7 @@ export class BufferPool implements StorageHome {
     }
     const pooled = this.#free.get(size)?.pop();
     if (pooled) {
-      this.#pooledBuffers--;
+      this.#freed.delete(pooled);
       this.#pooledBytes -= size;
       pooled.references = 1;
       this.#count(size);
@@ -107,22 +109,25 @@ export class BufferPool implements StorageHome {
   release(storage: Storage): void {
     this.#liveBuffers--;
     this.#liveBytes -= storage.bytes;
-    if (this.#pooledBytes + storage.bytes > this.#poolLimit) {
-      this.#destroyLater(storage);
-      return;
-    }
     const list = this.#free.get(storage.bytes);
     if (list) list.push(storage);
     else this.#free.set(storage.bytes, [storage]);
-    this.#pooledBuffers++;
+    this.#freed.add(storage);
     this.#pooledBytes += storage.bytes;
+    for (const oldest of this.#freed) {
+      if (this.#pooledBytes <= this.#poolLimit) break;
+      this.#free.get(oldest.bytes)?.shift();
+      this.#freed.delete(oldest);
+      this.#pooledBytes -= oldest.bytes;
+      this.#destroyLater(oldest);
+    }
   }
 
   /** Give every pooled buffer back to the device. */
   trim(): void {
     for (const list of this.#free.values()) for (const storage of list) this.#destroyLater(storage);
     this.#free.clear();
-    this.#pooledBuffers = 0;
+    this.#freed.clear();
     this.#pooledBytes = 0;
   }
 
@@ -130,7 +135,7 @@ export class BufferPool implements StorageHome {
     return {
       liveBuffers: this.#liveBuffers,
       liveBytes: this.#liveBytes,
-      pooledBuffers: this.#pooledBuffers,
+      pooledBuffers: this.#freed.size,
       pooledBytes: this.#pooledBytes,
       peakBytes: this.#peakBytes,
       budget: this.budget,

@@ -77,6 +77,9 @@ function rowsAtOnce({ lanes }: RowVariant, gpu: Gpu, rows: number, shared: boole
   return lanes > 0 && shared ? 2 : 1;
 }
 
+/** Rows of a batch: all that a subgroup holds numbers for, or, on a GPU, which wants many workgroups, one block. */
+const batchFor = (gpu: Gpu, v: RowNormVariant): number => (gpu.info.software ? batchOf(v) : v.block);
+
 /** Rows of a workgroup: enough groups to fill a device, few enough that their sums over rows stay small. */
 function rowsPerGroup(x: Tensor, rows: number, batch: number, groups: number): number {
   const wanted = x.gpu.info.software ? 32 : groups;
@@ -136,7 +139,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       const out = gpu.empty(x.shape, x.dtype);
       const stats = gpu.empty([rows, 2]);
       const total = residual ? gpu.empty(x.shape, x.dtype) : undefined;
-      const batch = batchOf(variant);
+      const batch = batchFor(gpu, variant);
       const chunk = rowsPerGroup(x, rows, batch, 2048);
       gpu.run(forwardKernel, {
         variant,
@@ -165,8 +168,8 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
         dweight: weight !== undefined && needs[1] === true,
         dbias: bias !== undefined && needs[2] === true,
       };
-      const batch = batchOf(own);
-      const chunk = rowsPerGroup(x, rows, batch, 512);
+      const batch = batchFor(gpu, own);
+      const chunk = rowsPerGroup(x, rows, batch, 1024);
       const groups = Math.ceil(rows / Math.max(chunk, 1));
       // Few enough groups for a grid of one axis, so each has rows, and writes its line of the sums.
       const workgroups = grid1d(groups);

@@ -20,14 +20,15 @@ export const WIDE: readonly (readonly number[])[] = [
   [2, 4100],
 ];
 
-/** The same tests with the adapter's subgroups and without. */
+/** The same tests with the adapter's subgroups, as a GPU uses them, and without. */
 export function eachForm(name: string, body: (device: { readonly gpu: Gpu }) => void): void {
-  for (const [label, features] of [
+  for (const [label, options] of [
     ["with the adapter's subgroups", {}],
-    ["without subgroups", { subgroups: false }],
+    ["with subgroups as on a GPU", { hardware: true }],
+    ["without subgroups", { features: { subgroups: false } }],
   ] as const)
     describe(`${name} ${label}`, () => {
-      body(useGpu({ features }));
+      body(useGpu(options));
     });
 }
 

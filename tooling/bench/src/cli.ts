@@ -111,7 +111,7 @@ async function runTable(flags: Flags): Promise<void> {
       limits = await limitsOf(holders[0]!);
       say(showLimits(limits));
     }
-    const options = { quick: flags.quick === true, say };
+    const options = { quick: flags.quick === true, say, wake: holders[0]!.opened.software === false };
     const gpus = holders.filter((h) => h.implementation.webgpu);
     const cases = flags.large ? [...CASES, ...LARGE_CASES] : CASES;
     for (const bench of cases.filter((c) => c.name.includes(flags.filter))) {

@@ -21,6 +21,8 @@ export type Request =
 export interface Opened {
   readonly version: string;
   readonly adapter: string;
+  /** A CPU renders. */
+  readonly software?: boolean;
 }
 
 export interface Prepared {

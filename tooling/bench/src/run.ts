@@ -28,6 +28,8 @@ export interface Row {
 export interface RunOptions {
   readonly quick: boolean;
   readonly say: (line: string) => void;
+  /** Keep a GPU busy before each sample: it lowers its clocks while others take their turn. */
+  readonly wake: boolean;
 }
 
 const firstLine = (error: unknown): string =>
@@ -43,11 +45,14 @@ interface Ready {
 /** Runs whose time is measured together: about this many milliseconds, so that waiting once costs little. */
 const SAMPLE_MS = 40;
 
+/** Of runs before a sample, where a GPU has to be woken. */
+const WAKE_MS = 120;
+
 /** One row: every implementation is checked, then they take turns. */
 export async function measureCase(
   bench: BenchCase,
   holders: readonly Holder[],
-  { quick }: RunOptions,
+  { quick, wake }: RunOptions,
 ): Promise<Row> {
   const { kind, options } = bench;
   const inputs = bench.inputs();
@@ -76,6 +81,8 @@ export async function measureCase(
   const rounds = quick ? 3 : 9;
   for (let round = 0; round < rounds; round++)
     for (const { holder, count, samples } of ready) {
+      if (wake && holder.implementation.webgpu)
+        await holder.ask<Sampled>({ op: "sample", count: Math.ceil((count * WAKE_MS) / SAMPLE_MS) });
       const { milliseconds } = await holder.ask<Sampled>({ op: "sample", count });
       samples.push(milliseconds / count);
     }

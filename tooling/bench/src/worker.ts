@@ -10,7 +10,7 @@ let program: Program | undefined;
 async function answer(request: Request): Promise<unknown> {
   if (request.op === "open") {
     gpu = await openDevice(request.options);
-    return { version: VERSION, adapter: gpu.info.name } satisfies Opened;
+    return { version: VERSION, adapter: gpu.info.name, software: gpu.info.software } satisfies Opened;
   }
   if (!gpu) throw new Error("not open");
   switch (request.op) {

@@ -127,7 +127,7 @@ describe("gatedLongConv", () => {
     expect(() => gatedLongConv(v, gates, p, { form: "conv" as never })).toThrow(/form is "conv"/);
     expect(() => gatedLongConv(v, gates, p, { state: gpu.zeros([1, 2, 4, 3]) })).toThrow(/state has shape/);
     expect(() => gatedLongConv(gpu.zeros([1, 0, 3]), gates, p)).toThrow(/v has no tokens/);
-    expect(() => gatedLongConv(gpu.zeros([1, 5, 3], "f16"), gates, p)).toThrow(/v is f16/);
+    expect(() => gatedLongConv(gpu.zeros([1, 5, 3], "i32"), gates, p)).toThrow(/v is i32/);
     expect(() => gatedLongConv(v, gates, { ...p, filters: gpu.zeros([2, 3, 0]) })).toThrow(/must have/);
     expect(() => GatedLongConv.plan({ dim: 2, taps: 0 })).toThrow(/taps is 0/);
   });

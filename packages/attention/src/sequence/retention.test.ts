@@ -211,8 +211,8 @@ describe("gated retention", () => {
     expect(() => gatedRetention(q, k, v, logDecay, { state: slice(state, { axis: 2, end: 2 }) })).toThrow(
       "state has shape [2, 2, 2, 3]; it must be [batch = 2, heads = 2, dim = 4, valueDim = 3]",
     );
-    expect(() => gatedRetention(q, k, gpu.zeros(v.shape, "f16"), logDecay)).toThrow(
-      "v is f16; it must be f32",
+    expect(() => gatedRetention(q, k, gpu.zeros(v.shape, "i32"), logDecay)).toThrow(
+      "v is i32; it must be f32",
     );
     expect(() => gatedRetention(q, k, v, logDecay, { scale: NaN })).toThrow("scale is NaN");
     const none = gpu.zeros([2, 2, 0, 4]);

@@ -162,7 +162,7 @@ describe("s4d", () => {
     expect(bad({ state: gpu.zeros([1, 2, 4, 2]) })).toThrow(/state has shape \[1, 2, 4, 2\]/);
     expect(() => s4d(gpu.zeros([1, 0, 2]), p)).toThrow(/u has no tokens/);
     expect(() => s4d(gpu.zeros([1, 4, 3]), p)).toThrow(/logAReal has shape \[2, 3\]/);
-    expect(() => s4d(gpu.zeros([1, 4, 2], "f16"), p)).toThrow(/u is f16; it must be f32/);
+    expect(() => s4d(gpu.zeros([1, 4, 2], "i32"), p)).toThrow(/u is i32; it must be f32/);
     expect(() => S4d.plan({ dim: 2, stateSize: 3, dtMin: 0 })).toThrow(/dtMin is 0/);
   });
 });

@@ -1,4 +1,13 @@
-import { ConfigError, expectShape, noGrad, stridedCopy, stridesOf, type Gpu, type Tensor } from "@x/kernels";
+import {
+  ConfigError,
+  expectObject,
+  expectShape,
+  noGrad,
+  stridedCopy,
+  stridesOf,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 
 /** Shapes of a state's tensors by name, and the number each starts from (0). */
 export type StatePlan = Readonly<
@@ -24,7 +33,9 @@ export class SequenceState {
   readonly #plan: StatePlan;
   readonly #tensors: Readonly<Record<string, Tensor>>;
 
+  /** @throws ConfigError where the plan is missing */
   constructor(gpu: Gpu, plan: StatePlan) {
+    expectObject("SequenceState", "the plan", plan);
     this.#gpu = gpu;
     this.#plan = plan;
     this.#tensors = Object.fromEntries(
