@@ -91,7 +91,7 @@ export function feedForward(h: Tensor, p: Parameters, { norm }: BlockContext): T
 }
 
 /** h + MHA(RMSNorm(h)). */
-export function selfAttention(
+function selfAttention(
   h: Tensor,
   p: Parameters,
   { numHeads, norm }: BlockContext,
@@ -114,7 +114,7 @@ export function contextHeads(
 }
 
 /** h + CrossMHA(RMSNorm(h), context). */
-export function crossAttention(
+function crossAttention(
   h: Tensor,
   p: Parameters,
   { numHeads, norm }: BlockContext,
@@ -146,5 +146,5 @@ export function expectLayers(who: string, counts: Readonly<Record<string, number
 
 /** Refuse a sequence without tokens. */
 export function expectTokens(who: string, seq: number, name = "x"): void {
-  if (seq === 0) throw new ConfigError(who, `${name} has no tokens`);
+  if (seq === 0) throw new ConfigError(who, `${name} has no tokens; it must have at least one`);
 }

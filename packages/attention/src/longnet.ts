@@ -8,6 +8,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { attentionOutputs } from "./engine/attention.js";
+import { finite } from "./engine/lse.js";
 import { mergeAttention } from "./merge.js";
 import { dilatedSegment } from "./patterns/pattern.js";
 
@@ -25,7 +26,6 @@ export interface LongNetOptions {
 }
 
 // A row that no pattern has: every lse is -inf, every output 0.
-const finite = (x: Parameters<typeof e.exp>[0]): ReturnType<typeof e.exp> => e.max(x, -1e30);
 const share = elementwise("longNetShare", ["lse", "total"], (lse, total) =>
   e.exp(e.sub(finite(lse), finite(total))),
 );

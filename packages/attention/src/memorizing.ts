@@ -156,7 +156,7 @@ export class MemorizingAttention implements Module {
     checkConfig(who, options, ["memory", "retrieved", "residual"]);
     const { dim, headDim, numHeads, segmentLen, memorySize = 0 } = this.config;
     const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
-    if (seq === 0) throw new ConfigError(who, "x has no tokens");
+    if (seq === 0) throw new ConfigError(who, "x has no tokens; it must have at least one");
     const { memory, retrieved, residual } = options;
     if (memory) {
       const names = { batch, heads: this.numKvHeads };

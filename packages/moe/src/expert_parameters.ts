@@ -34,7 +34,7 @@ export interface ExpertsConfig {
   readonly gluKind?: GluKind;
 }
 
-export const EXPERTS_KEYS: readonly string[] = [
+const EXPERTS_KEYS: readonly string[] = [
   "dim",
   "hiddenDim",
   "numExperts",

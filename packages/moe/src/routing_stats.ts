@@ -210,7 +210,7 @@ export function routingStats(
   expectShape(who, "types", types, each);
   expectDType(who, "types", types, "i32");
   const tokens = indices.size / k;
-  if (tokens === 0) throw new ConfigError(who, "there are no tokens");
+  if (tokens === 0) throw new ConfigError(who, "there are no tokens; there must be at least one");
   const { gpu } = indices;
   return noGrad(() =>
     gpu.scope(() => {

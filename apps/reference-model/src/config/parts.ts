@@ -5,7 +5,7 @@ import type { ComponentSpec, LayerSpec, ModelConfig } from "./model_config.js";
 /** `model_type` of a configuration that names its parts. */
 export const PARTS_FAMILY = "parts";
 
-export const PLACEMENTS: readonly Placement[] = [
+const PLACEMENTS: readonly Placement[] = [
   "preLn",
   "postLn",
   "subLn",

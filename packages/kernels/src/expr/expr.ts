@@ -4,7 +4,7 @@
  */
 
 /** Operations of the language and their number of operands. */
-export const ARITY: {
+const ARITY: {
   readonly add: 2;
   readonly sub: 2;
   readonly mul: 2;
@@ -58,7 +58,7 @@ export const ARITY: {
   select: 3,
 };
 
-export type ExprOp = keyof typeof ARITY;
+type ExprOp = keyof typeof ARITY;
 
 /** An expression: a constant, an input by name, or an operation. */
 export type Expr =
