@@ -91,12 +91,7 @@ export function feedForward(h: Tensor, p: Parameters, { norm }: BlockContext): T
 }
 
 /** h + MHA(RMSNorm(h)). */
-function selfAttention(
-  h: Tensor,
-  p: Parameters,
-  { numHeads, norm }: BlockContext,
-  attend: Attend,
-): Tensor {
+function selfAttention(h: Tensor, p: Parameters, { numHeads, norm }: BlockContext, attend: Attend): Tensor {
   const a = norm(h, p["input_layernorm.weight"]!);
   const cut = (name: string): Tensor => splitHeads(a, numHeads, p[`self_attn.${name}.weight`]!);
   const o = attend(cut("q_proj"), cut("k_proj"), cut("v_proj"));
