@@ -52,6 +52,7 @@ export {
 } from "./errors.js";
 export {
   checkConfig,
+  expectBoolean,
   expectDType,
   expectInteger,
   expectNumber,
