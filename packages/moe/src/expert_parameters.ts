@@ -2,6 +2,7 @@ import {
   checkConfig,
   ConfigError,
   expectInteger,
+  expectOneOf,
   randomNormal,
   stack,
   takeParameter,
@@ -43,6 +44,8 @@ const EXPERTS_KEYS: readonly string[] = [
   "gluKind",
 ];
 
+const EXPERT_KINDS = ["ffn", "glu"] as const;
+
 /** Draws tensors of one layer, each from a stream of its own. */
 export function drawer(
   who: string,
@@ -63,6 +66,7 @@ export function initExperts(
   { std = 0.02, outStd = std }: InitOptions,
 ): Experts {
   const { dim, hiddenDim, numExperts, expertKind = "ffn" } = config;
+  expectOneOf(who, "expertKind", expertKind, EXPERT_KINDS);
   for (const [name, value] of Object.entries({ dim, hiddenDim, numExperts }))
     expectInteger(who, name, value, 1);
   const into = [numExperts, hiddenDim, dim];
@@ -125,12 +129,12 @@ export function takeExperts(
     const gpu = list[0]!.gpu;
     return gpu.keep(gpu.scope(() => stack(list)));
   };
-  const glu =
-    config.expertKind ??
-    (Object.keys(parameters).some((n) => n.endsWith("gate_proj") || n.endsWith("gate_proj.weight"))
-      ? "glu"
-      : "ffn");
-  if (glu === "glu")
+  const gated = Object.keys(parameters).some(
+    (n) => n.endsWith("gate_proj") || n.endsWith("gate_proj.weight"),
+  );
+  const { expertKind = gated ? "glu" : "ffn" } = config;
+  expectOneOf(who, "expertKind", expertKind, EXPERT_KINDS);
+  if (expertKind === "glu")
     return {
       kind: "glu",
       wGate: take("gate_proj"),
