@@ -3,7 +3,9 @@ import {
   ConfigError,
   e,
   elementwise,
+  expectBoolean,
   expectInteger,
+  expectShape,
   stopGradient,
   type Tensor,
 } from "@x/kernels";
@@ -62,6 +64,10 @@ export function longNetAttention(q: Tensor, k: Tensor, v: Tensor, options: LongN
     expectInteger(who, `segmentLengths[${p}]`, w, 1);
     expectInteger(who, `dilations[${p}]`, dilations[p], 1);
   });
+  expectBoolean(who, "detachWeights", detachWeights);
+  const names = expectShape(who, "q", q, ["batch", "heads", "seq", "headDim"]);
+  for (const [name, t] of Object.entries({ k, v }))
+    expectShape(who, name, t, ["batch", null, "seq", null], names);
   return q.gpu.scope(() => {
     const parts = segmentLengths.map((segment, p) =>
       attentionOutputs(q, k, v, {

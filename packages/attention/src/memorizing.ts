@@ -6,6 +6,7 @@ import {
   e,
   elementwise,
   exp,
+  expectBoolean,
   expectInteger,
   expectOneOf,
   expectShape,
@@ -113,6 +114,7 @@ export class MemorizingAttention implements Module {
       combine,
       segmentLen,
       memorySize = 0,
+      qkNorm = false,
     } = config;
     for (const [name, n] of Object.entries({ dim, numHeads, numKvHeads, headDim, topK }))
       expectInteger(who, name, n, 1);
@@ -124,13 +126,14 @@ export class MemorizingAttention implements Module {
     expectOneOf(who, "combine", combine, ["gate", "joint"]);
     if (segmentLen !== undefined) expectInteger(who, "segmentLen", segmentLen, 1);
     expectInteger(who, "memorySize", memorySize, 0);
+    expectBoolean(who, "qkNorm", qkNorm);
     return {
       "q_proj.weight": matrix(numHeads * headDim, dim),
       "k_proj.weight": matrix(numKvHeads * headDim, dim),
       "v_proj.weight": matrix(numKvHeads * headDim, dim),
       "o_proj.weight": matrix(dim, numHeads * headDim),
       ...(combine === "gate" ? { gate: zeros(numHeads) } : {}),
-      ...(config.qkNorm ? { log_scale: { shape: [numHeads], init: Math.log(10) } } : {}),
+      ...(qkNorm ? { log_scale: { shape: [numHeads], init: Math.log(10) } } : {}),
     };
   }
 
