@@ -59,6 +59,7 @@ export {
   expectObject,
   expectOneOf,
   expectShape,
+  expectTensor,
   nearest,
   normalizeAxis,
   showShape,

@@ -28,7 +28,8 @@ function show(value: unknown): string {
   return typeof value === "object" && value !== null ? "an object" : String(value);
 }
 
-function expectTensor(who: string, name: string, value: unknown): void {
+/** Check that an argument is a tensor: without types it may be left out. */
+export function expectTensor(who: string, name: string, value: unknown): void {
   if (typeof value !== "object" || value === null || !("shape" in value))
     throw new ConfigError(who, `${name} is ${show(value)}; it must be a tensor`);
 }

@@ -1,15 +1,15 @@
 import {
   ACTIVATIONS,
   checkConfig,
-  ConfigError,
   expectOneOf,
   expectShape,
+  expectTensor,
   GLU_GATES,
   ShapeError,
   showShape,
-  Tensor,
   type ActivationName,
   type GluKind,
+  type Tensor,
 } from "@x/kernels";
 
 /** Activations of plain experts; swish has beta 1. */
@@ -62,11 +62,7 @@ export function expectWeights(
   others: readonly string[] = [],
 ): void {
   checkConfig(who, given, [...needed, ...others]);
-  for (const name of needed) {
-    const value: unknown = (given as Readonly<Record<string, unknown>>)[name];
-    if (!Tensor.isInstance(value))
-      throw new ConfigError(who, `${name} is ${String(value)}; it must be a tensor`);
-  }
+  for (const name of needed) expectTensor(who, name, (given as Readonly<Record<string, unknown>>)[name]);
 }
 
 /** What experts must hold, and what they may hold. */
