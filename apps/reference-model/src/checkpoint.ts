@@ -261,7 +261,7 @@ export async function filesBeside(folder: string): Promise<Record<string, string
 }
 
 /** A model's parameters on the host under checkpoint names, experts one by one. */
-export async function hostParameters(model: CausalLM): Promise<Record<string, TensorData>> {
+async function hostParameters(model: CausalLM): Promise<Record<string, TensorData>> {
   const out: Record<string, TensorData> = {};
   const original = Object.fromEntries(Object.entries(MIXTRAL).map(([w, name]) => [name, w]));
   for (const [name, tensor] of Object.entries(model.state())) {

@@ -5,7 +5,7 @@ import type { CausalLM } from "./model.js";
 import { wordClass } from "./stories.js";
 
 /** What the experts of one layer do on a text; matrices are by rows. */
-export interface LayerRouting {
+interface LayerRouting {
   /** Name of the layer's feed-forward block. */
   readonly name: string;
   readonly numExperts: number;

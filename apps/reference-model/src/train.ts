@@ -91,7 +91,7 @@ export interface Progress {
   readonly learningRate: number;
 }
 
-export const END_OF_TEXT = "<|endoftext|>";
+const END_OF_TEXT = "<|endoftext|>";
 
 /** What a run needs besides weights to go on as if it had not stopped. */
 interface SavedState {

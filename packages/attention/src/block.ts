@@ -91,12 +91,7 @@ export function feedForward(h: Tensor, p: Parameters, { norm }: BlockContext): T
 }
 
 /** h + MHA(RMSNorm(h)). */
-export function selfAttention(
-  h: Tensor,
-  p: Parameters,
-  { numHeads, norm }: BlockContext,
-  attend: Attend,
-): Tensor {
+function selfAttention(h: Tensor, p: Parameters, { numHeads, norm }: BlockContext, attend: Attend): Tensor {
   const a = norm(h, p["input_layernorm.weight"]!);
   const cut = (name: string): Tensor => splitHeads(a, numHeads, p[`self_attn.${name}.weight`]!);
   const o = attend(cut("q_proj"), cut("k_proj"), cut("v_proj"));
@@ -114,7 +109,7 @@ export function contextHeads(
 }
 
 /** h + CrossMHA(RMSNorm(h), context). */
-export function crossAttention(
+function crossAttention(
   h: Tensor,
   p: Parameters,
   { numHeads, norm }: BlockContext,
@@ -146,5 +141,5 @@ export function expectLayers(who: string, counts: Readonly<Record<string, number
 
 /** Refuse a sequence without tokens. */
 export function expectTokens(who: string, seq: number, name = "x"): void {
-  if (seq === 0) throw new ConfigError(who, `${name} has no tokens`);
+  if (seq === 0) throw new ConfigError(who, `${name} has no tokens; it must have at least one`);
 }

@@ -10,7 +10,7 @@ export interface CachedAttentionOptions extends Omit<
 > {
   /** Positions of the new tokens; default: counted on from the cache's length. */
   readonly positions?: TokenPositions;
-  /** i32 [batch, seq] of the new tokens: keys with 0 are not stored. */
+  /** i32 [batch, seq] of the new tokens: keys with 0 are never seen. */
   readonly keyMask?: Tensor | undefined;
   /** Packed documents: i32 [batch, seq] of the new tokens, counted on from `first`; not with a ring. */
   readonly docs?: { readonly ids: Tensor; readonly first: number } | undefined;

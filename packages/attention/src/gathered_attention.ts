@@ -2,8 +2,6 @@ import {
   applyOp,
   checkConfig,
   defineKernel,
-  elementwise,
-  e,
   expectDType,
   expectNumber,
   expectShape,
@@ -15,6 +13,7 @@ import {
   type RowVariant,
   type Tensor,
 } from "@x/kernels";
+import { emptyRows } from "./engine/lse.js";
 import {
   gatheredBackwardKeys,
   gatheredBackwardQuery,
@@ -73,8 +72,6 @@ const keysKernel: Kernel<undefined> = defineKernel({
   params: { k: "u32", dim: "u32", count: "u32", factor: "f32" },
   wgsl: gatheredBackwardKeys,
 });
-
-const emptyRows = elementwise("lse", ["lse", "none"], (lse, none) => e.select(e.lt(1e38, lse), none, lse));
 
 /**
  * Attention over a list of keys per query: out_i = softmax_t(scale q_i . k_{idx(i,t)}) v_{idx(i,t)}; entries below 0

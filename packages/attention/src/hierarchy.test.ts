@@ -142,5 +142,6 @@ describe("Top-Down Transformer", () => {
     const none = model.forward(x, { poolWeights: gpu.zeros([1, 13]) });
     expect(Array.from(await none.out.read()).every(Number.isFinite)).toBe(true);
     expect(() => model.forward(x, { poolWeights: gpu.zeros([13]) })).toThrow(/poolWeights has shape \[13\]/);
+    expect(() => model.forward(x, { poolWeights: gpu.zeros([1, 13], "i32") })).toThrow(/poolWeights is i32/);
   });
 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
-import { cachedAttention, KVCache, LatentCache, MultiHeadAttention } from "./index.js";
+import { cachedAttention, globalTokens, KVCache, LatentCache, MultiHeadAttention } from "./index.js";
 import {
   expectCausal,
   expectConstantMemory,
@@ -59,14 +59,26 @@ describe("caches of keys and values", () => {
     }
   });
 
-  it("keys that a mask hides are not stored", async () => {
+  it("keys that a mask hides are held but never seen, packed documents or not", async () => {
     const { gpu } = device;
     const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
     const x = random(gpu, [1, 7, 20], 3);
     const keyMask = gpu.tensor([1, 0, 1, 1, 0, 1, 1], [1, 7], "i32");
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 7 });
-    await expectSame(layer.forward(x, { cache, keyMask }), layer.forward(x, { keyMask }));
-    cache.dispose();
+    for (const docs of [undefined, gpu.tensor([0, 0, 0, 4, 4, 4, 4], [1, 7], "i32")]) {
+      const cache = layer.createCache(gpu, { batch: 1, maxLength: 7 });
+      let start = 0;
+      const out = inPieces(gpu, x, [3, 1, 3], (piece) => {
+        const end = start + piece.shape[1]!;
+        const own = { keyMask: rows(keyMask, start, end), ...(docs && { docs: rows(docs, start, end) }) };
+        start = end;
+        return layer.forward(piece, { cache, ...own });
+      });
+      const whole = layer.outputs(x, { keyMask, docs });
+      await expectSame(out, whole.out);
+      await expectSame(cache.keys, whole.keys);
+      await expectSame(cache.values, whole.values);
+      cache.dispose();
+    }
   });
 
   it("packed documents stay apart while decoding", async () => {
@@ -83,6 +95,16 @@ describe("caches of keys and values", () => {
       return layer.forward(piece, { cache, docs: own });
     });
     await expectSame(out, layer.forward(x, { docs }));
+    cache.dispose();
+  });
+
+  it("a pattern without a number goes with a cache: tokens that are global are none", async () => {
+    const { gpu } = device;
+    const parameters = parametersOf(gpu, MultiHeadAttention.plan(config));
+    const layer = new MultiHeadAttention(config, parameters, { pattern: globalTokens([]) });
+    const cache = layer.createCache(gpu, { batch: 1, maxLength: 4 });
+    const x = random(gpu, [1, 3, 20], 3);
+    await expectSame(layer.forward(x, { cache }), layer.forward(x));
     cache.dispose();
   });
 
@@ -125,6 +147,8 @@ describe("caches of keys and values", () => {
     expect(() => cache.append(k, k)).toThrow(/position 4 does not fit; the cache holds 4 tokens/);
     expect(cache.length).toBe(3);
     expect(() => cache.append(random(gpu, [1, 1, 3, 8], 1), k)).toThrow(/k has shape \[1, 1, 3, 8\]/);
+    const [one, mask] = [random(gpu, [1, 1, 2, 8], 1), gpu.zeros([1, 1])];
+    expect(() => cache.append(one, one, undefined, mask)).toThrow("keyMask is f32; it must be i32");
     expect(() => cache.append(k, k, [0, 1])).toThrow(/positions has 2 entries; it must have 3/);
     expect(() => cache.append(k, k, [0, 1, 1.5])).toThrow(/positions is 1.5/);
     const ring = new KVCache(gpu, {

@@ -99,7 +99,7 @@ export class KVCache {
 
   /**
    * Store k and v [batch, seq, kvHeads, dim] of the next tokens, or of those at `positions`; a key that `keyMask`
-   * (i32 [batch, seq]) hides is left out. Gives the positions that attention over the cache needs.
+   * (i32 [batch, seq]) hides is never seen. Gives the positions that attention over the cache needs.
    *
    * @throws ConfigError when they do not fit, ShapeError
    */
@@ -109,7 +109,10 @@ export class KVCache {
     const { seq } = expectShape(who, "k", k, [batch, "seq", heads, dim]) as { seq: number };
     expectShape(who, "v", v, [batch, seq, heads, this.values.shape[3]!]);
     expectDType(who, "v", v, k.dtype);
-    if (keyMask) expectShape(who, "keyMask", keyMask, [batch, seq]);
+    if (keyMask) {
+      expectShape(who, "keyMask", keyMask, [batch, seq]);
+      expectDType(who, "keyMask", keyMask, "i32");
+    }
     if (seq > this.maxChunk)
       throw new ConfigError(who, `given ${seq} tokens; the cache takes at most ${this.maxChunk} at a time`);
     const at = this.#slots.place(who, seq, positions);
@@ -117,14 +120,14 @@ export class KVCache {
     return this.positions(at);
   }
 
-  /** Store the document of each token, i32 [batch, seq]; gives those of all slots, [batch, slots]. */
+  /** Store the document of each token that was appended, i32 [batch, seq]; gives those of all slots, [batch, slots]. */
   appendDocs(docs: Tensor, positions: Tensor): Tensor {
     const who = "KVCache.appendDocs";
     const { batch } = this.config;
     expectShape(who, "docs", docs, [batch, positions.shape[1]!]);
     expectDType(who, "docs", docs, "i32");
     this.#docs ??= this.#gpu.keep(this.#gpu.full([batch, this.slots], -1, "i32"));
-    this.#slots.store(positions, { rows: docs, slots: this.#docs });
+    this.#slots.annotate(positions, { rows: docs, slots: this.#docs });
     return this.#docs;
   }
 

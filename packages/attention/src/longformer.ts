@@ -4,6 +4,7 @@ import {
   ConfigError,
   e,
   elementwise,
+  expectBoolean,
   expectDType,
   expectInteger,
   expectShape,
@@ -74,6 +75,7 @@ export class LongformerAttention implements Module {
     checkConfig(who, config, ["dim", "numHeads", "headDim", "left", "right", "dilation", "bias"]);
     const { dim, numHeads, headDim, left, right, dilation = 1, bias = false } = config;
     for (const [name, n] of Object.entries({ dim, numHeads, headDim })) expectInteger(who, name, n, 1);
+    expectBoolean(who, "bias", bias);
     dilatedWindow(left, right, dilation);
     if (Array.isArray(dilation) && dilation.length !== numHeads)
       throw new ConfigError(who, `dilation has ${dilation.length} entries; there are ${numHeads} heads`);

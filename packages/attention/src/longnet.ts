@@ -3,11 +3,14 @@ import {
   ConfigError,
   e,
   elementwise,
+  expectBoolean,
   expectInteger,
+  expectShape,
   stopGradient,
   type Tensor,
 } from "@x/kernels";
 import { attentionOutputs } from "./engine/attention.js";
+import { finite } from "./engine/lse.js";
 import { mergeAttention } from "./merge.js";
 import { dilatedSegment } from "./patterns/pattern.js";
 
@@ -25,7 +28,6 @@ export interface LongNetOptions {
 }
 
 // A row that no pattern has: every lse is -inf, every output 0.
-const finite = (x: Parameters<typeof e.exp>[0]): ReturnType<typeof e.exp> => e.max(x, -1e30);
 const share = elementwise("longNetShare", ["lse", "total"], (lse, total) =>
   e.exp(e.sub(finite(lse), finite(total))),
 );
@@ -62,6 +64,10 @@ export function longNetAttention(q: Tensor, k: Tensor, v: Tensor, options: LongN
     expectInteger(who, `segmentLengths[${p}]`, w, 1);
     expectInteger(who, `dilations[${p}]`, dilations[p], 1);
   });
+  expectBoolean(who, "detachWeights", detachWeights);
+  const names = expectShape(who, "q", q, ["batch", "heads", "seq", "headDim"]);
+  for (const [name, t] of Object.entries({ k, v }))
+    expectShape(who, name, t, ["batch", null, "seq", null], names);
   return q.gpu.scope(() => {
     const parts = segmentLengths.map((segment, p) =>
       attentionOutputs(q, k, v, {

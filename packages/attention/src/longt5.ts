@@ -30,8 +30,8 @@ export interface LongT5Config {
   readonly headDim: number;
   /** Keys to see on each side. */
   readonly radius: number;
-  /** Tokens of a block that one transient global token stands for; 0: local attention only. */
-  readonly globalBlock: number;
+  /** Tokens of a block that one transient global token stands for; 0 (default): local attention only. */
+  readonly globalBlock?: number;
   /** Buckets of the relative bias, both directions together; default 32. */
   readonly numBuckets?: number;
   /** Distance from which on the last bucket holds; default 128. */
@@ -104,7 +104,8 @@ export class LongT5Attention implements Module {
       "maxDistance",
       "normEps",
     ]);
-    const { dim, numHeads, headDim, radius, globalBlock, numBuckets = 32, maxDistance = 128 } = config;
+    const { dim, numHeads, headDim, radius, globalBlock = 0 } = config;
+    const { numBuckets = 32, maxDistance = 128, normEps = 1e-6 } = config;
     for (const [name, n] of Object.entries({ dim, numHeads, headDim })) expectInteger(who, name, n, 1);
     expectInteger(who, "radius", radius, 0);
     expectInteger(who, "globalBlock", globalBlock, 0);
@@ -112,7 +113,7 @@ export class LongT5Attention implements Module {
     if (numBuckets % 4 !== 0)
       throw new ConfigError(who, `numBuckets is ${numBuckets}; it must be a multiple of 4`);
     expectInteger(who, "maxDistance", maxDistance, numBuckets / 4 + 1);
-    expectNumber(who, "normEps", config.normEps ?? 1e-6, 0);
+    expectNumber(who, "normEps", normEps, 0);
     const inner = numHeads * headDim;
     return {
       "q_proj.weight": matrix(inner, dim),
@@ -142,7 +143,7 @@ export class LongT5Attention implements Module {
   forward(x: Tensor, options: { readonly keyMask?: Tensor | undefined } = {}): Tensor {
     const who = "LongT5Attention";
     checkConfig(who, options, ["keyMask"]);
-    const { dim, numHeads, radius, globalBlock } = this.config;
+    const { dim, numHeads, radius, globalBlock = 0, normEps: eps = 1e-6 } = this.config;
     const { keyMask } = options;
     const names = expectShape(who, "x", x, ["batch", "seq", dim]);
     if (keyMask) {
@@ -177,12 +178,10 @@ export class LongT5Attention implements Module {
       let context = near.out;
       const blocks = globalBlock > 0 ? Math.floor(seq / globalBlock) : 0;
       if (blocks > 0) {
-        const { rows, query, key } = this.#blocks(x.gpu, real, batch, seq, blocks);
+        const { rows, query, key } = blocksOf(x.gpu, real, globalBlock);
         const sums = scatterAdd(x.reshape([batch * seq, dim]), rows, batch * blocks);
         const norm = this.#parts.rmsNorm ?? plainRmsNorm;
-        const side = norm(sums.reshape([batch, blocks, dim]), weight("global_input_layer_norm"), {
-          eps: this.config.normEps ?? 1e-6,
-        });
+        const side = norm(sums.reshape([batch, blocks, dim]), weight("global_input_layer_norm"), { eps });
         const far = attentionOutputs(q, split("k_proj", side), split("v_proj", side), {
           scale: 1,
           modifiers: [bias("global_relative_attention_bias", this.#globalIndex)],
@@ -199,50 +198,46 @@ export class LongT5Attention implements Module {
     });
   }
 
-  /** Which block each token adds to (row of [batch * blocks], -1 none), and positions of tokens and blocks. */
-  #blocks(
-    gpu: Gpu,
-    real: Tensor,
-    batch: number,
-    seq: number,
-    blocks: number,
-  ): { rows: Tensor; query: Tensor; key: Tensor } {
-    const size = this.config.globalBlock;
-    const column = (n: number, of: (i: number) => number, shape: number[]): Tensor =>
-      gpu.tensor(
-        Float32Array.from({ length: n }, (_, i) => of(i)),
-        shape,
-      );
-    const ends = slice(
-      slice(real, { axis: 1, start: 0, end: blocks * size }).reshape([batch, blocks, size]),
-      { axis: 2, start: size - 1, end: size },
-    ).reshape([batch, blocks]);
-    const full = sum(ends, { axes: 1, keepDims: true });
-    const block = blockOf(
-      real,
-      column(seq, (i) => Math.floor(i / size), [1, seq]),
-      full,
-    );
-    const rows = blockRow(
-      block,
-      column(batch, (b) => b * blocks, [batch, 1]),
-    );
-    return {
-      rows: cast(rows.reshape([batch * seq]), "i32"),
-      query: cast(firstOf(block), "i32"),
-      key: cast(
-        keyOf(
-          column(blocks, (J) => J, [1, blocks]),
-          full,
-        ),
-        "i32",
-      ),
-    };
-  }
-
   dispose(): void {
     for (const tensor of Object.values(this.#p)) tensor.dispose();
     this.#index.dispose();
     this.#globalIndex.dispose();
   }
+}
+
+/** Which block each token adds to (row of [batch * blocks], -1 none), and positions of tokens and blocks. */
+function blocksOf(gpu: Gpu, real: Tensor, size: number): { rows: Tensor; query: Tensor; key: Tensor } {
+  const [batch, seq] = real.shape as [number, number];
+  const blocks = Math.floor(seq / size);
+  const column = (n: number, of: (i: number) => number, shape: number[]): Tensor =>
+    gpu.tensor(
+      Float32Array.from({ length: n }, (_, i) => of(i)),
+      shape,
+    );
+  const ends = slice(slice(real, { axis: 1, start: 0, end: blocks * size }).reshape([batch, blocks, size]), {
+    axis: 2,
+    start: size - 1,
+    end: size,
+  }).reshape([batch, blocks]);
+  const full = sum(ends, { axes: 1, keepDims: true });
+  const block = blockOf(
+    real,
+    column(seq, (i) => Math.floor(i / size), [1, seq]),
+    full,
+  );
+  const rows = blockRow(
+    block,
+    column(batch, (b) => b * blocks, [batch, 1]),
+  );
+  return {
+    rows: cast(rows.reshape([batch * seq]), "i32"),
+    query: cast(firstOf(block), "i32"),
+    key: cast(
+      keyOf(
+        column(blocks, (J) => J, [1, blocks]),
+        full,
+      ),
+      "i32",
+    ),
+  };
 }

@@ -6,6 +6,7 @@ import {
   e,
   elementwise,
   exp,
+  expectBoolean,
   expectInteger,
   expectOneOf,
   expectShape,
@@ -113,6 +114,7 @@ export class MemorizingAttention implements Module {
       combine,
       segmentLen,
       memorySize = 0,
+      qkNorm = false,
     } = config;
     for (const [name, n] of Object.entries({ dim, numHeads, numKvHeads, headDim, topK }))
       expectInteger(who, name, n, 1);
@@ -124,13 +126,14 @@ export class MemorizingAttention implements Module {
     expectOneOf(who, "combine", combine, ["gate", "joint"]);
     if (segmentLen !== undefined) expectInteger(who, "segmentLen", segmentLen, 1);
     expectInteger(who, "memorySize", memorySize, 0);
+    expectBoolean(who, "qkNorm", qkNorm);
     return {
       "q_proj.weight": matrix(numHeads * headDim, dim),
       "k_proj.weight": matrix(numKvHeads * headDim, dim),
       "v_proj.weight": matrix(numKvHeads * headDim, dim),
       "o_proj.weight": matrix(dim, numHeads * headDim),
       ...(combine === "gate" ? { gate: zeros(numHeads) } : {}),
-      ...(config.qkNorm ? { log_scale: { shape: [numHeads], init: Math.log(10) } } : {}),
+      ...(qkNorm ? { log_scale: { shape: [numHeads], init: Math.log(10) } } : {}),
     };
   }
 
@@ -156,7 +159,7 @@ export class MemorizingAttention implements Module {
     checkConfig(who, options, ["memory", "retrieved", "residual"]);
     const { dim, headDim, numHeads, segmentLen, memorySize = 0 } = this.config;
     const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
-    if (seq === 0) throw new ConfigError(who, "x has no tokens");
+    if (seq === 0) throw new ConfigError(who, "x has no tokens; it must have at least one");
     const { memory, retrieved, residual } = options;
     if (memory) {
       const names = { batch, heads: this.numKvHeads };

@@ -1,4 +1,5 @@
-import { e, elementwise, expectShape, type Expr, type Tensor } from "@x/kernels";
+import { e, elementwise, expectShape, type Tensor } from "@x/kernels";
+import { finite } from "./engine/lse.js";
 
 /** Attention over one set of keys: its output [batch, heads, queries, dim] and log-sum-exp [batch, heads, queries]. */
 export interface AttentionPart {
@@ -6,8 +7,6 @@ export interface AttentionPart {
   readonly lse: Tensor;
 }
 
-// -inf stands for a row without keys; -1e30 behaves like it and subtracts without NaN.
-const finite = (x: Expr): Expr => e.max(x, -1e30);
 const mix = elementwise("mergeAttention", ["a", "b", "la", "lb"], (a, b, la, lb) => {
   const gap = e.min(e.max(e.sub(finite(la), finite(lb)), -80), 80);
   const weight = e.sigmoid(gap);

@@ -110,11 +110,12 @@ export class MultiHeadLatentAttention implements Module {
       "normEps",
       "scale",
     ]);
-    const { dim, numHeads, nopeDim, ropeDim, vDim, kvRank, qRank = 0 } = config;
+    const { dim, numHeads, nopeDim, ropeDim, vDim, kvRank, qRank = 0, ropeBase = 10000 } = config;
     for (const [name, n] of Object.entries({ dim, numHeads, nopeDim, ropeDim, vDim, kvRank }))
       expectInteger(who, name, n, 1);
     if (ropeDim % 2 !== 0) throw new ConfigError(who, `ropeDim is ${ropeDim}; it must be even`);
     expectInteger(who, "qRank", qRank, 0);
+    expectNumber(who, "ropeBase", ropeBase, Number.MIN_VALUE);
     if (config.normEps !== undefined) expectNumber(who, "normEps", config.normEps, 0);
     if (config.scale !== undefined) expectNumber(who, "scale", config.scale);
     const queries = numHeads * (nopeDim + ropeDim);

@@ -107,6 +107,10 @@ describe("MultiHeadAttention", () => {
     expect(make({ numKvHeads: 3 })).toThrow(/numHeads is 2, numKvHeads 3/);
     expect(make({ bias: true })).toThrow(/parameter q_proj.bias is missing; it must have shape \[8\]/);
     expect(make({ headDim: 5 })).toThrow(/q_proj.weight has shape \[8, 8\]; it must be \[10, 8\]/);
+    const q = { "q_proj.weight": gpu.zeros([8, 8], "i32") };
+    expect(() => new MultiHeadAttention(config, { ...parameters, ...q })).toThrow(
+      "parameter q_proj.weight is i32; it must be f32 or f16",
+    );
     const layer = new MultiHeadAttention(config, parameters);
     expect(() => layer.forward(random(gpu, [5, 8], 1))).toThrow(/x has shape \[5, 8\]/);
     const cache = layer.createCache(gpu, { batch: 1, maxLength: 8 });

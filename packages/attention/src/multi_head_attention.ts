@@ -1,6 +1,7 @@
 import {
   checkConfig,
   ConfigError,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectShape,
@@ -147,9 +148,10 @@ export class MultiHeadAttention implements Module {
     const who = "MultiHeadAttention";
     checkConfig(who, config, KEYS);
     const { dim, contextDim = dim, numHeads, numKvHeads = numHeads } = config;
-    const { bias = false, scale, softcap = 0, window, sinks = false } = config;
+    const { causal = false, bias = false, scale, softcap = 0, window, sinks = false } = config;
     for (const [name, n] of Object.entries({ dim, contextDim, numHeads, numKvHeads }))
       expectInteger(who, name, n, 1);
+    for (const [name, flag] of Object.entries({ causal, bias, sinks })) expectBoolean(who, name, flag);
     const headDim = config.headDim ?? dim / numHeads;
     expectInteger(who, "headDim", headDim, 1);
     if (numHeads % numKvHeads !== 0)

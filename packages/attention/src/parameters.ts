@@ -1,4 +1,12 @@
-import { checkConfig, ConfigError, randomNormal, showShape, type Gpu, type Tensor } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectDType,
+  randomNormal,
+  showShape,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 
 /** One parameter of a component: its shape, and how it starts. */
 export interface ParameterPlan {
@@ -57,7 +65,7 @@ export function initParameters(
   );
 }
 
-/** The given parameters, if they are those of the plan. @throws ConfigError naming the first that is not. */
+/** The given parameters, if they are those of the plan. @throws ConfigError, DTypeError naming the first that is not. */
 export function checkParameters(
   who: string,
   plan: Plan,
@@ -75,6 +83,7 @@ export function checkParameters(
           `parameter ${name} has shape ${showShape(tensor.shape)}; it must be ${showShape(shape)}`,
         );
       }
+      expectDType(who, `parameter ${name}`, tensor, "f32", "f16");
       return [name, tensor];
     }),
   );

@@ -3,6 +3,7 @@ import {
   checkConfig,
   concat,
   ConfigError,
+  expectBoolean,
   expectInteger,
   expectOneOf,
   expectShape,
@@ -83,10 +84,12 @@ export class RecurrentMemoryTransformer implements Module {
       "memoryCausal",
       "detachEvery",
     ]);
-    const { dim, layers, segmentLen, memTokens, mode, writeInit, memoryCausal, detachEvery = 0 } = config;
+    const { dim, layers, segmentLen, memTokens, mode, writeInit, detachEvery = 0 } = config;
+    const { memoryCausal = false } = config;
     expectLayers(who, { layers, segmentLen, memTokens });
     expectOneOf(who, "mode", mode, ["decoder", "encoder"]);
     expectInteger(who, "detachEvery", detachEvery, 0);
+    expectBoolean(who, "memoryCausal", memoryCausal);
     if (writeInit !== undefined) expectOneOf(who, "writeInit", writeInit, ["memory", "learned"]);
     if (mode === "encoder" && (memoryCausal || writeInit === "learned"))
       throw new ConfigError(

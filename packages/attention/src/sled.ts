@@ -115,6 +115,7 @@ export class Sled implements Module {
     const { dim, layers, decLayers, contextSize, windowFraction, prefixLen = 0 } = config;
     expectLayers(who, { layers, decLayers }, 0);
     expectInteger(who, "prefixLen", prefixLen, 0);
+    expectInteger(who, "contextSize", contextSize, 1);
     sledWindows(contextSize + 1, contextSize, windowFraction);
     return {
       ...layersPlan("layers", layers, blockPlan(config)),

@@ -17,10 +17,12 @@ interface StoreVariant {
   readonly to: string;
   /** A second tensor goes along. */
   readonly pair: boolean;
+  /** The slots' positions are written too; -1 where a mask hides the row. */
+  readonly fills: boolean;
   readonly keyMask: boolean;
 }
 
-/** Row s of x goes to slot position % slots; a row that is masked, or whose position does not fit, goes nowhere. */
+/** Row s of x goes to slot position % slots; a row whose position does not fit goes nowhere. */
 const storeKernel: Kernel<StoreVariant> = defineKernel({
   name: "cacheStore",
   bindings: (v: StoreVariant) => ({
@@ -30,7 +32,7 @@ const storeKernel: Kernel<StoreVariant> = defineKernel({
     ...(v.keyMask ? { key_mask: "read i32" as const } : {}),
     x_slots: `read_write ${v.to}` as const,
     ...(v.pair ? { y_slots: `read_write ${v.to}` as const } : {}),
-    slot_positions: "read_write i32" as const,
+    ...(v.fills ? { slot_positions: "read_write i32" as const } : {}),
   }),
   params: { rows: "u32", seq: "u32", slots: "u32", x_width: "u32", y_width: "u32", limit: "i32" },
   wgsl: (v) => /* wgsl */ `
@@ -43,11 +45,10 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   if (row >= params.rows) { return; }
   let position = positions[row];
   if (position < 0 || position >= params.limit) { return; }
-  ${v.keyMask ? "if (key_mask[row] == 0) { return; }" : ""}
   let slot = row / params.seq * params.slots + u32(position) % params.slots;
   if (d < params.x_width) { x_slots[slot * params.x_width + d] = ${v.to}(x[row * params.x_width + d]); }
   ${v.pair ? `if (d < params.y_width) { y_slots[slot * params.y_width + d] = ${v.to}(y[row * params.y_width + d]); }` : ""}
-  if (d == 0u) { slot_positions[slot] = position; }
+  ${v.fills ? `if (d == 0u) { slot_positions[slot] = ${v.keyMask ? "select(-1, position, key_mask[row] != 0)" : "position"}; }` : ""}
 }`,
 });
 
@@ -64,6 +65,12 @@ export interface SlotOptions {
   readonly slots: number;
   /** Positions from here on are refused. */
   readonly maxLength: number;
+}
+
+/** Rows [batch, seq, ...] and the slots [batch, slots, ...] that they go to. */
+interface SlotRows {
+  readonly rows: Tensor;
+  readonly slots: Tensor;
 }
 
 const isTensor = (value: ArrayLike<number> | Tensor): value is Tensor => "gpu" in value;
@@ -140,12 +147,21 @@ export class Slots {
     return cut;
   }
 
-  /** Copy rows [batch, seq, ...] of one or two tensors to their slots [batch, slots, ...]. */
-  store(
+  /** Fill slots [batch, slots, ...] with rows [batch, seq, ...] of one or two tensors; one that is masked is hidden. */
+  store(positions: Tensor, x: SlotRows, y?: SlotRows, keyMask?: Tensor): void {
+    this.#copy(positions, x, y, { fills: true, keyMask });
+  }
+
+  /** Copy what belongs to rows that `store` filled slots with. */
+  annotate(positions: Tensor, x: SlotRows): void {
+    this.#copy(positions, x, undefined, { fills: false, keyMask: undefined });
+  }
+
+  #copy(
     positions: Tensor,
-    x: { readonly rows: Tensor; readonly slots: Tensor },
-    y?: { readonly rows: Tensor; readonly slots: Tensor },
-    keyMask?: Tensor,
+    x: SlotRows,
+    y: SlotRows | undefined,
+    { fills, keyMask }: { readonly fills: boolean; readonly keyMask: Tensor | undefined },
   ): void {
     const { slots, maxLength } = this.options;
     const rows = x.rows.shape[0]! * x.rows.shape[1]!;
@@ -156,6 +172,7 @@ export class Slots {
         from: x.rows.dtype,
         to: x.slots.dtype,
         pair: y !== undefined,
+        fills,
         keyMask: keyMask !== undefined,
       },
       bindings: {
@@ -165,7 +182,7 @@ export class Slots {
         y: y?.rows,
         y_slots: y?.slots,
         key_mask: keyMask,
-        slot_positions: this.#positions,
+        slot_positions: fills ? this.#positions : undefined,
       },
       params: { rows, seq: x.rows.shape[1]!, slots, x_width: xWidth, y_width: yWidth, limit: maxLength },
       workgroups: grid1d(Math.ceil((rows * Math.max(xWidth, yWidth)) / 64)),

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { transpose, type Tensor } from "@x/kernels";
 import { checkOp, operand, useGpu, type Operand } from "@x/testing";
 import {
@@ -75,6 +75,17 @@ describe("sparse modules, of any shape, are what their equations say in float64,
       { numRuns: 6, seed: 4 },
     );
   }, 300_000);
+
+  it("LongNet refuses lengths that differ and options of a wrong kind", () => {
+    const { gpu } = device;
+    const [q, k] = [gpu.zeros([1, 2, 4, 8]), gpu.zeros([1, 2, 5, 8])];
+    const run = (key: Tensor, more: object) => () =>
+      longNetAttention(q, key, key, { segmentLengths: [4], dilations: [2], ...more });
+    expect(run(k, {})).toThrow(/k has shape \[1, 2, 5, 8\]; it must be \[batch = 1, any, seq = 4, any\]/);
+    expect(run(q, { detachWeights: "yes" })).toThrow(/detachWeights is "yes"/);
+    expect(run(q, { dilations: [] })).toThrow(/dilations 0; they need one count/);
+    expect(run(q, { dilations: [0] })).toThrow(/dilations\[0\] is 0/);
+  });
 
   it("Longformer: windows of each head's dilation, global tokens both ways, padding", async () => {
     const [B, D, H, d] = [2, 3, 2, 2];

@@ -119,7 +119,10 @@ export class TopDownTransformer implements Module {
       expectShape(who, "keyMask", keyMask, [batch, seq]);
       expectDType(who, "keyMask", keyMask, "i32");
     }
-    if (poolWeights) expectShape(who, "poolWeights", poolWeights, [batch, seq]);
+    if (poolWeights) {
+      expectShape(who, "poolWeights", poolWeights, [batch, seq]);
+      expectDType(who, "poolWeights", poolWeights, "f32");
+    }
     const local: Attend = (q, k, v) =>
       attention(q, k, v, { layout: "bshd", window: { left, right }, queryOffset: 0, keyMask });
     return x.gpu.scope(() => {

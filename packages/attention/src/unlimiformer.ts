@@ -4,6 +4,7 @@ import {
   checkConfig,
   e,
   elementwise,
+  expectBoolean,
   expectInteger,
   expectShape,
   matmul,
@@ -73,6 +74,7 @@ export class UnlimiformerAttention implements Module {
     checkConfig(who, config, ["dim", "numHeads", "headDim", "topK", "bias"]);
     const { dim, numHeads, headDim, topK, bias = false } = config;
     for (const [name, n] of Object.entries({ dim, numHeads, headDim, topK })) expectInteger(who, name, n, 1);
+    expectBoolean(who, "bias", bias);
     const inner = numHeads * headDim;
     const projection = (name: string, out: number, into: number): Record<string, ParameterPlan> => ({
       [`${name}.weight`]: matrix(out, into),

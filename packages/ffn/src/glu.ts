@@ -17,7 +17,7 @@ import { FEW_ROWS, gluFew } from "./glu_few.js";
 export const GLU_KINDS: readonly GluKind[] = Object.keys(GLU_GATES) as GluKind[];
 
 /** The gate's activation as an expression of "x". */
-export const gateExpression = (kind: GluKind): Expr => ACTIVATION_EXPRESSIONS[GLU_GATES[kind]];
+const gateExpression = (kind: GluKind): Expr => ACTIVATION_EXPRESSIONS[GLU_GATES[kind]];
 
 /** The unit of each kind, g(x) * up, with beta 1. */
 const UNITS = Object.fromEntries(

@@ -1,7 +1,7 @@
 /** KAN layers in double precision, straight from their formulas. */
 
 /** B_{j,k}(x) by the recurrence. */
-export function bspline(x: number, knots: ArrayLike<number>, j: number, k: number): number {
+function bspline(x: number, knots: ArrayLike<number>, j: number, k: number): number {
   if (k === 0) return knots[j]! <= x && x < knots[j + 1]! ? 1 : 0;
   const part = (a: number, b: number): number => (b === 0 ? 0 : a / b);
   return (

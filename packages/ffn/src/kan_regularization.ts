@@ -148,7 +148,7 @@ export function kanActivationRegularization(
   const { baseWeight } = weights;
   const { baseActivation = "silu" } = options;
   const { basis, outputs } = splineEdges(who, x, weights, options);
-  if (x.size === 0) throw new ConfigError(who, "x has no samples");
+  if (x.size === 0) throw new ConfigError(who, "x has no samples; it must have at least one");
   checkBase(who, x, baseActivation, baseWeight, outputs);
   return x.gpu.scope(() => {
     const phi = basisValues(who, x, basis);

@@ -15,7 +15,11 @@ export function bindRanges(
 ): BoundRange[] {
   const ranges = bindings.map(({ name }) => {
     const bindable = given[name];
-    if (bindable === undefined) throw new ConfigError(kernel, `binding ${name} is missing`);
+    if (bindable === undefined)
+      throw new ConfigError(
+        kernel,
+        `binding ${name} is missing; this variant binds ${bindings.map((b) => b.name).join(", ")}`,
+      );
     return bindRange(gpu, kernel, name, bindable);
   });
   for (let i = 0; i < ranges.length; i++) {
@@ -36,7 +40,11 @@ export function bindRanges(
 function bindRange(gpu: Gpu, kernel: string, name: string, given: Bindable): BoundRange {
   const whole = given instanceof Tensor || !("tensor" in given);
   const tensor = whole ? given : given.tensor;
-  if (tensor.gpu !== gpu) throw new KernelsError(kernel, `${name} is on another device`);
+  if (tensor.gpu !== gpu)
+    throw new KernelsError(
+      kernel,
+      `${name} is on another device; all bindings must be on the one that runs the kernel`,
+    );
   const storage = tensor.storage;
   const width = BYTES_PER_ELEMENT[tensor.dtype];
   const offset = whole ? 0 : given.offset * width;

@@ -365,7 +365,8 @@ export class Gpu {
    */
   record<T>(fn: () => T): Recording<T> {
     this.#check();
-    if (this.#capture) throw new ConfigError("record", "recordings do not nest");
+    if (this.#capture)
+      throw new ConfigError("record", "was called inside another recording; recordings do not nest");
     const capture = new Capture(this.#pool);
     this.#capture = capture;
     const outer = this.#scope;
@@ -418,7 +419,10 @@ export class Gpu {
   /** Run `fn` and measure every kernel with timestamp queries; longest first. */
   async profile(fn: () => unknown): Promise<KernelTime[]> {
     if (!this.features.timestampQuery) {
-      throw new ConfigError("profile", `the adapter ${this.info.name} has no timestamp queries`);
+      throw new ConfigError(
+        "profile",
+        `the adapter ${this.info.name} has no timestamp queries, by which kernels are timed`,
+      );
     }
     await this.sync();
     const timer = this.#queue.startTiming();

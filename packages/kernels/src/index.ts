@@ -52,12 +52,14 @@ export {
 } from "./errors.js";
 export {
   checkConfig,
+  expectBoolean,
   expectDType,
   expectInteger,
   expectNumber,
   expectObject,
   expectOneOf,
   expectShape,
+  expectTensor,
   nearest,
   normalizeAxis,
   showShape,

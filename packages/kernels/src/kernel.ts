@@ -91,7 +91,7 @@ export interface ParamLayout {
   readonly words: number;
 }
 
-export function layoutParams(params: Readonly<Record<string, ParamType>>): ParamLayout {
+function layoutParams(params: Readonly<Record<string, ParamType>>): ParamLayout {
   const entries = Object.entries(params);
   const vectors = entries.filter(([, type]) => type.startsWith("vec4"));
   const scalars = entries.filter(([, type]) => !type.startsWith("vec4"));

@@ -43,7 +43,7 @@ export class Capture {
     return {
       outputs,
       replay: () => {
-        if (!this.#open) throw new ConfigError("record", "replay after dispose");
+        if (!this.#open) throw new ConfigError("record", "replay after dispose(); record the step again");
         replay(this.commands);
       },
       dispose,

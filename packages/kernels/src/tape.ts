@@ -98,12 +98,13 @@ export function isTracked(tensors: readonly (Tensor | undefined)[]): boolean {
  */
 export function applyOp(spec: OpSpec): Tensor[] {
   const first = spec.inputs.find((t) => t !== undefined);
-  if (!first) throw new ConfigError(spec.name, "was given no tensor");
+  if (!first) throw new ConfigError(spec.name, "was given no tensor; one of its inputs must be one");
   const gpu = first.gpu;
   expectOwnDevice(gpu);
   for (const input of spec.inputs) {
     if (input === undefined) continue;
-    if (input.gpu !== gpu) throw new KernelsError(spec.name, "its tensors are on different devices");
+    if (input.gpu !== gpu)
+      throw new KernelsError(spec.name, "its tensors are on different devices; they must be on one");
     void input.storage; // throws if it was freed
   }
   const tape = current;
@@ -171,11 +172,15 @@ export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
   gpu.currentScope?.endings.push(close);
   // An output may be one of `wrt`, or be given twice; cotangents are then summed.
   const pullback = (cotangents: readonly (Tensor | undefined)[]): Tensor[] => {
-    if (!open) throw new ConfigError("vjp", "pullback was called twice, or after its scope had ended");
+    if (!open)
+      throw new ConfigError(
+        "vjp",
+        "pullback was called twice, or after its scope had ended; it runs once, inside the scope of its forward pass",
+      );
     if (cotangents.length !== outputs.length) {
       throw new ShapeError(
         "vjp",
-        `given ${String(cotangents.length)} cotangents for ${String(outputs.length)} outputs`,
+        `given ${String(cotangents.length)} cotangents for ${String(outputs.length)} outputs; there must be one for each, or undefined`,
       );
     }
     try {

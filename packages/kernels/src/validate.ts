@@ -24,10 +24,12 @@ export function checkShape(who: string, shape: readonly number[]): void {
 
 function show(value: unknown): string {
   if (typeof value === "function") return "a function";
+  if (typeof value === "string") return JSON.stringify(value);
   return typeof value === "object" && value !== null ? "an object" : String(value);
 }
 
-function expectTensor(who: string, name: string, value: unknown): void {
+/** Check that an argument is a tensor: without types it may be left out. */
+export function expectTensor(who: string, name: string, value: unknown): void {
   if (typeof value !== "object" || value === null || !("shape" in value))
     throw new ConfigError(who, `${name} is ${show(value)}; it must be a tensor`);
 }
@@ -134,18 +136,23 @@ export function checkConfig(who: string, config: unknown, known: readonly string
   }
 }
 
+/** A range in words; Number.MIN_VALUE as the least stands for more than 0. */
+function rangeText(min: number, max: number): string {
+  const least = min === Number.MIN_VALUE ? " above 0" : min > -Infinity ? ` at least ${min}` : "";
+  if (max === Infinity) return least;
+  return Number.isInteger(min) ? ` in ${min}..${max}` : `${least}${least && ","} at most ${max}`;
+}
+
 /** Check that a number is an integer in a range. */
 export function expectInteger(
   who: string,
   name: string,
   value: unknown,
-  min: number,
+  min: number = -Infinity,
   max: number = Infinity,
 ): asserts value is number {
-  if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
-    const range = max === Infinity ? `at least ${String(min)}` : `in ${String(min)}..${String(max)}`;
-    throw new ConfigError(who, `${name} is ${String(value)}; it must be an integer ${range}`);
-  }
+  if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max)
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be an integer${rangeText(min, max)}`);
 }
 
 /** Check that a number is finite and in a range (bounds included). */
@@ -156,12 +163,14 @@ export function expectNumber(
   min: number = -Infinity,
   max: number = Infinity,
 ): asserts value is number {
-  if (typeof value !== "number" || !Number.isFinite(value) || value < min || value > max) {
-    throw new ConfigError(
-      who,
-      `${name} is ${String(value)}; it must be a finite number in [${String(min)}, ${String(max)}]`,
-    );
-  }
+  if (typeof value !== "number" || !Number.isFinite(value) || value < min || value > max)
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be a finite number${rangeText(min, max)}`);
+}
+
+/** Check that a value is true or false. */
+export function expectBoolean(who: string, name: string, value: unknown): asserts value is boolean {
+  if (typeof value !== "boolean")
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be true or false`);
 }
 
 /** Check that a value is one of the listed strings. */

@@ -1,4 +1,13 @@
-import { defineKernel, DTypeError, expectOneOf, grid1d, ShapeError, showShape } from "@x/kernels";
+import {
+  defineKernel,
+  DTypeError,
+  expectDType,
+  expectOneOf,
+  expectShape,
+  grid1d,
+  ShapeError,
+  showShape,
+} from "@x/kernels";
 import type { Kernel, Tensor } from "@x/kernels";
 
 /** Which tokens share a budget: those of one sequence, or all. */
@@ -82,10 +91,9 @@ export function expectChoices(who: string, indices: Tensor, weights?: Tensor): n
   const k = indices.shape.at(-1) ?? 0;
   if (k === 0)
     throw new ShapeError(who, `indices have shape ${showShape(indices.shape)}; they must be [..., topK]`);
-  if (weights && showShape(weights.shape) !== showShape(indices.shape))
-    throw new ShapeError(
-      who,
-      `weights have shape ${showShape(weights.shape)}; indices have ${showShape(indices.shape)}`,
-    );
+  if (weights) {
+    expectDType(who, "weights", weights, "f32", "f16");
+    expectShape(who, "weights", weights, indices.shape);
+  }
   return k;
 }

@@ -66,5 +66,9 @@ describe("components", () => {
     );
     expect(() => GShardMoe.init(gpu, { ...shape, capcity: 1 } as never, init)).toThrow(/"capacity"/);
     expect(() => SwitchMoe.init(gpu, { ...shape, dim: 0, capacity: 1 }, init)).toThrow(/dim is 0/);
+    const expertKind = "mlp" as never;
+    expect(() => SwitchMoe.init(gpu, { ...shape, expertKind, capacity: 1 }, init)).toThrow(
+      'SwitchMoe: expertKind is "mlp"; it must be one of ffn, glu',
+    );
   });
 });

@@ -112,6 +112,29 @@ describe("deepseekMoe", () => {
     expect(gpu.memory().liveBytes).toBe(live);
   });
 
+  it("scores that round to 1 keep their order, alone and in groups by their best", async () => {
+    const { gpu } = device;
+    const [x, w] = [gpu.full([1, 1], 1), gpu.tensor([20, 25, 30, 40, 28, 22, 35, 33], [E, 1])];
+    const experts = {
+      kind: "glu",
+      wGate: gpu.zeros([E, F, 1]),
+      wUp: gpu.zeros([E, F, 1]),
+      wDown: gpu.zeros([E, 1, F]),
+    } as const;
+    const options = { topK: 3, scoreFunction: "sigmoid", groupScore: "max" } as const;
+    for (const [numGroups, best] of [
+      [1, [3, 6, 7]],
+      [4, [3, 6, 7]],
+      [2, [3, 2, 1]],
+    ] as const) {
+      const topkGroups = Math.ceil(numGroups / 2);
+      const { indices } = gpu.scope(() =>
+        deepseekMoe(x, w, experts, undefined, { ...options, numGroups, topkGroups }),
+      );
+      expect(Array.from(await indices.read())).toEqual(best);
+    }
+  });
+
   it("reads experts one by one, as a checkpoint holds them", async () => {
     const { gpu } = device;
     const tensor = (shape: number[], seed: number): Tensor => gpu.tensor(operand(shape, seed).data, shape);
@@ -156,5 +179,9 @@ describe("deepseekMoe", () => {
     expect(run({ topK: 1, scaling: 2 } as never)).toThrow(/unknown key "scaling"/);
     const shared = { wGate: gpu.zeros([F, D]), wUp: gpu.zeros([F, D]), wDown: gpu.zeros([D, F + 1]) };
     expect(() => deepseekMoe(x, w, experts, shared, { topK: 1 })).toThrow(/shared wDown has shape \[6, 5\]/);
+    expect(() => deepseekMoe(x, w, experts, { wGate: shared.wGate } as never, { topK: 1 })).toThrow(
+      "deepseekMoe, shared experts: wUp is undefined; it must be a tensor",
+    );
+    expect(run({ topK: 1, normTopkProb: 1 as never })).toThrow("normTopkProb is 1; it must be true or false");
   });
 });

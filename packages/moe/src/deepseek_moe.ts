@@ -1,19 +1,18 @@
 import {
   checkConfig,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectOneOf,
   expectShape,
   linear,
   mul,
-  ShapeError,
-  showShape,
   sigmoid,
   softmax,
   takeAlongLast,
   type Tensor,
 } from "@x/kernels";
-import { expectRouter, expertCount, type GatedExperts } from "./expert_weights.js";
+import { expectRouter, expectWeights, expertCount, type GatedExperts } from "./expert_weights.js";
 import { gated, mixExperts } from "./experts.js";
 import { groupLimitedTopk } from "./group_limited.js";
 import { renormalizeWeights } from "./router.js";
@@ -90,6 +89,7 @@ export function deepseekMoe(
   const v3 = scoreFunction === "sigmoid";
   const { topkGroups = numGroups, groupScore = v3 ? "top2" : "max", normTopkProb = v3 } = options;
   expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
+  expectBoolean(who, "normTopkProb", normTopkProb);
   expectNumber(who, "routedScalingFactor", routedScalingFactor);
   const dim = x.shape.at(-1) ?? 0;
   const numExperts = expertCount(who, experts, dim);
@@ -102,7 +102,10 @@ export function deepseekMoe(
     const rows = x.reshape([tokens, dim]);
     const logits = linear(rows, wRouter);
     const scores = v3 ? sigmoid(logits) : softmax(logits);
-    const indices = groupLimitedTopk(who, scores, topK, { numGroups, topkGroups, groupScore }, bias);
+    // By the logits, whose order is that of the scores where those round to 1 or 0, unless scores are added to.
+    const sums = bias !== undefined || (numGroups > 1 && groupScore === "top2");
+    const limit = { numGroups, topkGroups, groupScore };
+    const indices = groupLimitedTopk(who, sums ? scores : logits, topK, limit, bias);
     let weights = takeAlongLast(scores, indices);
     if (normTopkProb) weights = renormalizeWeights(weights, 1e-20);
     if (routedScalingFactor !== 1) weights = mul(weights, routedScalingFactor);
@@ -125,12 +128,9 @@ export function deepseekMoe(
   });
 }
 
-function expectShared(who: string, { wGate, wUp, wDown }: SharedExperts, dim: number): void {
-  const names = expectShape(who, "shared wGate", wGate, ["hidden", dim]);
-  expectShape(who, "shared wUp", wUp, ["hidden", dim], names);
-  if (wDown.rank !== 2 || wDown.shape[0] !== dim || wDown.shape[1] !== names["hidden"])
-    throw new ShapeError(
-      who,
-      `shared wDown has shape ${showShape(wDown.shape)}; it must be [${dim}, ${names["hidden"]}]`,
-    );
+function expectShared(who: string, shared: SharedExperts, dim: number): void {
+  expectWeights(`${who}, shared experts`, shared, ["wGate", "wUp", "wDown"]);
+  const names = expectShape(who, "shared wGate", shared.wGate, ["hidden", dim]);
+  expectShape(who, "shared wUp", shared.wUp, ["hidden", dim], names);
+  expectShape(who, "shared wDown", shared.wDown, [dim, "hidden"], names);
 }

@@ -143,6 +143,13 @@ describe("expertCapacity", () => {
       /groups by sequence/,
     );
     expect(() => expertCapacity(indices, weights, { ...o, capcity: 2 } as never)).toThrow(/"capacity"/);
+    expect(() => expertCapacity(indices, indices, o)).toThrow("weights is i32; it must be f32 or f16");
+    expect(() => expertCapacity(indices, weights, { ...o, capacityFactor: -1 })).toThrow(
+      /capacityFactor is -1/,
+    );
+    expect(() => expertCapacity(indices, weights, { ...o, countChoices: "no" as never })).toThrow(
+      /countChoices is "no"/,
+    );
   });
 });
 

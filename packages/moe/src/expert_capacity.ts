@@ -4,6 +4,7 @@ import {
   ConfigError,
   defineKernel,
   div,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -43,13 +44,13 @@ export function capacityOf(who: string, options: CapacityOptions, choices: numbe
   const { capacityFactor, capacity, rounding = "ceil", minCapacity = 0 } = options;
   expectOneOf(who, "rounding", rounding, ["ceil", "floor"]);
   expectInteger(who, "minCapacity", minCapacity, 0);
+  if (capacityFactor !== undefined) expectNumber(who, "capacityFactor", capacityFactor, 0);
   if (capacity !== undefined) {
     expectInteger(who, "capacity", capacity, 0);
     return capacity;
   }
   if (capacityFactor === undefined)
     throw new ConfigError(who, "neither capacityFactor nor capacity is given; it needs one of them");
-  expectNumber(who, "capacityFactor", capacityFactor, 0);
   const share = (capacityFactor * choices) / experts;
   return Math.max(rounding === "ceil" ? Math.ceil(share) : Math.floor(share), minCapacity);
 }
@@ -206,6 +207,8 @@ export function expertCapacity(
   const k = expectChoices(who, indices, weights);
   expectInteger(who, "numExperts", numExperts, 1);
   expectOneOf(who, "priority", priority, ["choiceFirst", "tokenFirst", "weight"]);
+  for (const [name, value] of Object.entries({ countChoices, renormalizeAfterDrop }))
+    expectBoolean(who, name, value);
   const groups = groupCount(who, "indices", indices, grouping);
   const count = indices.size;
   const tokens = count / k / groups;

@@ -2,6 +2,7 @@ import {
   checkConfig,
   ConfigError,
   expectInteger,
+  expectOneOf,
   randomNormal,
   stack,
   takeParameter,
@@ -34,7 +35,7 @@ export interface ExpertsConfig {
   readonly gluKind?: GluKind;
 }
 
-export const EXPERTS_KEYS: readonly string[] = [
+const EXPERTS_KEYS: readonly string[] = [
   "dim",
   "hiddenDim",
   "numExperts",
@@ -42,6 +43,8 @@ export const EXPERTS_KEYS: readonly string[] = [
   "activation",
   "gluKind",
 ];
+
+const EXPERT_KINDS = ["ffn", "glu"] as const;
 
 /** Draws tensors of one layer, each from a stream of its own. */
 export function drawer(
@@ -63,6 +66,7 @@ export function initExperts(
   { std = 0.02, outStd = std }: InitOptions,
 ): Experts {
   const { dim, hiddenDim, numExperts, expertKind = "ffn" } = config;
+  expectOneOf(who, "expertKind", expertKind, EXPERT_KINDS);
   for (const [name, value] of Object.entries({ dim, hiddenDim, numExperts }))
     expectInteger(who, name, value, 1);
   const into = [numExperts, hiddenDim, dim];
@@ -125,12 +129,12 @@ export function takeExperts(
     const gpu = list[0]!.gpu;
     return gpu.keep(gpu.scope(() => stack(list)));
   };
-  const glu =
-    config.expertKind ??
-    (Object.keys(parameters).some((n) => n.endsWith("gate_proj") || n.endsWith("gate_proj.weight"))
-      ? "glu"
-      : "ffn");
-  if (glu === "glu")
+  const gated = Object.keys(parameters).some(
+    (n) => n.endsWith("gate_proj") || n.endsWith("gate_proj.weight"),
+  );
+  const { expertKind = gated ? "glu" : "ffn" } = config;
+  expectOneOf(who, "expertKind", expertKind, EXPERT_KINDS);
+  if (expertKind === "glu")
     return {
       kind: "glu",
       wGate: take("gate_proj"),

@@ -1,6 +1,10 @@
 import {
-  activationExpr,
+  ACTIVATIONS,
+  checkConfig,
+  expectOneOf,
   expectShape,
+  expectTensor,
+  GLU_GATES,
   ShapeError,
   showShape,
   type ActivationName,
@@ -41,16 +45,43 @@ export type Experts = PlainExperts | GatedExperts;
 /** The activation's name among those of the kernels; swish with beta 1 is SiLU. */
 export function activationName(who: string, kind: ExpertActivation): ActivationName {
   const name = kind === "swish" ? "silu" : kind;
-  activationExpr(who, name);
+  expectOneOf(who, "activation", name, Object.keys(ACTIVATIONS) as ActivationName[]);
   return name;
 }
+
+/** The gated unit's kind, if it is one. @throws ConfigError */
+export function expectGlu(who: string, kind: unknown): asserts kind is GluKind {
+  expectOneOf(who, "gluKind", kind, Object.keys(GLU_GATES) as GluKind[]);
+}
+
+/** Refuse what is no weight, and weights that are missing. @throws ConfigError */
+export function expectWeights(
+  who: string,
+  given: object,
+  needed: readonly string[],
+  others: readonly string[] = [],
+): void {
+  checkConfig(who, given, [...needed, ...others]);
+  for (const name of needed) expectTensor(who, name, (given as Readonly<Record<string, unknown>>)[name]);
+}
+
+/** What experts must hold, and what they may hold. */
+const KEYS = {
+  ffn: { weights: ["w1", "w2"], others: ["b1", "b2", "activation"] },
+  glu: { weights: ["wGate", "wUp", "wDown"], others: ["gluKind"] },
+} as const;
 
 /**
  * Number of experts, with their shapes checked against the tokens' width.
  *
- * @throws ShapeError
+ * @throws ShapeError, ConfigError
  */
 export function expertCount(who: string, experts: Experts, dim: number): number {
+  expectOneOf(who, "kind of the experts", experts.kind, ["ffn", "glu"]);
+  const { weights, others } = KEYS[experts.kind];
+  expectWeights(`${who}, experts`, experts, weights, ["kind", ...others]);
+  if (experts.kind === "glu") expectGlu(who, experts.gluKind ?? "swiglu");
+  else activationName(who, experts.activation ?? "relu");
   const [first, last] = experts.kind === "ffn" ? [experts.w1, experts.w2] : [experts.wGate, experts.wDown];
   if (
     first.rank !== 3 ||

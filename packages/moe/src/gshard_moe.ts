@@ -2,6 +2,7 @@ import {
   checkConfig,
   ConfigError,
   defineKernel,
+  expectBoolean,
   expectNumber,
   expectOneOf,
   expectShape,
@@ -134,6 +135,7 @@ export function gshardMoe(
   expectOneOf(who, "secondPolicy", secondPolicy, ["all", "none", "threshold", "random"]);
   expectNumber(who, "secondThreshold", secondThreshold, 0);
   expectNumber(who, "renormEps", renormEps, 0);
+  expectBoolean(who, "countChoices", countChoices);
   const dim = x.shape.at(-1) ?? 0;
   const numExperts = expertCount(who, experts, dim);
   expectRouter(who, x, wRouter, numExperts);

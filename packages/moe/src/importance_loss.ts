@@ -6,6 +6,7 @@ import {
   div,
   e,
   elementwise,
+  expectBoolean,
   expectInteger,
   expectNumber,
   grid1d,
@@ -124,8 +125,9 @@ export function importanceLoss(
   const { noise, wNoise } = options;
   const experts = wRouter.shape[0] ?? 0;
   expectInteger(who, "topK", topK, 1, experts);
-  for (const [name, value] of Object.entries({ wImportance, wLoad, noiseEps, eps }))
-    expectNumber(who, name, value);
+  for (const [name, value] of Object.entries({ wImportance, wLoad })) expectNumber(who, name, value);
+  for (const [name, value] of Object.entries({ noiseEps, eps })) expectNumber(who, name, value, 0);
+  expectBoolean(who, "unbiased", unbiased);
   if ((noise === undefined) !== (wNoise === undefined))
     throw new ConfigError(who, "noise and wNoise must be given together");
   if (noise && topK === experts)

@@ -339,6 +339,17 @@ describe("layers with experts", () => {
     expect(() => mixtralMoe(x, w, { ...experts, activation: "jelu" as never }, { topK: 1 })).toThrow(
       ConfigError,
     );
+    expect(() => mixtralMoe(x, w, { ...experts, kind: "mlp" } as never, { topK: 1 })).toThrow(
+      /kind of the experts is "mlp"; it must be one of ffn, glu/,
+    );
+    expect(() => mixtralMoe(x, w, { ...experts, wUp: w } as never, { topK: 1 })).toThrow(/unknown key "wUp"/);
+    expect(() => mixtralMoe(x, w, { kind: "ffn", w1: experts.w1 } as never, { topK: 1 })).toThrow(
+      "w2 is undefined; it must be a tensor",
+    );
+    const gated = { kind: "glu", wGate: experts.w1, wUp: experts.w1, wDown: experts.w2 } as const;
+    expect(() => mixtralMoe(x, w, { ...gated, gluKind: "swigl" as never }, { topK: 1 })).toThrow(
+      /did you mean "swiglu"/,
+    );
     expect(() => gshardMoe(x, w, experts, { capacity: 1, secondPolicy: "random" })).toThrow(/needs uniform/);
     expect(() =>
       gshardMoe(x, w, experts, { capacity: 1, secondPolicy: "random", uniform: gpu.zeros([3, 1]) }),

@@ -3,13 +3,13 @@ import {
   checkConfig,
   ConfigError,
   div,
+  expectDType,
   expectInteger,
   expectNumber,
   expectOneOf,
+  expectShape,
   maximum,
   mul,
-  ShapeError,
-  showShape,
   softmax,
   sum,
   topk,
@@ -19,13 +19,9 @@ import { countChoices, groupCount, type GroupBy } from "./choices.js";
 
 /** Mask of tokens (0: padding) as i32 [tokens]. */
 export function tokenMask(who: string, logits: Tensor, mask: Tensor): Tensor {
-  const tokens = logits.size / logits.shape.at(-1)!;
-  if (mask.size !== tokens)
-    throw new ShapeError(
-      who,
-      `mask has shape ${showShape(mask.shape)}; it must be ${showShape(logits.shape.slice(0, -1))}`,
-    );
-  return cast(mask, "i32").reshape([tokens]);
+  expectShape(who, "mask", mask, logits.shape.slice(0, -1));
+  expectDType(who, "mask", mask, "i32");
+  return mask.reshape([mask.size]);
 }
 
 export interface LoadBalanceOptions {
@@ -57,7 +53,7 @@ export interface LoadBalanceResult {
  * logits [batch, seq, experts]. Fedus et al. 2021, arXiv:2101.03961, equations 4-6; GShard, arXiv:2006.16668,
  * algorithm 1.
  *
- * @throws ShapeError, ConfigError
+ * @throws ShapeError, DTypeError, ConfigError
  */
 export function loadBalanceLoss(logits: Tensor, options: LoadBalanceOptions = {}): LoadBalanceResult {
   const who = "loadBalanceLoss";

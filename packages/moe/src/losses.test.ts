@@ -218,6 +218,9 @@ describe("balancing losses", () => {
     expect(() => loadBalanceLoss(logits, { mask: gpu.zeros([2, 4], "i32") })).toThrow(
       /mask has shape \[2, 4\]/,
     );
+    expect(() => loadBalanceLoss(logits, { mask: gpu.zeros([2, 3]) })).toThrow("mask is f32; it must be i32");
+    expect(() => routerZLoss(logits, { mask: gpu.zeros([2, 3]) })).toThrow("mask is f32; it must be i32");
+    expect(() => routerZLoss(logits, { mask: gpu.zeros([6], "i32") })).toThrow(/mask has shape \[6\]/);
     expect(() => routerZLoss(logits, { beta: 1 } as never)).toThrow(/unknown key "beta"/);
     const indices = gpu.zeros([2, 3, 2], "i32");
     expect(() => deepseekBalanceLoss(logits, indices, { kind: "device" })).toThrow(/needs numDevices/);
@@ -234,6 +237,8 @@ describe("balancing losses", () => {
       /fewer than all/,
     );
     expect(() => importanceLoss(x, w, { topK: 2, noise: gpu.zeros([2, 4]) })).toThrow(/together/);
+    expect(() => importanceLoss(x, w, { topK: 2, noiseEps: -1 })).toThrow(/noiseEps is -1/);
+    expect(() => importanceLoss(x, w, { topK: 2, unbiased: 1 as never })).toThrow(/unbiased is 1/);
     expect(() => auxFreeBias(gpu.zeros([3]), gpu.zeros([3]))).toThrow(DTypeError);
     expect(() => auxFreeBias(gpu.zeros([3]), gpu.zeros([4], "i32"))).toThrow(ShapeError);
   });

@@ -283,6 +283,10 @@ describe("peer", () => {
     expect(() => peer(x, weights, { ...o, queryDim: 6 })).toThrow(/keys have shape/);
     expect(() => peer(x, { ...weights, normBias: gpu.zeros([8]) }, o)).toThrow(/queryNorm is "none"/);
     expect(() => peer(x, weights, { ...o, activation: "gelo" as never })).toThrow(ConfigError);
+    expect(() => peer(x, weights, { ...o, activation: 3 as never })).toThrow(/activation is 3/);
+    expect(() => peer(x, { ...weights, normWeigth: weights.keys } as never, o)).toThrow(
+      /did you mean "normWeight"/,
+    );
     expect(() => peer(x, weights, { ...o, topK: 6 })).toThrow(/topK is 6/);
     expect(() => peer(x, weights, { ...o, numhead: 1 } as never)).toThrow(/did you mean "numHeads"/);
   });

@@ -21,7 +21,7 @@ import {
   type ActivationName,
   type Tensor,
 } from "@x/kernels";
-import { activationName, type ExpertActivation } from "./expert_weights.js";
+import { activationName, expectWeights, type ExpertActivation } from "./expert_weights.js";
 import { peerExperts } from "./peer_experts.js";
 import { productKeyTopk } from "./product_key_topk.js";
 
@@ -74,6 +74,8 @@ export interface PeerResult {
   readonly statistics?: QueryStatistics;
 }
 
+const WEIGHTS = ["wQuery", "keys", "expertDown", "expertUp"];
+
 /** Names of `PeerOptions`. */
 const KEYS = [
   "numHeads",
@@ -110,6 +112,7 @@ export function peer(x: Tensor, weights: PeerWeights, options: PeerOptions): Pee
   expectNumber(who, "normEps", normEps, 0);
   expectOneOf(who, "scoreActivation", scoreActivation, ["softmax", "sigmoid", "relu"]);
   const name: ActivationName = activationName(who, activation);
+  expectWeights(`${who}, weights`, weights, WEIGHTS, ["normWeight", "normBias"]);
   const dim = x.shape.at(-1) ?? 0;
   const tokens = x.size / Math.max(dim, 1);
   const n = keyCount(who, weights.keys, numHeads, queryDim);

@@ -89,6 +89,17 @@ describe("router", () => {
     }
   });
 
+  it.each(["softmax", "sigmoid"] as const)(
+    "%s: scores that round to 1 or 0 keep their order",
+    async (score) => {
+      const { gpu } = device;
+      const logits = [20, 30, -200, 25, 40, -150];
+      const [x, w] = [gpu.full([1, 1], 1), gpu.tensor(logits, [6, 1])];
+      const { indices } = gpu.scope(() => router(x, w, { topK: 6, scoreFunction: score }));
+      expect(Array.from(await indices.read())).toEqual([4, 1, 3, 0, 5, 2]);
+    },
+  );
+
   it("weights sum to one where they should", async () => {
     const { gpu } = device;
     const extent = (max: number): fc.Arbitrary<number> => fc.integer({ min: 1, max });
@@ -118,6 +129,10 @@ describe("router", () => {
     expect(() => router(x, w, { topK: 4 })).toThrow(/topK is 4; it must be an integer in 1\.\.3/);
     expect(() => router(x, w, { topK: 1, order: "topKFirst" as never })).toThrow(ConfigError);
     expect(() => router(x, w, { topK: 1, renormalise: true } as never)).toThrow(/did you mean "renormalize"/);
+    expect(() => router(x, w, { topK: 1, renormalize: "yes" as never })).toThrow(
+      'router: renormalize is "yes"; it must be true or false',
+    );
+    expect(() => router(x, w, null as never)).toThrow(/^router: the configuration .* is null/);
     expect(() => router(x, w, { topK: 1, noise: gpu.zeros([2, 3]) })).toThrow(/noise and wNoise/);
     expect(() => router(x, w, { topK: 1, noise: gpu.zeros([2, 4]), wNoise: w })).toThrow(ShapeError);
     expect(() => router(x, w, { topK: 1, jitter: gpu.zeros([2, 3]) })).toThrow(ShapeError);

@@ -5,6 +5,7 @@ import {
   div,
   e,
   elementwise,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -14,6 +15,7 @@ import {
   sigmoid,
   softmax,
   sum,
+  takeAlongLast,
   topk,
   type Tensor,
 } from "@x/kernels";
@@ -92,6 +94,7 @@ export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): Rout
   const experts = wRouter.shape[0] ?? 0;
   expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
   expectOneOf(who, "order", order, ["softmaxThenTopk", "topkThenSoftmax"]);
+  expectBoolean(who, "renormalize", renormalize);
   expectNumber(who, "renormEps", renormEps, 0);
   if ((noise === undefined) !== (wNoise === undefined))
     throw new ConfigError(who, "noise and wNoise must be given together");
@@ -107,12 +110,10 @@ export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): Rout
     let logits = linear(source, wRouter, bias);
     if (noise && wNoise) logits = noisy(logits, noise, linear(source, wNoise));
     const probs = scoreFunction === "softmax" ? softmax(logits) : sigmoid(logits);
-    if (order === "topkThenSoftmax") {
-      const best = topk(logits, topK);
-      return { logits, probs, weights: softmax(best.values), indices: best.indices };
-    }
-    const best = topk(probs, topK);
-    const weights = renormalize ? renormalizeWeights(best.values, renormEps) : best.values;
-    return { logits, probs, weights, indices: best.indices };
+    // By the logits, whose order is that of the scores where those round to 1 or 0.
+    const { values, indices } = topk(logits, topK);
+    if (order === "topkThenSoftmax") return { logits, probs, weights: softmax(values), indices };
+    const best = takeAlongLast(probs, indices);
+    return { logits, probs, weights: renormalize ? renormalizeWeights(best, renormEps) : best, indices };
   });
 }

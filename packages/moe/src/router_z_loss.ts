@@ -19,7 +19,7 @@ import { tokenMask } from "./load_balance_loss.js";
  * logits [..., experts]; mask [...]: tokens with 0 are left out of the mean. Zoph et al. 2022, arXiv:2202.08906,
  * equation 5.
  *
- * @throws ShapeError, ConfigError
+ * @throws ShapeError, DTypeError, ConfigError
  */
 export function routerZLoss(
   logits: Tensor,

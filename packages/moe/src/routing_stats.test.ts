@@ -97,6 +97,23 @@ describe("routingStats", () => {
     }
   });
 
+  it("the entropy of a router that is nearly sure is relative to its size", async () => {
+    const { gpu } = device;
+    for (const rest of [1e-2, 1e-3, 1e-4, 1e-5]) {
+      const probs = Array.from(Float32Array.of(1 - rest, rest));
+      const { routerEntropy } = gpu.scope(() =>
+        routingStats(
+          gpu.zeros([1, 1, 1], "i32"),
+          gpu.full([1, 1, 1], 1),
+          gpu.tensor(probs, [1, 1, 2]),
+          gpu.zeros([1, 1], "i32"),
+          { numExperts: 2, numTypes: 1 },
+        ),
+      );
+      expect(relativeError(await routerEntropy.read(), [entropy(probs)])).toBeLessThan(1e-6);
+    }
+  });
+
   it("refuses what does not fit", () => {
     const { gpu } = device;
     const [indices, weights, probs] = [

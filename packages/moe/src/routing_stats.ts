@@ -22,7 +22,9 @@ import {
   sum,
   topk,
   transpose,
+  type Expr,
   type Kernel,
+  type Operand,
   type Tensor,
 } from "@x/kernels";
 import { countChoices, expectChoices } from "./choices.js";
@@ -115,8 +117,25 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 /** A number whose logarithm is finite: below 1.17e-38 many adapters take a number for 0. */
 const LEAST = 1.2e-38;
 
+/**
+ * ln x near 1, relative to its size, where WGSL's log has an absolute error alone: 2 artanh s, s = (x - 1) / (x + 1), as
+ * a series.
+ */
+function logNearOne(x: Expr): Expr {
+  const s = e.div(e.sub(x, 1), e.add(x, 1));
+  const s2 = e.mul(s, s);
+  const series = [7, 5, 3, 1].reduce<Operand>((sum, n) => e.add(1 / n, e.mul(s2, sum)), 1 / 9);
+  return e.mul(e.mul(2, s), series);
+}
+
 /** x ln x, 0 at 0. */
-const xLogX = elementwise("xLogX", ["x"], (x) => e.select(e.gt(x, 0), e.mul(x, e.log(e.max(x, LEAST))), 0));
+const xLogX = elementwise("xLogX", ["x"], (x) =>
+  e.select(
+    e.gt(x, 0),
+    e.mul(x, e.select(e.lt(e.abs(e.sub(x, 1)), 0.3), logNearOne(x), e.log(e.max(x, LEAST)))),
+    0,
+  ),
+);
 const isZero = elementwise("isZero", ["x"], (x) => e.eq(x, 0));
 /** Experts times count, less the number of choices: 0, exactly, where the load is even. */
 const excess = elementwise("loadExcess", ["count", "experts", "total"], (count, experts, total) =>
@@ -210,7 +229,7 @@ export function routingStats(
   expectShape(who, "types", types, each);
   expectDType(who, "types", types, "i32");
   const tokens = indices.size / k;
-  if (tokens === 0) throw new ConfigError(who, "there are no tokens");
+  if (tokens === 0) throw new ConfigError(who, "there are no tokens; there must be at least one");
   const { gpu } = indices;
   return noGrad(() =>
     gpu.scope(() => {

@@ -1,7 +1,7 @@
 import {
   applyOp,
   checkConfig,
-  ConfigError,
+  expectBoolean,
   defineKernel,
   expectDType,
   expectInteger,
@@ -246,8 +246,7 @@ export class BatchNorm implements Module {
 
   /** x [batch, seq, dim]; in training the running statistics move on. */
   forward(x: Tensor, { training, mask }: { training: boolean; mask?: Tensor | undefined }): Tensor {
-    if (typeof (training as unknown) !== "boolean")
-      throw new ConfigError("BatchNorm", `training is ${String(training)}; it must be true or false`);
+    expectBoolean("BatchNorm", "training", training);
     const { weight, bias, eps, momentum, runningMean, runningVar } = this;
     return x.gpu.scope(() => {
       const next = batchNorm(x, { training, runningMean, runningVar, weight, bias, mask, eps, momentum });

@@ -1,9 +1,9 @@
 import {
-  ConfigError,
   expectInteger,
   expectObject,
   mul,
   randomNormal,
+  takeParameter,
   type Gpu,
   type Module,
   type RelativeIndex,
@@ -71,8 +71,7 @@ export class DebertaDisentangled implements Module {
     parameters: Readonly<Record<string, Tensor>>,
   ): DebertaDisentangled {
     const weights = Object.fromEntries(Object.entries(NAMES).map(([own, name]) => [own, parameters[name]]));
-    if (!weights["relEmbedding"])
-      throw new ConfigError("DebertaDisentangled", `parameter ${NAMES.relEmbedding} is missing`);
+    takeParameter("DebertaDisentangled", parameters, NAMES.relEmbedding);
     return new DebertaDisentangled(settings, weights as unknown as DebertaWeights);
   }
 

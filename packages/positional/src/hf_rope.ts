@@ -1,4 +1,4 @@
-import { ConfigError } from "@x/kernels";
+import { ConfigError, expectBoolean } from "@x/kernels";
 import type { RopeConfig, RopeScaling } from "./rope_frequencies.js";
 
 type Json = Readonly<Record<string, unknown>>;
@@ -76,11 +76,7 @@ function scaling(type: string, dict: Json, config: Json): RopeScaling {
       return { type: "ntk", factor: number(dict, "factor") ?? required(dict, "alpha", type) };
     case "yarn": {
       const truncate = dict["truncate"] ?? undefined;
-      if (truncate !== undefined && typeof truncate !== "boolean")
-        throw new ConfigError(
-          "rope config",
-          `truncate is ${JSON.stringify(truncate)}; it must be true or false`,
-        );
+      if (truncate !== undefined) expectBoolean("rope config", "truncate", truncate);
       return present({
         type: "yarn" as const,
         factor: ratio(),

@@ -1,4 +1,11 @@
-import { checkConfig, ConfigError, expectInteger, expectNumber, expectOneOf } from "@x/kernels";
+import {
+  checkConfig,
+  ConfigError,
+  expectBoolean,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+} from "@x/kernels";
 import { plainFrequencies, type RopeBase, type RopeFrequencies } from "./rope_frequencies.js";
 
 /** NTK-by-parts: fast pairs stay, slow ones are interpolated, between them a ramp. */
@@ -35,8 +42,7 @@ export function checkRamp(who: string, { L, betaFast, betaSlow, space, truncate 
       who,
       `betaFast is ${betaFast}; it must be above betaSlow where the ramp is in turns`,
     );
-  if (typeof (truncate as unknown) !== "boolean")
-    throw new ConfigError(who, `truncate is ${JSON.stringify(truncate)}; it must be true or false`);
+  expectBoolean(who, "truncate", truncate);
 }
 
 /** 1 where a pair keeps its frequency, 0 where it is divided by the factor. */

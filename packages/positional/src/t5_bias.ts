@@ -1,6 +1,7 @@
 import {
   checkConfig,
   ConfigError,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectObject,
@@ -39,8 +40,7 @@ export function t5Buckets(config: T5BiasConfig): (relative: number) => number {
   const who = "t5Bias";
   checkConfig(who, config, ["numBuckets", "maxDistance", "bidirectional"]);
   const { numBuckets = 32, maxDistance = 128, bidirectional } = config;
-  if (typeof (bidirectional as unknown) !== "boolean")
-    throw new ConfigError(who, `bidirectional is ${String(bidirectional)}; it must be true or false`);
+  expectBoolean(who, "bidirectional", bidirectional);
   expectInteger(who, "numBuckets", numBuckets, bidirectional ? 4 : 2);
   const count = bidirectional ? Math.floor(numBuckets / 2) : numBuckets;
   const exact = Math.floor(count / 2);

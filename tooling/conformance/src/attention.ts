@@ -53,8 +53,9 @@ const sdpa: Runner = withChunks(
     const chunks = config["chunks"] as number[];
     const pattern = config["pattern"] as PatternConfig | undefined;
     const window = pattern && windowOf(pattern)?.window;
-    // A causal window needs a ring of its size; other patterns all keys.
-    const ring = window && window.left >= 0 && offset === 0 ? window.left + 1 : undefined;
+    // A causal window needs a ring of its size; other patterns, and what is given for each key, all keys.
+    const byKey = inputs["docs"] ?? inputs["bias"] ?? inputs["mask"];
+    const ring = window && window.left >= 0 && offset === 0 && !byKey ? window.left + 1 : undefined;
     const cache = new KVCache(gpu, {
       batch,
       numKvHeads,
@@ -68,11 +69,15 @@ const sdpa: Runner = withChunks(
       const outs: Tensor[] = [];
       const sums: Tensor[] = [];
       let held = 0;
+      let docs: Tensor | undefined;
       for (const { start, end } of pieces(n, chunks)) {
         const fresh = { start: held, end: Math.min(m, offset + end) };
-        const keyMask = inputs["keyMask"];
-        if (fresh.end > fresh.start)
-          cache.append(part(k, 1, fresh), part(v, 1, fresh), undefined, keyMask && part(keyMask, 1, fresh));
+        if (fresh.end > fresh.start) {
+          const { keyMask, docs: ids } = inputs;
+          const hidden = keyMask && part(keyMask, 1, fresh);
+          const { query: at } = cache.append(part(k, 1, fresh), part(v, 1, fresh), undefined, hidden);
+          docs = ids && cache.appendDocs(part(ids, 1, fresh), at);
+        }
         held = fresh.end;
         const rows = { start, end };
         const query = gpu.tensor(
@@ -82,16 +87,14 @@ const sdpa: Runner = withChunks(
         );
         const cut = (t: Tensor | undefined): Tensor | undefined =>
           t && t.rank > 1 && t.shape[t.rank - 2] === n && n > 1 ? part(t, t.rank - 2, rows) : t;
-        const docs = inputs["docs"];
         const { out, lse } = attentionOutputs(part(q, 1, rows), cache.keys, cache.values, {
           ...optionsOf(context, offset + start),
           queryOffset: offset + start,
           layout: "bshd",
           keyMask: undefined,
-          docs: undefined,
+          docs,
           bias: cut(inputs["bias"]),
-          ...(docs ? { mask: sameDocument(context, docs, offset + start, end - start, m) } : {}),
-          ...(inputs["mask"] ? { mask: cut(inputs["mask"]) } : {}),
+          mask: cut(inputs["mask"]),
           positions: cache.positions(query),
         });
         outs.push(swap(out));
@@ -103,26 +106,6 @@ const sdpa: Runner = withChunks(
     }
   },
 );
-
-/** Packed documents as a mask [batch, 1, queries, keys] for a piece that starts at a position. */
-function sameDocument(
-  { gpu, host }: RunnerContext,
-  docs: Tensor,
-  first: number,
-  queries: number,
-  keys: number,
-): Tensor {
-  const ids = host("docs");
-  const batch = docs.shape[0]!;
-  const mask = new Int32Array(batch * queries * keys);
-  for (let b = 0; b < batch; b++)
-    for (let i = 0; i < queries; i++)
-      for (let j = 0; j < keys; j++) {
-        const own = ids[b * keys + first + i]!;
-        mask[(b * queries + i) * keys + j] = own >= 0 && ids[b * keys + j] === own ? 1 : 0;
-      }
-  return gpu.tensor(mask, [batch, 1, queries, keys], "i32");
-}
 
 const PROJECTIONS: Readonly<Record<string, string>> = {
   wq: "q_proj.weight",

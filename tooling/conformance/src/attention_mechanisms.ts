@@ -145,11 +145,17 @@ const transformerXl: Runner = (context) => {
   return { out, mem: memory };
 };
 
-const rmt: Runner = (context) =>
-  new RecurrentMemoryTransformer(
+const rmt: Runner = (context) => {
+  const memory = context.inputs["memory0"];
+  // A case that is given its first memory may lack the learned one.
+  const params = memory
+    ? { memory: context.gpu.zeros(memory.shape.slice(1)), ...context.params }
+    : context.params;
+  return new RecurrentMemoryTransformer(
     configOf(context),
-    renamed(context.params, { norm: "norm.weight" }, { layers: { to: "layers", names: BLOCK } }),
-  ).forward(context.inputs["x"]!, { memory: context.inputs["memory0"] });
+    renamed(params, { norm: "norm.weight" }, { layers: { to: "layers", names: BLOCK } }),
+  ).forward(context.inputs["x"]!, { memory });
+};
 
 const topDown: Runner = (context) => {
   const names = (to: string): { to: string; names: Names } => ({ to, names: BLOCK });

@@ -23,7 +23,7 @@ import { flag, number, optionalNumber, text } from "./config.js";
 import type { Runner, RunnerContext } from "./runner.js";
 
 /** The experts of a case, by the params that it has. */
-export function expertsOf({ config, params }: RunnerContext): Experts {
+function expertsOf({ config, params }: RunnerContext): Experts {
   const kind = text(config, "expertKind", params["wGate"] ? "glu" : "ffn");
   if (kind === "glu") {
     return {

@@ -38,7 +38,7 @@ export async function packAll(folder: string): Promise<Record<string, string>> {
 }
 
 /** Pack one folder with pnpm, which writes the workspace's versions into the manifest. */
-export async function packOne(from: string, to: string): Promise<string> {
+async function packOne(from: string, to: string): Promise<string> {
   mkdirSync(to, { recursive: true });
   await executeOrThrow(tool("pnpm"), ["pack", "--pack-destination", to], { cwd: from });
   const tarball = readdirSync(to).find((name) => name.endsWith(".tgz"));

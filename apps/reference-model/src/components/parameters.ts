@@ -16,7 +16,7 @@ export function streamOf(name: string): number {
 }
 
 /** @throws ConfigError if a checkpoint's tensor is not of the shape that the configuration says. */
-export function checkParameter(name: string, tensor: Tensor, shape: readonly number[]): Tensor {
+function checkParameter(name: string, tensor: Tensor, shape: readonly number[]): Tensor {
   if (tensor.rank !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
     throw new ConfigError(
       "CausalLM",

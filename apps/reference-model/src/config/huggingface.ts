@@ -15,7 +15,7 @@ const ACTIVATION_GLU: Readonly<Record<string, GluKind>> = {
 };
 
 export const FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3"] as const;
-export type Family = (typeof FAMILIES)[number];
+type Family = (typeof FAMILIES)[number];
 
 /** What a key that is absent (not null) means in a family, where that is not "none" or the value below. */
 const FAMILY_DEFAULTS: Readonly<Record<Family, Readonly<Record<string, number>>>> = {

@@ -3,9 +3,8 @@ import { FAMILIES, fromHuggingFace } from "./huggingface.js";
 import type { ModelConfig } from "./model_config.js";
 import { fromParts, PARTS_FAMILY } from "./parts.js";
 
-export type { ComponentSpec, LayerSpec, ModelConfig } from "./model_config.js";
-export { FAMILIES, fromHuggingFace, type Family } from "./huggingface.js";
-export { fromParts, PARTS_FAMILY } from "./parts.js";
+export type { ComponentSpec, ModelConfig } from "./model_config.js";
+export { PARTS_FAMILY } from "./parts.js";
 export { expectObject, Fields } from "./fields.js";
 
 /** A model's configuration from a `config.json`: of a public family, or one that names its parts. */

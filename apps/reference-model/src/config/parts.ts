@@ -5,14 +5,7 @@ import type { ComponentSpec, LayerSpec, ModelConfig } from "./model_config.js";
 /** `model_type` of a configuration that names its parts. */
 export const PARTS_FAMILY = "parts";
 
-export const PLACEMENTS: readonly Placement[] = [
-  "preLn",
-  "postLn",
-  "subLn",
-  "sandwich",
-  "periLn",
-  "deepnorm",
-];
+const PLACEMENTS: readonly Placement[] = ["preLn", "postLn", "subLn", "sandwich", "periLn", "deepnorm"];
 /** Placements whose stream leaves the last block without a norm of its own. */
 const ENDS_WITH_NORM: readonly Placement[] = ["preLn", "subLn", "sandwich", "periLn"];
 

@@ -30,7 +30,7 @@ export function tokensOf(tokenizer: Tokenizer, who: string, prefix: string, ids:
 }
 
 /** The parts of a prompt before and after its subject. @throws ConfigError */
-export function splitPrompt(who: string, prompt: string): [before: string, after: string] {
+function splitPrompt(who: string, prompt: string): [before: string, after: string] {
   const parts = prompt.split("{}");
   if (parts.length !== 2) throw new ConfigError(who, `prompt ${JSON.stringify(prompt)} must hold {} once`);
   return parts as [string, string];

@@ -297,8 +297,17 @@ for (const [label, opened] of [
       expect(() => attention(t(1, 1, 2, 4), t(1, 1, 2, 4), t(1, 1, 2, 4), { keyMask: t(1, 2) })).toThrow(
         /keyMask is f32/,
       );
-      expect(() => attention(t(1, 1, 2, 4), t(1, 1, 2, 4), t(1, 1, 2, 4), { casual: true } as never)).toThrow(
-        /did you mean "causal"/,
+      const run = (options: object) => () => attention(t(1, 1, 2, 4), t(1, 1, 2, 4), t(1, 1, 2, 4), options);
+      expect(run({ casual: true })).toThrow(/did you mean "causal"/);
+      expect(run({ window: 4 })).toThrow(
+        "attention, window: the configuration (left, right) is 4; it must be an object",
       );
+      expect(run({ window: { lft: 4 } })).toThrow(/unknown key "lft"/);
+      for (const queryOffset of [0.5, NaN, "1"])
+        expect(run({ queryOffset })).toThrow(/queryOffset is .*; it must be an integer/);
+      const docs = gpu.zeros([1, 2], "i32");
+      for (const queryOffset of [-1, 1])
+        expect(run({ docs, queryOffset })).toThrow(/of each of the 2 keys; the queries are at/);
+      for (const pattern of [null, "causal", []]) expect(run({ pattern })).toThrow(/an object with a kind/);
     });
   });

@@ -23,6 +23,7 @@ import {
 import { collectBindings, collectParams, collectText, type CollectVariant } from "./collect.wgsl.js";
 import { fold } from "./fold.js";
 import { flashForward, forwardBindings, forwardParams } from "./forward.wgsl.js";
+import { emptyRows } from "./lse.js";
 import type { AttentionOptions, AttentionResult } from "./options.js";
 import { problemOf } from "./problem.js";
 import { mergeBindings, mergeParams, mergeText, partsFor, type MergeVariant } from "./split.wgsl.js";
@@ -69,7 +70,6 @@ const collectKernel: Kernel<CollectVariant> = defineKernel({
   wgsl: collectText,
 });
 
-const emptyRows = elementwise("lse", ["lse", "none"], (lse, none) => e.select(e.lt(1e38, lse), none, lse));
 /** d sink = -sum over rows of exp(sink - lse) delta. */
 const sinkGradient = elementwise("sinkGradient", ["sink", "lse", "delta"], (sink, lse, delta) =>
   e.neg(e.mul(e.exp(e.sub(sink, lse)), delta)),

@@ -42,12 +42,12 @@ export const backwardInputs = (v: FlashVariant): Record<string, BindingSpec> => 
   ...(v.weightSums ? { sums_grad: bind("read", "f32"), sums_index: bind("read", "i32") } : {}),
 });
 
+/** Loads of q, k, v and dout; and dp of one weight, with the cotangent of the weights' sums by distance. */
 export const backwardLoaders = (v: FlashVariant): string => `
 ${loader("q", v.vecQK, "params.head_dim")}
 ${loader("k", v.vecQK, "params.head_dim")}
 ${loader("v", v.vecV, "params.value_dim")}
 ${loader("dout", v.vecV, "params.value_dim")}
-// dp of one weight, with the cotangent of the weights' sums by distance.
 fn weight_gradient(dp: f32, b: u32, h: u32, row: u32, at: vec2i) -> f32 {
   ${v.weightSums ? `return dp + ${float(v, "sums_grad", `((b * params.heads + h) * params.queries + row) * params.sums_rows + u32(${int(v, "sums_index", "at.x - at.y - params.sums_min")})`)};` : "return dp;"}
 }`;

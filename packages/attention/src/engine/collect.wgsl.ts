@@ -5,7 +5,7 @@ import { scoreFunctions } from "./scores.wgsl.js";
 import { bases, bind, flashParams, loader, ROWS, spans, type FlashVariant } from "./tile.wgsl.js";
 
 /** What a reduction over the matrix of one head collects, one thread per row (or column). */
-export type CollectKind = "weights" | "scores";
+type CollectKind = "weights" | "scores";
 
 /**
  * Sums by distance, or the dense gradient of a bias: for each row (or key), over its line of the matrix, of p

@@ -2,6 +2,7 @@ import {
   checkConfig,
   ConfigError,
   expectDType,
+  expectInteger,
   expectNumber,
   expectShape,
   ShapeError,
@@ -11,7 +12,13 @@ import {
 } from "@x/kernels";
 import { checkPattern } from "../patterns/config.js";
 import { configOf, windowOf } from "../patterns/pattern.js";
-import { OPTIONS, softcapModifier, type AttentionLayout, type AttentionOptions } from "./options.js";
+import {
+  OPTIONS,
+  softcapModifier,
+  type AttentionLayout,
+  type AttentionOptions,
+  type MaskFunction,
+} from "./options.js";
 import { planFor, type Plan, type PlanShape } from "./plan.js";
 import type { ScoreTerm } from "./scores.wgsl.js";
 import { ROWS, tileColumns, tileLanes, type FlashVariant } from "./tile.wgsl.js";
@@ -63,13 +70,17 @@ interface Visible {
   readonly plan?: Plan | undefined;
 }
 
+const isRule = (given: AttentionOptions["pattern"]): given is MaskFunction =>
+  (given as Partial<MaskFunction> | null)?.wgsl !== undefined;
+
 /** The masks of the options: a pattern that is a window joins the window; others bring a plan that holds all. */
 function visible(options: AttentionOptions, shape: PlanShape): Visible {
   const { causal = false, window, pattern: given } = options;
+  if (window) checkConfig("attention, window", window, ["left", "right"]);
   const sides = { kind: "slidingWindow", ...window, causal } as const;
   checkPattern(sides);
   if (given === undefined) return { causal, window };
-  if ("wgsl" in given) return { causal, window, rule: given.wgsl };
+  if (isRule(given)) return { causal, window, rule: given.wgsl };
   const own = configOf(given);
   const both = { kind: "intersection", of: [own, sides] } as const;
   checkPattern(both);
@@ -137,6 +148,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   expectNumber(who, "softcap", softcap, 0);
   const matrix = [batch, heads, queries, keys];
   const offset = options.queryOffset ?? keys - queries;
+  expectInteger(who, "queryOffset", offset);
   const integers = (name: string, t: Tensor | undefined, shape: readonly number[]): void => {
     if (!t) return;
     expectDType(who, name, t, "i32");
@@ -147,10 +159,10 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   integers("positions.query", positions?.query, [batch, queries]);
   integers("positions.key", positions?.key, [batch, keys]);
   if (mask) expectDType(who, "mask", mask, "i32");
-  if (docs && offset + queries > keys)
+  if (docs && (offset < 0 || offset + queries > keys))
     throw new ConfigError(
       who,
-      `docs holds the document of each of the ${keys} keys; the last query is at ${offset + queries - 1}`,
+      `docs holds the document of each of the ${keys} keys; the queries are at ${offset}..${offset + queries - 1}`,
     );
   for (const [name, t] of Object.entries({ bias, sinks })) if (t) expectDType(who, name, t, "f32");
   if (sinks) expectShape(who, "sinks", sinks, [heads]);

@@ -1,4 +1,4 @@
-import { checkConfig, ConfigError, expectInteger, expectOneOf } from "@x/kernels";
+import { checkConfig, ConfigError, expectBoolean, expectInteger, expectOneOf } from "@x/kernels";
 
 interface Common {
   /** Hide keys after the query. */
@@ -75,19 +75,15 @@ export type PatternConfig =
 type Check = (who: string, key: string, value: unknown) => void;
 
 const integer =
-  (least: number): Check =>
+  (least: number, most?: number): Check =>
   (who, key, value) => {
-    expectInteger(who, key, value, least);
+    expectInteger(who, key, value, least, most);
   };
 const oneOf =
   (...names: readonly string[]): Check =>
   (who, key, value) => {
     expectOneOf(who, key, value, names);
   };
-const boolean: Check = (who, key, value) => {
-  if (typeof value !== "boolean")
-    throw new ConfigError(who, `${key} is ${JSON.stringify(value)}; it must be true or false`);
-};
 const list =
   (each: Check, least = 0): Check =>
   (who, key, value) => {
@@ -114,6 +110,7 @@ const optional =
 
 const count = needed(integer(0));
 const size = needed(integer(1));
+const seed = needed(integer(0, 2 ** 32 - 1));
 const part = optional(oneOrList(oneOf("local", "column", "union")));
 const of = needed(
   list((_, __, value) => {
@@ -130,15 +127,15 @@ const FIELDS: Readonly<Record<PatternConfig["kind"], Readonly<Record<string, Che
   dilatedWindow: { left: count, right: count, dilation: needed(oneOrList(integer(1))) },
   global: { tokens: needed(list(integer(0))) },
   sink: { count },
-  random: { count, seed: count, block: optional(integer(1)), perHead: optional(boolean) },
+  random: { count, seed, block: optional(integer(1)), perHead: optional(expectBoolean) },
   bigbird: {
     block: size,
     windowBlocks: optional(integer(1)),
     globalFirst: optional(integer(0)),
     globalLast: optional(integer(0)),
     randomBlocks: count,
-    seed: count,
-    perHead: optional(boolean),
+    seed,
+    perHead: optional(expectBoolean),
   },
   sparseStrided: { stride: size, localKeys: optional(integer(0)), part },
   sparseFixed: { block: size, summary: size, variants: optional(integer(1)), part },
@@ -165,7 +162,7 @@ export function checkPattern(config: PatternConfig): void {
     throw new ConfigError("pattern", `given ${JSON.stringify(config)}; it must be an object with a kind`);
   expectOneOf("pattern", "kind", config.kind, Object.keys(FIELDS) as PatternConfig["kind"][]);
   const who = `pattern ${config.kind}`;
-  const fields = { ...FIELDS[config.kind], causal: optional(boolean) };
+  const fields = { ...FIELDS[config.kind], causal: optional(expectBoolean) };
   checkConfig(who, config, ["kind", ...Object.keys(fields)]);
   for (const [key, check] of Object.entries(fields))
     check(who, key, (config as unknown as Readonly<Record<string, unknown>>)[key]);

@@ -7,6 +7,7 @@ import {
   checkDecodable,
   dilatedWindow,
   drawBlocks,
+  full,
   globalTokens,
   mix32,
   Pattern,
@@ -65,6 +66,9 @@ describe("patterns", () => {
     expect(() => sparseFixed(4, 3, { variants: 2 })).toThrow(/summary 3 times variants 2 exceeds block 4/);
     expect(() => bigBird({ block: 4, randomBlocks: 1, seed: 1, windowBlocks: 2 })).toThrow(/must be odd/);
     expect(() => globalTokens([1.5])).toThrow(/tokens/);
+    expect(() => randomBlocks(1, 2 ** 32)).toThrow(/seed is 4294967296; it must be an integer in 0/);
+    expect(() => full().mask({ queries: 2, queryOffset: 0.5 })).toThrow(/queryOffset is 0.5/);
+    expect(() => full().mask({ queries: 2, offset: 1 } as never)).toThrow(/unknown key "offset"/);
     expect(() => {
       checkDecodable("model", causal().and(randomBlocks(2, 1)));
     }).toThrow(/set causal: true to decode/);

@@ -1,4 +1,4 @@
-import { ConfigError, expectInteger } from "@x/kernels";
+import { checkConfig, ConfigError, expectInteger } from "@x/kernels";
 import { buildRule } from "./build.js";
 import { checkPattern, isCausal, type Part, type PatternConfig } from "./config.js";
 import { svgPicture, textPicture, type PictureOptions } from "./picture.js";
@@ -106,14 +106,17 @@ export class Pattern {
 }
 
 function filled(size: PatternSize): Required<PatternSize> {
+  checkConfig("pattern", size, ["heads", "queries", "keys", "queryOffset"]);
   const { heads = 1, queries, keys = queries, queryOffset = keys - queries } = size;
   expectInteger("pattern", "heads", heads, 1);
   expectInteger("pattern", "queries", queries, 0);
   expectInteger("pattern", "keys", keys, 0);
+  expectInteger("pattern", "queryOffset", queryOffset);
   return { heads, queries, keys, queryOffset };
 }
 
-export const configOf = (p: Pattern | PatternConfig): PatternConfig => ("config" in p ? p.config : p);
+export const configOf = (p: Pattern | PatternConfig): PatternConfig =>
+  (p as Partial<Pattern> | null)?.config ?? (p as PatternConfig);
 
 function join(kind: "union" | "intersection", parts: readonly (Pattern | PatternConfig)[]): Pattern {
   const of = parts.map(configOf).flatMap((p) => (p.kind === kind && !isCausal(p) ? p.of : [p]));

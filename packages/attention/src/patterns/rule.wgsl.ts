@@ -14,8 +14,11 @@ export interface RuleText {
 
 const END = 0x7fffffff;
 
+/**
+ * Division by floats, as adapters without division of integers do it: a guess, what it leaves, and a step either way;
+ * exact. And whether the ascending list of `count` numbers from `at` on holds x.
+ */
 const helpers = /* wgsl */ `
-// By floats, as adapters without division of integers do it: a guess, what it leaves, and a step either way; exact.
 fn floor_div(a: i32, b: i32) -> i32 {
   var q = i32(floor(f32(a) / f32(b)));
   q += i32(floor(f32(a - q * b) / f32(b)));
@@ -23,7 +26,6 @@ fn floor_div(a: i32, b: i32) -> i32 {
   return q + select(0, 1, r >= b) - select(0, 1, r < 0);
 }
 fn floor_mod(a: i32, b: i32) -> i32 { return a - floor_div(a, b) * b; }
-// Whether the ascending list of count numbers at at holds x.
 fn listed(at: i32, count: i32, x: i32) -> bool {
   var low = 0;
   var high = count;
@@ -104,7 +106,8 @@ export function ruleText(
   };
   const text = bool(rule);
   return {
-    wgsl: `${helpers}\nfn pattern(h: u32, i: i32, j: i32) -> bool { return ${text}; }`,
+    // Without a number there is no list, and `ints` may not be bound.
+    wgsl: `${values.length > 0 ? helpers : ""}\nfn pattern(h: u32, i: i32, j: i32) -> bool { return ${text}; }`,
     values,
     tables,
   };

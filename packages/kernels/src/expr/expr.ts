@@ -3,62 +3,23 @@
  * the WGSL and, by symbolic reverse-mode differentiation (`derive.ts`), the gradient's WGSL.
  */
 
-/** Operations of the language and their number of operands. */
-export const ARITY: {
-  readonly add: 2;
-  readonly sub: 2;
-  readonly mul: 2;
-  readonly div: 2;
-  readonly min: 2;
-  readonly max: 2;
-  readonly lt: 2;
-  readonly le: 2;
-  readonly eq: 2;
-  readonly pow: 2;
-  readonly neg: 1;
-  readonly exp: 1;
-  readonly log: 1;
-  readonly sqrt: 1;
-  readonly rsqrt: 1;
-  readonly abs: 1;
-  readonly sign: 1;
-  readonly tanh: 1;
-  readonly sigmoid: 1;
-  readonly softplus: 1;
-  readonly erf: 1;
-  readonly sin: 1;
-  readonly cos: 1;
-  readonly floor: 1;
-  readonly select: 3;
-} = {
-  add: 2,
-  sub: 2,
-  mul: 2,
-  div: 2,
-  min: 2,
-  max: 2,
-  lt: 2,
-  le: 2,
-  eq: 2,
-  pow: 2,
-  neg: 1,
-  exp: 1,
-  log: 1,
-  sqrt: 1,
-  rsqrt: 1,
-  abs: 1,
-  sign: 1,
-  tanh: 1,
-  sigmoid: 1,
-  softplus: 1,
-  erf: 1,
-  sin: 1,
-  cos: 1,
-  floor: 1,
-  select: 3,
-};
-
-export type ExprOp = keyof typeof ARITY;
+type Unary =
+  | "neg"
+  | "exp"
+  | "log"
+  | "sqrt"
+  | "rsqrt"
+  | "abs"
+  | "sign"
+  | "tanh"
+  | "sigmoid"
+  | "softplus"
+  | "erf"
+  | "sin"
+  | "cos"
+  | "floor";
+type Binary = "add" | "sub" | "mul" | "div" | "min" | "max" | "lt" | "le" | "eq" | "pow";
+type ExprOp = Unary | Binary | "select";
 
 /** An expression: a constant, an input by name, or an operation. */
 export type Expr =
@@ -146,11 +107,11 @@ function pow(a: Operand, exponent: number): Expr {
 }
 
 const one =
-  (op: ExprOp) =>
+  (op: Unary) =>
   (x: Operand): Expr =>
     node(op, x);
 const two =
-  (op: ExprOp) =>
+  (op: Binary) =>
   (a: Operand, b: Operand): Expr =>
     node(op, a, b);
 

@@ -260,7 +260,10 @@ function makePlan(name: string, args: readonly (Tensor | number)[]): Plan {
     present.map((t) => t.shape),
   );
   if (shape.length > MAX_RANK)
-    throw new ShapeError(name, `rank ${String(shape.length)} is above ${String(MAX_RANK)}`);
+    throw new ShapeError(
+      name,
+      `the result has ${String(shape.length)} axes; it must have at most ${String(MAX_RANK)}`,
+    );
   const out: DType = present.every((t) => t.dtype === "f16") ? "f16" : "f32";
   const l = layout(args, shape);
   const params = parameters(args, shape, l);

@@ -136,7 +136,8 @@ function extreme(
     x.shape[along]!,
     sizeOf(x.shape.slice(along + 1)),
   ];
-  if (extent === 0) throw new ShapeError(who, `axis ${along} of ${showShape(x.shape)} is empty`);
+  if (extent === 0)
+    throw new ShapeError(who, `axis ${along} of ${showShape(x.shape)} is empty; it must have an element`);
   const shape = keepDims
     ? x.shape.map((n, i) => (i === along ? 1 : n))
     : x.shape.filter((_, i) => i !== along);

@@ -111,7 +111,11 @@ export class AdamW {
     for (const [name, grad] of Object.entries(grads)) {
       const parameter = this.#parameters[name];
       const moments = this.#moments[name];
-      if (!parameter || !moments) throw new ConfigError("AdamW", `gradient ${name} belongs to no parameter`);
+      if (!parameter || !moments)
+        throw new ConfigError(
+          "AdamW",
+          `gradient ${name} belongs to no parameter; names must be those of the parameters that it was made with`,
+        );
       expectShape("AdamW", `gradient ${name}`, grad, parameter.shape);
       expectDType("AdamW", `gradient ${name}`, grad, "f32");
       const count = Math.ceil(parameter.size / 4);

@@ -91,7 +91,10 @@ function planVector(gpu: Gpu, M: number, N: number, transposeB: boolean): Plan {
 
 function planSubgroup(who: string, gpu: Gpu, M: number, work: number, vec: boolean): Plan {
   if (!hasFixedSubgroups(gpu))
-    throw new ConfigError(who, `the adapter ${gpu.info.name} has no subgroups of one fixed size`);
+    throw new ConfigError(
+      who,
+      `form is "subgroup"; the adapter ${gpu.info.name} has no subgroups of one fixed size of 8 to 64, which it needs`,
+    );
   const lanes = gpu.features.subgroupMinSize;
   const rows = chooseRows(M, work, vec);
   return { kernel: subgroupKernel, lanes, rows, tile: [rows, 4 * lanes] };
