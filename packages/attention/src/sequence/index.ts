@@ -1,6 +1,15 @@
 // Sequence mixers without softmax: each maps a sequence to a sequence by a state of fixed size.
 export type { SequenceForm } from "./decayed_attention.js";
 export { gatedRetention, type GatedRetentionOptions } from "./gated_retention.js";
+export { GatedRetention, type GatedRetentionLayerConfig } from "./gated_retention_layer.js";
+export {
+  MultiScaleRetention,
+  type MultiScaleRetentionConfig,
+  type RetentionLayerInput,
+  type RetentionLayerOptions,
+  type RetentionLayerOutputs,
+} from "./multi_scale_retention.js";
+export type { RetentionHeadsConfig } from "./retention_heads.js";
 export { retention, type RetentionConfig, type RetentionOptions } from "./retention.js";
 export { ssd, type SsdOptions, type SsdParameters } from "./ssd.js";
 export { SequenceState, type StatePlan } from "./sequence_state.js";

@@ -7,6 +7,7 @@ import { lruMixer } from "./lru.js";
 import { mambaMixer } from "./mamba.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
+import { gatedRetentionMixer, retentionMixer } from "./retention.js";
 import { rmtMixer } from "./rmt.js";
 import { s4dMixer } from "./s4d.js";
 import { rwkv4Mixer } from "./rwkv4.js";
@@ -20,10 +21,12 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   gatedLongConv: gatedLongConvMixer,
   h3: h3Mixer,
   griffin: griffinMixer,
+  gatedRetention: gatedRetentionMixer,
   lru: lruMixer,
   mamba: mambaMixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
+  retention: retentionMixer,
   rmt: rmtMixer,
   s4d: s4dMixer,
   rwkv4: rwkv4Mixer,
