@@ -1,4 +1,11 @@
-import { GatedRetention, gatedRetention, MultiScaleRetention, retention as retain, ssd } from "@x/attention";
+import {
+  GatedRetention,
+  gatedRetention,
+  linearAttention,
+  MultiScaleRetention,
+  retention as retain,
+  ssd,
+} from "@x/attention";
 import type { Tensor } from "@x/kernels";
 import { number, without } from "./config.js";
 import type { Runner, RunnerContext } from "./runner.js";
@@ -52,6 +59,10 @@ export const retention: Readonly<Record<string, Runner>> = {
   gated_retention: (context) => {
     const { q, k, v, logDecay } = context.inputs;
     return gatedRetention(q!, k!, v!, logDecay!, options(context));
+  },
+  linear_attention: (context) => {
+    const { q, k, v, zState } = context.inputs;
+    return { ...linearAttention(q!, k!, v!, { ...options(context), zState }) };
   },
   ssd: (context) => {
     const { x, dt, b, c } = context.inputs;

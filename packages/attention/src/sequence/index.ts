@@ -3,6 +3,14 @@ export type { SequenceForm } from "./decayed_attention.js";
 export { gatedRetention, type GatedRetentionOptions } from "./gated_retention.js";
 export { GatedRetention, type GatedRetentionLayerConfig } from "./gated_retention_layer.js";
 export {
+  linearAttention,
+  LinearAttention,
+  type LinearAttentionConfig,
+  type LinearAttentionLayerConfig,
+  type LinearAttentionOptions,
+  type LinearAttentionResult,
+} from "./linear_attention.js";
+export {
   MultiScaleRetention,
   type MultiScaleRetentionConfig,
   type RetentionLayerInput,

@@ -3,6 +3,7 @@ import { attentionMixer } from "./attention.js";
 import { gatedLongConvMixer } from "./gated_long_conv.js";
 import { h3Mixer } from "./h3.js";
 import { griffinMixer } from "./griffin.js";
+import { linearAttentionMixer } from "./linear_attention.js";
 import { lruMixer } from "./lru.js";
 import { mambaMixer } from "./mamba.js";
 import { memorizingMixer } from "./memorizing.js";
@@ -22,6 +23,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   h3: h3Mixer,
   griffin: griffinMixer,
   gatedRetention: gatedRetentionMixer,
+  linearAttention: linearAttentionMixer,
   lru: lruMixer,
   mamba: mambaMixer,
   memorizing: memorizingMixer,
