@@ -68,6 +68,10 @@ const cases: Record<string, Record<string, unknown>> = {
     position: { type: "none" },
     mixer: { type: "gatedRetention", numHeads: 2, form: "parallel", headNorm: "layer", gateFn: "gelu" },
   },
+  "RWKV-6": {
+    position: { type: "none" },
+    mixer: { type: "rwkv6", numHeads: 4, mixRank: 4, decayRank: 8 },
+  },
   "linear attention": { mixer: { type: "linearAttention", numHeads: 4, chunkSize: 6 } },
   "linear recurrent units": { position: { type: "none" }, mixer: { type: "lru", stateSize: 24 } },
   H3: { position: { type: "none" }, mixer: { type: "h3", headDim: 2, stateSize: 4 } },

@@ -4,6 +4,8 @@ import {
   linearAttention,
   MultiScaleRetention,
   retention as retain,
+  rwkv6,
+  Rwkv6TimeMix,
   ssd,
 } from "@x/attention";
 import type { Tensor } from "@x/kernels";
@@ -40,6 +42,25 @@ function layerOf({
   return [own as never, Object.fromEntries(named)];
 }
 
+const TIME_MIX: Readonly<Record<string, string>> = {
+  ...Object.fromEntries(
+    ["X", "W", "K", "V", "R", "G"].map((j) => [`mix${j}`, `time_maa_${j.toLowerCase()}`]),
+  ),
+  mixW1: "time_maa_w1",
+  mixW2: "time_maa_w2",
+  timeDecay: "time_decay",
+  decayW1: "time_decay_w1",
+  decayW2: "time_decay_w2",
+  timeFirst: "time_faaaa",
+  wR: "receptance.weight",
+  wK: "key.weight",
+  wV: "value.weight",
+  wG: "gate.weight",
+  wO: "output.weight",
+  normWeight: "ln_x.weight",
+  normBias: "ln_x.bias",
+};
+
 /** A layer over a plain state. */
 const layer =
   (make: (...args: ReturnType<typeof layerOf>) => GatedRetention | MultiScaleRetention): Runner =>
@@ -63,6 +84,21 @@ export const retention: Readonly<Record<string, Runner>> = {
   linear_attention: (context) => {
     const { q, k, v, zState } = context.inputs;
     return { ...linearAttention(q!, k!, v!, { ...options(context), zState }) };
+  },
+  rwkv6: ({ inputs, params }) => {
+    const { r, k, v, w, state } = inputs;
+    return rwkv6(r!, k!, v!, w!, params["u"]!, { state });
+  },
+  rwkv6_time_mix: ({ config, inputs, params }) => {
+    const named = Object.entries(params).map(([name, t]) => [TIME_MIX[name] ?? name, t] as const);
+    const own = {
+      ...config,
+      dim: inputs["x"]!.shape[2]!,
+      mixRank: params["mixW2"]!.shape[1]!,
+      decayRank: params["decayW1"]!.shape[1]!,
+    };
+    const layer = new Rwkv6TimeMix(own as never, Object.fromEntries(named));
+    return { ...layer.outputs(inputs["x"]!, { state: inputs["state"], prev: inputs["prev"] }) };
   },
   ssd: (context) => {
     const { x, dt, b, c } = context.inputs;

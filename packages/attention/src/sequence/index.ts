@@ -48,3 +48,5 @@ export {
   type Rwkv4TimeMixConfig,
   type Rwkv4TimeMixStates,
 } from "./rwkv4.js";
+export { rwkv6, type Rwkv6Options } from "./rwkv6.js";
+export { Rwkv6TimeMix, type Rwkv6TimeMixConfig, type Rwkv6TimeMixStates } from "./rwkv6_time_mix.js";

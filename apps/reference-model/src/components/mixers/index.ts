@@ -12,6 +12,7 @@ import { gatedRetentionMixer, retentionMixer } from "./retention.js";
 import { rmtMixer } from "./rmt.js";
 import { s4dMixer } from "./s4d.js";
 import { rwkv4Mixer } from "./rwkv4.js";
+import { rwkv6Mixer } from "./rwkv6.js";
 import { s5Mixer } from "./s5.js";
 import { transformerXlMixer } from "./transformer_xl.js";
 import { yocoMixer } from "./yoco.js";
@@ -32,6 +33,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   rmt: rmtMixer,
   s4d: s4dMixer,
   rwkv4: rwkv4Mixer,
+  rwkv6: rwkv6Mixer,
   s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,
