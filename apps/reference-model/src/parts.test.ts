@@ -60,6 +60,19 @@ const cases: Record<string, Record<string, unknown>> = {
       {},
     ],
   },
+  retention: {
+    position: { type: "none" },
+    mixer: { type: "retention", numHeads: 4, chunkSize: 5, decayNorm: true, decay: "logLinspace" },
+  },
+  "gated retention": {
+    position: { type: "none" },
+    mixer: { type: "gatedRetention", numHeads: 2, form: "parallel", headNorm: "layer", gateFn: "gelu" },
+  },
+  "RWKV-6": {
+    position: { type: "none" },
+    mixer: { type: "rwkv6", numHeads: 4, mixRank: 4, decayRank: 8 },
+  },
+  "linear attention": { mixer: { type: "linearAttention", numHeads: 4, chunkSize: 6 } },
   "linear recurrent units": { position: { type: "none" }, mixer: { type: "lru", stateSize: 24 } },
   H3: { position: { type: "none" }, mixer: { type: "h3", headDim: 2, stateSize: 4 } },
   "gated long convolutions": { position: { type: "none" }, mixer: { type: "gatedLongConv", taps: 12 } },

@@ -1,4 +1,15 @@
-import { gatedRetention, retention as retain, ssd } from "@x/attention";
+import {
+  GatedRetention,
+  gatedRetention,
+  linearAttention,
+  MultiScaleRetention,
+  retention as retain,
+  rwkv6,
+  Rwkv6TimeMix,
+  ssd,
+} from "@x/attention";
+import type { Tensor } from "@x/kernels";
+import { number, without } from "./config.js";
 import type { Runner, RunnerContext } from "./runner.js";
 
 /** The configuration, whose keys are the packages', and a state if the case has one. */
@@ -6,6 +17,60 @@ const options = ({ config, inputs }: RunnerContext): Record<string, unknown> => 
   ...config,
   state: inputs["state"],
 });
+
+const PROJECTIONS: Readonly<Record<string, string>> = {
+  wQ: "q_proj.weight",
+  wK: "k_proj.weight",
+  wV: "v_proj.weight",
+  wG: "g_proj.weight",
+  wDecay: "gt_proj.weight",
+  wO: "o_proj.weight",
+};
+
+/** A layer's configuration, widths from its tensors, and its parameters by the packages' names. */
+function layerOf({
+  config,
+  inputs,
+  params,
+}: RunnerContext): [config: never, parameters: Record<string, Tensor>] {
+  const own = {
+    ...without(config, "offset"),
+    dim: inputs["x"]!.shape[2]!,
+    valueDim: params["wV"]!.shape[0]!,
+  };
+  const named = Object.entries(params).map(([name, t]) => [PROJECTIONS[name] ?? name, t] as const);
+  return [own as never, Object.fromEntries(named)];
+}
+
+const TIME_MIX: Readonly<Record<string, string>> = {
+  ...Object.fromEntries(
+    ["X", "W", "K", "V", "R", "G"].map((j) => [`mix${j}`, `time_maa_${j.toLowerCase()}`]),
+  ),
+  mixW1: "time_maa_w1",
+  mixW2: "time_maa_w2",
+  timeDecay: "time_decay",
+  decayW1: "time_decay_w1",
+  decayW2: "time_decay_w2",
+  timeFirst: "time_faaaa",
+  wR: "receptance.weight",
+  wK: "key.weight",
+  wV: "value.weight",
+  wG: "gate.weight",
+  wO: "output.weight",
+  normWeight: "ln_x.weight",
+  normBias: "ln_x.bias",
+};
+
+/** A layer over a plain state. */
+const layer =
+  (make: (...args: ReturnType<typeof layerOf>) => GatedRetention | MultiScaleRetention): Runner =>
+  (context) => {
+    const { x, state } = context.inputs;
+    const layer = make(...layerOf(context));
+    const { out, state: next } = layer.outputs(x!, { state, offset: number(context.config, "offset", 0) });
+    layer.dispose();
+    return { out, state: next };
+  };
 
 export const retention: Readonly<Record<string, Runner>> = {
   retention: (context) => {
@@ -16,8 +81,29 @@ export const retention: Readonly<Record<string, Runner>> = {
     const { q, k, v, logDecay } = context.inputs;
     return gatedRetention(q!, k!, v!, logDecay!, options(context));
   },
+  linear_attention: (context) => {
+    const { q, k, v, zState } = context.inputs;
+    return { ...linearAttention(q!, k!, v!, { ...options(context), zState }) };
+  },
+  rwkv6: ({ inputs, params }) => {
+    const { r, k, v, w, state } = inputs;
+    return rwkv6(r!, k!, v!, w!, params["u"]!, { state });
+  },
+  rwkv6_time_mix: ({ config, inputs, params }) => {
+    const named = Object.entries(params).map(([name, t]) => [TIME_MIX[name] ?? name, t] as const);
+    const own = {
+      ...config,
+      dim: inputs["x"]!.shape[2]!,
+      mixRank: params["mixW2"]!.shape[1]!,
+      decayRank: params["decayW1"]!.shape[1]!,
+    };
+    const layer = new Rwkv6TimeMix(own as never, Object.fromEntries(named));
+    return { ...layer.outputs(inputs["x"]!, { state: inputs["state"], prev: inputs["prev"] }) };
+  },
   ssd: (context) => {
     const { x, dt, b, c } = context.inputs;
     return ssd(x!, dt!, b!, c!, context.params as never, options(context));
   },
+  retention_layer: layer((...args) => new MultiScaleRetention(...args)),
+  gated_retention_layer: layer((...args) => new GatedRetention(...args)),
 };

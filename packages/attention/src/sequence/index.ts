@@ -1,6 +1,23 @@
 // Sequence mixers without softmax: each maps a sequence to a sequence by a state of fixed size.
 export type { SequenceForm } from "./decayed_attention.js";
 export { gatedRetention, type GatedRetentionOptions } from "./gated_retention.js";
+export { GatedRetention, type GatedRetentionLayerConfig } from "./gated_retention_layer.js";
+export {
+  linearAttention,
+  LinearAttention,
+  type LinearAttentionConfig,
+  type LinearAttentionLayerConfig,
+  type LinearAttentionOptions,
+  type LinearAttentionResult,
+} from "./linear_attention.js";
+export {
+  MultiScaleRetention,
+  type MultiScaleRetentionConfig,
+  type RetentionLayerInput,
+  type RetentionLayerOptions,
+  type RetentionLayerOutputs,
+} from "./multi_scale_retention.js";
+export type { RetentionHeadsConfig } from "./retention_heads.js";
 export { retention, type RetentionConfig, type RetentionOptions } from "./retention.js";
 export { ssd, type SsdOptions, type SsdParameters } from "./ssd.js";
 export { SequenceState, type StatePlan } from "./sequence_state.js";
@@ -31,3 +48,5 @@ export {
   type Rwkv4TimeMixConfig,
   type Rwkv4TimeMixStates,
 } from "./rwkv4.js";
+export { rwkv6, type Rwkv6Options } from "./rwkv6.js";
+export { Rwkv6TimeMix, type Rwkv6TimeMixConfig, type Rwkv6TimeMixStates } from "./rwkv6_time_mix.js";

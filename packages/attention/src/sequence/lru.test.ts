@@ -157,3 +157,32 @@ describe("lru", () => {
     expect(() => Lru.plan({ dim: 2, stateSize: 1, rMin: 0.5, rMax: 0.4 })).toThrow(/rMin is 0.5/);
   });
 });
+
+describe("lru, cut into as many chunks as on a GPU", () => {
+  const device = useGpu({ hardware: true });
+
+  it.each([
+    [2, 33, 3, 40],
+    [1, 150, 2, 3],
+  ])("batch %i, %i tokens, %i channels, %i states: values and gradients", async (batch, seq, dim, states) => {
+    const own = parameters(states, dim, 0.95);
+    const state = operand([batch, states, 2], 8);
+    await checkOp(
+      device.gpu,
+      (u, gamma, ...p) => {
+        const given = own.map((o) => device.gpu.tensor(o.data, o.shape));
+        const all = [...p.slice(0, 2), gamma, ...given.slice(3)];
+        const next = lru(u, named(all), { state: device.gpu.tensor(state.data, state.shape) });
+        return [next.out, next.state];
+      },
+      (u, gamma, ...p) =>
+        reference(
+          { batch, seq, dim, states },
+          u,
+          [...p.slice(0, 2), gamma, ...own.slice(3).map((o) => o.data)],
+          state.data,
+        ),
+      [operand([batch, seq, dim], 1), own[2]!, own[0]!, own[1]!],
+    );
+  });
+});

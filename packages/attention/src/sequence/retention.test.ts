@@ -4,7 +4,7 @@ import { checkOp, numbers, operand, product, useGpu } from "@x/testing";
 import { gatedRetention, retention, type GatedRetentionOptions, type SequenceForm } from "../index.js";
 import { expectSame, random } from "../test-support.js";
 import { decayedReference, type DecayedShape } from "./decayed_attention.reference.js";
-import { decayNorms, logGammas } from "./retention.js";
+import { logGammas } from "./retention.js";
 
 const FORMS: readonly SequenceForm[] = [
   { form: "parallel" },
@@ -280,7 +280,8 @@ describe("retention", () => {
         for (let u = 0; u <= t; u++) {
           let w = 0;
           for (let d = 0; d < D; d++) w += 8 * a[i * D + d]! * b[(h * T + u) * D + d]!;
-          w *= Math.exp((t - u) * logs[h]!) * decayNorms([logs[h]!], t, 1)[0]!;
+          w *=
+            Math.exp((t - u) * logs[h]!) * Math.sqrt(Math.expm1(logs[h]!) / Math.expm1((t + 1) * logs[h]!));
           sum += denominator === "sumAbs" ? Math.abs(w) : w;
         }
         return 1 / Math.min(Math.max(Math.abs(sum), 1), 50000);

@@ -19,6 +19,7 @@ import {
   type DecayedOptions,
   type SequenceForm,
 } from "./decayed_attention.js";
+import { rowNorms } from "./row_norms.js";
 
 export interface RetentionConfig extends SequenceForm {
   /** Factor of k; default dim^-0.5. */
@@ -85,15 +86,6 @@ export function logGammas(decay: RetentionConfig["decay"], heads: number): numbe
   });
 }
 
-/** (sum_{j=0..n} gamma^j)^-0.5 for n = first..first+count-1: [count, heads] row by row. */
-export function decayNorms(logs: readonly number[], first: number, count: number): Float32Array {
-  return Float32Array.from({ length: count * logs.length }, (_, i) => {
-    const log = logs[i % logs.length]!;
-    const n = first + Math.floor(i / logs.length);
-    return Math.sqrt(log === 0 ? 1 / (n + 1) : Math.expm1(log) / Math.expm1((n + 1) * log));
-  });
-}
-
 const normalized = elementwise("retentionDenominator", ["x", "c", "sum"], (x, c, sum) =>
   e.div(e.mul(x, c), e.min(e.max(e.abs(e.mul(c, sum)), 1), 50000)),
 );
@@ -148,17 +140,11 @@ export function retention(
   expectInteger(who, "offset", offset, 0);
   const { gpu } = q;
   return gpu.scope(() => {
-    const logs = logGammas(decay, heads);
-    // [heads, tokens, 1]: the rows of each head in turn.
-    const norms = decayNorm
-      ? gpu.tensor(
-          logs.flatMap((log) => [...decayNorms([log], offset, tokens)]),
-          [heads, tokens, 1],
-        )
-      : undefined;
+    const logDecay = gpu.tensor(logGammas(decay, heads), [heads]);
+    const norms = decayNorm ? rowNorms(logDecay, tokens, offset, "heads") : undefined;
     return retain(
       who,
-      { q, k, v, logDecay: gpu.tensor(logs, [heads]), state },
+      { q, k, v, logDecay, state },
       options,
       { chunk: chunkOf(who, options, tokens), scale: scale ?? dim ** -0.5 },
       norms,

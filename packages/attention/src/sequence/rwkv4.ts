@@ -1,14 +1,12 @@
 import {
   add,
   checkConfig,
-  concat,
   e,
   elementwise,
   expectDType,
   expectInteger,
   expectShape,
   linear,
-  slice,
   type Gpu,
   type Module,
   type Tensor,
@@ -23,6 +21,7 @@ import {
   type Plan,
 } from "../parameters.js";
 import { SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import { lastToken, shifted } from "./token_shift.js";
 import { wkv, type WkvState } from "./wkv.js";
 
 export interface Rwkv4TimeMixConfig {
@@ -51,18 +50,6 @@ const mix = elementwise("tokenShiftMix", ["x", "before", "mix"], (x, before, m) 
   e.add(e.mul(x, m), e.mul(before, e.sub(1, m))),
 );
 const gated = elementwise("sigmoid(r) y", ["r", "y"], (r, y) => e.mul(e.sigmoid(r), y));
-
-/** Every token's predecessor; that of the first is prev, or zero. */
-function shifted(x: Tensor, prev: Tensor | undefined): Tensor {
-  const [batch, seq, dim] = x.shape as [number, number, number];
-  const first = prev ? prev.reshape([batch, 1, dim]) : x.gpu.zeros([batch, 1, dim]);
-  return seq === 1 ? first : concat([first, slice(x, { axis: 1, end: seq - 1 })], 1);
-}
-
-function lastToken(x: Tensor): Tensor {
-  const [batch, seq, dim] = x.shape as [number, number, number];
-  return slice(x, { axis: 1, start: seq - 1 }).reshape([batch, dim]);
-}
 
 /** (i / n)^power for channel i. */
 const ramp =

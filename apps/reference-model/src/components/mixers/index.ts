@@ -3,13 +3,16 @@ import { attentionMixer } from "./attention.js";
 import { gatedLongConvMixer } from "./gated_long_conv.js";
 import { h3Mixer } from "./h3.js";
 import { griffinMixer } from "./griffin.js";
+import { linearAttentionMixer } from "./linear_attention.js";
 import { lruMixer } from "./lru.js";
 import { mambaMixer } from "./mamba.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
+import { gatedRetentionMixer, retentionMixer } from "./retention.js";
 import { rmtMixer } from "./rmt.js";
 import { s4dMixer } from "./s4d.js";
 import { rwkv4Mixer } from "./rwkv4.js";
+import { rwkv6Mixer } from "./rwkv6.js";
 import { s5Mixer } from "./s5.js";
 import { transformerXlMixer } from "./transformer_xl.js";
 import { yocoMixer } from "./yoco.js";
@@ -20,13 +23,17 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   gatedLongConv: gatedLongConvMixer,
   h3: h3Mixer,
   griffin: griffinMixer,
+  gatedRetention: gatedRetentionMixer,
+  linearAttention: linearAttentionMixer,
   lru: lruMixer,
   mamba: mambaMixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
+  retention: retentionMixer,
   rmt: rmtMixer,
   s4d: s4dMixer,
   rwkv4: rwkv4Mixer,
+  rwkv6: rwkv6Mixer,
   s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,
