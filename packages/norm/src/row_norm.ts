@@ -77,13 +77,13 @@ function rowsAtOnce({ lanes }: RowVariant, gpu: Gpu, rows: number, shared: boole
   return lanes > 0 && shared ? 2 : 1;
 }
 
-/** Rows of a batch: all that a subgroup holds numbers for, or, on a GPU, which wants many workgroups, one block. */
-const batchFor = (gpu: Gpu, v: RowNormVariant): number => (gpu.info.software ? batchOf(v) : v.block);
-
-/** Rows of a workgroup: enough groups to fill a device, few enough that their sums over rows stay small. */
-function rowsPerGroup(x: Tensor, rows: number, batch: number, groups: number): number {
-  const wanted = x.gpu.info.software ? 32 : groups;
-  return Math.ceil(Math.ceil(rows / wanted) / batch) * batch;
+/**
+ * Rows of a batch: all that a subgroup holds numbers for, or, on a GPU, which wants many workgroups, one block. Rows of a
+ * workgroup: enough groups to fill a device, few enough that their sums over rows stay small.
+ */
+function rowsOf(gpu: Gpu, v: RowNormVariant, rows: number, groups: number): { batch: number; chunk: number } {
+  const [batch, wanted] = gpu.info.software ? [batchOf(v), 32] : [v.block, groups];
+  return { batch, chunk: Math.ceil(Math.ceil(rows / wanted) / batch) * batch };
 }
 
 function check(spec: RowNormSpec, x: Tensor, width: number): void {
@@ -139,13 +139,12 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
       const out = gpu.empty(x.shape, x.dtype);
       const stats = gpu.empty([rows, 2]);
       const total = residual ? gpu.empty(x.shape, x.dtype) : undefined;
-      const batch = batchFor(gpu, variant);
-      const chunk = rowsPerGroup(x, rows, batch, 2048);
+      const share = rowsOf(gpu, variant, rows, 2048);
       gpu.run(forwardKernel, {
         variant,
         bindings: { x, out, stats, weight, bias, gain, residual, total },
-        params: { ...params, batch, chunk },
-        workgroups: grid1d(Math.ceil(rows / Math.max(chunk, 1))),
+        params: { ...params, ...share },
+        workgroups: grid1d(Math.ceil(rows / Math.max(share.chunk, 1))),
       });
       return { outputs: total ? [out, total] : [out], saved: [stats] };
     },
@@ -168,9 +167,8 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
         dweight: weight !== undefined && needs[1] === true,
         dbias: bias !== undefined && needs[2] === true,
       };
-      const batch = batchFor(gpu, own);
-      const chunk = rowsPerGroup(x, rows, batch, 1024);
-      const groups = Math.ceil(rows / Math.max(chunk, 1));
+      const share = rowsOf(gpu, own, rows, 1024);
+      const groups = Math.ceil(rows / Math.max(share.chunk, 1));
       // Few enough groups for a grid of one axis, so each has rows, and writes its line of the sums.
       const workgroups = grid1d(groups);
       const kinds = Number(own.dweight) + Number(own.dbias);
@@ -192,7 +190,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
           dresidual,
           sums,
         },
-        params: { ...params, batch, chunk },
+        params: { ...params, ...share },
         workgroups,
       });
       const folded = sums && sumMiddle(sums, kinds, groups, width);
