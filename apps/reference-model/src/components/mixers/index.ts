@@ -6,6 +6,7 @@ import { griffinMixer } from "./griffin.js";
 import { linearAttentionMixer } from "./linear_attention.js";
 import { lruMixer } from "./lru.js";
 import { mambaMixer } from "./mamba.js";
+import { mamba2Mixer } from "./mamba2.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { gatedRetentionMixer, retentionMixer } from "./retention.js";
@@ -27,6 +28,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   linearAttention: linearAttentionMixer,
   lru: lruMixer,
   mamba: mambaMixer,
+  mamba2: mamba2Mixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
   retention: retentionMixer,
