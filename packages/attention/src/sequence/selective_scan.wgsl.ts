@@ -1,4 +1,5 @@
 import type { KernelEnvironment, ParamType } from "@x/kernels";
+import { riseWgsl, sigmoidWgsl, softplusWgsl } from "./functions.wgsl.js";
 
 /** Tokens between two states that are kept for the backward. */
 export const STEP = 16;
@@ -86,24 +87,11 @@ fn phi_slope(x: vec4f) -> vec4f {
   return select(((x - 1.0) * exp(x) + 1.0) / (far * far), near, small);
 }`;
 
-/** log(1 + t) = 2 artanh(t / (2 + t)): its digits stay where e^x is small and 1 + e^x rounds them off. */
 const stepSize = (v: ScanVariant): string => /* wgsl */ `
+${v.softplus ? softplusWgsl : ""}
 fn step_size(raw: f32, d: u32) -> f32 {
   let x = raw${v.bias ? " + channels[d * params.width + params.width - 1u]" : ""};
-  ${
-    v.softplus
-      ? `let t = exp(-abs(x));
-  let w = t / (2.0 + t);
-  let s = w * w;
-  return max(x, 0.0) + 2.0 * w * (1.0 + s * (1.0 / 3.0 + s * (0.2 + s * (1.0 / 7.0 + s * (1.0 / 9.0 + s * (1.0 / 11.0 + s / 13.0))))));`
-      : "return x;"
-  }
-}`;
-
-const silu = /* wgsl */ `
-fn sigmoid(x: f32) -> f32 {
-  let t = exp(-abs(x));
-  return select(1.0, t, x < 0.0) / (1.0 + t);
+  return ${v.softplus ? "softplus(x)" : "x"};
 }`;
 
 /** The invocation's channel d, chunk and batch, and its tokens first..last. */
@@ -134,7 +122,7 @@ export interface ForwardVariant extends ScanVariant {
 export const scanForward = (v: ForwardVariant, env: KernelEnvironment): string => /* wgsl */ `
 ${prelude(v, env)}
 ${stepSize(v)}
-${v.gate ? silu : ""}
+${v.gate ? sigmoidWgsl : ""}
 ${head()}
   if (d >= params.dim) { return; }
   var x: array<vec4f, Q>;
@@ -238,7 +226,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 /** Each element: s = the step, g = dout silu(z), dz = dout y silu'(z). */
 export const scanBackwardPrepare = (v: ScanVariant & { gate: boolean }): string => /* wgsl */ `
 ${stepSize(v)}
-${v.gate ? silu : ""}
+${v.gate ? sigmoidWgsl : ""}
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
@@ -303,14 +291,7 @@ fn store_bc(at: u32, q: u32, value: vec4f) {
   for (var i = 0u; i < min(4u, params.states - n); i++) { dbc[at * params.states + n + i] = value[i]; }`
   }
 }
-${
-  v.softplus
-    ? `// softplus'(x) from s = softplus(x): sigmoid(x) = 1 - e^-s, by its series where that cancels.
-fn slope(s: f32) -> f32 {
-  return select(1.0 - exp(-s), s * (1.0 - s * (0.5 - s * (1.0 / 6.0 - s * (1.0 / 24.0 - s / 120.0)))), s < 0.1);
-}`
-    : ""
-}
+${v.softplus ? riseWgsl : ""}
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let live = group.x * ${LANES}u + lane < params.dim;
@@ -392,7 +373,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     for (var i = 0u; i < block(); i++) {
       if (live && start + i < last) {
         let at = (batch * params.rows + start + i) * params.dim + d;
-        let raw = ds[i]${v.softplus ? " * slope(steps[i])" : ""};
+        let raw = ds[i]${v.softplus ? " * rise(steps[i])" : ""};
         dbias += raw;
         g[at] = du[i];
         s[at] = raw;
