@@ -206,6 +206,7 @@ export function scan(
     vec: states % 4 === 0,
     zoh: discretization === "zoh",
     softplus: deltaSoftplus,
+    unroll: !gpu.info.software,
     skip: dSkip !== undefined,
     bias: deltaBias !== undefined,
   };

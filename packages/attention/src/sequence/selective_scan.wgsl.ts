@@ -1,4 +1,4 @@
-import type { KernelEnvironment, ParamType } from "@x/kernels";
+import type { ParamType } from "@x/kernels";
 import { riseWgsl, sigmoidWgsl, softplusWgsl } from "./functions.wgsl.js";
 
 /** Tokens between two states that are kept for the backward. */
@@ -17,6 +17,8 @@ export interface ScanVariant {
   readonly zoh: boolean;
   /** delta passes through softplus. */
   readonly softplus: boolean;
+  /** Bounds of loops are constants: a GPU keeps their arrays in registers, a CPU's compiler would take seconds. */
+  readonly unroll: boolean;
   /** `channels` has a column dSkip. */
   readonly skip: boolean;
   /** `channels` has a last column deltaBias. */
@@ -47,11 +49,10 @@ export const bcElement = (v: ScanVariant): "f32" | "vec4<f32>" => (v.vec ? "vec4
  * What all share: dims, where things lie, and the step. kept is [B, slots, D, Q] of vec4; channels is [D, width]: a,
  * then dSkip and deltaBias if there.
  */
-const prelude = (v: ScanVariant, { info }: KernelEnvironment): string => /* wgsl */ `
+const prelude = (v: ScanVariant): string => /* wgsl */ `
 const Q = ${v.quads}u;
-// Bounds of loops: a GPU unrolls them and keeps their arrays in registers, a CPU's compiler would take seconds.
-fn quads() -> u32 { return ${info.software ? "params.quads" : "Q"}; }
-fn block() -> u32 { return ${info.software ? "params.step" : `${STEP}u`}; }
+fn quads() -> u32 { return ${v.unroll ? "Q" : "params.quads"}; }
+fn block() -> u32 { return ${v.unroll ? `${STEP}u` : "params.step"}; }
 ${
   v.vec
     ? "fn bc_quad(row: u32, part: u32, q: u32) -> vec4f { return bc[(row * 2u + part) * Q + q]; }"
@@ -119,8 +120,8 @@ export interface ForwardVariant extends ScanVariant {
 }
 
 /** One invocation owns a channel and a chunk of tokens; grid [ceil(D / 64), chunks, B]. */
-export const scanForward = (v: ForwardVariant, env: KernelEnvironment): string => /* wgsl */ `
-${prelude(v, env)}
+export const scanForward = (v: ForwardVariant): string => /* wgsl */ `
+${prelude(v)}
 ${stepSize(v)}
 ${v.gate ? sigmoidWgsl : ""}
 ${head()}
@@ -164,8 +165,8 @@ ${head()}
 }`;
 
 /** Each chunk but the last: its end from an empty state goes to the next chunk's slot, the sum of its steps to sums [B, chunks, D]. */
-export const scanSummary = (v: ScanVariant, env: KernelEnvironment): string => /* wgsl */ `
-${prelude(v, env)}
+export const scanSummary = (v: ScanVariant): string => /* wgsl */ `
+${prelude(v)}
 ${stepSize(v)}
 ${head()}
   if (d >= params.dim) { return; }
@@ -245,8 +246,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
  * adjoint [B, chunks + 1, D, Q + 1] of vec4: slot k holds what the loss says of the state before chunk k. Each chunk
  * but the first: what it adds from its own outputs, and the sum of its steps.
  */
-export const scanBackwardSummary = (v: ScanVariant, env: KernelEnvironment): string => /* wgsl */ `
-${prelude(v, env)}
+export const scanBackwardSummary = (v: ScanVariant): string => /* wgsl */ `
+${prelude(v)}
 ${head("group.y + 1u")}
   if (d >= params.dim) { return; }
   var m: array<vec4f, Q>;
@@ -271,17 +272,14 @@ ${head("group.y + 1u")}
  * adjoint becomes its part of (da, dSkip, ddeltaBias), slot 0 the incoming state's gradient. The gradients of b and c
  * are summed over the workgroup's channels: dbc [ceil(D / 64), B, T, 2, N]. Grid [ceil(D / 64), chunks, B].
  */
-export const scanBackward = (
-  v: ScanVariant & { carry: boolean },
-  env: KernelEnvironment,
-): string => /* wgsl */ `
+export const scanBackward = (v: ScanVariant & { carry: boolean }): string => /* wgsl */ `
 const STEP = ${STEP}u;
 const FLUSH = ${FLUSH}u;
 const COLUMNS = ${2 * FLUSH}u;
 const SHARE = ${LANES / (2 * FLUSH)}u;
 var<workgroup> parts: array<vec4f, ${LANES * 2 * FLUSH}>; // [column, lane]
 var<workgroup> partial: array<vec4f, ${LANES}>; // [column, SHARE]
-${prelude(v, env)}
+${prelude(v)}
 fn adjoint_at(b: u32, slot: u32, d: u32) -> u32 { return ((b * (params.chunks + 1u) + slot) * params.dim + d) * (Q + 1u); }
 fn store_bc(at: u32, q: u32, value: vec4f) {
   ${

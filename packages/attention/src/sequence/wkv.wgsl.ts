@@ -1,4 +1,4 @@
-import type { KernelEnvironment, ParamType } from "@x/kernels";
+import type { ParamType } from "@x/kernels";
 
 /** Tokens between two states that are kept for the backward. */
 export const STEP = 16;
@@ -138,14 +138,14 @@ ${head}
  * sum over later tokens (num and den of the adjoint), q_t the denominator and S_t, Z_t the state before the token,
  *   dv_t = e^(u + k_t) g_t / q_t + e^k_t p,  dk_t = e^(u + k_t) (v_t - wkv_t) g_t / q_t + e^k_t (v_t p - r),
  *   dw = -sum_t e^-w (p S_t - r Z_t).
- * No exponent is above 0. The chunk's incoming slot of adjoint becomes its part of (dtimeDecay, dtimeFirst).
+ * No exponent is above 0. `unroll`: the bounds of a block's loops are constants, so that a GPU keeps their arrays in
+ * registers; a CPU's compiler would take seconds. The chunk's incoming slot of adjoint becomes its part of (dtimeDecay, dtimeFirst).
  */
-export const wkvBackward = (_: undefined, { info }: KernelEnvironment): string => /* wgsl */ `
+export const wkvBackward = (v: { readonly unroll: boolean }): string => /* wgsl */ `
 ${prelude}
 ${access("kept")}
 ${access("adjoint")}
-// A GPU unrolls the loops of a block and keeps their arrays in registers; a CPU's compiler would take seconds.
-fn block() -> u32 { return ${info.software ? "params.step" : `${STEP}u`}; }
+fn block() -> u32 { return ${v.unroll ? `${STEP}u` : "params.step"}; }
 ${head}
   let u = channels[params.width + d];
   let own = ((b * (params.chunks + 1u) + chunk + 1u) * params.width + d) * 3u;
