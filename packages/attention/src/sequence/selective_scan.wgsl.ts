@@ -17,7 +17,7 @@ export interface ScanVariant {
   readonly zoh: boolean;
   /** delta passes through softplus. */
   readonly softplus: boolean;
-  /** Bounds of loops are constants: a GPU keeps their arrays in registers, a CPU's compiler would take seconds. */
+  /** Loops over quads have constant bounds, forward: a GPU keeps their arrays in registers; a CPU's compiler is slow. */
   readonly unroll: boolean;
   /** `channels` has a column dSkip. */
   readonly skip: boolean;
@@ -52,7 +52,6 @@ export const bcElement = (v: ScanVariant): "f32" | "vec4<f32>" => (v.vec ? "vec4
 const prelude = (v: ScanVariant): string => /* wgsl */ `
 const Q = ${v.quads}u;
 fn quads() -> u32 { return ${v.unroll ? "Q" : "params.quads"}; }
-fn block() -> u32 { return ${v.unroll ? `${STEP}u` : "params.step"}; }
 ${
   v.vec
     ? "fn bc_quad(row: u32, part: u32, q: u32) -> vec4f { return bc[(row * 2u + part) * Q + q]; }"
@@ -302,7 +301,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   var lambda: array<vec4f, Q>;
   var da: array<vec4f, Q>;
   if (live${v.carry ? "" : " && chunk + 1u < params.chunks"}) {
-    for (var q = 0u; q < quads(); q++) { lambda[q] = adjoint[own + q]; }
+    for (var q = 0u; q < params.quads; q++) { lambda[q] = adjoint[own + q]; }
   }
   ${v.skip ? "let skip = channels[d * params.width + params.states];" : "let skip = 0.0;"}
   var dskip = 0.0;
@@ -314,7 +313,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var steps: array<f32, STEP>;
     var du: array<f32, STEP>;
     var ds: array<f32, STEP>;
-    for (var i = 0u; i < block(); i++) {
+    for (var i = 0u; i < params.step; i++) {
       // All are set: not every compiler clears a loop's variables anew.
       let inside = live && start + i < last;
       let at = (batch * params.rows + min(start + i, last - 1u)) * params.dim + d;
@@ -325,11 +324,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
       ds[i] = 0.0;
       dskip = fma(gs[i], us[i], dskip);
     }
-    for (var q = 0u; q < quads(); q++) {
+    for (var q = 0u; q < params.quads; q++) {
       let a = decay_quad(d, q);
+      var next = lambda[q];
+      var da_q = da[q];
       var before: array<vec4f, STEP>;
       var x = select(vec4f(), kept[slot_at(batch, start / STEP, d) + q], live);
-      for (var i = 0u; i < block(); i++) {
+      for (var i = 0u; i < params.step; i++) {
         before[i] = x;
         let row = batch * params.rows + min(start + i, last - 1u);
         let dt = steps[i];
@@ -337,7 +338,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let decay = dt * a;
         ${advance(v, "x", "decay")}
       }
-      for (var end = block(); end > 0u; end -= FLUSH) {
+      for (var end = params.step; end > 0u; end -= FLUSH) {
         for (var j = 0u; j < FLUSH; j++) {
           let i = end - 1u - j;
           let row = batch * params.rows + min(start + i, last - 1u);
@@ -347,13 +348,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
           let factor = exp(decay);
           let f = ${v.zoh ? "dt * phi(decay)" : "vec4f(dt)"};
           let faded = factor * before[i];
-          let l = fma(vec4f(gs[i]), bc_quad(row, 1u, q), lambda[q]);
+          let l = fma(vec4f(gs[i]), bc_quad(row, 1u, q), next);
           parts[2u * j * ${LANES}u + lane] = us[i] * f * l;
           parts[(2u * j + 1u) * ${LANES}u + lane] = gs[i] * fma(f * us[i], b, faded);
           du[i] += dot(l, f * b);
           ds[i] += dot(l, fma(a, faded, ${v.zoh ? "factor * " : ""}us[i] * b));
-          da[q] = fma(l, dt * ${v.zoh ? "fma(vec4f(dt * us[i]), phi_slope(decay) * b, faded)" : "faded"}, da[q]);
-          lambda[q] = factor * l;
+          da_q = fma(l, dt * ${v.zoh ? "fma(vec4f(dt * us[i]), phi_slope(decay) * b, faded)" : "faded"}, da_q);
+          next = factor * l;
         }
         workgroupBarrier();
         var sum = vec4f();
@@ -367,8 +368,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
           store_bc(((group.x * groups.z + batch) * params.rows + t) * 2u + lane % 2u, q, total);
         }
       }
+      lambda[q] = next;
+      da[q] = da_q;
     }
-    for (var i = 0u; i < block(); i++) {
+    for (var i = 0u; i < params.step; i++) {
       if (live && start + i < last) {
         let at = (batch * params.rows + start + i) * params.dim + d;
         let raw = ds[i]${v.softplus ? " * rise(steps[i])" : ""};
@@ -379,11 +382,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     }
   }
   if (!live) { return; }
-  for (var q = 0u; q < quads(); q++) { adjoint[own + q] = da[q]; }
+  for (var q = 0u; q < params.quads; q++) { adjoint[own + q] = da[q]; }
   adjoint[own + Q] = vec4f(dskip, dbias, 0.0, 0.0);
   if (chunk == 0u) {
     let to = adjoint_at(batch, 0u, d);
-    for (var q = 0u; q < quads(); q++) { adjoint[to + q] = lambda[q]; }
+    for (var q = 0u; q < params.quads; q++) { adjoint[to + q] = lambda[q]; }
   }
 }`;
 

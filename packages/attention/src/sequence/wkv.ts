@@ -65,7 +65,7 @@ const backwardEndsKernel: Kernel<undefined> = defineKernel({
   params: wkvParams,
   wgsl: wkvBackwardEnds,
 });
-const backwardKernel: Kernel<{ unroll: boolean }> = defineKernel({
+const backwardKernel: Kernel<undefined> = defineKernel({
   name: "wkvBackward",
   bindings: {
     k: "read f32",
@@ -211,7 +211,6 @@ function recurrence(
       const [dk, dv] = [gpu.empty(k.shape), gpu.empty(v.shape)];
       gpu.run(backwardKernel, {
         ...call(walks),
-        variant: { unroll: !gpu.info.software },
         bindings: { k, v, channels, kept, g, adjoint, dk, dv },
       });
       const dchannels = gpu.empty(channels.shape);
