@@ -35,12 +35,5 @@ export const mamba2Mixer: Factory<Mixer> = sequenceMixer<Mamba2Config>({
     };
   },
   plan: (config) => Mamba2Block.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const block = new Mamba2Block(config, parameters);
-    return {
-      forward: (x, options) => block.forward(x, options),
-      createState: ({ batch }) => block.createState(gpu, { batch }),
-      parameters: () => block.parameters(),
-    };
-  },
+  build: (config, parameters) => new Mamba2Block(config, parameters),
 });
