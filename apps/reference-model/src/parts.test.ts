@@ -83,6 +83,10 @@ const cases: Record<string, Record<string, unknown>> = {
     layers: [{}, { mixer: { type: "attention", numHeads: 4, numKvHeads: 1, window: 5 } }],
   },
   Mamba: { position: { type: "none" }, mixer: { type: "mamba", stateSize: 4, innerDim: 24 } },
+  "Mamba-2": {
+    position: { type: "none" },
+    mixer: { type: "mamba2", numHeads: 4, headDim: 6, stateSize: 8, numGroups: 2, chunkSize: 4 },
+  },
   "RWKV-4's time mixing": { position: { type: "none" }, mixer: { type: "rwkv4", attentionDim: 24 } },
   "the plain block with gelu": { ffn: { type: "ffn", activation: "gelu" } },
   "the plain block without biases, swish per channel": {

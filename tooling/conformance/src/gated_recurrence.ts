@@ -1,11 +1,13 @@
 import {
   GriffinBlock,
+  Mamba2Block,
   MambaBlock,
   rgLru,
   Rwkv4ChannelMix,
   Rwkv4TimeMix,
   selectiveScan,
   type Discretization,
+  type Mamba2Config,
 } from "@x/attention";
 import { flag, number, text } from "./config.js";
 import type { Runner } from "./runner.js";
@@ -31,6 +33,12 @@ const MAMBA: Readonly<Record<string, string>> = {
   dSkip: "D",
   wOut: "out_proj.weight",
   bOut: "out_proj.bias",
+};
+
+const MAMBA2: Readonly<Record<string, string>> = {
+  ...MAMBA,
+  dtBias: "dt_bias",
+  normWeight: "norm.weight",
 };
 
 const GRIFFIN: Readonly<Record<string, string>> = {
@@ -91,6 +99,14 @@ export const gatedRecurrence: Readonly<Record<string, Runner>> = {
       convState,
       ssmState,
     });
+    return { out, ...states };
+  },
+  mamba2_block: ({ config, inputs, params }) => {
+    const { x, convState, ssmState } = inputs;
+    const [dim, convSize] = [params["wOut"]!.shape[0]!, params["convWeight"]!.shape[1]!];
+    const own = { ...config, dim, convSize } as unknown as Mamba2Config;
+    const block = new Mamba2Block(own, renamed(MAMBA2, params));
+    const { out, ...states } = block.outputs(x!, { convState, ssmState });
     return { out, ...states };
   },
   rg_lru: ({ config, inputs, params }) => {

@@ -40,7 +40,10 @@ describe("golden cases where a kernel binds no more tensors than WebGPU promises
   });
 
   // What brings buffers of its own: every encoding, masks, and patterns of each kind; packages/attention folds the rest.
-  const attention = ["sdpa", "gqa", "combined", "longformer", "transformer_xl", "mla"];
+  const attention = [
+    ...["sdpa", "gqa", "combined", "longformer", "transformer_xl", "mla"],
+    ...["selective_scan", "rg_lru", "griffin_recurrent_block", "rwkv4_time_mix"],
+  ];
   check(
     device,
     files.filter(

@@ -50,3 +50,4 @@ export {
 } from "./rwkv4.js";
 export { rwkv6, type Rwkv6Options } from "./rwkv6.js";
 export { Rwkv6TimeMix, type Rwkv6TimeMixConfig, type Rwkv6TimeMixStates } from "./rwkv6_time_mix.js";
+export { Mamba2Block, type Mamba2Config } from "./mamba2.js";

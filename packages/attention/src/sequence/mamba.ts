@@ -51,7 +51,12 @@ export interface MambaStates {
   readonly ssmState: Tensor;
 }
 
-const negativeExp = elementwise("-exp(A_log)", ["aLog"], (aLog) => e.neg(e.exp(aLog)));
+/** -e^A_log: decays of any size, all negative. */
+export const negativeExp: (...args: (Tensor | number)[]) => Tensor = elementwise(
+  "-exp(A_log)",
+  ["aLog"],
+  (aLog) => e.neg(e.exp(aLog)),
+);
 const logIndex = elementwise("A_log", ["n"], (n) => e.log(n));
 const inverseSoftplus = elementwise("dt_proj.bias", ["x"], (x) => {
   const dt = e.exp(x);

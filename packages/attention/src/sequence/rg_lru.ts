@@ -17,6 +17,7 @@ import {
   type KernelCall,
   type Tensor,
 } from "@x/kernels";
+import { cut, type Chunks } from "./chunks.js";
 import {
   rgLruBackwardEnds,
   rgLruBackwardGates,
@@ -175,21 +176,6 @@ export function rgLru(
   });
 }
 
-interface Chunks {
-  /** Tokens of a chunk. */
-  readonly chunk: number;
-  readonly chunks: number;
-}
-
-/** Chunks that a sequence is cut into: enough invocations to fill a GPU, and none shorter than what it costs. */
-function cut(x: Tensor): Chunks {
-  const [batch, rows, width] = x.shape as [number, number, number];
-  const enough = x.gpu.info.software ? 256 : 32768;
-  const wanted = Math.min(Math.ceil(enough / (batch * width)), Math.floor(rows / ROWS));
-  const chunk = Math.ceil(rows / Math.max(1, wanted));
-  return { chunk, chunks: Math.ceil(rows / chunk) };
-}
-
 interface RecurrenceOptions {
   readonly segmentPos: Tensor | undefined;
   /** `channels` ends in the incoming state. */
@@ -208,7 +194,7 @@ function recurrence(
   const [batch, rows, width] = x.shape as [number, number, number];
   const variant: RgLruVariant = { segments: segmentPos !== undefined, start };
   const shared = { gates, channels, segment_pos: segmentPos };
-  const whole = cut(x);
+  const whole = cut(gpu, rows, batch * width);
   const split = whole.chunks > 1;
   const call = ({ chunk, chunks }: Chunks): Pick<KernelCall<unknown>, "params" | "workgroups"> => ({
     params: { batch, rows, width, block, chunk, chunks, c },

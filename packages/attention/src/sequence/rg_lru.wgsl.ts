@@ -1,4 +1,5 @@
 import type { ParamType } from "@x/kernels";
+import { riseWgsl, sigmoidWgsl, softplusWgsl } from "./functions.wgsl.js";
 
 /** Tokens whose parts of the parameters' gradients are summed by one invocation. */
 export const ROWS = 64;
@@ -26,6 +27,9 @@ export const rgLruParams: Record<string, ParamType> = {
  * input gate's bias, the recurrence gate's bias, aParam, and the incoming state of each sequence if there is one. An invocation owns a channel and a chunk of tokens.
  */
 const prelude = (v: RgLruVariant): string => /* wgsl */ `
+${sigmoidWgsl}
+${softplusWgsl}
+${riseWgsl}
 struct Step {
   input_gate: f32,
   rec_gate: f32,
@@ -34,22 +38,6 @@ struct Step {
   gain: f32,
 }
 struct Channel { input_bias: f32, rec_bias: f32, rate: f32 }
-fn sigmoid(x: f32) -> f32 {
-  let t = exp(-abs(x));
-  return select(1.0, t, x < 0.0) / (1.0 + t);
-}
-// log(1 + t) = 2 artanh(t / (2 + t)), t = e^-|x|
-fn softplus(x: f32) -> f32 {
-  let t = exp(-abs(x));
-  let w = t / (2.0 + t);
-  let s = w * w;
-  return max(x, 0.0) + 2.0 * w * (1.0 + s * (1.0 / 3.0 + s * (0.2 + s * (1.0 / 7.0 + s * (1.0 / 9.0 + s * (1.0 / 11.0 + s / 13.0))))));
-}
-// 1 - e^-x for x >= 0, by its series where that cancels.
-fn rise(x: f32) -> f32 {
-  let near = x * (1.0 - x / 2.0 * (1.0 - x / 3.0 * (1.0 - x / 4.0 * (1.0 - x / 5.0 * (1.0 - x / 6.0 * (1.0 - x / 7.0))))));
-  return select(1.0 - exp(-x), near, x < 0.5);
-}
 fn channel(d: u32) -> Channel {
   return Channel(channels[d], channels[params.width + d], params.c * softplus(channels[2u * params.width + d]));
 }

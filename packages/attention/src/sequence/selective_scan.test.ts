@@ -177,3 +177,22 @@ describe("selectiveScan", () => {
     expect(call({}, { softplus: false })).toThrow(/unknown key "softplus"/);
   });
 });
+
+describe("selectiveScan as a GPU runs it", () => {
+  const device = useGpu({ hardware: true });
+
+  it("gives the reference's values and slopes, in more chunks and with loops of constant length over quads", async () => {
+    const sizes = { batch: 2, seq: 200, dim: 3, states: 4 };
+    const given = operandsOf(sizes);
+    await checkSlopes(
+      device.gpu,
+      (...inputs) => run(Object.fromEntries(ALL.map((name, i) => [name, inputs[i]!]))),
+      (...inputs) => {
+        const named = Object.fromEntries(ALL.map((name, i) => [name, inputs[i]!]));
+        const { out, state } = selectiveScanReference(sizes, named as Record<Name, Float64Array>);
+        return [...out, ...state];
+      },
+      ALL.map((name) => given[name]),
+    );
+  });
+});

@@ -16,6 +16,7 @@ import {
   type Kernel,
   type Tensor,
 } from "@x/kernels";
+import { cut } from "./chunks.js";
 import {
   bcElement,
   chunkParams,
@@ -178,15 +179,6 @@ export function selectiveScan(
   return u.gpu.scope(() => scan(u, delta, concat([b, c], 2), a, { z, state, ...skipped }));
 }
 
-/** Chunks that a sequence is cut into: enough workgroups to fill a GPU, and none shorter than what it costs. */
-function cut(u: Tensor, groups: number): { chunk: number; chunks: number } {
-  const rows = u.shape[1]!;
-  const enough = u.gpu.info.software ? 4 : 512;
-  const wanted = Math.min(Math.ceil(enough / groups), Math.floor(rows / (4 * STEP)));
-  const chunk = wanted > 1 ? Math.ceil(rows / wanted / STEP) * STEP : rows;
-  return { chunk, chunks: Math.ceil(rows / chunk) };
-}
-
 /** The scan of checked tensors; bc [B, T, 2 N] holds b and c side by side. */
 export function scan(
   u: Tensor,
@@ -204,7 +196,7 @@ export function scan(
   const channels = columns.length > 1 ? concat(columns, 1) : a;
   const width = channels.shape[1]!;
   const groups = Math.ceil(dim / LANES);
-  const { chunk, chunks } = cut(u, groups * batch);
+  const { chunk, chunks } = cut(gpu, rows, groups * LANES * batch, STEP);
   const keep = isTracked([u, delta, bc, channels, z, state]);
   const step = keep ? STEP : chunk;
   const slots = Math.ceil(rows / step) + 1;
@@ -214,6 +206,7 @@ export function scan(
     vec: states % 4 === 0,
     zoh: discretization === "zoh",
     softplus: deltaSoftplus,
+    unroll: !gpu.info.software,
     skip: dSkip !== undefined,
     bias: deltaBias !== undefined,
   };

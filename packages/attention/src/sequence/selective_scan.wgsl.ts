@@ -1,4 +1,5 @@
-import type { KernelEnvironment, ParamType } from "@x/kernels";
+import type { ParamType } from "@x/kernels";
+import { riseWgsl, sigmoidWgsl, softplusWgsl } from "./functions.wgsl.js";
 
 /** Tokens between two states that are kept for the backward. */
 export const STEP = 16;
@@ -16,6 +17,8 @@ export interface ScanVariant {
   readonly zoh: boolean;
   /** delta passes through softplus. */
   readonly softplus: boolean;
+  /** Loops over quads have constant bounds, forward: a GPU keeps their arrays in registers; a CPU's compiler is slow. */
+  readonly unroll: boolean;
   /** `channels` has a column dSkip. */
   readonly skip: boolean;
   /** `channels` has a last column deltaBias. */
@@ -46,11 +49,9 @@ export const bcElement = (v: ScanVariant): "f32" | "vec4<f32>" => (v.vec ? "vec4
  * What all share: dims, where things lie, and the step. kept is [B, slots, D, Q] of vec4; channels is [D, width]: a,
  * then dSkip and deltaBias if there.
  */
-const prelude = (v: ScanVariant, { info }: KernelEnvironment): string => /* wgsl */ `
+const prelude = (v: ScanVariant): string => /* wgsl */ `
 const Q = ${v.quads}u;
-// Bounds of loops: a GPU unrolls them and keeps their arrays in registers, a CPU's compiler would take seconds.
-fn quads() -> u32 { return ${info.software ? "params.quads" : "Q"}; }
-fn block() -> u32 { return ${info.software ? "params.step" : `${STEP}u`}; }
+fn quads() -> u32 { return ${v.unroll ? "Q" : "params.quads"}; }
 ${
   v.vec
     ? "fn bc_quad(row: u32, part: u32, q: u32) -> vec4f { return bc[(row * 2u + part) * Q + q]; }"
@@ -86,24 +87,11 @@ fn phi_slope(x: vec4f) -> vec4f {
   return select(((x - 1.0) * exp(x) + 1.0) / (far * far), near, small);
 }`;
 
-/** log(1 + t) = 2 artanh(t / (2 + t)): its digits stay where e^x is small and 1 + e^x rounds them off. */
 const stepSize = (v: ScanVariant): string => /* wgsl */ `
+${v.softplus ? softplusWgsl : ""}
 fn step_size(raw: f32, d: u32) -> f32 {
   let x = raw${v.bias ? " + channels[d * params.width + params.width - 1u]" : ""};
-  ${
-    v.softplus
-      ? `let t = exp(-abs(x));
-  let w = t / (2.0 + t);
-  let s = w * w;
-  return max(x, 0.0) + 2.0 * w * (1.0 + s * (1.0 / 3.0 + s * (0.2 + s * (1.0 / 7.0 + s * (1.0 / 9.0 + s * (1.0 / 11.0 + s / 13.0))))));`
-      : "return x;"
-  }
-}`;
-
-const silu = /* wgsl */ `
-fn sigmoid(x: f32) -> f32 {
-  let t = exp(-abs(x));
-  return select(1.0, t, x < 0.0) / (1.0 + t);
+  return ${v.softplus ? "softplus(x)" : "x"};
 }`;
 
 /** The invocation's channel d, chunk and batch, and its tokens first..last. */
@@ -131,10 +119,10 @@ export interface ForwardVariant extends ScanVariant {
 }
 
 /** One invocation owns a channel and a chunk of tokens; grid [ceil(D / 64), chunks, B]. */
-export const scanForward = (v: ForwardVariant, env: KernelEnvironment): string => /* wgsl */ `
-${prelude(v, env)}
+export const scanForward = (v: ForwardVariant): string => /* wgsl */ `
+${prelude(v)}
 ${stepSize(v)}
-${v.gate ? silu : ""}
+${v.gate ? sigmoidWgsl : ""}
 ${head()}
   if (d >= params.dim) { return; }
   var x: array<vec4f, Q>;
@@ -176,8 +164,8 @@ ${head()}
 }`;
 
 /** Each chunk but the last: its end from an empty state goes to the next chunk's slot, the sum of its steps to sums [B, chunks, D]. */
-export const scanSummary = (v: ScanVariant, env: KernelEnvironment): string => /* wgsl */ `
-${prelude(v, env)}
+export const scanSummary = (v: ScanVariant): string => /* wgsl */ `
+${prelude(v)}
 ${stepSize(v)}
 ${head()}
   if (d >= params.dim) { return; }
@@ -238,7 +226,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 /** Each element: s = the step, g = dout silu(z), dz = dout y silu'(z). */
 export const scanBackwardPrepare = (v: ScanVariant & { gate: boolean }): string => /* wgsl */ `
 ${stepSize(v)}
-${v.gate ? silu : ""}
+${v.gate ? sigmoidWgsl : ""}
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
@@ -257,8 +245,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
  * adjoint [B, chunks + 1, D, Q + 1] of vec4: slot k holds what the loss says of the state before chunk k. Each chunk
  * but the first: what it adds from its own outputs, and the sum of its steps.
  */
-export const scanBackwardSummary = (v: ScanVariant, env: KernelEnvironment): string => /* wgsl */ `
-${prelude(v, env)}
+export const scanBackwardSummary = (v: ScanVariant): string => /* wgsl */ `
+${prelude(v)}
 ${head("group.y + 1u")}
   if (d >= params.dim) { return; }
   var m: array<vec4f, Q>;
@@ -283,17 +271,14 @@ ${head("group.y + 1u")}
  * adjoint becomes its part of (da, dSkip, ddeltaBias), slot 0 the incoming state's gradient. The gradients of b and c
  * are summed over the workgroup's channels: dbc [ceil(D / 64), B, T, 2, N]. Grid [ceil(D / 64), chunks, B].
  */
-export const scanBackward = (
-  v: ScanVariant & { carry: boolean },
-  env: KernelEnvironment,
-): string => /* wgsl */ `
+export const scanBackward = (v: ScanVariant & { carry: boolean }): string => /* wgsl */ `
 const STEP = ${STEP}u;
 const FLUSH = ${FLUSH}u;
 const COLUMNS = ${2 * FLUSH}u;
 const SHARE = ${LANES / (2 * FLUSH)}u;
 var<workgroup> parts: array<vec4f, ${LANES * 2 * FLUSH}>; // [column, lane]
 var<workgroup> partial: array<vec4f, ${LANES}>; // [column, SHARE]
-${prelude(v, env)}
+${prelude(v)}
 fn adjoint_at(b: u32, slot: u32, d: u32) -> u32 { return ((b * (params.chunks + 1u) + slot) * params.dim + d) * (Q + 1u); }
 fn store_bc(at: u32, q: u32, value: vec4f) {
   ${
@@ -303,14 +288,7 @@ fn store_bc(at: u32, q: u32, value: vec4f) {
   for (var i = 0u; i < min(4u, params.states - n); i++) { dbc[at * params.states + n + i] = value[i]; }`
   }
 }
-${
-  v.softplus
-    ? `// softplus'(x) from s = softplus(x): sigmoid(x) = 1 - e^-s, by its series where that cancels.
-fn slope(s: f32) -> f32 {
-  return select(1.0 - exp(-s), s * (1.0 - s * (0.5 - s * (1.0 / 6.0 - s * (1.0 / 24.0 - s / 120.0)))), s < 0.1);
-}`
-    : ""
-}
+${v.softplus ? riseWgsl : ""}
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let live = group.x * ${LANES}u + lane < params.dim;
@@ -323,7 +301,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   var lambda: array<vec4f, Q>;
   var da: array<vec4f, Q>;
   if (live${v.carry ? "" : " && chunk + 1u < params.chunks"}) {
-    for (var q = 0u; q < quads(); q++) { lambda[q] = adjoint[own + q]; }
+    for (var q = 0u; q < params.quads; q++) { lambda[q] = adjoint[own + q]; }
   }
   ${v.skip ? "let skip = channels[d * params.width + params.states];" : "let skip = 0.0;"}
   var dskip = 0.0;
@@ -335,7 +313,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var steps: array<f32, STEP>;
     var du: array<f32, STEP>;
     var ds: array<f32, STEP>;
-    for (var i = 0u; i < block(); i++) {
+    for (var i = 0u; i < params.step; i++) {
       // All are set: not every compiler clears a loop's variables anew.
       let inside = live && start + i < last;
       let at = (batch * params.rows + min(start + i, last - 1u)) * params.dim + d;
@@ -346,11 +324,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
       ds[i] = 0.0;
       dskip = fma(gs[i], us[i], dskip);
     }
-    for (var q = 0u; q < quads(); q++) {
+    for (var q = 0u; q < params.quads; q++) {
       let a = decay_quad(d, q);
+      var next = lambda[q];
+      var da_q = da[q];
       var before: array<vec4f, STEP>;
       var x = select(vec4f(), kept[slot_at(batch, start / STEP, d) + q], live);
-      for (var i = 0u; i < block(); i++) {
+      for (var i = 0u; i < params.step; i++) {
         before[i] = x;
         let row = batch * params.rows + min(start + i, last - 1u);
         let dt = steps[i];
@@ -358,7 +338,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let decay = dt * a;
         ${advance(v, "x", "decay")}
       }
-      for (var end = block(); end > 0u; end -= FLUSH) {
+      for (var end = params.step; end > 0u; end -= FLUSH) {
         for (var j = 0u; j < FLUSH; j++) {
           let i = end - 1u - j;
           let row = batch * params.rows + min(start + i, last - 1u);
@@ -368,13 +348,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
           let factor = exp(decay);
           let f = ${v.zoh ? "dt * phi(decay)" : "vec4f(dt)"};
           let faded = factor * before[i];
-          let l = fma(vec4f(gs[i]), bc_quad(row, 1u, q), lambda[q]);
+          let l = fma(vec4f(gs[i]), bc_quad(row, 1u, q), next);
           parts[2u * j * ${LANES}u + lane] = us[i] * f * l;
           parts[(2u * j + 1u) * ${LANES}u + lane] = gs[i] * fma(f * us[i], b, faded);
           du[i] += dot(l, f * b);
           ds[i] += dot(l, fma(a, faded, ${v.zoh ? "factor * " : ""}us[i] * b));
-          da[q] = fma(l, dt * ${v.zoh ? "fma(vec4f(dt * us[i]), phi_slope(decay) * b, faded)" : "faded"}, da[q]);
-          lambda[q] = factor * l;
+          da_q = fma(l, dt * ${v.zoh ? "fma(vec4f(dt * us[i]), phi_slope(decay) * b, faded)" : "faded"}, da_q);
+          next = factor * l;
         }
         workgroupBarrier();
         var sum = vec4f();
@@ -388,11 +368,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
           store_bc(((group.x * groups.z + batch) * params.rows + t) * 2u + lane % 2u, q, total);
         }
       }
+      lambda[q] = next;
+      da[q] = da_q;
     }
-    for (var i = 0u; i < block(); i++) {
+    for (var i = 0u; i < params.step; i++) {
       if (live && start + i < last) {
         let at = (batch * params.rows + start + i) * params.dim + d;
-        let raw = ds[i]${v.softplus ? " * slope(steps[i])" : ""};
+        let raw = ds[i]${v.softplus ? " * rise(steps[i])" : ""};
         dbias += raw;
         g[at] = du[i];
         s[at] = raw;
@@ -400,11 +382,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     }
   }
   if (!live) { return; }
-  for (var q = 0u; q < quads(); q++) { adjoint[own + q] = da[q]; }
+  for (var q = 0u; q < params.quads; q++) { adjoint[own + q] = da[q]; }
   adjoint[own + Q] = vec4f(dskip, dbias, 0.0, 0.0);
   if (chunk == 0u) {
     let to = adjoint_at(batch, 0u, d);
-    for (var q = 0u; q < quads(); q++) { adjoint[to + q] = lambda[q]; }
+    for (var q = 0u; q < params.quads; q++) { adjoint[to + q] = lambda[q]; }
   }
 }`;
 

@@ -8,6 +8,7 @@ import { checkSlopes } from "./test-support.js";
 
 describe("wkv", () => {
   const device = useGpu();
+  const hardware = useGpu({ hardware: true });
   const operandsOf = (batch: number, seq: number, dim: number, size = 1): Operand[] => [
     { shape: [batch, seq, dim], data: operand([batch, seq, dim], 1).data.map((x) => Math.fround(size * x)) },
     operand([batch, seq, dim], 2),
@@ -34,13 +35,14 @@ describe("wkv", () => {
   });
 
   it.each([
-    ["one piece", [2, 100, 33]],
-    ["cut into chunks", [1, 333, 5]],
+    ["one piece", [2, 100, 33], device],
+    ["cut into chunks", [1, 333, 5], device],
+    ["as a GPU runs it", [2, 200, 3], hardware],
   ] as const)(
     "%s: the reference, and its slopes along a direction of each operand",
-    async (_, [batch, seq, dim]) => {
+    async (_, [batch, seq, dim], { gpu }) => {
       await checkSlopes(
-        device.gpu,
+        gpu,
         (...inputs) => [run(...(inputs as [Tensor, Tensor, Tensor, Tensor]))],
         (...inputs) =>
           wkvReference(

@@ -25,6 +25,7 @@ import {
   wkvParams,
   type WkvVariant,
 } from "./wkv.wgsl.js";
+import { cut } from "./chunks.js";
 import type { Before } from "./sequence_state.js";
 
 const forwardKernel: Kernel<WkvVariant & { keep: boolean }> = defineKernel({
@@ -138,15 +139,6 @@ export function wkv(
   return k.gpu.scope(() => recurrence(k, v, stack([timeDecay, timeFirst]), state));
 }
 
-/** Chunks that a sequence is cut into: enough invocations to fill a GPU, and none shorter than what it costs. */
-function cut(k: Tensor): { chunk: number; chunks: number } {
-  const [batch, rows, width] = k.shape as [number, number, number];
-  const enough = k.gpu.info.software ? 256 : 32768;
-  const wanted = Math.min(Math.ceil(enough / (batch * width)), Math.floor(rows / (4 * STEP)));
-  const chunk = wanted > 1 ? Math.ceil(rows / wanted / STEP) * STEP : rows;
-  return { chunk, chunks: Math.ceil(rows / chunk) };
-}
-
 function recurrence(
   k: Tensor,
   v: Tensor,
@@ -155,7 +147,7 @@ function recurrence(
 ): WkvState & { out: Tensor } {
   const { gpu } = k;
   const [batch, rows, width] = k.shape as [number, number, number];
-  const { chunk, chunks } = cut(k);
+  const { chunk, chunks } = cut(gpu, rows, batch * width, STEP);
   const keep = isTracked([k, v, channels]);
   const step = keep ? STEP : chunk;
   const slots = Math.ceil(rows / step) + 1;

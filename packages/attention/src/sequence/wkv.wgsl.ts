@@ -1,4 +1,4 @@
-import type { KernelEnvironment, ParamType } from "@x/kernels";
+import type { ParamType } from "@x/kernels";
 
 /** Tokens between two states that are kept for the backward. */
 export const STEP = 16;
@@ -140,12 +140,10 @@ ${head}
  *   dw = -sum_t e^-w (p S_t - r Z_t).
  * No exponent is above 0. The chunk's incoming slot of adjoint becomes its part of (dtimeDecay, dtimeFirst).
  */
-export const wkvBackward = (_: undefined, { info }: KernelEnvironment): string => /* wgsl */ `
+export const wkvBackward = (): string => /* wgsl */ `
 ${prelude}
 ${access("kept")}
 ${access("adjoint")}
-// A GPU unrolls the loops of a block and keeps their arrays in registers; a CPU's compiler would take seconds.
-fn block() -> u32 { return ${info.software ? "params.step" : `${STEP}u`}; }
 ${head}
   let u = channels[params.width + d];
   let own = ((b * (params.chunks + 1u) + chunk + 1u) * params.width + d) * 3u;
@@ -158,13 +156,13 @@ ${head}
     var before: array<State, ${STEP}>;
     var seen: array<State, ${STEP}>;
     var s = load_kept(slot_at(b, start / ${STEP}u, d));
-    for (var i = 0u; i < block(); i++) {
+    for (var i = 0u; i < params.step; i++) {
       let at = (b * params.rows + min(start + i, last - 1u)) * params.width + d;
       before[i] = s;
       seen[i] = joined(s, State(v[at], 1.0, u + k[at]));
       s = joined(faded(s, w), State(v[at], 1.0, k[at]));
     }
-    for (var left = min(block(), last - start); left > 0u; left--) {
+    for (var left = min(params.step, last - start); left > 0u; left--) {
       let i = left - 1u;
       let at = (b * params.rows + start + i) * params.width + d;
       let y = seen[i].num / seen[i].den;

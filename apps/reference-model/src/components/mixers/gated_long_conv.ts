@@ -16,12 +16,5 @@ export const gatedLongConvMixer: Factory<Mixer> = sequenceMixer<GatedLongConvCon
     shortTaps: f.integer("shortTaps", 3),
   }),
   plan: (config) => GatedLongConv.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const layer = new GatedLongConv(config, parameters);
-    return {
-      forward: (x, options) => layer.forward(x, options),
-      createState: ({ batch }) => layer.createState(gpu, { batch }),
-      parameters: () => layer.parameters(),
-    };
-  },
+  build: (config, parameters) => new GatedLongConv(config, parameters),
 });

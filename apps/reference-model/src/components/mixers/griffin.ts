@@ -13,12 +13,5 @@ export const griffinMixer: Factory<Mixer> = sequenceMixer<GriffinConfig>({
     convSize: f.integer("convSize", 4),
   }),
   plan: (config) => GriffinBlock.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const block = new GriffinBlock(config, parameters);
-    return {
-      forward: (x, options) => block.forward(x, options),
-      createState: ({ batch }) => block.createState(gpu, { batch }),
-      parameters: () => block.parameters(),
-    };
-  },
+  build: (config, parameters) => new GriffinBlock(config, parameters),
 });

@@ -19,12 +19,5 @@ export const h3Mixer: Factory<Mixer> = sequenceMixer<H3Config>({
     dtMax: f.number("dtMax", 0.1),
   }),
   plan: (config) => H3.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const layer = new H3(config, parameters);
-    return {
-      forward: (x, options) => layer.forward(x, options),
-      createState: ({ batch }) => layer.createState(gpu, { batch }),
-      parameters: () => layer.parameters(),
-    };
-  },
+  build: (config, parameters) => new H3(config, parameters),
 });

@@ -6,6 +6,7 @@ import { griffinMixer } from "./griffin.js";
 import { linearAttentionMixer } from "./linear_attention.js";
 import { lruMixer } from "./lru.js";
 import { mambaMixer } from "./mamba.js";
+import { mamba2Mixer } from "./mamba2.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { gatedRetentionMixer, retentionMixer } from "./retention.js";
@@ -21,19 +22,20 @@ import { yocoMixer } from "./yoco.js";
 export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   attention: attentionMixer,
   gatedLongConv: gatedLongConvMixer,
-  h3: h3Mixer,
-  griffin: griffinMixer,
   gatedRetention: gatedRetentionMixer,
+  griffin: griffinMixer,
+  h3: h3Mixer,
   linearAttention: linearAttentionMixer,
   lru: lruMixer,
+  mamba2: mamba2Mixer,
   mamba: mambaMixer,
   memorizing: memorizingMixer,
   mla: mlaMixer,
   retention: retentionMixer,
   rmt: rmtMixer,
-  s4d: s4dMixer,
   rwkv4: rwkv4Mixer,
   rwkv6: rwkv6Mixer,
+  s4d: s4dMixer,
   s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,

@@ -1,6 +1,6 @@
 import { LinearAttention, type LinearAttentionLayerConfig } from "@x/attention";
 import type { Factory, Mixer } from "../contract.js";
-import { blockOf, FORM_KEYS, sequenceForm } from "./retention.js";
+import { FORM_KEYS, sequenceForm } from "./retention.js";
 import { sequenceMixer } from "./sequence.js";
 
 /**
@@ -19,5 +19,5 @@ export const linearAttentionMixer: Factory<Mixer> = sequenceMixer<LinearAttentio
     ...sequenceForm(f),
   }),
   plan: (config) => LinearAttention.plan(config),
-  build: ({ gpu }, config, parameters) => blockOf(gpu, new LinearAttention(config, parameters)),
+  build: (config, parameters) => new LinearAttention(config, parameters),
 });

@@ -13,12 +13,5 @@ export const lruMixer: Factory<Mixer> = sequenceMixer<LruConfig>({
     rMax: f.number("rMax", 0.999),
   }),
   plan: (config) => Lru.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const layer = new Lru(config, parameters);
-    return {
-      forward: (x, options) => layer.forward(x, options),
-      createState: ({ batch }) => layer.createState(gpu, { batch }),
-      parameters: () => layer.parameters(),
-    };
-  },
+  build: (config, parameters) => new Lru(config, parameters),
 });

@@ -15,12 +15,5 @@ export const mambaMixer: Factory<Mixer> = sequenceMixer<MambaConfig>({
     bias: f.flag("bias", false),
   }),
   plan: (config) => MambaBlock.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const block = new MambaBlock(config, parameters);
-    return {
-      forward: (x, options) => block.forward(x, options),
-      createState: ({ batch }) => block.createState(gpu, { batch }),
-      parameters: () => block.parameters(),
-    };
-  },
+  build: (config, parameters) => new MambaBlock(config, parameters),
 });

@@ -5,12 +5,10 @@ import {
   type MultiScaleRetentionConfig,
   type RetentionHeadsConfig,
   type SequenceForm,
-  type SequenceState,
 } from "@x/attention";
-import type { Gpu } from "@x/kernels";
 import type { Fields } from "../../config/index.js";
 import type { Factory, Mixer } from "../contract.js";
-import { sequenceMixer, type SequenceBlock } from "./sequence.js";
+import { sequenceMixer } from "./sequence.js";
 
 /** `form` ("chunkwise") and `chunkSize` (64). */
 export const FORM_KEYS: readonly string[] = ["form", "chunkSize"];
@@ -19,21 +17,6 @@ export function sequenceForm(f: Fields): SequenceForm {
   return {
     form,
     chunkSize: form === "chunkwise" ? f.integer("chunkSize", 64) : f.optionalInteger("chunkSize"),
-  };
-}
-
-/** A layer whose states are made on a device. */
-export function blockOf(
-  gpu: Gpu,
-  layer: Omit<SequenceBlock, "createState"> & {
-    createState(gpu: Gpu, options: { readonly batch: number }): SequenceState;
-  },
-): SequenceBlock {
-  return {
-    forward: (x, options) => layer.forward(x, options),
-    createState: ({ batch }) => layer.createState(gpu, { batch }),
-    parameters: () => layer.parameters(),
-    dispose: () => layer.dispose?.(),
   };
 }
 
@@ -71,7 +54,7 @@ export const retentionMixer: Factory<Mixer> = sequenceMixer<MultiScaleRetentionC
     decayNorm: f.flag("decayNorm", false),
   }),
   plan: (config) => MultiScaleRetention.plan(config),
-  build: ({ gpu }, config, parameters) => blockOf(gpu, new MultiScaleRetention(config, parameters)),
+  build: (config, parameters) => new MultiScaleRetention(config, parameters),
 });
 
 /**
@@ -86,5 +69,5 @@ export const gatedRetentionMixer: Factory<Mixer> = sequenceMixer<GatedRetentionL
     gateLogitNormalizer: f.number("gateLogitNormalizer", 16),
   }),
   plan: (config) => GatedRetention.plan(config),
-  build: ({ gpu }, config, parameters) => blockOf(gpu, new GatedRetention(config, parameters)),
+  build: (config, parameters) => new GatedRetention(config, parameters),
 });

@@ -8,12 +8,5 @@ export const rwkv4Mixer: Factory<Mixer> = sequenceMixer<Rwkv4TimeMixConfig>({
   keys: ["attentionDim"],
   config: (f, dim) => ({ dim, attentionDim: f.integer("attentionDim", dim) }),
   plan: (config) => Rwkv4TimeMix.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const layer = new Rwkv4TimeMix(config, parameters);
-    return {
-      forward: (x, options) => layer.forward(x, options),
-      createState: ({ batch }) => layer.createState(gpu, { batch }),
-      parameters: () => layer.parameters(),
-    };
-  },
+  build: (config, parameters) => new Rwkv4TimeMix(config, parameters),
 });

@@ -14,12 +14,5 @@ export const rwkv6Mixer: Factory<Mixer> = sequenceMixer<Rwkv6TimeMixConfig>({
     decayRank: f.integer("decayRank", 64),
   }),
   plan: (config) => Rwkv6TimeMix.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const layer = new Rwkv6TimeMix(config, parameters);
-    return {
-      forward: (x, options) => layer.forward(x, options),
-      createState: ({ batch }) => layer.createState(gpu, { batch }),
-      parameters: () => layer.parameters(),
-    };
-  },
+  build: (config, parameters) => new Rwkv6TimeMix(config, parameters),
 });

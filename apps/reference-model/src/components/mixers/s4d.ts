@@ -18,12 +18,5 @@ export const s4dMixer: Factory<Mixer> = sequenceMixer<S4dConfig>({
     dtMax: f.number("dtMax", 0.1),
   }),
   plan: (config) => S4d.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const layer = new S4d(config, parameters);
-    return {
-      forward: (x, options) => layer.forward(x, options),
-      createState: ({ batch }) => layer.createState(gpu, { batch }),
-      parameters: () => layer.parameters(),
-    };
-  },
+  build: (config, parameters) => new S4d(config, parameters),
 });

@@ -18,12 +18,5 @@ export const s5Mixer: Factory<Mixer> = sequenceMixer<S5Config>({
     dtMax: f.number("dtMax", 0.1),
   }),
   plan: (config) => S5.plan(config),
-  build: ({ gpu }, config, parameters) => {
-    const layer = new S5(config, parameters);
-    return {
-      forward: (x, options) => layer.forward(x, options),
-      createState: ({ batch }) => layer.createState(gpu, { batch }),
-      parameters: () => layer.parameters(),
-    };
-  },
+  build: (config, parameters) => new S5(config, parameters),
 });

@@ -1,5 +1,5 @@
-import type { Plan, SequenceState } from "@x/attention";
-import type { Tensor } from "@x/kernels";
+import type { Plan, SequenceOptions, SequenceState } from "@x/attention";
+import type { Gpu, Tensor } from "@x/kernels";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
 import { planned } from "./planned.js";
@@ -7,11 +7,8 @@ import { stateAround } from "./shared.js";
 
 /** What every sequence mixer without softmax offers: the whole sequence, or a chunk with a state of fixed size. */
 export interface SequenceBlock {
-  forward(
-    x: Tensor,
-    options: { readonly state?: SequenceState | undefined; readonly residual?: Tensor | undefined },
-  ): Tensor;
-  createState(options: { readonly batch: number; readonly maxLength: number }): SequenceState;
+  forward(x: Tensor, options: SequenceOptions): Tensor;
+  createState(gpu: Gpu, options: { readonly batch: number }): SequenceState;
   parameters(): Record<string, Tensor>;
   dispose?(): void;
 }
@@ -22,13 +19,15 @@ export interface SequenceMixerSpec<C> {
   readonly keys: readonly string[];
   readonly config: (f: Fields, dim: number) => C;
   readonly plan: (config: C) => Plan;
-  readonly build: (weights: Weights, config: C, parameters: Record<string, Tensor>) => SequenceBlock;
+  readonly build: (config: C, parameters: Record<string, Tensor>) => SequenceBlock;
 }
 
 class SequenceMixer implements Mixer {
+  readonly #gpu: Gpu;
   readonly #block: SequenceBlock;
 
-  constructor(block: SequenceBlock) {
+  constructor(gpu: Gpu, block: SequenceBlock) {
+    this.#gpu = gpu;
     this.#block = block;
   }
 
@@ -36,8 +35,8 @@ class SequenceMixer implements Mixer {
     return this.#block.forward(x, { state: (state as SequenceMixerState | undefined)?.memory, residual });
   }
 
-  createState({ batch, maxLength }: StateOptions): MixerState {
-    const memory = this.#block.createState({ batch, maxLength });
+  createState({ batch }: StateOptions): MixerState {
+    const memory = this.#block.createState(this.#gpu, { batch });
     return stateAround(memory, memory, { bytesPerToken: 0 });
   }
 
@@ -57,6 +56,6 @@ export function sequenceMixer<C>({ type, keys, config, plan, build }: SequenceMi
   return (spec: ComponentSpec, weights: Weights) => {
     const f = new Fields(`${weights.name}: ${type}`, spec, ["type", ...keys]);
     const own = config(f, weights.model.dim);
-    return new SequenceMixer(build(weights, own, planned(plan(own), weights)));
+    return new SequenceMixer(weights.gpu, build(own, planned(plan(own), weights)));
   };
 }
