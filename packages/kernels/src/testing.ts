@@ -5,6 +5,7 @@ import { KernelsError } from "./errors.js";
 import type { Gpu } from "./gpu.js";
 import { vjp } from "./tape.js";
 import type { Tensor } from "./tensor.js";
+import { sizeOf } from "./validate.js";
 
 function demand(error: number, tolerance: number, what: string): void {
   if (!(error < tolerance))
@@ -23,7 +24,7 @@ export function numbers(n: number, seed: number): Float64Array {
   });
 }
 
-export const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+export { sizeOf as product };
 
 /** Largest |computed - expected| divided by the largest |expected| + 1e-6. */
 export function relativeError(computed: ArrayLike<number>, expected: ArrayLike<number>): number {
@@ -55,7 +56,7 @@ export interface Operand {
 
 export const operand = (shape: readonly number[], seed: number): Operand => ({
   shape,
-  data: numbers(product(shape), seed),
+  data: numbers(sizeOf(shape), seed),
 });
 
 export interface CheckOptions {

@@ -1,18 +1,12 @@
 import type { Command } from "commander";
 import { ConfigError } from "@x/kernels";
-import {
-  filesBeside,
-  loadCheckpoint,
-  loadFolderTokenizer,
-  saveCheckpoint,
-  writeAtomically,
-} from "../checkpoint.js";
+import { filesBeside, loadCheckpoint, saveCheckpoint, writeAtomically } from "../checkpoint.js";
 import { readEditFile, type EditFile } from "../facts/edit_file.js";
 import { perplexity } from "../evaluate.js";
 import { beliefs, type Belief } from "../facts/beliefs.js";
 import { editFacts } from "../facts/edit_facts.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
-import { repeatable, withDevice } from "./shared.js";
+import { expectTokenizer, repeatable, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
 interface EditFlags extends EditMethodFlags {
@@ -63,8 +57,7 @@ export function editCommand(program: Command): void {
     const { documents, heldOut } = await sampleText(flags);
     await withDevice(async (gpu) => {
       const { model, json } = await loadCheckpoint(gpu, flags.model);
-      const tokenizer = await loadFolderTokenizer(flags.model);
-      if (!tokenizer) throw new ConfigError("edit", `${flags.model} has no tokenizer`);
+      const tokenizer = await expectTokenizer("edit", flags.model);
       const options = editOptions(flags, model, documents);
       const { layer } = options;
       const look = async (): Promise<{ groups: Record<string, Belief[]>; perplexity: number }> => {

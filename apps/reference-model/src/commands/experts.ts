@@ -1,10 +1,9 @@
 import type { Command } from "commander";
-import { ConfigError } from "@x/kernels";
-import { loadCheckpoint, loadFolderTokenizer, writeAtomically } from "../checkpoint.js";
+import { loadCheckpoint, writeAtomically } from "../checkpoint.js";
 import { readDocuments } from "../data.js";
 import { expertReport, expertSvg, expertTable } from "../experts.js";
 import { writeStory } from "../stories.js";
-import { integer, modelOption, withDevice } from "./shared.js";
+import { expectTokenizer, integer, modelOption, withDevice } from "./shared.js";
 
 interface ExpertsFlags {
   model: string;
@@ -33,8 +32,7 @@ export function expertsCommand(program: Command): void {
     .action(async (flags: ExpertsFlags) => {
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model);
-        const tokenizer = await loadFolderTokenizer(flags.model);
-        if (!tokenizer) throw new ConfigError("experts", `${flags.model} has no tokenizer`);
+        const tokenizer = await expectTokenizer("experts", flags.model);
         const documents =
           flags.data === undefined
             ? Array.from({ length: flags.stories }, (_, i) => writeStory(2_000_000 + i))

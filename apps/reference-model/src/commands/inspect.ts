@@ -1,9 +1,9 @@
 import type { Command } from "commander";
 import { topKeys, valueTokens } from "@x/ffn";
 import { ConfigError, gather, transpose } from "@x/kernels";
-import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
+import { loadCheckpoint } from "../checkpoint.js";
 import { LayerMemory } from "../facts/layer_memory.js";
-import { integer, modelOption, withDevice } from "./shared.js";
+import { expectTokenizer, integer, modelOption, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
 interface InspectFlags {
@@ -32,8 +32,7 @@ export function inspectCommand(program: Command): void {
     .action(async (flags: InspectFlags) => {
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model);
-        const tokenizer = await loadFolderTokenizer(flags.model);
-        if (!tokenizer) throw new ConfigError("inspect", `${flags.model} has no tokenizer`);
+        const tokenizer = await expectTokenizer("inspect", flags.model);
         const ids = tokenizer.encode(flags.prompt);
         if (ids.length === 0) throw new ConfigError("inspect", "the prompt is empty");
         const token = flags.token ?? -1;

@@ -44,6 +44,9 @@ export function logitsCommand(program: Command): void {
           logits.dispose();
         }
         await writeAtomically(flags.out, writeSafetensors(out));
+        process.stderr.write(
+          `logits of ${list.length} ${list.length === 1 ? "list" : "lists"} of ids: ${flags.out}\n`,
+        );
         model.dispose();
       });
     });

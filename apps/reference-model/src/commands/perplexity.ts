@@ -1,9 +1,8 @@
 import type { Command } from "commander";
-import { ConfigError } from "@x/kernels";
-import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
+import { loadCheckpoint } from "../checkpoint.js";
 import { readDocuments } from "../data.js";
 import { perplexity } from "../evaluate.js";
-import { extension, integer, modelOption, ropeOption, withDevice } from "./shared.js";
+import { expectTokenizer, extension, integer, modelOption, ropeOption, withDevice } from "./shared.js";
 
 /** `perplexity`: of a text. */
 export function perplexityCommand(program: Command): void {
@@ -17,8 +16,7 @@ export function perplexityCommand(program: Command): void {
     .action(async (flags: { model: string; data: string; seqLen: number; ropeScaling?: string }) => {
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
-        const tokenizer = await loadFolderTokenizer(flags.model);
-        if (!tokenizer) throw new ConfigError("perplexity", `${flags.model} has no tokenizer`);
+        const tokenizer = await expectTokenizer("perplexity", flags.model);
         const result = await perplexity(gpu, model, tokenizer, await readDocuments(flags.data), flags.seqLen);
         process.stdout.write(
           `perplexity ${result.perplexity.toFixed(4)} (loss ${result.loss.toFixed(5)} over ${result.tokens} tokens)\n`,

@@ -2,6 +2,8 @@ import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
 import { ConfigError, openDevice, tune, type Gpu } from "@x/kernels";
 import { ropeFromHuggingFace } from "@x/positional";
+import type { Tokenizer } from "@x/tokenizer";
+import { loadFolderTokenizer } from "../checkpoint.js";
 import { PARTS_FAMILY } from "../config/index.js";
 
 /** The checkpoint that comes with the repository. */
@@ -43,6 +45,17 @@ export async function withDevice<T>(fn: (gpu: Gpu) => Promise<T>): Promise<T> {
   } finally {
     gpu.destroy();
   }
+}
+
+/** The tokenizer of a model's folder. @throws ConfigError where there is none */
+export async function expectTokenizer(who: string, folder: string): Promise<Tokenizer> {
+  const tokenizer = await loadFolderTokenizer(folder);
+  if (!tokenizer)
+    throw new ConfigError(
+      who,
+      `${folder} has no tokenizer; it must hold tokenizer.json, or vocab.json and merges.txt`,
+    );
+  return tokenizer;
 }
 
 export const modelOption = (): Option =>

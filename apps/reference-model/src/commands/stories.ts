@@ -1,12 +1,11 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
-import { ConfigError } from "@x/kernels";
-import { loadCheckpoint, loadFolderTokenizer, writeAtomically } from "../checkpoint.js";
+import { loadCheckpoint, writeAtomically } from "../checkpoint.js";
 import { DOCUMENT_BREAK, readDocuments } from "../data.js";
 import { evaluateStories, perplexity } from "../evaluate.js";
 import { writeStory } from "../stories.js";
-import { integer, modelOption, number, withDevice } from "./shared.js";
+import { expectTokenizer, integer, modelOption, number, withDevice } from "./shared.js";
 
 /** `stories`: write the repository's own text; `evaluate-stories`: judge a model that was trained on it. */
 export function storiesCommands(program: Command): void {
@@ -47,8 +46,7 @@ export function storiesCommands(program: Command): void {
       }) => {
         await withDevice(async (gpu) => {
           const { model } = await loadCheckpoint(gpu, flags.model);
-          const tokenizer = await loadFolderTokenizer(flags.model);
-          if (!tokenizer) throw new ConfigError("evaluate-stories", `${flags.model} has no tokenizer`);
+          const tokenizer = await expectTokenizer("evaluate-stories", flags.model);
           const training = new Set(await readDocuments(flags.training));
           const unseen = Array.from({ length: 500 }, (_, i) => writeStory(flags.firstUnseen + i)).filter(
             (s) => !training.has(s),

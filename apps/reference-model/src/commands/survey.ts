@@ -1,10 +1,9 @@
 import type { Command } from "commander";
-import { ConfigError } from "@x/kernels";
-import { loadCheckpoint, loadFolderTokenizer, writeAtomically } from "../checkpoint.js";
+import { loadCheckpoint, writeAtomically } from "../checkpoint.js";
 import { surveyFacts, type SurveyRow, type SurveyShares } from "../facts/survey.js";
 import { readSurvey } from "../facts/survey_file.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
-import { withDevice } from "./shared.js";
+import { expectTokenizer, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
 const PARTS = ["efficacy", "paraphrase", "kept", "others", "elsewhere"] as const;
@@ -41,8 +40,7 @@ export function surveyCommand(program: Command): void {
     const { documents, heldOut } = await sampleText(flags);
     await withDevice(async (gpu) => {
       const { model } = await loadCheckpoint(gpu, flags.model);
-      const tokenizer = await loadFolderTokenizer(flags.model);
-      if (!tokenizer) throw new ConfigError("edit-survey", `${flags.model} has no tokenizer`);
+      const tokenizer = await expectTokenizer("edit-survey", flags.model);
       const options = editOptions(flags, model, documents);
       const rows = await surveyFacts(model, tokenizer, survey, documents, heldOut, options, (row) => {
         process.stderr.write(`${row.relation} of the ${row.subject}:${row.target}\n`);
