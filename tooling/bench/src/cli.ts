@@ -19,6 +19,7 @@ interface Flags {
   readonly large?: true;
   readonly cold: boolean;
   readonly limits: boolean;
+  readonly wasm: boolean;
   readonly suite?: string;
   readonly subgroups: boolean;
   readonly profile?: true;
@@ -84,7 +85,10 @@ async function profile(flags: Flags): Promise<void> {
 async function runTable(flags: Flags): Promise<void> {
   const date = new Date().toISOString();
   const implementations: Implementation[] = [PROJECT];
-  if (flags.peers) implementations.push(...peerImplementations(await installPeers(say)));
+  if (flags.peers) {
+    const peers = peerImplementations(await installPeers(say));
+    implementations.push(...peers.filter((p) => p.webgpu || flags.wasm));
+  }
   const holders: Holder[] = [];
   const rows: Row[] = [];
   let limits: Limits | undefined;
@@ -157,6 +161,7 @@ const program = new Command("bench")
   .option("--large", "also products of 2048 and 4096, for a GPU")
   .option("--no-cold", "leave out the first calls with an empty shader cache")
   .option("--no-limits", "leave out the adapter's limits")
+  .option("--no-wasm", "leave out the peers' WebAssembly back ends")
   .option("--no-subgroups", "this project without subgroups")
   .option("--profile", "time every kernel of this project's rows by timestamps instead")
   .option("--suite <name>", `a table of its own: ${Object.keys(SUITES).join(", ")}`, (name: string) => {
