@@ -2,6 +2,7 @@ import { concat, ConfigError, slice, type Tensor } from "@x/kernels";
 import { attention } from "./engine/attention.js";
 import type { AttentionOptions } from "./engine/options.js";
 import type { KVCache } from "./kv_cache.js";
+import { checkDecodable } from "./patterns/pattern.js";
 import type { TokenPositions } from "./slots.js";
 
 export interface CachedAttentionOptions extends Omit<
@@ -41,6 +42,7 @@ export function cachedAttention(
       who,
       `the window sees ${window.left} keys to the left; the cache is a ring for a window of ${reach}`,
     );
+  if (options.pattern && !("wgsl" in options.pattern)) checkDecodable(who, options.pattern);
   if (docs && reach !== undefined)
     throw new ConfigError(who, "docs are given; a ring does not keep the documents of its tokens");
   const piece = (a: Tensor, b: Tensor, c: Tensor, at: Tensor, kept: Tensor | undefined): Tensor => {

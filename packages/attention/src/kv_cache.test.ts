@@ -1,6 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
-import { cachedAttention, globalTokens, KVCache, LatentCache, MultiHeadAttention } from "./index.js";
+import {
+  cachedAttention,
+  globalTokens,
+  KVCache,
+  LatentCache,
+  MultiHeadAttention,
+  randomBlocks,
+} from "./index.js";
 import {
   expectCausal,
   expectConstantMemory,
@@ -105,6 +112,25 @@ describe("caches of keys and values", () => {
     const cache = layer.createCache(gpu, { batch: 1, maxLength: 4 });
     const x = random(gpu, [1, 3, 20], 3);
     await expectSame(layer.forward(x, { cache }), layer.forward(x));
+    cache.dispose();
+  });
+
+  it.each([
+    ["full", {}],
+    ["a ring", { window: 9 }],
+  ])("%s: drawn blocks are those of the whole sequence", async (_, extra) => {
+    const { gpu } = device;
+    const own = { ...config, ...extra };
+    const parameters = parametersOf(gpu, MultiHeadAttention.plan(own));
+    const pattern = randomBlocks(2, 3, { block: 2, causal: true });
+    const layer = new MultiHeadAttention(own, parameters, { pattern });
+    const x = random(gpu, [1, 37, 20], 7);
+    const cache = layer.createCache(gpu, { batch: 1, maxLength: 40, maxChunk: 3 });
+    const out = inPieces(gpu, x, [9, 1, 1, 3, 1, 22], (piece) => layer.forward(piece, { cache }));
+    await expectSame(out, layer.forward(x));
+    cache.clear();
+    const bidirectional = new MultiHeadAttention(own, parameters, { pattern: randomBlocks(2, 3) });
+    expect(() => bidirectional.forward(x, { cache })).toThrow(/set causal: true to decode/);
     cache.dispose();
   });
 

@@ -191,7 +191,7 @@ export class Slots {
 
   /** What attention over the cache needs to know of positions. */
   positions(query: Tensor): AttentionPositions {
-    return { query, key: this.#positions, inOrder: true };
+    return { query, key: this.#positions, inOrder: true, length: this.options.maxLength };
   }
 
   clear(): void {

@@ -93,7 +93,7 @@ function softmaxPass(v: FlashVariant): string {
 /**
  * One workgroup: ROWS rows (queries times the heads of a group) of one key head, and all keys they see or one part of
  * them; parts follow each other in out and lse. Lane r holds the running maximum and sum of row r. The sink belongs
- * to the first part.
+ * to the first part. An empty row has infinite lse: its weights exp(s - lse) are then 0 in the backward too.
  */
 export function flashForward(v: FlashVariant): string {
   const L = lanesOf(v);
@@ -162,7 +162,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   ${share(v, "inverse")}
   ${v.lanes > 0 ? "" : "workgroupBarrier();"}
-  // An empty row has infinite lse: its weights exp(s - lse) are then 0 in the backward too.
   if (lane < ${ROWS}u && r0 + lane < row_end) {
     lse[part * params.rows + (b * params.heads + h) * params.queries + row] = select(3.0e38, top + log(total), total > 0.0);
   }

@@ -21,6 +21,8 @@ export interface AttentionPositions {
    * then not visited.
    */
   readonly inOrder?: boolean;
+  /** Positions are below it, for patterns that are laid over the whole sequence; default: the number of keys. */
+  readonly length?: number;
   /** Bounds of query position - key position, for modifiers that look distances up. */
   readonly minDistance?: number;
   readonly maxDistance?: number;

@@ -229,7 +229,7 @@ export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     heads,
     kvHeads,
     queries,
-    keys,
+    keys: positions?.length ?? keys,
     offset,
     rows: ROWS,
     columns,
