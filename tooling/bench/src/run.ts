@@ -2,7 +2,7 @@ import type { BenchCase } from "./cases.js";
 import { Holder, type Implementation } from "./implementation.js";
 import type { Limits } from "./limits.js";
 import type { Prepared, Sampled } from "./protocol.js";
-import { median, runsOfSample } from "./timing.js";
+import { median, runsOfSample, WAKE_MS } from "./timing.js";
 
 /** What one implementation did in one row. */
 export type Result =
@@ -44,9 +44,6 @@ interface Ready {
 
 /** Runs whose time is measured together: about this many milliseconds, so that waiting once costs little. */
 const SAMPLE_MS = 40;
-
-/** Of runs before a sample, where a GPU has to be woken. */
-const WAKE_MS = 120;
 
 /** One row: every implementation is checked, then they take turns. */
 export async function measureCase(
