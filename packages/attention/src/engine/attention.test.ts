@@ -66,7 +66,6 @@ const operands = (p: Problem) => shapes(p).map((shape, i) => operand(shape, i + 
 
 for (const [label, opened] of [
   ["with the adapter's subgroups", {}],
-  ["with subgroups as on a GPU", { hardware: true }],
   ["without subgroups", { features: { subgroups: false } }],
 ] as const)
   describe(`attention ${label}`, () => {
@@ -311,3 +310,30 @@ for (const [label, opened] of [
       for (const pattern of [null, "causal", []]) expect(run({ pattern })).toThrow(/an object with a kind/);
     });
   });
+
+// Kernels of a GPU's form take a software adapter long to compile: two problems that take every path of theirs.
+describe("attention with subgroups as on a GPU", () => {
+  const device = useGpu({ hardware: true });
+
+  it("is the reference, with gradients: grouped heads, windows, several tiles", async () => {
+    const p: Problem = { B: 1, H: 4, Hkv: 2, S: 21, T: 45, D: 8, Dv: 12, causal: true };
+    const window = { left: 9, right: 0 };
+    await checkOp(
+      device.gpu,
+      (q, k, v) => attention(q, k, v, { causal: true, window }),
+      reference({ ...p, window }),
+      operands(p),
+    );
+  });
+
+  it("is the reference, with gradients: soft caps, and sinks that take from rows", async () => {
+    const p: Problem = { B: 2, H: 2, Hkv: 1, S: 9, T: 37, D: 4, Dv: 8 };
+    const sinks = Float32Array.of(0.7, -0.4);
+    await checkOp(
+      device.gpu,
+      (q, k, v) => attention(q, k, v, { softcap: 1.5, sinks: device.gpu.tensor(sinks, [2]) }),
+      reference({ ...p, sinks, score: (s) => 1.5 * Math.tanh(s / 1.5) }),
+      operands(p),
+    );
+  });
+});
