@@ -31,7 +31,7 @@ import {
   type Plan,
 } from "../parameters.js";
 import { rgLru } from "./rg_lru.js";
-import { SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
 
 export interface GriffinConfig {
   /** Width of x and of the output. */
@@ -133,12 +133,7 @@ export class GriffinBlock implements Module {
 
   forward(x: Tensor, options: GriffinOptions = {}): Tensor {
     checkConfig("GriffinBlock", options, ["state", "residual", "segmentPos"]);
-    const { state: memory, ...rest } = options;
-    return x.gpu.scope(() => {
-      const { out, ...states } = this.outputs(x, { ...memory?.tensors, ...rest });
-      memory?.update({ ...states });
-      return out;
-    });
+    return carried(x, options, (given) => this.outputs(x, given));
   }
 
   /** The output and the states after it, from the states before it (zero by default). */

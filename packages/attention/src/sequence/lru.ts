@@ -4,14 +4,13 @@ import {
   expectNumber,
   log,
   mul,
-  randomNormal,
   randomUniform,
   type Gpu,
   type Module,
   type Tensor,
 } from "@x/kernels";
 import { checkParameters, initParameters, type Draw, type InitOptions, type Plan } from "../parameters.js";
-import { checkDiagonal, diagonalModel, type DiagonalParameters } from "./diagonal.js";
+import { checkDiagonal, diagonalModel, normal, type DiagonalParameters } from "./diagonal.js";
 import { poles } from "./poles.js";
 import { SequenceState } from "./sequence_state.js";
 
@@ -104,10 +103,6 @@ export class Lru implements Module {
           shape,
         );
       };
-    const normal =
-      (fan: number): Draw =>
-      (gpu, shape, random) =>
-        randomNormal(gpu, shape, { ...random, std: fan ** -0.5 });
     return {
       nu_log: { shape: [stateSize], init: ring((square) => Math.log(-0.5 * Math.log(square))) },
       theta_log: {

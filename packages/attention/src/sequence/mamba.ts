@@ -26,7 +26,7 @@ import {
 } from "../parameters.js";
 import { expectTokens } from "../block.js";
 import { scan } from "./selective_scan.js";
-import { SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
 
 export interface MambaConfig {
   /** Width of x and of the output. */
@@ -138,12 +138,7 @@ export class MambaBlock implements Module {
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
     checkConfig("MambaBlock", options, ["state", "residual"]);
-    const { state, residual } = options;
-    return x.gpu.scope(() => {
-      const { out, ...states } = this.outputs(x, { ...state?.tensors, residual });
-      state?.update({ ...states });
-      return out;
-    });
+    return carried(x, options, (given) => this.outputs(x, given));
   }
 
   /** The output and the states after it, from the states before it (zero by default). */

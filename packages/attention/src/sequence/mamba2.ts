@@ -31,7 +31,7 @@ import {
 import { plainRmsNorm } from "../parts.js";
 import type { SequenceForm } from "./decayed_attention.js";
 import { negativeExp, stepBias, uniform, type MambaStates } from "./mamba.js";
-import { SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
 import { ssd, type SsdOptions } from "./ssd.js";
 
 export interface Mamba2Config extends SequenceForm, Pick<SsdOptions, "form" | "dtLimit"> {
@@ -124,12 +124,7 @@ export class Mamba2Block implements Module {
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
     checkConfig("Mamba2Block", options, ["state", "residual"]);
-    const { state, residual } = options;
-    return x.gpu.scope(() => {
-      const { out, ...states } = this.outputs(x, { ...state?.tensors, residual });
-      state?.update({ ...states });
-      return out;
-    });
+    return carried(x, options, (given) => this.outputs(x, given));
   }
 
   /**

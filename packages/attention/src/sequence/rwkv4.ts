@@ -20,7 +20,7 @@ import {
   type InitOptions,
   type Plan,
 } from "../parameters.js";
-import { SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
 import { lastToken, shifted } from "./token_shift.js";
 import { wkv, type WkvState } from "./wkv.js";
 
@@ -143,12 +143,7 @@ export class Rwkv4TimeMix implements Module {
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
     checkConfig("Rwkv4TimeMix", options, ["state", "residual"]);
-    const { state, residual } = options;
-    return x.gpu.scope(() => {
-      const { out, ...states } = this.outputs(x, { ...state?.tensors, residual });
-      state?.update({ ...states });
-      return out;
-    });
+    return carried(x, options, (given) => this.outputs(x, given));
   }
 
   /** The output and the states after it, from the states before it (those of an empty text by default). */
@@ -223,12 +218,7 @@ export class Rwkv4ChannelMix implements Module {
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
     checkConfig("Rwkv4ChannelMix", options, ["state", "residual"]);
-    const { state, residual } = options;
-    return x.gpu.scope(() => {
-      const { out, prev } = this.outputs(x, { ...state?.tensors, residual });
-      state?.update({ prev });
-      return out;
-    });
+    return carried(x, options, (given) => this.outputs(x, given));
   }
 
   /** The output and the last token, from the token before x (zero by default). */

@@ -30,7 +30,7 @@ import {
 } from "../parameters.js";
 import { expectFloat32, expectSome } from "./decayed_attention.js";
 import { rwkv6 } from "./rwkv6.js";
-import { SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
 import { lastToken, shifted } from "./token_shift.js";
 
 export interface Rwkv6TimeMixConfig {
@@ -160,12 +160,7 @@ export class Rwkv6TimeMix implements Module {
   /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
     checkConfig("Rwkv6TimeMix", options, ["state", "residual"]);
-    const { state, residual } = options;
-    return x.gpu.scope(() => {
-      const { out, ...states } = this.outputs(x, { ...state?.tensors, residual });
-      state?.update({ ...states });
-      return out;
-    });
+    return carried(x, options, (given) => this.outputs(x, given));
   }
 
   /** The output and the states after it, from the states before it (those of an empty text by default). */

@@ -3,14 +3,13 @@ import {
   expectInteger,
   expectNumber,
   expectOneOf,
-  randomNormal,
   randomUniform,
   type Gpu,
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { checkParameters, initParameters, type Draw, type InitOptions, type Plan } from "../parameters.js";
-import { checkDiagonal, diagonalModel, type DiagonalParameters } from "./diagonal.js";
+import { checkParameters, initParameters, type InitOptions, type Plan } from "../parameters.js";
+import { checkDiagonal, diagonalModel, normal, type DiagonalParameters } from "./diagonal.js";
 import { poles } from "./poles.js";
 import { SequenceState } from "./sequence_state.js";
 
@@ -135,10 +134,6 @@ export class S5 implements Module {
     expectNumber(who, "dtMax", dtMax, 1e-6);
     expectNumber(who, "dtMin", dtMin, 1e-6, dtMax);
     checkRule(who, config);
-    const normal =
-      (fan: number): Draw =>
-      (gpu, shape, random) =>
-        randomNormal(gpu, shape, { ...random, std: fan ** -0.5 });
     return {
       Lambda_re: { shape: [stateSize], init: -0.5 },
       Lambda_im: {

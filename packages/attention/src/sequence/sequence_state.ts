@@ -85,3 +85,16 @@ export class SequenceState {
     for (const tensor of Object.values(this.#tensors)) tensor.dispose();
   }
 }
+
+/** A call of a layer: its outputs from what the state holds, which then holds the states that come out. */
+export function carried(
+  x: Tensor,
+  { state, ...rest }: SequenceOptions,
+  outputs: (given: Readonly<Record<string, Tensor | undefined>>) => { readonly out: Tensor },
+): Tensor {
+  return x.gpu.scope(() => {
+    const { out, ...states } = outputs({ ...state?.tensors, ...rest });
+    state?.update(states);
+    return out;
+  });
+}
