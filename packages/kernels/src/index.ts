@@ -66,6 +66,7 @@ export {
   sizeOf,
 } from "./validate.js";
 export { namedParameters, subParameters, takeParameter, type Module } from "./module.js";
+export * from "./component/index.js";
 export { e, input, type Expr, type Operand } from "./expr/expr.js";
 export { derive } from "./expr/derive.js";
 export { exprFunction, exprToWgsl, type ExprCode, type ExprType } from "./expr/wgsl.js";
