@@ -93,8 +93,3 @@ export function nestCopy(folder: string, name: string, inside: string, version: 
   const text = readFileSync(file, "utf8");
   writeFileSync(file, text.replace(/VERSION = "[^"]*"/, `VERSION = "${version}"`));
 }
-
-/** The TypeScript blocks of a README, in order. */
-export function examples(readme: string): string[] {
-  return [...readFileSync(readme, "utf8").matchAll(/```ts\n([\s\S]*?)```/g)].map((m) => m[1]!);
-}
