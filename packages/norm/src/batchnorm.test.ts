@@ -24,6 +24,7 @@ eachForm("batchNorm", (device) => {
       training: p.training,
       eps: p.eps,
       momentum: p.momentum,
+      ...(p.runningVariance && { runningVariance: p.runningVariance }),
       runningMean: x.gpu.tensor(p.runningMean, [p.dim]),
       runningVar: x.gpu.tensor(p.runningVar, [p.dim]),
       weight,
@@ -71,7 +72,7 @@ eachForm("batchNorm", (device) => {
     },
   );
 
-  it("updates the running statistics with the sample variance", async () => {
+  it("updates the running statistics with the sample variance, or with the population's", async () => {
     for (const [shape, mask] of [
       [[2, 3, 4], undefined],
       [
@@ -81,13 +82,15 @@ eachForm("batchNorm", (device) => {
       [[1, 1, 6], undefined],
       [[40, 33, 20], undefined],
     ] as const) {
-      const p = problem(shape[2], true, mask ? [...mask] : undefined);
-      const x = operand(shape, 1);
-      const got = run(p, upload(device.gpu, x));
-      const want = batchNormReference(p, x.data);
-      expect(relativeError(await got.runningMean.read(), want.runningMean)).toBeLessThan(1e-6);
-      expect(relativeError(await got.runningVar.read(), want.runningVar)).toBeLessThan(1e-6);
-      expect(relativeError(await got.out.read(), want.out)).toBeLessThan(1e-5);
+      for (const runningVariance of ["sample", "population"] as const) {
+        const p = { ...problem(shape[2], true, mask ? [...mask] : undefined), runningVariance };
+        const x = operand(shape, 1);
+        const got = run(p, upload(device.gpu, x));
+        const want = batchNormReference(p, x.data);
+        expect(relativeError(await got.runningMean.read(), want.runningMean)).toBeLessThan(1e-6);
+        expect(relativeError(await got.runningVar.read(), want.runningVar)).toBeLessThan(1e-6);
+        expect(relativeError(await got.out.read(), want.out)).toBeLessThan(1e-5);
+      }
     }
   });
 
@@ -155,5 +158,9 @@ eachForm("batchNorm", (device) => {
     expect(() => batchNorm(x, { training: true, ...stats, momentum: 2 })).toThrow(/momentum is 2/);
     expect(() => batchNorm(gpu.zeros([4]), { training: true, ...stats })).toThrow(/must be \[\.\., dim\]/);
     expect(() => batchNorm(x, { training: true, ...stats, runingMean: 1 } as never)).toThrow(/did you mean/);
+    expect(() => batchNorm(x, { training: true, ...stats, runningVariance: "sampel" } as never)).toThrow(
+      /did you mean "sample"/,
+    );
+    expect(() => batchNorm(x, { ...stats } as never)).toThrow(/training is undefined/);
   });
 });

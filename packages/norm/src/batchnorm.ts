@@ -6,6 +6,7 @@ import {
   expectDType,
   expectInteger,
   expectNumber,
+  expectOneOf,
   expectShape,
   grid1d,
   ShapeError,
@@ -61,7 +62,15 @@ export interface BatchNormOptions {
   readonly eps?: number;
   /** Weight of the new value in the running statistics; default 0.1. */
   readonly momentum?: number;
+  /**
+   * What the running variance takes of a batch of N tokens: "sample", the squares' sum over N - 1, as PyTorch does, or
+   * "population", over N, as ONNX and TensorFlow do. Default "sample".
+   */
+  readonly runningVariance?: RunningVariance;
 }
+
+export type RunningVariance = "sample" | "population";
+const RUNNING_VARIANCES: readonly RunningVariance[] = ["sample", "population"];
 
 export interface BatchNormResult {
   readonly out: Tensor;
@@ -71,8 +80,9 @@ export interface BatchNormResult {
 }
 
 /**
- * Batch normalisation over all valid tokens: out = (x - mean) / sqrt(var + eps) * weight + bias per feature. The
- * running variance takes the sample variance, var N / max(N - 1, 1).
+ * Batch normalisation over all N valid tokens: out = (x - mean) / sqrt(var + eps) * weight + bias per feature, var being
+ * the population's. A running statistic moves to (1 - momentum) running + momentum new, where the new variance is
+ * var N / max(N - 1, 1), or with `runningVariance: "population"` var itself.
  *
  * x [batch, seq, dim] f32; weight, bias and running statistics [dim]. Ioffe and Szegedy 2015, arXiv:1502.03167,
  * algorithms 1 and 2.
@@ -90,8 +100,12 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
     "mask",
     "eps",
     "momentum",
+    "runningVariance",
   ]);
   const { training, runningMean, runningVar, weight, bias, mask, eps = 1e-5, momentum = 0.1 } = options;
+  const { runningVariance = "sample" } = options;
+  expectBoolean(who, "training", training);
+  expectOneOf(who, "runningVariance", runningVariance, RUNNING_VARIANCES);
   expectDType(who, "x", x, "f32");
   if (x.rank < 2) throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [.., dim]`);
   const dim = x.shape.at(-1)!;
@@ -129,7 +143,7 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
     gpu.run(kernel, {
       variant,
       bindings,
-      params: { ...size, width: dim, eps, momentum },
+      params: { ...size, width: dim, eps, momentum, spare: runningVariance === "sample" ? 1 : 0 },
       workgroups: grid1d(Math.ceil((pieces * size.chunks) / 64)),
     });
   };
@@ -185,12 +199,16 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
   return { out: out!, runningMean: nextMean ?? runningMean, runningVar: nextVar ?? runningVar };
 }
 
+export type BatchNormSettings = Pick<BatchNormOptions, "eps" | "momentum" | "runningVariance">;
+const SETTINGS = ["eps", "momentum", "runningVariance"];
+
 /** BatchNorm with its parameters and running statistics (`buffers`), which `forward` in training moves on in place. */
 export class BatchNorm implements Module {
   readonly weight: Tensor | undefined;
   readonly bias: Tensor | undefined;
   readonly eps: number;
   readonly momentum: number;
+  readonly runningVariance: RunningVariance;
   readonly runningMean: Tensor;
   readonly runningVar: Tensor;
 
@@ -201,19 +219,21 @@ export class BatchNorm implements Module {
       runningMean: Tensor;
       runningVar: Tensor;
     },
-    { eps = 1e-5, momentum = 0.1 }: { eps?: number; momentum?: number } = {},
+    settings: BatchNormSettings = {},
   ) {
+    const { eps = 1e-5, momentum = 0.1, runningVariance = "sample" } = settings;
     this.weight = tensors.weight;
     this.bias = tensors.bias;
     this.runningMean = tensors.runningMean;
     this.runningVar = tensors.runningVar;
     this.eps = eps;
     this.momentum = momentum;
+    this.runningVariance = runningVariance;
   }
 
   /** Weight of ones, bias of zeros, running mean 0 and variance 1. */
-  static init(gpu: Gpu, config: { dim: number; eps?: number; momentum?: number }): BatchNorm {
-    checkConfig("BatchNorm", config, ["dim", "eps", "momentum"]);
+  static init(gpu: Gpu, config: BatchNormSettings & { dim: number }): BatchNorm {
+    checkConfig("BatchNorm", config, ["dim", ...SETTINGS]);
     const { dim } = config;
     expectInteger("BatchNorm", "dim", dim, 1);
     return new BatchNorm(
@@ -228,11 +248,8 @@ export class BatchNorm implements Module {
   }
 
   /** From `weight`, `bias`, `running_mean` and `running_var`. */
-  static fromParameters(
-    config: { eps?: number; momentum?: number },
-    parameters: Readonly<Record<string, Tensor>>,
-  ): BatchNorm {
-    checkConfig("BatchNorm", config, ["eps", "momentum"]);
+  static fromParameters(config: BatchNormSettings, parameters: Readonly<Record<string, Tensor>>): BatchNorm {
+    checkConfig("BatchNorm", config, SETTINGS);
     return new BatchNorm(
       {
         weight: parameters["weight"],
@@ -247,9 +264,10 @@ export class BatchNorm implements Module {
   /** x [batch, seq, dim]; in training the running statistics move on. */
   forward(x: Tensor, { training, mask }: { training: boolean; mask?: Tensor | undefined }): Tensor {
     expectBoolean("BatchNorm", "training", training);
-    const { weight, bias, eps, momentum, runningMean, runningVar } = this;
+    const { weight, bias, eps, momentum, runningMean, runningVar, runningVariance } = this;
+    const settings = { eps, momentum, runningVariance };
     return x.gpu.scope(() => {
-      const next = batchNorm(x, { training, runningMean, runningVar, weight, bias, mask, eps, momentum });
+      const next = batchNorm(x, { training, runningMean, runningVar, weight, bias, mask, ...settings });
       if (training) {
         const write = (from: Tensor, to: Tensor): void => {
           stridedCopy("BatchNorm", from.shape, { tensor: from, strides: [1] }, { tensor: to, strides: [1] });

@@ -18,6 +18,8 @@ export const batchNormParams = {
   chunks: "u32",
   eps: "f32",
   momentum: "f32",
+  /** Degrees of freedom that the running variance does not count: 1 for the sample variance, 0 for the population's. */
+  spare: "f32",
 } as const;
 
 type Bindings = Record<string, BindingSpec>;
@@ -98,7 +100,7 @@ export const merge = {
   }
   let variance = square / max(count, 1.0);
   next_mean[i] = running_mean[i] + params.momentum * (mean - running_mean[i]);
-  next_var[i] = running_var[i] + params.momentum * (square / max(count - 1.0, 1.0) - running_var[i]);
+  next_var[i] = running_var[i] + params.momentum * (square / max(count - params.spare, 1.0) - running_var[i]);
   stats[i] = mean;
   stats[pieces + i] = 1.0 / sqrt(variance + params.eps);
   stats[2u * pieces + i] = T(max(count, 1.0));`

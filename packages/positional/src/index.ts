@@ -18,7 +18,7 @@ export type { NtkByPartsScaling } from "./rope_ntk_by_parts.js";
 export type { LongropeScaling } from "./rope_longrope.js";
 export type { Llama3Scaling } from "./rope_llama3.js";
 export type { CustomScaling } from "./rope_custom.js";
-export type { HeadLayout } from "./rotate.js";
+export { rotate, type HeadLayout, type RotateOptions } from "./rotate.js";
 export { alibi, alibiSlopes } from "./alibi.js";
 export { T5Bias, t5Bias, t5Buckets, t5Index, type T5BiasConfig } from "./t5_bias.js";
 export {

@@ -6,7 +6,7 @@ import {
   type RopeConfig,
   type RopeFrequencies,
 } from "./rope_frequencies.js";
-import { rotate, type HeadLayout, type Rotation } from "./rotate.js";
+import { turnPairs, type HeadLayout, type Rotation } from "./rotate.js";
 
 export interface RopeApplyOptions {
   /** Position of the first token; default 0. */
@@ -155,7 +155,7 @@ export class RotaryEmbedding {
       return this.#gpu.scope(() => {
         const tables = rotaryTables(this.#gpu, rows, this.frequencies(options.seqLen ?? largest + 1));
         const ids = rowNumbers(this.#gpu, batch, seq, perBatch);
-        return rotate(who, tensors, { ...tables, interleaved, positions: ids }, layout);
+        return turnPairs(who, tensors, { ...tables, interleaved, positions: ids }, layout);
       });
     }
     let rotation: Rotation;
@@ -167,7 +167,7 @@ export class RotaryEmbedding {
       const end = positionOffset + seq;
       rotation = { ...this.#rows(end, options.seqLen ?? end), interleaved, offset: positionOffset };
     }
-    return rotate(who, tensors, rotation, layout);
+    return turnPairs(who, tensors, rotation, layout);
   }
 
   /** Free the tables. */

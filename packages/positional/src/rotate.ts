@@ -1,7 +1,15 @@
 import {
   applyOp,
+  checkConfig,
+  ConfigError,
   defineKernel,
   DTypeError,
+  expectBoolean,
+  expectDType,
+  expectInteger,
+  expectOneOf,
+  expectShape,
+  expectTensor,
   grid1d,
   ShapeError,
   showShape,
@@ -69,7 +77,7 @@ function check(who: string, tensors: readonly Tensor[], rotation: Rotation, layo
 const ENOUGH = 16384;
 
 /** Turn the feature pairs of one tensor, or of queries and keys in one pass; the gradient turns back. */
-export function rotate(
+export function turnPairs(
   who: string,
   tensors: readonly Tensor[],
   rotation: Rotation,
@@ -146,5 +154,78 @@ export function rotate(
       );
       return grads.map((g) => (g ? turned.shift() : undefined));
     },
+  });
+}
+
+/** Which angles a token turns by, and which features are a pair. */
+export interface RotateOptions {
+  /** Cosines, f32: [rows, pairs], of which each token takes a row; or [batch, seq, pairs], one row for each token. */
+  readonly cos: Tensor;
+  /** Sines, of the cosines' shape. */
+  readonly sin: Tensor;
+  /** Rows of [rows, pairs] that the tokens take, i32 [batch, seq]; an id outside the tables takes their last row. */
+  readonly positionIds?: Tensor | undefined;
+  /** Without `positionIds`: the row of [rows, pairs] that the first token takes; default 0. */
+  readonly positionOffset?: number;
+  /** A pair is two neighbours (2 i, 2 i + 1), or, by default, one feature of each half (i, i + pairs). */
+  readonly interleaved?: boolean;
+  /** Default "bhsd": [batch, heads, seq, headDim]. */
+  readonly layout?: HeadLayout;
+}
+
+/**
+ * Rotation of feature pairs by given tables: x' = x cos - y sin, y' = y cos + x sin for the pair (x, y) of each token
+ * and head.
+ *
+ * x [batch, heads, seq, headDim], or [batch, seq, heads, headDim] with the layout "bshd", f32 or f16. The tables hold
+ * `pairs` angles a token; the first 2 pairs features turn, the others stay. The gradient goes to x; the tables are
+ * constants. Su et al. 2021, arXiv:2104.09864, equation 34.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function rotate(x: Tensor, options: RotateOptions): Tensor {
+  const who = "rotate";
+  checkConfig(who, options, ["cos", "sin", "positionIds", "positionOffset", "interleaved", "layout"]);
+  const { cos, sin, positionIds, positionOffset = 0, interleaved = false, layout = "bhsd" } = options;
+  expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
+  expectBoolean(who, "interleaved", interleaved);
+  expectInteger(who, "positionOffset", positionOffset, 0);
+  expectTensor(who, "x", x);
+  expectDType(who, "cos", cos, "f32");
+  expectDType(who, "sin", sin, "f32");
+  const [batch, seq] = [x.shape[0] ?? 0, x.shape[layout === "bhsd" ? 2 : 1] ?? 0];
+  const perToken = cos.rank === 3;
+  const pairs = cos.shape.at(-1) ?? 0;
+  expectShape(who, "cos", cos, perToken ? [batch, seq, null] : [null, null]);
+  expectShape(who, "sin", sin, cos.shape);
+  if (pairs === 0)
+    throw new ShapeError(who, `cos has shape ${showShape(cos.shape)}; it must have an angle a token`);
+  if (!perToken) {
+    const rows = cos.shape[0]!;
+    if (positionIds === undefined && positionOffset + seq > rows)
+      throw new ShapeError(
+        who,
+        `the tables have ${rows} rows; the tokens take rows up to ${positionOffset + seq - 1}`,
+      );
+    return turnPairs(
+      who,
+      [x],
+      { cos, sin, interleaved, positions: positionIds, offset: positionOffset },
+      layout,
+    )[0]!;
+  }
+  if (positionIds !== undefined || options.positionOffset !== undefined)
+    throw new ConfigError(
+      who,
+      "positions are given, and tables that hold a row for each token; one of them says which",
+    );
+  return x.gpu.scope(() => {
+    const positions = x.gpu.tensor(
+      Int32Array.from({ length: batch * seq }, (_, i) => i),
+      [batch, seq],
+      "i32",
+    );
+    const tables = { cos: cos.reshape([batch * seq, pairs]), sin: sin.reshape([batch * seq, pairs]) };
+    return turnPairs(who, [x], { ...tables, interleaved, positions }, layout)[0]!;
   });
 }

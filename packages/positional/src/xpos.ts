@@ -9,7 +9,7 @@ import {
 } from "@x/kernels";
 import { plainFrequencies, resolveRope } from "./rope_frequencies.js";
 import { checkPositions, rotaryTables, rowNumbers } from "./rope.js";
-import { rotate, type HeadLayout } from "./rotate.js";
+import { turnPairs, type HeadLayout } from "./rotate.js";
 
 export interface XposConfig {
   readonly headDim: number;
@@ -97,7 +97,7 @@ export class Xpos {
       expectInteger(who, "seqLen (with positionIds)", seqLen, 1);
       const tables = this.#rows(seqLen, role, center);
       const interleaved = this.#rope.layout === "interleaved";
-      return rotate(who, [x], { ...tables, interleaved, positions: positionIds }, layout)[0]!;
+      return turnPairs(who, [x], { ...tables, interleaved, positions: positionIds }, layout)[0]!;
     }
     const batch = x.shape[0] ?? 0;
     const seq = x.shape[layout === "bhsd" ? 2 : 1] ?? 0;
@@ -108,7 +108,7 @@ export class Xpos {
       const tables = this.#make(rows, role, center);
       const positions = rowNumbers(this.#gpu, batch, seq, perBatch);
       const interleaved = this.#rope.layout === "interleaved";
-      return rotate(who, [x], { ...tables, interleaved, positions }, layout)[0]!;
+      return turnPairs(who, [x], { ...tables, interleaved, positions }, layout)[0]!;
     });
   }
 
