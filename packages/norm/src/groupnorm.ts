@@ -8,7 +8,6 @@ import {
   expectInteger,
   expectNumber,
   expectShape,
-  expectTensor,
   mul,
   ShapeError,
   showShape,
