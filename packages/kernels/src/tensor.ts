@@ -5,9 +5,7 @@ import { release, retain } from "./memory.js";
 import type { Scope } from "./scope.js";
 import type { Storage } from "./storage.js";
 import { applyOp } from "./tape.js";
-import { checkShape, showShape, sizeOf } from "./validate.js";
-
-const BRAND = Symbol.for("x.kernels.tensor");
+import { checkShape, expectList, showShape, sizeOf, TENSOR_BRAND } from "./validate.js";
 
 /**
  * A row-major, contiguous array on the GPU. It owns a share of a buffer until `dispose()` or until the scope in
@@ -37,12 +35,12 @@ export class Tensor {
   }
 
   static {
-    Object.defineProperty(this.prototype, BRAND, { value: true });
+    Object.defineProperty(this.prototype, TENSOR_BRAND, { value: true });
   }
 
   /** True for a tensor of any loaded copy of the package. */
   static readonly isInstance = (value: unknown): value is Tensor =>
-    typeof value === "object" && value !== null && BRAND in value;
+    typeof value === "object" && value !== null && TENSOR_BRAND in value;
 
   get rank(): number {
     return this.shape.length;
@@ -75,6 +73,7 @@ export class Tensor {
 
   /** The same elements under another shape; shares the buffer. One extent may be -1. */
   reshape(shape: readonly number[]): Tensor {
+    expectList("reshape", "shape", shape, "extents");
     const resolved = this.#resolve(shape);
     return applyOp({
       name: "reshape",

@@ -22,16 +22,72 @@ export function checkShape(who: string, shape: readonly number[]): void {
   }
 }
 
+/** The mark of a tensor, of any loaded copy of the package. */
+export const TENSOR_BRAND: unique symbol = Symbol.for("x.kernels.tensor") as never;
+
+/** What was given, in words. */
 function show(value: unknown): string {
   if (typeof value === "function") return "a function";
   if (typeof value === "string") return JSON.stringify(value);
-  return typeof value === "object" && value !== null ? "an object" : String(value);
+  if (Array.isArray(value) || ArrayBuffer.isView(value)) return "an array";
+  if (typeof value !== "object" || value === null) return String(value);
+  return TENSOR_BRAND in value ? "a tensor" : "an object";
 }
 
 /** Check that an argument is a tensor: without types it may be left out. */
 export function expectTensor(who: string, name: string, value: unknown): void {
-  if (typeof value !== "object" || value === null || !("shape" in value))
-    throw new ConfigError(who, `${name} is ${show(value)}; it must be a tensor`);
+  if (typeof value !== "object" || value === null || !(TENSOR_BRAND in value)) {
+    const how =
+      Array.isArray(value) || ArrayBuffer.isView(value) ? " (gpu.tensor makes one of an array)" : "";
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be a tensor${how}`);
+  }
+}
+
+/** Check the tensors of a call by name; what may be left out is left out of `tensors` by the caller. */
+export function expectTensors(who: string, tensors: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(tensors)) expectTensor(who, name, value);
+}
+
+/** Check that a list of tensors is one, and holds a tensor. */
+export function expectTensorList(who: string, name: string, value: unknown): void {
+  expectList(who, name, value, "tensors");
+  if (value.length === 0) throw new ConfigError(who, `${name} is empty; it must hold a tensor`);
+  value.forEach((entry, i) => {
+    expectTensor(who, `${name}[${String(i)}]`, entry);
+  });
+}
+
+/** Check that an argument is a list of integers. */
+export function expectIntegers(
+  who: string,
+  name: string,
+  value: unknown,
+  min: number = -Infinity,
+): asserts value is readonly number[] {
+  expectList(who, name, value, "integers");
+  value.forEach((entry, i) => {
+    expectInteger(who, `${name}[${String(i)}]`, entry, min);
+  });
+}
+
+/** Check that an argument is a list (of `what`, for the error). */
+export function expectList(
+  who: string,
+  name: string,
+  value: unknown,
+  what: string,
+): asserts value is readonly unknown[] {
+  if (!Array.isArray(value))
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be a list of ${what}`);
+}
+
+/** Refuse arguments after the last one that a function takes. */
+export function expectNoMore(who: string, rest: readonly unknown[]): void {
+  if (rest.length > 0)
+    throw new ConfigError(
+      who,
+      `it was given ${String(rest.length)} argument${rest.length > 1 ? "s" : ""} too many (${rest.map(show).join(", ")})`,
+    );
 }
 
 /**
@@ -80,6 +136,11 @@ export function expectDType(
 
 /** Normalise an axis that may count from the end. */
 export function normalizeAxis(who: string, axis: number, rank: number): number {
+  if (typeof axis !== "number")
+    throw new ConfigError(
+      who,
+      `axis is ${show(axis)}; it must be an integer in ${String(-rank)}..${String(rank - 1)}`,
+    );
   const positive = axis < 0 ? axis + rank : axis;
   if (!Number.isInteger(axis) || positive < 0 || positive >= rank) {
     throw new ShapeError(
@@ -125,7 +186,10 @@ export function expectObject(who: string, name: string, value: unknown): asserts
 
 /** Refuse a configuration that is missing, and keys that are not known, naming the nearest known one. */
 export function checkConfig(who: string, config: unknown, known: readonly string[]): void {
-  expectObject(who, `the configuration (${known.join(", ")})`, config);
+  const name = `the configuration (${known.join(", ")})`;
+  expectObject(who, name, config);
+  if (Array.isArray(config) || ArrayBuffer.isView(config) || TENSOR_BRAND in config)
+    throw new ConfigError(who, `${name} is ${show(config)}; it must be an object`);
   for (const key of Object.keys(config)) {
     if (known.includes(key)) continue;
     const near = nearest(key, known);

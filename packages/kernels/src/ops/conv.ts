@@ -3,7 +3,7 @@ import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import { sumMiddle } from "../reduce.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { expectDType, expectShape, showShape } from "../validate.js";
+import { checkConfig, expectDType, expectShape, expectTensors, showShape } from "../validate.js";
 import { concat, slice } from "./shape.js";
 
 interface ConvVariant {
@@ -97,7 +97,9 @@ export function causalConv1d(
   options: { readonly bias?: Tensor | undefined; readonly state?: Tensor | undefined } = {},
 ): { out: Tensor; state: Tensor } {
   const who = "causalConv1d";
+  checkConfig(who, options, ["bias", "state"]);
   const { bias, state } = options;
+  expectTensors(who, { x, weight });
   for (const [name, t] of Object.entries({ x, weight, bias, state })) if (t) expectDType(who, name, t, "f32");
   const { batch, rows, dim } = expectShape(who, "x", x, ["batch", "rows", "dim"]) as {
     batch: number;

@@ -15,7 +15,7 @@ import {
 import { sumToShape } from "../reduce.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { showShape, sizeOf } from "../validate.js";
+import { expectNoMore, expectTensor, showShape, sizeOf } from "../validate.js";
 
 /**
  * How an operand is indexed. `same`: element i; `one`: a single element; `row`: element i mod P (a trailing part
@@ -300,7 +300,11 @@ export function elementwise(
     if (args.length !== inputs.length) {
       throw new ConfigError(name, `given ${String(args.length)} arguments; it takes ${inputs.join(", ")}`);
     }
-    const tensors = args.map((arg) => (typeof arg === "number" ? undefined : arg));
+    const tensors = args.map((arg, i) => {
+      if (typeof arg === "number") return undefined;
+      expectTensor(name, inputs[i]!, arg);
+      return arg;
+    });
     const gpu: Gpu | undefined = tensors.find((t) => t !== undefined)?.gpu;
     if (!gpu) throw new ConfigError(name, "every argument is a number; at least one must be a tensor");
     const key = args
@@ -392,7 +396,9 @@ function runCast(x: Tensor, dtype: DType): Tensor {
 }
 
 /** The same values in another dtype (integers truncate towards zero). Differentiable between f32 and f16. */
-export function cast(x: Tensor, dtype: DType): Tensor {
+export function cast(x: Tensor, dtype: DType, ...rest: never[]): Tensor {
+  expectTensor("cast", "x", x);
+  expectNoMore("cast", rest);
   checkDType("cast", dtype, x.gpu.features);
   if (x.dtype === dtype) return x.reshape(x.shape);
   return applyOp({

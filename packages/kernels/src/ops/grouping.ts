@@ -1,7 +1,7 @@
 import { DTypeError } from "../errors.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import type { Tensor } from "../tensor.js";
-import { expectInteger } from "../validate.js";
+import { expectInteger, expectNoMore, expectTensor } from "../validate.js";
 
 /** Positions of a list sorted by key, keeping their order within a key. */
 export interface Grouping {
@@ -132,7 +132,9 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
  * Group the positions of `ids` (i32, any shape) by value: a stable counting sort, outside the tape. Values outside
  * 0..buckets-1 belong to no bucket. The result does not depend on the order in which the GPU works.
  */
-export function groupBy(ids: Tensor, buckets: number): Grouping {
+export function groupBy(ids: Tensor, buckets: number, ...rest: never[]): Grouping {
+  expectTensor("groupBy", "ids", ids);
+  expectNoMore("groupBy", rest);
   if (ids.dtype !== "i32") throw new DTypeError("groupBy", `ids are ${ids.dtype}; they must be i32`);
   expectInteger("groupBy", "buckets", buckets, 1);
   const { gpu } = ids;

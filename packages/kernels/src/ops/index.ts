@@ -4,7 +4,6 @@ export {
   broadcastTo,
   concat,
   flip,
-  pad,
   repeat,
   slice,
   split,
@@ -12,18 +11,10 @@ export {
   transpose,
   type SliceRange,
 } from "./shape.js";
-export {
-  argmax,
-  logSoftmax,
-  logSumExp,
-  max,
-  mean,
-  min,
-  softmax,
-  sum,
-  variance,
-  type ReduceOptions,
-} from "./reductions.js";
+export { pad, type PadMode } from "./pad.js";
+export { mean, sum, variance, type ReduceOptions } from "./reductions.js";
+export { argmax, argmin, max, min, type ArgExtremeOptions } from "./extremes.js";
+export { logSoftmax, logSumExp, softmax, type LogSumExpOptions, type SoftmaxOptions } from "./softmax.js";
 export { rowElement, rowLanes, rowMain, rowPrelude, rowVariant, type RowVariant } from "./rows.js";
 export { stridedCopy, stridesOf, type StridedView } from "./strided.js";
 export { groupedMatmul } from "./matmul/grouped.js";

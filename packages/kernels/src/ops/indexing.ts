@@ -3,7 +3,7 @@ import { isFloat } from "../dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { expectInteger, normalizeAxis, showShape, sizeOf } from "../validate.js";
+import { expectInteger, expectNoMore, expectTensor, normalizeAxis, showShape, sizeOf } from "../validate.js";
 import { groupBy } from "./grouping.js";
 
 interface IndexVariant {
@@ -102,6 +102,7 @@ function runScatter(g: Tensor, ids: Tensor, e: Extents, shape: readonly number[]
 }
 
 function expectIds(who: string, ids: Tensor): void {
+  expectTensor(who, "indices", ids);
   if (ids.dtype !== "i32") throw new DTypeError(who, `indices are ${ids.dtype}; they must be i32`);
 }
 
@@ -109,7 +110,9 @@ function expectIds(who: string, ids: Tensor): void {
  * Rows of an axis by index: out.shape = x.shape[..axis] + indices.shape + x.shape[axis+1..]. Indices are i32;
  * one outside 0..extent-1 gives NaN (0 for integers), never other memory. The gradient adds in a fixed order.
  */
-export function gather(x: Tensor, indices: Tensor, axis = 0): Tensor {
+export function gather(x: Tensor, indices: Tensor, axis = 0, ...rest: never[]): Tensor {
+  expectTensor("gather", "x", x);
+  expectNoMore("gather", rest);
   expectIds("gather", indices);
   const along = normalizeAxis("gather", axis, x.rank);
   const e = {
@@ -128,7 +131,9 @@ export function gather(x: Tensor, indices: Tensor, axis = 0): Tensor {
 }
 
 /** Rows of a table [vocab, dim] by id (i32, any shape): [...ids.shape, dim]. */
-export function embedding(table: Tensor, ids: Tensor): Tensor {
+export function embedding(table: Tensor, ids: Tensor, ...rest: never[]): Tensor {
+  expectTensor("embedding", "table", table);
+  expectNoMore("embedding", rest);
   if (table.rank !== 2)
     throw new ShapeError("embedding", `table has shape ${showShape(table.shape)}; it must be [vocab, dim]`);
   expectIds("embedding", ids);
@@ -139,8 +144,10 @@ export function embedding(table: Tensor, ids: Tensor): Tensor {
  * Sum of rows by index: out[v] = sum of updates[n] over the n with indices[n] = v, for v in 0..size-1. The first
  * axes of `updates` are those of `indices`. Repeatable: the order of the sum is that of n. Others are left out.
  */
-export function scatterAdd(updates: Tensor, indices: Tensor, size: number): Tensor {
+export function scatterAdd(updates: Tensor, indices: Tensor, size: number, ...more: never[]): Tensor {
   const who = "scatterAdd";
+  expectTensor(who, "updates", updates);
+  expectNoMore(who, more);
   expectIds(who, indices);
   expectInteger(who, "size", size, 1);
   if (!isFloat(updates.dtype))
@@ -238,8 +245,10 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 });
 
 /** Elements of each row by index: x [..., width], indices i32 [..., k] -> [..., k]; indices are clamped to the row. */
-export function takeAlongLast(x: Tensor, indices: Tensor): Tensor {
+export function takeAlongLast(x: Tensor, indices: Tensor, ...rest: never[]): Tensor {
   const who = "takeAlongLast";
+  expectTensor(who, "x", x);
+  expectNoMore(who, rest);
   expectIds(who, indices);
   const width = x.shape.at(-1) ?? 0;
   const taken = indices.shape.at(-1) ?? 0;

@@ -4,7 +4,14 @@ import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import { sumMiddle } from "../reduce.js";
 import { applyOp, isTracked } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { checkConfig, expectNumber, expectOneOf, showShape } from "../validate.js";
+import {
+  checkConfig,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  expectTensors,
+  showShape,
+} from "../validate.js";
 import { add, div, mul } from "./arithmetic.js";
 import { matmul } from "./matmul/matmul.js";
 import { rowElement, rowMain, rowPrelude, rowVariant, type RowVariant } from "./rows.js";
@@ -130,12 +137,13 @@ interface Settings {
   readonly zLoss: number;
 }
 
-function settings(who: string, options: CrossEntropyOptions): Settings {
-  checkConfig(who, options, ["ignoreIndex", "reduction", "labelSmoothing", "zLoss", "chunkBytes", "bias"]);
+function settings(who: string, options: CrossEntropyOptions, ...more: string[]): Settings {
+  checkConfig(who, options, ["ignoreIndex", "reduction", "labelSmoothing", "zLoss", ...more]);
   const { ignoreIndex = -100, reduction = "mean", labelSmoothing = 0, zLoss = 0 } = options;
   expectOneOf(who, "reduction", reduction, ["mean", "sum", "none"]);
   expectNumber(who, "labelSmoothing", labelSmoothing, 0, 1);
   expectNumber(who, "zLoss", zLoss, 0);
+  expectInteger(who, "ignoreIndex", ignoreIndex, -(2 ** 31), 2 ** 31 - 1);
   return { ignoreIndex, reduction, labelSmoothing, zLoss };
 }
 
@@ -188,6 +196,7 @@ function expectTargets(who: string, leading: readonly number[], targets: Tensor)
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const who = "crossEntropy";
+  expectTensors(who, { logits, targets });
   const s = settings(who, options);
   if (!isFloat(logits.dtype))
     throw new DTypeError(who, `logits are ${logits.dtype}; they must be f32 or f16`);
@@ -241,7 +250,8 @@ export function linearCrossEntropy(
   options: LinearCrossEntropyOptions = {},
 ): Tensor {
   const who = "linearCrossEntropy";
-  const s = settings(who, options);
+  expectTensors(who, { x, weight, targets });
+  const s = settings(who, options, "chunkBytes");
   if (s.reduction === "none")
     throw new ConfigError(
       who,

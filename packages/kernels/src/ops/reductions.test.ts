@@ -39,19 +39,19 @@ for (const [label, features] of [
         const x = operand([2, 3, width], width);
         await checkOp(
           device.gpu,
-          softmax,
+          (x) => softmax(x),
           rows((r) => r.map((v) => Math.exp(v - lse(r))), width),
           [x],
         );
         await checkOp(
           device.gpu,
-          logSoftmax,
+          (x) => logSoftmax(x),
           rows((r) => r.map((v) => v - lse(r)), width),
           [x],
         );
         await checkOp(
           device.gpu,
-          logSumExp,
+          (x) => logSumExp(x),
           rows((r) => [lse(r)], width),
           [x],
         );

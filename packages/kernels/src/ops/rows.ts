@@ -77,3 +77,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   ${body}
 }`;
 }
+
+/**
+ * WGSL of `top`, the largest finite bound of a row: its maximum, between the least and the largest float32, so that
+ * x - top stays a number where x is infinite.
+ */
+export const rowTop = /* wgsl */ `var m = T(-3.4028234e38);
+  for (var i = lane; i < pieces; i += WIDTH) { m = max(m, T(x[first + i])); }
+  let top = min(row_max(fold_max(m), lane), 3.4028234e38);`;

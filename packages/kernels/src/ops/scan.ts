@@ -5,8 +5,17 @@ import { exprToWgsl } from "../expr/wgsl.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { expectDType, normalizeAxis, showShape, sizeOf } from "../validate.js";
-import { sub } from "./arithmetic.js";
+import {
+  checkConfig,
+  expectBoolean,
+  expectDType,
+  expectList,
+  expectTensor,
+  normalizeAxis,
+  showShape,
+  sizeOf,
+} from "../validate.js";
+import { concat, slice } from "./shape.js";
 
 export interface ScanOptions {
   /** Axis to scan; default the last. */
@@ -190,7 +199,14 @@ ${head}
     return outs;
   };
 
-  return (inputs, { axis = -1, reverse = false } = {}) => {
+  return (inputs, options = {}) => {
+    expectList(name, "inputs", inputs, "tensors");
+    checkConfig(name, options, ["axis", "reverse"]);
+    const { axis = -1, reverse = false } = options;
+    expectBoolean(name, "reverse", reverse);
+    inputs.forEach((x, i) => {
+      expectTensor(name, components[i] ?? `inputs[${String(i)}]`, x);
+    });
     const first = inputs[0];
     if (!first || inputs.length !== n)
       throw new ConfigError(name, `given ${inputs.length} tensors; it takes ${components.join(", ")}`);
@@ -237,13 +253,33 @@ ${head}
 
 const sumScan = associativeScan("cumsum", ["value"], (l, r) => [e.add(l[0]!, r[0]!)]);
 
-/** Cumulative sum along an axis; `exclusive` leaves the element itself out. */
-export function cumsum(
-  x: Tensor,
-  { exclusive = false, ...options }: ScanOptions & { exclusive?: boolean } = {},
-): Tensor {
-  if (!exclusive) return sumScan([x], options)[0]!;
-  return x.gpu.scope(() => sub(sumScan([x], options)[0]!, x));
+export interface CumsumOptions extends ScanOptions {
+  /** Leave out the element itself: the sum of those before it (after it, with `reverse`). */
+  readonly exclusive?: boolean;
+}
+
+/**
+ * Cumulative sum along an axis, the last by default: y_t = sum_{s <= t} x_s, or sum_{s < t} x_s with `exclusive`.
+ *
+ * x f32 of any shape. The exclusive sum is that of the shifted elements: it loses nothing to a difference of sums.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function cumsum(x: Tensor, options: CumsumOptions = {}): Tensor {
+  const who = "cumsum";
+  expectDType(who, "x", x, "f32");
+  checkConfig(who, options, ["axis", "reverse", "exclusive"]);
+  const { exclusive = false, ...scan } = options;
+  expectBoolean(who, "exclusive", exclusive);
+  const axis = normalizeAxis(who, scan.axis ?? -1, x.rank);
+  if (!exclusive || x.size === 0) return sumScan([x], scan)[0]!;
+  return x.gpu.scope(() => {
+    const zero = x.gpu.zeros(x.shape.map((n, i) => (i === axis ? 1 : n)));
+    const shifted = scan.reverse
+      ? concat([slice(x, { axis, start: 1 }), zero], axis)
+      : concat([zero, slice(x, { axis, end: -1 })], axis);
+    return sumScan([shifted], scan)[0]!;
+  });
 }
 
 const recurrence = associativeScan("linearRecurrence", ["a", "b"], (l, r) => [
@@ -253,5 +289,7 @@ const recurrence = associativeScan("linearRecurrence", ["a", "b"], (l, r) => [
 
 /** h_t = a_t h_{t-1} + b_t along an axis, with h_{-1} = 0. */
 export function linearRecurrence(a: Tensor, b: Tensor, options: ScanOptions = {}): Tensor {
+  expectTensor("linearRecurrence", "a", a);
+  expectTensor("linearRecurrence", "b", b);
   return a.gpu.scope(() => recurrence([a, b], options)[1]!);
 }

@@ -2,7 +2,17 @@ import { ConfigError, DTypeError, ShapeError } from "../errors.js";
 import { sumMiddle, sumToShape } from "../reduce.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { expectInteger, normalizeAxis, showShape, sizeOf } from "../validate.js";
+import {
+  checkConfig,
+  expectInteger,
+  expectIntegers,
+  expectNoMore,
+  expectTensor,
+  expectTensorList,
+  normalizeAxis,
+  showShape,
+  sizeOf,
+} from "../validate.js";
 import { broadcastShapes } from "./elementwise.js";
 import { stridedCopy, stridesOf } from "./strided.js";
 
@@ -20,8 +30,11 @@ function runTranspose(x: Tensor, axes: readonly number[]): Tensor {
 }
 
 /** Reorder the axes: out.shape[i] = x.shape[axes[i]]. Without `axes` the last two are swapped. */
-export function transpose(x: Tensor, axes?: readonly number[]): Tensor {
+export function transpose(x: Tensor, axes?: readonly number[], ...rest: never[]): Tensor {
   const who = "transpose";
+  expectTensor(who, "x", x);
+  if (axes !== undefined) expectIntegers(who, "axes", axes);
+  expectNoMore(who, rest);
   const all = x.shape.map((_, i) => i);
   if (!axes && x.rank < 2)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must have at least two axes`);
@@ -47,9 +60,31 @@ export function transpose(x: Tensor, axes?: readonly number[]): Tensor {
   })[0]!;
 }
 
+/** An op on the last axis, applied along another one. `who` and the axis are checked. */
+export function alongAxis(who: string, x: Tensor, axis: number, op: (x: Tensor) => Tensor[]): Tensor[] {
+  const along = normalizeAxis(who, axis, x.rank);
+  if (along === x.rank - 1) return op(x);
+  const order = [...x.shape.keys()].filter((i) => i !== along);
+  const last = [...order, along];
+  return x.gpu.scope(() =>
+    // A result that has lost the axis is in order already.
+    op(transpose(x, last)).map((y) =>
+      y.rank < x.rank
+        ? y
+        : transpose(
+            y,
+            [...x.shape.keys()].map((i) => last.indexOf(i)),
+          ),
+    ),
+  );
+}
+
 /** Repeat along axes of extent one (and new leading axes) up to `shape`. */
-export function broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
+export function broadcastTo(x: Tensor, shape: readonly number[], ...rest: never[]): Tensor {
   const who = "broadcastTo";
+  expectTensor(who, "x", x);
+  expectIntegers(who, "shape", shape, 0);
+  expectNoMore(who, rest);
   const target = broadcastShapes(who, [x.shape, shape]);
   if (target.length !== shape.length || target.some((n, i) => n !== shape[i])) {
     throw new ShapeError(
@@ -83,30 +118,49 @@ export interface SliceRange {
   readonly step?: number;
 }
 
-/** Take a range along one or more axes. */
+/** First index and number of elements of a range, its bounds clamped to the axis as in NumPy and ONNX. */
+function rangeOf(
+  who: string,
+  range: SliceRange,
+  extent: number,
+): { start: number; step: number; count: number } {
+  const { step = 1 } = range;
+  expectInteger(who, "step", step);
+  if (step === 0) throw new ConfigError(who, "step is 0; it must be a positive or negative integer");
+  // Walking backwards, the bound before the first element is -1.
+  const [least, most] = step > 0 ? [0, extent] : [-1, extent - 1];
+  const bound = (name: string, value: number | undefined, otherwise: number): number => {
+    if (value === undefined) return otherwise;
+    expectInteger(who, name, value);
+    return Math.min(Math.max(value < 0 ? value + extent : value, least), most);
+  };
+  const start = bound("start", range.start, step > 0 ? least : most);
+  const end = bound("end", range.end, step > 0 ? most : least);
+  return { start, step, count: Math.max(0, Math.ceil((end - start) / step)) };
+}
+
+/**
+ * Take a range along one or more axes. Bounds outside the axis are clamped, as in NumPy and ONNX, so that a range
+ * may be empty but never leaves its axis.
+ *
+ * @example slice(x, { axis: 1, start: -3 }, { axis: 0, step: -1 })
+ * @throws ShapeError, ConfigError
+ */
 export function slice(x: Tensor, ...ranges: readonly SliceRange[]): Tensor {
   const who = "slice";
+  expectTensor(who, "x", x);
   const own = stridesOf(x.shape);
   const shape = [...x.shape];
   const strides = [...own];
   let offset = 0;
   const seen = new Set<number>();
   for (const range of ranges) {
+    checkConfig(who, range, ["axis", "start", "end", "step"]);
     const axis = normalizeAxis(who, range.axis, x.rank);
     if (seen.has(axis)) throw new ConfigError(who, `axis ${axis} is given twice`);
     seen.add(axis);
-    const extent = x.shape[axis]!;
-    const { step = 1 } = range;
-    expectInteger(who, "step", step, -Infinity);
-    if (step === 0) throw new ConfigError(who, "step is 0; it must be a positive or negative integer");
-    const bound = (value: number | undefined, name: string, otherwise: number): number => {
-      if (value === undefined) return otherwise;
-      expectInteger(who, name, value, -extent, extent);
-      return value < 0 ? value + extent : value;
-    };
-    const start = bound(range.start, "start", step > 0 ? 0 : extent - 1);
-    const end = bound(range.end, "end", step > 0 ? extent : -1);
-    shape[axis] = Math.max(0, Math.ceil((end - start) / step));
+    const { start, step, count } = rangeOf(who, range, x.shape[axis]!);
+    shape[axis] = count;
     strides[axis] = own[axis]! * step;
     offset += own[axis]! * start;
   }
@@ -132,12 +186,18 @@ export function slice(x: Tensor, ...ranges: readonly SliceRange[]): Tensor {
 }
 
 /** The elements in reverse order along an axis. */
-export function flip(x: Tensor, axis: number): Tensor {
+export function flip(x: Tensor, axis: number, ...rest: never[]): Tensor {
+  expectTensor("flip", "x", x);
+  normalizeAxis("flip", axis, x.rank);
+  expectNoMore("flip", rest);
   return slice(x, { axis, step: -1 });
 }
 
 /** Pieces of the given sizes along an axis. */
-export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] {
+export function split(x: Tensor, sizes: readonly number[], axis = -1, ...rest: never[]): Tensor[] {
+  expectTensor("split", "x", x);
+  expectIntegers("split", "sizes", sizes, 0);
+  expectNoMore("split", rest);
   const along = normalizeAxis("split", axis, x.rank);
   const total = sizes.reduce((a, b) => a + b, 0);
   if (total !== x.shape[along]) {
@@ -151,10 +211,11 @@ export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] 
 }
 
 /** Join along an axis; the other extents and the dtype must be equal. */
-export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
+export function concat(tensors: readonly Tensor[], axis = 0, ...rest: never[]): Tensor {
   const who = "concat";
-  const first = tensors[0];
-  if (!first) throw new ConfigError(who, "was given no tensor");
+  expectTensorList(who, "tensors", tensors);
+  expectNoMore(who, rest);
+  const first = tensors[0]!;
   const along = normalizeAxis(who, axis, first.rank);
   tensors.forEach((t, i) => {
     if (t.dtype !== first.dtype)
@@ -207,35 +268,20 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
 }
 
 /** Join along a new axis. */
-export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
-  const rank = (tensors[0]?.rank ?? 0) + 1;
-  const along = normalizeAxis("stack", axis, rank);
+export function stack(tensors: readonly Tensor[], axis = 0, ...rest: never[]): Tensor {
+  expectTensorList("stack", "tensors", tensors);
+  expectNoMore("stack", rest);
+  const along = normalizeAxis("stack", axis, tensors[0]!.rank + 1);
   return concat(
     tensors.map((t) => t.reshape([...t.shape.slice(0, along), 1, ...t.shape.slice(along)])),
     along,
   );
 }
 
-/** Add `before` and `after` elements of `value` along an axis. */
-export function pad(x: Tensor, axis: number, before: number, after: number, value = 0): Tensor {
-  const along = normalizeAxis("pad", axis, x.rank);
-  expectInteger("pad", "before", before, 0);
-  expectInteger("pad", "after", after, 0);
-  const extra = (n: number): Tensor[] =>
-    n === 0
-      ? []
-      : [
-          x.gpu.full(
-            x.shape.map((m, i) => (i === along ? n : m)),
-            value,
-            x.dtype,
-          ),
-        ];
-  return x.gpu.scope(() => concat([...extra(before), x, ...extra(after)], along));
-}
-
 /** Each element along an axis `times` times in a row (numpy's repeat). */
-export function repeat(x: Tensor, times: number, axis: number): Tensor {
+export function repeat(x: Tensor, times: number, axis: number, ...rest: never[]): Tensor {
+  expectTensor("repeat", "x", x);
+  expectNoMore("repeat", rest);
   const along = normalizeAxis("repeat", axis, x.rank);
   expectInteger("repeat", "times", times, 1);
   const outer = sizeOf(x.shape.slice(0, along));

@@ -1,39 +1,41 @@
-import { DTypeError, ShapeError } from "../errors.js";
-import { isFloat } from "../dtype.js";
+import { ShapeError } from "../errors.js";
+import type { DType } from "../dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { expectInteger, showShape } from "../validate.js";
-import { slice } from "./shape.js";
+import {
+  checkConfig,
+  expectBoolean,
+  expectInteger,
+  expectNoMore,
+  expectTensor,
+  normalizeAxis,
+  showShape,
+} from "../validate.js";
+import { orderKey } from "./order.wgsl.js";
+import { alongAxis, slice } from "./shape.js";
 
 /** Elements that one workgroup sorts in workgroup memory. */
 const BLOCK = 1024;
 
 interface KeyVariant {
-  readonly dtype: string;
+  readonly dtype: DType;
   readonly descending: boolean;
 }
-
-/** Numbers as u32 whose order is theirs; -0 equals 0; NaN is largest. */
-const keyFunction = /* wgsl */ `
-fn order_key(x: f32) -> u32 {
-  let bits = bitcast<u32>(select(x, 0.0, x == 0.0));
-  return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
-}`;
 
 const prepareKernel: Kernel<KeyVariant> = defineKernel({
   name: "sortPrepare",
   bindings: (v: KeyVariant) => ({ x: `read ${v.dtype}` as const, pairs: "write vec2<u32>" as const }),
   params: { width: "u32", padded: "u32", count: "u32" },
   wgsl: (v) => /* wgsl */ `
-${keyFunction}
+${orderKey(v.dtype)}
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.count) { return; }
   let at = i % params.padded;
   var key = 0xffffffffu;
-  if (at < params.width) { key = order_key(f32(x[i / params.padded * params.width + at])); }
+  if (at < params.width) { key = order_key(x[i / params.padded * params.width + at]); }
   ${v.descending ? "if (at < params.width) { key = ~key; }" : ""}
   // Padding comes last: its position is larger than any other.
   pairs[i] = vec2u(key, at);
@@ -148,19 +150,41 @@ function placeBack(x: Tensor, g: Tensor, indices: Tensor, taken: number): Tensor
 export interface SortOptions {
   /** Largest first. */
   readonly descending?: boolean;
+  /** Axis that is sorted; default the last. */
+  readonly axis?: number;
 }
 
-function expectRows(who: string, x: Tensor): void {
-  if (!isFloat(x.dtype)) throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
+/** Values along an axis, and the positions (i32) that they had. */
+export interface Sorted {
+  readonly values: Tensor;
+  readonly indices: Tensor;
+}
+
+/** Check the tensor and the axis of an op that sorts, and apply it along that axis. */
+function sortedAlong(who: string, x: Tensor, axis: number, rows: (x: Tensor) => Sorted): Sorted {
+  expectTensor(who, "x", x);
   if (x.rank === 0) throw new ShapeError(who, "x is a scalar; it must have at least one axis");
+  const [values, indices] = alongAxis(who, x, axis, (y) => {
+    const sorted = rows(y);
+    return [sorted.values, sorted.indices];
+  });
+  return { values: values!, indices: indices! };
 }
 
-/** Sort the last axis, equal elements in their order; values and their positions (i32). */
-export function sort(
-  x: Tensor,
-  { descending = false }: SortOptions = {},
-): { values: Tensor; indices: Tensor } {
-  expectRows("sort", x);
+/**
+ * Sort along an axis, the last by default; equal elements keep their order. NaN counts as larger than all, and -0
+ * equals 0. x of any dtype; the gradient of the values goes back to where they came from.
+ *
+ * @throws ShapeError, ConfigError
+ */
+export function sort(x: Tensor, options: SortOptions = {}): Sorted {
+  checkConfig("sort", options, ["descending", "axis"]);
+  const { descending = false, axis = -1 } = options;
+  expectBoolean("sort", "descending", descending);
+  return sortedAlong("sort", x, axis, (y) => sortRows(y, descending));
+}
+
+function sortRows(x: Tensor, descending: boolean): Sorted {
   const { gpu } = x;
   const width = x.shape.at(-1)!;
   const [values, indices] = applyOp({
@@ -214,8 +238,9 @@ export function sort(
   return { values: values!, indices: indices! };
 }
 
-/** Positions (i32) that sort the last axis. */
+/** Positions (i32) that sort an axis, the last by default. */
 export function argsort(x: Tensor, options: SortOptions = {}): Tensor {
+  expectTensor("argsort", "x", x);
   return x.gpu.scope(() => sort(x, options).indices);
 }
 
@@ -223,16 +248,21 @@ export function argsort(x: Tensor, options: SortOptions = {}): Tensor {
 const SMALL_K = 16;
 const SMALL_WIDTH = 1024;
 
-const topkKernel: Kernel<{ dtype: string }> = defineKernel({
+interface TopVariant {
+  readonly dtype: DType;
+  readonly largest: boolean;
+}
+
+const topkKernel: Kernel<TopVariant> = defineKernel({
   name: "topk",
-  bindings: (v: { dtype: string }) => ({
+  bindings: (v: TopVariant) => ({
     x: `read ${v.dtype}` as const,
     values: `write ${v.dtype}` as const,
     indices: "write i32" as const,
   }),
   params: { rows: "u32", width: "u32", k: "u32" },
   wgsl: (v) => /* wgsl */ `
-${keyFunction}
+${orderKey(v.dtype)}
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let row = id.y * groups.x * 64u + id.x;
@@ -241,7 +271,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   var at: array<u32, ${String(SMALL_K)}>;
   var held = 0u;
   for (var i = 0u; i < params.width; i++) {
-    let key = order_key(f32(x[row * params.width + i]));
+    let key = ${v.largest ? "" : "~"}order_key(x[row * params.width + i]);
     if (held == params.k && key <= keys[held - 1u]) { continue; }
     // Insert after the larger and the equal ones, which came first.
     var j = min(held, params.k - 1u);
@@ -257,20 +287,43 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 }`,
 });
 
-/** The k largest of the last axis in falling order, and their positions (i32); on ties the lower position first. */
-export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } {
-  expectRows("topk", x);
-  const width = x.shape.at(-1)!;
-  expectInteger("topk", "k", k, 1);
-  if (k > width)
-    throw new ShapeError("topk", `k is ${k}; the last axis of ${showShape(x.shape)} has ${width}`);
-  if (k > SMALL_K || width > SMALL_WIDTH) {
+export interface TopkOptions {
+  /** Axis that is searched; default the last. */
+  readonly axis?: number;
+  /** False: the k smallest, in rising order. */
+  readonly largest?: boolean;
+}
+
+/**
+ * The k largest along an axis, the last by default, in falling order, and their positions (i32); of equal elements
+ * those of lower position come first. NaN counts as larger than all. x of any dtype.
+ *
+ * @throws ShapeError, ConfigError
+ */
+export function topk(x: Tensor, k: number, options: TopkOptions = {}, ...rest: never[]): Sorted {
+  const who = "topk";
+  checkConfig(who, options, ["axis", "largest"]);
+  expectNoMore(who, rest);
+  const { axis = -1, largest = true } = options;
+  expectBoolean(who, "largest", largest);
+  expectInteger(who, "k", k, 1);
+  return sortedAlong(who, x, axis, (y) => {
+    const width = y.shape.at(-1)!;
+    if (k > width) {
+      const along = normalizeAxis(who, axis, x.rank);
+      throw new ShapeError(who, `k is ${k}; axis ${along} of ${showShape(x.shape)} has ${width}`);
+    }
+    if (k <= SMALL_K && width <= SMALL_WIDTH) return topkRows(y, k, largest);
     return x.gpu.scope(() => {
-      const sorted = sort(x, { descending: true });
+      const sorted = sortRows(y, largest);
       const first = { axis: -1, end: k };
       return { values: slice(sorted.values, first), indices: slice(sorted.indices, first) };
     });
-  }
+  });
+}
+
+function topkRows(x: Tensor, k: number, largest: boolean): Sorted {
+  const width = x.shape.at(-1)!;
   const shape = [...x.shape.slice(0, -1), k];
   const rows = x.size / width;
   const [values, indices] = applyOp({
@@ -280,7 +333,7 @@ export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
       const out = x.gpu.empty(shape, x.dtype);
       const positions = x.gpu.empty(shape, "i32");
       x.gpu.run(topkKernel, {
-        variant: { dtype: x.dtype },
+        variant: { dtype: x.dtype, largest },
         bindings: { x, values: out, indices: positions },
         params: { rows, width, k },
         workgroups: grid1d(Math.ceil(rows / 64)),

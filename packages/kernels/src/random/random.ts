@@ -4,7 +4,16 @@ import type { Gpu } from "../gpu.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
-import { expectInteger, expectNumber, expectShape, sizeOf } from "../validate.js";
+import {
+  checkConfig,
+  expectInteger,
+  expectIntegers,
+  expectNumber,
+  expectObject,
+  expectShape,
+  expectTensor,
+  sizeOf,
+} from "../validate.js";
 import { philox } from "./philox.wgsl.js";
 
 /** Which numbers: equal options give equal numbers, on every adapter and in every order of calls. */
@@ -67,6 +76,22 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 }`,
 });
 
+const DRAW = ["seed", "stream", "step"];
+
+function checkDraw(
+  who: string,
+  gpu: unknown,
+  shape: unknown,
+  options: unknown,
+  own: readonly string[],
+): void {
+  expectObject(who, "gpu", gpu);
+  if (!("run" in gpu))
+    throw new ConfigError(who, "its first argument must be a device (openDevice opens one)");
+  expectIntegers(who, "shape", shape, 0);
+  checkConfig(who, options, [...own, ...DRAW]);
+}
+
 function fill(
   who: string,
   gpu: Gpu,
@@ -94,6 +119,7 @@ export function randomUniform(
   shape: readonly number[],
   options: RandomOptions & { low?: number; high?: number },
 ): Tensor {
+  checkDraw("randomUniform", gpu, shape, options, ["low", "high"]);
   const { low = 0, high = 1 } = options;
   expectNumber("randomUniform", "low", low);
   expectNumber("randomUniform", "high", high, low);
@@ -106,6 +132,7 @@ export function randomNormal(
   shape: readonly number[],
   options: RandomOptions & { mean?: number; std?: number },
 ): Tensor {
+  checkDraw("randomNormal", gpu, shape, options, ["mean", "std"]);
   const { mean = 0, std = 1 } = options;
   expectNumber("randomNormal", "mean", mean);
   expectNumber("randomNormal", "std", std, 0);
@@ -143,6 +170,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
  */
 export function dropout(x: Tensor, p: number, options: RandomOptions): Tensor {
   const who = "dropout";
+  expectTensor(who, "x", x);
+  checkConfig(who, options, DRAW);
   expectNumber(who, "p", p, 0, 1);
   if (p === 1) throw new ConfigError(who, "p is 1; it must be below 1");
   if (!isFloat(x.dtype)) throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);

@@ -1,8 +1,15 @@
 import { DTypeError, ShapeError } from "../errors.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import type { Tensor } from "../tensor.js";
-import { checkConfig, expectInteger, expectNumber, showShape } from "../validate.js";
-import { argmax } from "../ops/reductions.js";
+import {
+  checkConfig,
+  expectInteger,
+  expectNoMore,
+  expectNumber,
+  expectTensor,
+  showShape,
+} from "../validate.js";
+import { argmax } from "../ops/extremes.js";
 import { philox } from "./philox.wgsl.js";
 import { randomParameters, type RandomOptions } from "./random.js";
 
@@ -144,6 +151,7 @@ export function sample(logits: Tensor, options: SampleOptions = {}): Tensor {
   expectInteger(who, "topK", topK, 0);
   expectNumber(who, "topP", topP, 0, 1);
   expectNumber(who, "minP", minP, 0, 1);
+  expectTensor(who, "logits", logits);
   if (logits.dtype !== "f32") throw new DTypeError(who, `logits are ${logits.dtype}; they must be f32`);
   const width = logits.shape.at(-1) ?? 0;
   if (logits.rank < 1 || logits.rank > 2 || width === 0) {
@@ -187,8 +195,11 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
  * Make tokens that occurred less likely (Keskar et al. 2019, CTRL): positive logits are divided by the penalty,
  * negative ones multiplied. logits [vocab] or [rows, vocab]; ids i32 [n] or [rows, n], those below 0 left out.
  */
-export function repetitionPenalty(logits: Tensor, ids: Tensor, penalty: number): Tensor {
+export function repetitionPenalty(logits: Tensor, ids: Tensor, penalty: number, ...rest: never[]): Tensor {
   const who = "repetitionPenalty";
+  expectNoMore(who, rest);
+  expectTensor(who, "logits", logits);
+  expectTensor(who, "ids", ids);
   expectNumber(who, "penalty", penalty, 1e-6);
   if (logits.dtype !== "f32" || ids.dtype !== "i32")
     throw new DTypeError(who, `logits are ${logits.dtype}, ids ${ids.dtype}; they must be f32 and i32`);

@@ -3,7 +3,7 @@ import { isFloat } from "../../dtype.js";
 import { defineKernel, type Kernel } from "../../kernel.js";
 import { applyOp } from "../../tape.js";
 import type { Tensor } from "../../tensor.js";
-import { checkConfig, expectShape, showShape } from "../../validate.js";
+import { checkConfig, expectShape, expectTensors, showShape } from "../../validate.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
 import { chooseRows, chooseTile, chooseTileForm } from "./form.js";
@@ -105,6 +105,7 @@ export function groupedMatmul(
   const who = "groupedMatmul";
   checkConfig(who, options, ["bias"]);
   const { bias } = options;
+  expectTensors(who, { x, weight, offsets, ...(bias ? { bias } : {}) });
   for (const [name, t] of Object.entries({ x, weight, bias }))
     if (t && !isFloat(t.dtype)) throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
   if (offsets.dtype !== "u32") throw new DTypeError(who, `offsets are ${offsets.dtype}; they must be u32`);

@@ -5,7 +5,14 @@ import type { Expr } from "../../expr/expr.js";
 import { sumMiddle, sumToShape } from "../../reduce.js";
 import { applyOp, isTracked } from "../../tape.js";
 import type { Tensor } from "../../tensor.js";
-import { checkConfig, showShape } from "../../validate.js";
+import {
+  checkConfig,
+  expectBoolean,
+  expectNumber,
+  expectTensor,
+  expectTensors,
+  showShape,
+} from "../../validate.js";
 import { add } from "../arithmetic.js";
 import { cast, elementwise } from "../elementwise.js";
 import type { MatmulForm } from "./form.js";
@@ -69,6 +76,9 @@ export function linear(
   bias?: Tensor,
   options: { activation?: Activation | undefined; residual?: Tensor | undefined; alpha?: number } = {},
 ): Tensor {
+  expectTensors("linear", { x, weight });
+  checkConfig("linear", options, ["activation", "residual", "alpha"]);
+  if (options.residual) expectTensor("linear", "residual", options.residual);
   if (weight.rank !== 2)
     throw new ShapeError("linear", `weight has shape ${showShape(weight.shape)}; it must be [out, in]`);
   const [out = 0, width = 0] = weight.shape;
@@ -87,8 +97,12 @@ export function linear(
 function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { form?: MatmulForm }): Tensor {
   checkConfig(who, options, OPTIONS);
   const { transposeA = false, transposeB = false, bias, residual, alpha = 1, form = "auto" } = options;
-  const inputs = { a, b, bias, residual };
-  for (const [name, tensor] of Object.entries(inputs)) {
+  expectBoolean(who, "transposeA", transposeA);
+  expectBoolean(who, "transposeB", transposeB);
+  expectNumber(who, "alpha", alpha);
+  expectTensors(who, { a, b });
+  for (const [name, tensor] of Object.entries({ a, b, bias, residual })) {
+    if (tensor) expectTensor(who, name, tensor);
     if (tensor && !isFloat(tensor.dtype))
       throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be f32 or f16`);
   }
