@@ -106,6 +106,10 @@ const OPS: Readonly<Record<string, (gpu: Gpu) => Made>> = {
     const x = f(gpu, [5, 8]);
     return { wrt: [], run: () => [ops.argmax(x)] };
   },
+  argmin: (gpu) => {
+    const x = f(gpu, [5, 8]);
+    return { wrt: [], run: () => [ops.argmin(x, { axis: 0 })] };
+  },
   argsort: (gpu) => {
     const x = f(gpu, [5, 8]);
     return { wrt: [], run: () => [ops.argsort(x)] };

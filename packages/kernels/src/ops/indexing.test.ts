@@ -190,6 +190,6 @@ describe("sort and topk", () => {
     const { gpu } = device;
     const x = gpu.tensor([0, Infinity, -Infinity, -0, 1], [5]);
     expect([...(await argsort(x).read())]).toEqual([2, 0, 3, 4, 1]);
-    expect(() => topk(x, 6)).toThrow(/k is 6; the last axis of \[5\] has 5/);
+    expect(() => topk(x, 6)).toThrow(/k is 6; axis 0 of \[5\] has 5/);
   });
 });

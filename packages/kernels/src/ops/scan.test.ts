@@ -5,6 +5,37 @@ import { checkOp, numbers, operand, relativeError, useGpu } from "../test-suppor
 const device = useGpu();
 
 describe("scans", () => {
+  it("the exclusive sum loses nothing to a difference of sums", async () => {
+    const { gpu } = device;
+    const x = gpu.tensor([1, 1e8, 3, -1e8, 5], [5]);
+    expect([...(await cumsum(x, { exclusive: true }).read())]).toEqual([0, 1, 1e8, 1e8, 0]);
+    expect([...(await cumsum(gpu.tensor([1e8, 1], [2]), { exclusive: true, reverse: true }).read())]).toEqual(
+      [1, 0],
+    );
+    expect([...(await cumsum(gpu.tensor([Infinity, 1, 2], [3]), { exclusive: true }).read())]).toEqual([
+      0,
+      Infinity,
+      Infinity,
+    ]);
+    for (const reverse of [false, true])
+      for (const axis of [0, 1])
+        await checkOp(
+          gpu,
+          (t) => cumsum(t, { exclusive: true, reverse, axis }),
+          (t) =>
+            t.map((_, i) => {
+              const [r, c] = [Math.floor(i / 4), i % 4];
+              let total = 0;
+              for (let j = 0; j < (axis === 0 ? 3 : 4); j++)
+                if (reverse ? j > (axis === 0 ? r : c) : j < (axis === 0 ? r : c))
+                  total += axis === 0 ? t[4 * j + c]! : t[4 * r + j]!;
+              return total;
+            }),
+          [operand([3, 4], 5)],
+        );
+    expect(cumsum(gpu.zeros([2, 0]), { exclusive: true }).shape).toEqual([2, 0]);
+  });
+
   const running = (extent: number, inner: number, f: (column: number[]) => number[]) => (x: Float64Array) => {
     const out = new Float64Array(x.length);
     for (let o = 0; o < x.length / (extent * inner); o++)

@@ -10,6 +10,8 @@ import {
   split,
   stack,
   transpose,
+  vjp,
+  type Tensor,
 } from "../index.js";
 import { checkOp, operand, product, useGpu } from "../test-support.js";
 import { stridesOf } from "./strided.js";
@@ -131,8 +133,80 @@ describe("shape ops", () => {
     expect(() => split(x, [1, 1], 1)).toThrow(/sizes are \[1, 1\] \(2 in all\); axis 1 of \[2, 3\] has 3/);
     expect(() => concat([x, gpu.zeros([3, 3])], 1)).toThrow(/tensor 1 has shape \[3, 3\]/);
     expect(() => slice(x, { axis: 2 })).toThrow(/axis is 2/);
-    expect(() => slice(x, { axis: 1, start: 9 })).toThrow(/start is 9/);
+    expect(() => slice(x, { axis: 1, start: 0.5 })).toThrow(/start is 0.5/);
     expect(() => slice(x, { axis: 1, step: 0 })).toThrow(/step is 0/);
     expect(() => broadcastTo(x, [3, 2])).toThrow(ShapeError);
+  });
+
+  it("clamps the bounds of a slice to its axis, as NumPy and ONNX do", async () => {
+    const { gpu } = device;
+    const x = gpu.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [2, 5]);
+    const backwards = { axis: 1, start: 5, end: 0, step: -1 };
+    expect([...(await slice(x, backwards).read())]).toEqual([4, 3, 2, 1, 9, 8, 7, 6]);
+    const { pullback } = vjp(() => [slice(x, backwards)], [x]);
+    const [grad] = pullback([gpu.tensor([1, 2, 3, 4, 5, 6, 7, 8], [2, 4])]);
+    expect([...(await grad!.read())]).toEqual([0, 4, 3, 2, 1, 0, 8, 7, 6, 5]);
+    // Every range of bounds and steps against JavaScript's own walk over the axis.
+    for (const step of [1, 2, 3, 9, -1, -2, -9]) {
+      for (const start of [undefined, -99, -6, -5, -1, 0, 2, 4, 5, 6, 99]) {
+        for (const end of [undefined, -99, -6, -5, -1, 0, 2, 4, 5, 6, 99]) {
+          const at = (value: number): number => (value < 0 ? value + 5 : value);
+          const clamp = (value: number): number =>
+            step > 0 ? Math.min(Math.max(value, 0), 5) : Math.min(Math.max(value, -1), 4);
+          const first = start === undefined ? (step > 0 ? 0 : 4) : clamp(at(start));
+          const stop = end === undefined ? (step > 0 ? 5 : -1) : clamp(at(end));
+          const expected: number[] = [];
+          for (let i = first; step > 0 ? i < stop : i > stop; i += step) expected.push(i);
+          const range = {
+            axis: 1,
+            step,
+            ...(start === undefined ? {} : { start }),
+            ...(end === undefined ? {} : { end }),
+          };
+          const out = slice(x, range);
+          expect(out.shape, JSON.stringify(range)).toEqual([2, expected.length]);
+          if (start === 5 || end === -6 || start === undefined)
+            expect([...(await out.read())], JSON.stringify(range)).toEqual([
+              ...expected,
+              ...expected.map((i) => i + 5),
+            ]);
+          out.dispose();
+        }
+      }
+    }
+    expect(slice(gpu.zeros([2, 0]), { axis: 1, step: -1 }).shape).toEqual([2, 0]);
+    expect(flip(gpu.zeros([2, 0]), 1).shape).toEqual([2, 0]);
+  });
+
+  it("pads by the edge, the mirror image, the other end, and takes away", async () => {
+    const { gpu } = device;
+    const x = gpu.tensor([1, 2, 3, 4, 5, 6], [2, 3]);
+    const row = async (out: Tensor): Promise<number[]> => [...(await out.read())].slice(0, out.shape[1]);
+    expect(await row(pad(x, 1, 2, 1))).toEqual([0, 0, 1, 2, 3, 0]);
+    expect(await row(pad(x, 1, 2, 1, 7))).toEqual([7, 7, 1, 2, 3, 7]);
+    expect(await row(pad(x, -1, 2, 1, "edge"))).toEqual([1, 1, 1, 2, 3, 3]);
+    expect(await row(pad(x, 1, 5, 4, "reflect"))).toEqual([2, 1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3]);
+    expect(await row(pad(x, 1, 4, 2, "wrap"))).toEqual([3, 1, 2, 3, 1, 2, 3, 1, 2]);
+    expect(await row(pad(x, 1, -1, 2))).toEqual([2, 3, 0, 0]);
+    expect(await row(pad(x, 1, 1, -2, "wrap"))).toEqual([1, 1]);
+    expect(pad(x, 1, -1, -2).shape).toEqual([2, 0]);
+    expect(() => pad(x, 1, -2, -2)).toThrow(/take away more than axis 1/);
+    expect(() => pad(x, 1, 1, 1, "mirror" as "edge")).toThrow(/one of edge, reflect, wrap/);
+    expect(() => pad(gpu.zeros([0]), 0, 1, 1, "edge")).toThrow(/holds no element/);
+    for (const mode of ["edge", "reflect", "wrap", 0] as const)
+      await checkOp(
+        gpu,
+        (t) => pad(t, 0, 3, 2, mode),
+        (t) => {
+          const at = {
+            edge: [0, 0, 0, 0, 1, 2, 2, 2],
+            reflect: [1, 2, 1, 0, 1, 2, 1, 0],
+            wrap: [0, 1, 2, 0, 1, 2, 0, 1],
+          };
+          const rows = mode === 0 ? [-1, -1, -1, 0, 1, 2, -1, -1] : at[mode];
+          return rows.flatMap((i) => (i < 0 ? [0, 0] : [t[2 * i]!, t[2 * i + 1]!]));
+        },
+        [operand([3, 2], 1)],
+      );
   });
 });
