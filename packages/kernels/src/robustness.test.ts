@@ -157,6 +157,10 @@ const OPS: Readonly<Record<string, (gpu: Gpu) => Made>> = {
     const [x, t] = [f(gpu, [3, 9]), ids(gpu, [0, 8, 4])];
     return { wrt: [x], run: () => [ops.crossEntropy(x, t)] };
   },
+  negativeLogLikelihood: (gpu) => {
+    const [x, t, w] = [f(gpu, [3, 9]), ids(gpu, [0, 8, 4]), gpu.full([9], 2)];
+    return { wrt: [x], run: () => [ops.negativeLogLikelihood(x, t, { classWeights: w })] };
+  },
   linearCrossEntropy: (gpu) => {
     const [x, w, t] = [f(gpu, [3, 8]), f(gpu, [9, 8], 2), ids(gpu, [0, 8, 4])];
     return { wrt: [x, w], run: () => [ops.linearCrossEntropy(x, w, t)] };

@@ -76,6 +76,7 @@ const CALLS: Readonly<Record<string, (gpu: Gpu) => unknown[]>> = {
   groupBy: (gpu) => [ids(gpu, 4), 4],
   groupedMatmul: (gpu) => [f(gpu, 6, 8), f(gpu, 2, 3, 8), gpu.zeros([3], "u32"), {}],
   crossEntropy: (gpu) => [f(gpu, 3, 9), ids(gpu, 3), {}],
+  negativeLogLikelihood: (gpu) => [f(gpu, 3, 9), ids(gpu, 3), {}],
   linearCrossEntropy: (gpu) => [f(gpu, 3, 8), f(gpu, 9, 8), ids(gpu, 3), {}],
   dropout: (gpu) => [f(gpu, 2, 4), 0.5, { seed: 1 }],
   randomNormal: (gpu) => [gpu, [5], { seed: 1 }],

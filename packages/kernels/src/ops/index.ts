@@ -25,7 +25,8 @@ export { associativeScan, cumsum, linearRecurrence, type AssociativeScan, type S
 export { causalConv1d } from "./conv.js";
 export {
   crossEntropy,
-  linearCrossEntropy,
+  negativeLogLikelihood,
   type CrossEntropyOptions,
-  type LinearCrossEntropyOptions,
+  type NegativeLogLikelihoodOptions,
 } from "./losses.js";
+export { linearCrossEntropy, type LinearCrossEntropyOptions } from "./linear_cross_entropy.js";
