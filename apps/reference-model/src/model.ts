@@ -1,5 +1,6 @@
 import {
   add,
+  ConfigError,
   embedding,
   linear,
   linearCrossEntropy,
@@ -32,6 +33,8 @@ export interface DecodingState {
   readonly maxLength: number;
   readonly maxChunk: number;
   readonly bytesPerToken: number;
+  /** Length of the text that the held tokens were computed for; undefined while there are none. */
+  textLength: number | undefined;
   clear(): void;
   dispose(): void;
 }
@@ -130,15 +133,45 @@ export class CausalLM implements Module {
   }
 
   /**
+   * Whether the tokens of a text of `from` tokens have other keys and hidden states once it has `to` tokens, as with
+   * longrope beyond the trained length, and with dynamicNtk for each token beyond it. Decoding then runs the whole
+   * text again: the layers above the first depend on all the rotations of those below.
+   */
+  changes(from: number, to: number): boolean {
+    return this.#encodings.some((encoding) => encoding.changes?.(from, to) ?? false);
+  }
+
+  /** The length of the text of a call; with a state it has to agree with what the state holds. */
+  #textLength(given: number | undefined, seqLen: number, state: DecodingState | undefined): number {
+    if (!state) return given ?? seqLen;
+    if (given === undefined && this.changes(1, seqLen))
+      throw new ConfigError(
+        "CausalLM",
+        "textLength is missing; with a state, this model's rotations need the length of the whole text",
+      );
+    const length = given ?? seqLen;
+    if (state.textLength !== undefined && this.changes(state.textLength, length))
+      throw new ConfigError(
+        "CausalLM",
+        `the state is that of a text of ${state.textLength} tokens, whose rotations are others than those of ${length} tokens; clear it and run the text again`,
+      );
+    return (state.textLength = length);
+  }
+
+  /**
    * Hidden states after the final norm: ids i32 [batch, seq] -> [batch, seq, dim], or [batch, 1, dim] of the last
-   * position with `lastOnly`.
+   * position with `lastOnly`. With a state, a model whose rotations look at the length needs `textLength`.
+   *
+   * @throws ConfigError for a state that was made for another length, where that makes a difference
    */
   hidden(ids: Tensor, context?: Partial<ForwardContext>, state?: DecodingState): Tensor {
+    const seqLen = context?.seqLen ?? state?.maxLength ?? ids.shape[1] ?? 0;
     let whole: ForwardContext = {
-      seqLen: state?.maxLength ?? ids.shape[1] ?? 0,
+      seqLen,
       training: false,
       shared: new Map(),
       ...context,
+      textLength: this.#textLength(context?.textLength, seqLen, state),
     };
     // The layers' losses outlive the scope with the result.
     return this.gpu.scope(() => {
@@ -208,18 +241,21 @@ export class CausalLM implements Module {
   }): DecodingState {
     const { batch = 1, maxLength, maxChunk = 64 } = options;
     const layers = this.layers.map((layer) => layer.mixer.createState({ batch, maxLength, maxChunk }));
-    return {
+    const state: DecodingState = {
       layers,
       maxLength,
       maxChunk,
+      textLength: undefined,
       bytesPerToken: layers.reduce((n, s) => n + s.bytesPerToken, 0),
       clear: () => {
-        for (const state of layers) state.clear();
+        for (const layer of layers) layer.clear();
+        state.textLength = undefined;
       },
       dispose: () => {
-        for (const state of layers) state.dispose();
+        for (const layer of layers) layer.dispose();
       },
     };
+    return state;
   }
 
   /** All parameters, and those that one token uses. */

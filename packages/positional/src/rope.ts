@@ -13,10 +13,15 @@ export interface RopeApplyOptions {
   readonly positionOffset?: number;
   /** Positions of the tokens, [seq] or batch after batch [batch * seq]; any ids, on the host. */
   readonly positions?: ArrayLike<number> | undefined;
-  /** i32 [batch, seq] on the GPU; all below `seqLen`. */
+  /** i32 [batch, seq] on the GPU; all below `maxPositions`. */
   readonly positionIds?: Tensor | undefined;
-  /** Length of the whole sequence, cache included: what dynamicNtk and longrope look at. Default: largest position + 1. */
+  /**
+   * Length of the whole sequence, cache included: what dynamicNtk and longrope look at. Default: largest position + 1.
+   * Keys that were turned for another length are stale where `changes` says so.
+   */
   readonly seqLen?: number;
+  /** With `positionIds`: the rows of the tables, which can stay as the sequence grows. Default: `seqLen`. */
+  readonly maxPositions?: number;
   /** Default "bhsd": [batch, heads, seq, headDim]. */
   readonly layout?: HeadLayout;
 }
@@ -96,13 +101,23 @@ export class RotaryEmbedding {
     return ropeFrequencies(this.config, seqLen);
   }
 
+  /**
+   * Whether the frequencies of a sequence of `to` tokens are others than those of `from` tokens: what was computed from
+   * keys turned for `from` tokens is then stale, in every layer above the first, and has to be computed anew.
+   */
+  changes(from: number, to: number): boolean {
+    const [a, b] = [this.frequencies(from), this.frequencies(to)];
+    return a.attentionFactor !== b.attentionFactor || a.invFreq.some((x, i) => x !== b.invFreq[i]);
+  }
+
   /** Tables of positions 0..rows-1, built once and doubled when outgrown. */
   #rows(rows: number, seqLen: number): { cos: Tensor; sin: Tensor } {
     const frequencies = this.frequencies(seqLen);
     const key = frequencies.invFreq.join() + String(frequencies.attentionFactor);
     const held = this.#table;
     if (held && held.key === key && held.rows >= rows && !held.cos.disposed) return held;
-    const size = Math.max(rows, 64, held ? Math.min(2 * held.rows, 2 * rows) : 0);
+    const outgrown = held && held.rows < rows ? Math.min(2 * held.rows, 2 * rows) : 0;
+    const size = Math.max(rows, 64, outgrown);
     const tables = rotaryTables(
       this.#gpu,
       Int32Array.from({ length: size }, (_, i) => i),
@@ -130,7 +145,14 @@ export class RotaryEmbedding {
 
   #turn(tensors: readonly Tensor[], options: RopeApplyOptions): Tensor[] {
     const who = "rope";
-    checkConfig(who, options, ["positionOffset", "positions", "positionIds", "seqLen", "layout"]);
+    checkConfig(who, options, [
+      "positionOffset",
+      "positions",
+      "positionIds",
+      "seqLen",
+      "maxPositions",
+      "layout",
+    ]);
     const { positionOffset = 0, positions, positionIds, layout = "bhsd" } = options;
     expectInteger(who, "positionOffset", positionOffset, 0);
     expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
@@ -144,6 +166,11 @@ export class RotaryEmbedding {
         who,
         `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${this.config.headDim}`,
       );
+    }
+    if (options.maxPositions !== undefined) {
+      expectInteger(who, "maxPositions", options.maxPositions, 1);
+      if (!positionIds)
+        throw new ConfigError(who, "maxPositions is given without positionIds, whose tables it sizes");
     }
     if (positions && positionIds)
       throw new ConfigError(
@@ -162,7 +189,8 @@ export class RotaryEmbedding {
     if (positionIds) {
       const { seqLen } = options;
       expectInteger(who, "seqLen (with positionIds)", seqLen, 1);
-      rotation = { ...this.#rows(seqLen, seqLen), interleaved, positions: positionIds };
+      const rows = options.maxPositions ?? seqLen;
+      rotation = { ...this.#rows(rows, seqLen), interleaved, positions: positionIds };
     } else {
       const end = positionOffset + seq;
       rotation = { ...this.#rows(end, options.seqLen ?? end), interleaved, offset: positionOffset };

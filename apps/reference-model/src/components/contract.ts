@@ -3,8 +3,10 @@ import type { ComponentSpec, ModelConfig } from "../config/index.js";
 
 /** What a layer's parts may look at in a forward pass. */
 export interface ForwardContext {
-  /** Length of the longest sequence of this call, cache included. */
+  /** All positions of this call are below it: the length of the sequence, or of the longest that a state holds. */
   readonly seqLen: number;
+  /** Tokens of the whole text, those of the state included: what rotations look at that change with the length. */
+  readonly textLength: number;
   /** i32 [batch, seq], with a cache. */
   readonly positionIds?: Tensor | undefined;
   /** Statistics come from the batch, and what only training has (noise, dropping) is on. */
@@ -81,6 +83,8 @@ export interface AttentionShape {
 /** Where tokens are. Absolute encodings act on the embeddings, others inside attention. */
 export interface Encoding extends Part {
   input?(x: Tensor, context: ForwardContext): Tensor;
+  /** Whether a text of `to` tokens is encoded otherwise than one of `from` tokens: a state made for it is then stale. */
+  changes?(from: number, to: number): boolean;
   /** The encoding's part of one layer; its parameters lie under the layer's. */
   attention?(weights: Weights, shape: AttentionShape): AttentionEncoding;
 }

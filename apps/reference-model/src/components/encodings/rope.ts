@@ -11,13 +11,18 @@ export const rope: Factory<Encoding> = (spec, { gpu }) => {
       const table = tables.get(headDim) ?? new RotaryEmbedding(gpu, { headDim, ...config });
       tables.set(headDim, table);
       return {
-        rotate: (q, k, { seqLen, positionIds }) => {
-          const [turned, key] = table.applyQK(q, k, { layout: "bshd", seqLen, positionIds });
+        rotate: (q, k, { seqLen, textLength, positionIds }) => {
+          const [turned, key] = table.applyQK(q, k, {
+            layout: "bshd",
+            seqLen: textLength,
+            ...(positionIds ? { positionIds, maxPositions: seqLen } : {}),
+          });
           return { q: turned, k: key };
         },
         parameters: () => ({}),
       };
     },
+    changes: (from, to) => [...tables.values()].some((table) => table.changes(from, to)),
     parameters: () => ({}),
     dispose: () => {
       for (const table of tables.values()) table.dispose();
