@@ -101,13 +101,11 @@ describe("generating with rotations that look at the length", () => {
     };
     for (const length of [14, 15, 16, 17, 18, 20]) {
       const got = gpu.scope(() => {
-        let out;
+        if (length !== 14 && length !== 17) return piece(length === 20 ? 18 : length - 1, length, length);
         // Beyond 16 tokens the text is run again, once.
-        if (length === 14 || length === 17) {
-          state.clear();
-          for (let from = 0; from < length; from += 7) out = piece(from, Math.min(length, from + 7), length);
-        } else out = piece(length === 20 ? 18 : length - 1, length, length);
-        return out;
+        state.clear();
+        for (let from = 0; from + 7 < length; from += 7) piece(from, from + 7, length);
+        return piece(Math.floor((length - 1) / 7) * 7, length, length);
       });
       const whole = gpu.scope(() => model.forward(rows(0, length), { lastOnly: true }));
       expect(relativeError(await got.read(), await whole.read())).toBeLessThan(2e-5);
