@@ -51,7 +51,9 @@ export class Continuation {
   /** Take an id; returns what can be shown then. */
   push(id: number): string {
     this.#add(this.#decoder.push(id));
-    return this.#show(this.#stopped ? this.#text.length : this.#text.length - pending(this.#text, this.#stop));
+    return this.#show(
+      this.#stopped ? this.#text.length : this.#text.length - pending(this.#text, this.#stop),
+    );
   }
 
   /** Nothing more comes; returns the rest. */
