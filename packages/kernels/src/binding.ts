@@ -4,7 +4,7 @@ import { ConfigError, KernelsError, OutOfMemoryError } from "./errors.js";
 import type { Gpu } from "./gpu.js";
 import type { Bindable, ResolvedBinding } from "./kernel.js";
 import { Tensor } from "./tensor.js";
-import { showShape } from "./validate.js";
+import { expectObject, expectTensor, showShape } from "./validate.js";
 
 /** What a dispatch binds, in the kernel's order. @throws ConfigError, KernelsError, OutOfMemoryError */
 export function bindRanges(
@@ -18,7 +18,7 @@ export function bindRanges(
     if (bindable === undefined)
       throw new ConfigError(
         kernel,
-        `binding ${name} is missing; this variant binds ${bindings.map((b) => b.name).join(", ")}`,
+        `binding ${name} is missing; this variant binds ${bindings.map((b) => b.name).join(", ")} (given: ${givenNames(given)})`,
       );
     return bindRange(gpu, kernel, name, bindable);
   });
@@ -37,9 +37,19 @@ export function bindRanges(
   return ranges;
 }
 
+function givenNames(given: Readonly<Record<string, Bindable | undefined>>): string {
+  return (
+    Object.keys(given)
+      .filter((name) => given[name] !== undefined)
+      .join(", ") || "none"
+  );
+}
+
 function bindRange(gpu: Gpu, kernel: string, name: string, given: Bindable): BoundRange {
+  expectObject(kernel, `binding ${name}`, given);
   const whole = given instanceof Tensor || !("tensor" in given);
   const tensor = whole ? given : given.tensor;
+  expectTensor(kernel, `binding ${name}`, tensor);
   if (tensor.gpu !== gpu)
     throw new KernelsError(
       kernel,

@@ -1,4 +1,5 @@
-import { DTypeError } from "./errors.js";
+import { ConfigError, DTypeError } from "./errors.js";
+import { show } from "./show.js";
 
 /** Element type of a tensor. */
 export type DType = "f32" | "f16" | "i32" | "u32";
@@ -54,8 +55,80 @@ export function toBfloat16Bits(value: number): number {
 
 const ARRAYS = { f32: Float32Array, i32: Int32Array, u32: Uint32Array };
 
-/** Pack host numbers into the bytes that a buffer of `dtype` holds, padded to a multiple of four. */
-export function encode(data: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
+const RANGES = { i32: [-(2 ** 31), 2 ** 31 - 1], u32: [0, 2 ** 32 - 1] } as const;
+
+/** The largest finite magnitude of each floating dtype, and the least that rounds to infinity. */
+const LARGEST = { f32: [3.4028234663852886e38, 2 ** 128 - 2 ** 103], f16: [65504, 65520] } as const;
+
+/** Typed arrays all of whose elements a dtype holds. */
+const FITTING: Readonly<Record<DType, readonly (abstract new (...args: never[]) => unknown)[]>> = {
+  f32: [
+    Float32Array,
+    Int8Array,
+    Uint8Array,
+    Uint8ClampedArray,
+    Int16Array,
+    Uint16Array,
+    Int32Array,
+    Uint32Array,
+  ],
+  f16: [Int8Array, Uint8Array, Uint8ClampedArray, Int16Array],
+  i32: [Int32Array, Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array],
+  u32: [Uint32Array, Uint8Array, Uint8ClampedArray, Uint16Array],
+};
+
+/** What a value that is not a number is, and what to give instead. */
+function notANumber(value: unknown): string {
+  if (Array.isArray(value)) return "an array; the data are flat, in row-major order: data.flat(Infinity)";
+  return `${show(value)}; every element must be a number`;
+}
+
+/** Refuse the first element that is not a number, or that a dtype does not hold, with its index. */
+function checkElements(who: string, data: ArrayLike<number>, dtype: DType): void {
+  const fail = (i: number, what: string): never => {
+    throw new DTypeError(who, `element ${i} is ${what}`);
+  };
+  const whole = dtype === "i32" || dtype === "u32";
+  const [low, high] = whole ? RANGES[dtype] : [0, 0];
+  const [largest, limit] = whole ? [0, 0] : LARGEST[dtype];
+  for (let i = 0; i < data.length; i++) {
+    const value: unknown = data[i];
+    if (typeof value !== "number") fail(i, notANumber(value));
+    else if (whole) {
+      if (!Number.isInteger(value) || value < low || value > high)
+        fail(i, `${value}; ${dtype} takes integers in ${low}..${high}`);
+    } else if (Math.abs(value) >= limit && Math.abs(value) !== Infinity)
+      fail(i, `${value}; the largest finite ${dtype} is ${largest}`);
+  }
+}
+
+/** Check that host data are an array or a typed array of numbers that a dtype holds. @throws ConfigError, DTypeError */
+function checkData(who: string, data: unknown, dtype: DType): asserts data is ArrayLike<number> {
+  const typed = ArrayBuffer.isView(data) && !(data instanceof DataView);
+  if (!typed && !Array.isArray(data)) {
+    const hint = data instanceof ArrayBuffer ? " (fromBytes takes bytes)" : "";
+    throw new ConfigError(
+      who,
+      `data is ${show(data)}; it must be an array or a typed array of numbers${hint}`,
+    );
+  }
+  if (data instanceof BigInt64Array || data instanceof BigUint64Array)
+    throw new DTypeError(
+      who,
+      `data is a ${data.constructor.name}; it must hold numbers: Array.from(data, Number)`,
+    );
+  if (FITTING[dtype].some((kind) => data instanceof kind)) return;
+  checkElements(who, data as ArrayLike<number>, dtype);
+}
+
+/**
+ * Pack host numbers into the bytes that a buffer of `dtype` holds, padded to a multiple of four.
+ *
+ * @throws ConfigError for what is not an array; DTypeError naming the first element that is not a number or does not
+ * fit the dtype.
+ */
+export function encode(who: string, data: unknown, dtype: DType): Uint8Array<ArrayBuffer> {
+  checkData(who, data, dtype);
   if (dtype !== "f16") return new Uint8Array(new ARRAYS[dtype](data).buffer);
   const half = new Uint16Array(data.length + (data.length & 1));
   for (let i = 0; i < data.length; i++) half[i] = toHalfBits(data[i] ?? 0);
@@ -78,11 +151,11 @@ export function isFloat(dtype: DType): boolean {
 /** Check that a dtype is known, and that a device of these features holds it. */
 export function checkDType(
   who: string,
-  dtype: string,
+  dtype: unknown,
   features: { readonly f16: boolean },
 ): asserts dtype is DType {
-  if (!Object.hasOwn(BYTES_PER_ELEMENT, dtype))
-    throw new DTypeError(who, `dtype is "${dtype}"; it must be one of f32, f16, i32, u32`);
+  if (typeof dtype !== "string" || !Object.hasOwn(BYTES_PER_ELEMENT, dtype))
+    throw new DTypeError(who, `dtype is ${show(dtype)}; it must be one of f32, f16, i32, u32`);
   if (dtype === "f16" && !features.f16)
     throw new DTypeError(
       who,

@@ -25,6 +25,11 @@ function hasCode(value: unknown, code: KernelsErrorCode): boolean {
   return Array.isArray(codes) && codes.includes(code);
 }
 
+/** Name a class of errors by text that a minifier leaves alone; the name also heads the stack. */
+function named(prototype: Error, name: string): void {
+  Object.defineProperty(prototype, "name", { value: name, configurable: true, writable: true });
+}
+
 /** Base of every error of this project's GPU packages. `who` is the op or kernel that failed. */
 export class KernelsError extends Error {
   readonly code: KernelsErrorCode = "KERNELS";
@@ -32,11 +37,11 @@ export class KernelsError extends Error {
 
   constructor(who: string, message: string, options?: ErrorOptions) {
     super(`${who}: ${message}`, options);
-    this.name = new.target.name;
     this.who = who;
   }
 
   static {
+    named(this.prototype, "KernelsError");
     Object.defineProperty(this.prototype, BRAND, {
       get(this: KernelsError): readonly KernelsErrorCode[] {
         return ["KERNELS", this.code];
@@ -51,6 +56,9 @@ export class KernelsError extends Error {
 
 /** No WebGPU adapter could be opened; the message says what to install on this platform. */
 export class AdapterNotFoundError extends KernelsError {
+  static {
+    named(this.prototype, "AdapterNotFoundError");
+  }
   override readonly code = "ADAPTER_NOT_FOUND";
   static override isInstance(value: unknown): value is AdapterNotFoundError {
     return hasCode(value, "ADAPTER_NOT_FOUND");
@@ -59,6 +67,9 @@ export class AdapterNotFoundError extends KernelsError {
 
 /** The GPU device is gone (driver reset, removal, or `destroy()`); open a new one with `openDevice()`. */
 export class DeviceLostError extends KernelsError {
+  static {
+    named(this.prototype, "DeviceLostError");
+  }
   override readonly code = "DEVICE_LOST";
   readonly reason: "unknown" | "destroyed";
   constructor(who: string, message: string, reason: "unknown" | "destroyed" = "unknown") {
@@ -72,6 +83,9 @@ export class DeviceLostError extends KernelsError {
 
 /** The implementation refused a shader or a command; the message holds its report and the kernel's name. */
 export class GpuValidationError extends KernelsError {
+  static {
+    named(this.prototype, "GpuValidationError");
+  }
   override readonly code = "GPU_VALIDATION";
   static override isInstance(value: unknown): value is GpuValidationError {
     return hasCode(value, "GPU_VALIDATION");
@@ -80,6 +94,9 @@ export class GpuValidationError extends KernelsError {
 
 /** An allocation exceeded the memory budget or a limit of the device, or was refused by it. */
 export class OutOfMemoryError extends KernelsError {
+  static {
+    named(this.prototype, "OutOfMemoryError");
+  }
   override readonly code = "OUT_OF_MEMORY";
   /** Bytes that were asked for. */
   readonly requested: number;
@@ -94,6 +111,9 @@ export class OutOfMemoryError extends KernelsError {
 
 /** A tensor has the wrong rank or extent. */
 export class ShapeError extends KernelsError {
+  static {
+    named(this.prototype, "ShapeError");
+  }
   override readonly code = "SHAPE";
   static override isInstance(value: unknown): value is ShapeError {
     return hasCode(value, "SHAPE");
@@ -102,6 +122,9 @@ export class ShapeError extends KernelsError {
 
 /** A tensor has the wrong element type. */
 export class DTypeError extends KernelsError {
+  static {
+    named(this.prototype, "DTypeError");
+  }
   override readonly code = "DTYPE";
   static override isInstance(value: unknown): value is DTypeError {
     return hasCode(value, "DTYPE");
@@ -110,6 +133,9 @@ export class DTypeError extends KernelsError {
 
 /** A configuration or argument has an unknown key or a value that the rule forbids. */
 export class ConfigError extends KernelsError {
+  static {
+    named(this.prototype, "ConfigError");
+  }
   override readonly code = "CONFIG";
   static override isInstance(value: unknown): value is ConfigError {
     return hasCode(value, "CONFIG");
@@ -118,6 +144,9 @@ export class ConfigError extends KernelsError {
 
 /** A tensor or recording was used after it had been freed. */
 export class DisposedError extends KernelsError {
+  static {
+    named(this.prototype, "DisposedError");
+  }
   override readonly code = "DISPOSED";
   static override isInstance(value: unknown): value is DisposedError {
     return hasCode(value, "DISPOSED");
@@ -126,6 +155,9 @@ export class DisposedError extends KernelsError {
 
 /** Two incompatible copies of `@x/kernels` are loaded in one program. */
 export class DuplicatePackageError extends KernelsError {
+  static {
+    named(this.prototype, "DuplicatePackageError");
+  }
   override readonly code = "DUPLICATE_PACKAGE";
   static override isInstance(value: unknown): value is DuplicatePackageError {
     return hasCode(value, "DUPLICATE_PACKAGE");
@@ -134,6 +166,9 @@ export class DuplicatePackageError extends KernelsError {
 
 /** A file is not what it claims to be: the message names the file, the place in it and the reason. */
 export class FormatError extends KernelsError {
+  static {
+    named(this.prototype, "FormatError");
+  }
   override readonly code = "FORMAT";
   static override isInstance(value: unknown): value is FormatError {
     return hasCode(value, "FORMAT");

@@ -4,9 +4,11 @@ import { bindRanges } from "./binding.js";
 import type { Command } from "./command.js";
 import type { CompileLanes } from "./compile_lanes.js";
 import { BYTES_PER_ELEMENT, checkDType, encode, type DType } from "./dtype.js";
-import { ConfigError, DeviceLostError, KernelsError, ShapeError } from "./errors.js";
+import { ConfigError, DeviceLostError, DTypeError, KernelsError, ShapeError } from "./errors.js";
 import {
+  checkCall,
   packParams,
+  workgroupsOf,
   type AdapterDescription,
   type GpuFeatures,
   type Kernel,
@@ -23,7 +25,16 @@ import type { Storage } from "./storage.js";
 import { Tensor } from "./tensor.js";
 import type { KernelTime } from "./timing.js";
 import type { Tuning } from "./tune.js";
-import { checkShape, showShape, sizeOf } from "./validate.js";
+import { show } from "./show.js";
+import {
+  checkConfig,
+  checkShape,
+  expectFunction,
+  expectInteger,
+  expectTensor,
+  showShape,
+  sizeOf,
+} from "./validate.js";
 
 export interface GpuOptions {
   readonly memoryBudget: number;
@@ -96,27 +107,35 @@ export class Gpu {
 
   // ---- tensors ----------------------------------------------------------------------------------------------
 
-  /** A tensor of host numbers, in row-major order. */
-  tensor(data: ArrayLike<number>, shape: readonly number[], dtype: DType = "f32"): Tensor {
+  /**
+   * A tensor of host numbers, in row-major order; without a shape it has one axis.
+   *
+   * @throws ConfigError, ShapeError; DTypeError for an element that is not a number or that the dtype does not hold.
+   */
+  tensor(data: ArrayLike<number>, shape?: readonly number[], dtype: DType = "f32"): Tensor {
     checkDType("tensor", dtype, this.features);
-    checkShape("tensor", shape);
-    if (data.length !== sizeOf(shape)) {
+    const bytes = encode("tensor", data, dtype);
+    const extents = shape === undefined ? [data.length] : shape;
+    checkShape("tensor", extents);
+    if (data.length !== sizeOf(extents)) {
       throw new ShapeError(
         "tensor",
-        `given ${String(data.length)} numbers; shape ${showShape(shape)} takes ${String(sizeOf(shape))}`,
+        `given ${String(data.length)} numbers; shape ${showShape(extents)} takes ${String(sizeOf(extents))}`,
       );
     }
-    return this.fromBytes(encode(data, dtype), shape, dtype);
+    return this.fromBytes(bytes, extents, dtype);
   }
 
   /** A tensor of little-endian bytes as a checkpoint holds them (f16 takes two bytes an element). */
   fromBytes(bytes: Uint8Array, shape: readonly number[], dtype: DType): Tensor {
-    checkDType("tensor", dtype, this.features);
-    checkShape("tensor", shape);
+    checkDType("fromBytes", dtype, this.features);
+    checkShape("fromBytes", shape);
+    if (!((bytes as unknown) instanceof Uint8Array))
+      throw new ConfigError("fromBytes", `bytes are ${show(bytes)}; they must be a Uint8Array`);
     const expected = sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
     if (bytes.byteLength !== expected && bytes.byteLength !== Math.ceil(expected / 4) * 4) {
       throw new ShapeError(
-        "tensor",
+        "fromBytes",
         `given ${String(bytes.byteLength)} bytes; ${dtype} ${showShape(shape)} takes ${String(expected)}`,
       );
     }
@@ -150,9 +169,13 @@ export class Gpu {
 
   /** A tensor with every element equal to `value`. */
   full(shape: readonly number[], value: number, dtype: DType = "f32"): Tensor {
-    if (value === 0 && !Object.is(value, -0)) return this.zeros(shape, dtype);
+    checkDType("full", dtype, this.features);
     checkShape("full", shape);
-    return this.tensor(new Float64Array(sizeOf(shape)).fill(value), shape, dtype);
+    if (typeof value !== "number")
+      throw new ConfigError("full", `value is ${show(value)}; it must be a number`);
+    if (Object.is(value, 0)) return this.zeros(shape, dtype);
+    const data = new Float64Array(sizeOf(shape)).fill(value);
+    return this.fromBytes(encode("full", data, dtype), shape, dtype);
   }
 
   #allocate(who: string, shape: readonly number[], dtype: DType): Tensor {
@@ -188,11 +211,12 @@ export class Gpu {
    * plain objects of them), which pass to the surrounding scope. `fn` must not be asynchronous.
    */
   scope<T>(fn: () => T): T {
+    expectFunction("scope", "fn", fn);
     return this.within(fn);
   }
 
   /** `scope`, with the scope handed to the function. @internal */
-  within<T>(fn: (scope: Scope) => T): T {
+  within<T>(fn: (scope: Scope) => T, who = "scope"): T {
     const parent = this.#scope;
     const scope = new Scope(parent);
     this.#scope = scope;
@@ -201,7 +225,7 @@ export class Gpu {
       if (result instanceof Promise) {
         result.catch(() => undefined);
         throw new ConfigError(
-          "scope",
+          who,
           "the function returned a promise; a scope ends when its function returns, so await outside it",
         );
       }
@@ -218,6 +242,7 @@ export class Gpu {
 
   /** Take a tensor out of its scope: the caller disposes it. For parameters, caches and optimizer state. */
   keep<T extends Tensor>(tensor: T): T {
+    expectTensor("keep", "tensor", tensor);
     tensor.moveTo(undefined);
     return tensor;
   }
@@ -238,18 +263,13 @@ export class Gpu {
   /** Queue one dispatch of a kernel. */
   run<V>(kernel: Kernel<V>, call: KernelCall<V>): void {
     this.#check();
+    checkCall(kernel, call);
     const name = kernel.source.name;
     const entry = this.#pipelines.get(kernel, call.variant as V);
+    if (entry.failure) throw entry.failure;
     if (this.#dry) return;
-    const [x, y = 1, z = 1] = call.indirect ? [1] : (call.workgroups ?? [1]);
+    const [x, y, z] = workgroupsOf(name, call, this.limits.maxComputeWorkgroupsPerDimension);
     if (x === 0 || y === 0 || z === 0) return;
-    const limit = this.limits.maxComputeWorkgroupsPerDimension;
-    if (x > limit || y > limit || z > limit || !Number.isInteger(x * y * z)) {
-      throw new ConfigError(
-        name,
-        `workgroups are [${String(x)}, ${String(y)}, ${String(z)}]; each must be an integer of at most ${String(limit)}`,
-      );
-    }
     this.#push({
       kind: "dispatch",
       entry,
@@ -284,11 +304,18 @@ export class Gpu {
     options: { fromOffset?: number; toOffset?: number; length?: number } = {},
   ): void {
     this.#check();
+    expectTensor("copy", "from", from);
+    expectTensor("copy", "to", to);
+    checkConfig("copy", options, ["fromOffset", "toOffset", "length"]);
+    const { fromOffset = 0, toOffset = 0 } = options;
+    expectInteger("copy", "fromOffset", fromOffset, 0);
+    expectInteger("copy", "toOffset", toOffset, 0);
+    const { length = from.size - fromOffset } = options;
+    expectInteger("copy", "length", length);
     const width = BYTES_PER_ELEMENT[from.dtype];
-    const { fromOffset = 0, toOffset = 0, length = from.size - fromOffset } = options;
     if (from.dtype !== to.dtype)
-      throw new ConfigError("copy", `from is ${from.dtype}, to is ${to.dtype}; they must be equal`);
-    if (fromOffset < 0 || toOffset < 0 || fromOffset + length > from.size || toOffset + length > to.size) {
+      throw new DTypeError("copy", `from is ${from.dtype}, to is ${to.dtype}; they must be equal`);
+    if (length < 0 || fromOffset + length > from.size || toOffset + length > to.size) {
       throw new ShapeError(
         "copy",
         `elements ${String(fromOffset)}+${String(length)} of ${String(from.size)} to ${String(toOffset)}+${String(length)} of ${String(to.size)} do not fit`,
@@ -365,6 +392,7 @@ export class Gpu {
    */
   record<T>(fn: () => T): Recording<T> {
     this.#check();
+    expectFunction("record", "fn", fn);
     if (this.#capture)
       throw new ConfigError("record", "was called inside another recording; recordings do not nest");
     const capture = new Capture(this.#pool);
@@ -373,7 +401,7 @@ export class Gpu {
     this.#scope = undefined;
     let outputs: T;
     try {
-      outputs = this.scope(fn);
+      outputs = this.within(fn, "record");
     } catch (error) {
       capture.close();
       throw error;
@@ -393,11 +421,11 @@ export class Gpu {
    */
   async warmup(fn: () => unknown, onProgress?: (done: number, total: number) => void): Promise<void> {
     this.#check();
+    expectFunction("warmup", "fn", fn);
+    if (onProgress !== undefined) expectFunction("warmup", "onProgress", onProgress);
     this.#dry = true;
     try {
-      this.scope(() => {
-        fn();
-      });
+      this.#discard("warmup", fn);
     } finally {
       this.#dry = false;
     }
@@ -416,8 +444,17 @@ export class Gpu {
     if (failed?.failure) throw failed.failure;
   }
 
+  /** Run `fn` in a scope that keeps nothing of what it returns. */
+  #discard(who: string, fn: () => unknown): void {
+    this.within(() => {
+      const result = fn();
+      return result instanceof Promise ? result : undefined;
+    }, who);
+  }
+
   /** Run `fn` and measure every kernel with timestamp queries; longest first. */
   async profile(fn: () => unknown): Promise<KernelTime[]> {
+    expectFunction("profile", "fn", fn);
     if (!this.features.timestampQuery) {
       throw new ConfigError(
         "profile",
@@ -427,9 +464,7 @@ export class Gpu {
     await this.sync();
     const timer = this.#queue.startTiming();
     try {
-      this.scope(() => {
-        fn();
-      });
+      this.#discard("profile", fn);
       await this.sync();
     } finally {
       this.#queue.stopTiming();

@@ -1,5 +1,7 @@
 import { ConfigError } from "./errors.js";
+import { show } from "./show.js";
 import type { Tensor } from "./tensor.js";
+import { checkConfig, expectFunction, expectObject } from "./validate.js";
 
 /** What a kernel's text may depend on besides its variant: the same object for the life of a device. */
 export interface KernelEnvironment {
@@ -72,9 +74,53 @@ export interface Kernel<V> {
   readonly source: KernelSource<V>;
 }
 
-/** Define a kernel once, at module level; pipelines are created per device on first use. */
+/**
+ * Define a kernel once, at module level; pipelines are created per device on first use.
+ *
+ * @throws ConfigError for a description with unknown, missing or wrong parts.
+ */
 export function defineKernel<V = undefined>(source: KernelSource<V>): Kernel<V> {
+  checkConfig("defineKernel", source, ["name", "bindings", "params", "subgroups", "f16", "wgsl"]);
+  const { name, bindings, wgsl } = source;
+  if (typeof name !== "string" || name === "")
+    throw new ConfigError("defineKernel", `name is ${show(name)}; it must be a string that names the kernel`);
+  if (typeof bindings !== "function") expectObject(name, "bindings", bindings);
+  expectFunction(name, "wgsl", wgsl);
   return { source };
+}
+
+const CALL_KEYS = ["variant", "bindings", "params", "workgroups", "indirect"];
+
+/** Check the kernel and the keys of its call. @throws ConfigError */
+export function checkCall<V>(kernel: Kernel<V>, call: KernelCall<V>): void {
+  const source = (kernel as Partial<Kernel<V>> | undefined)?.source;
+  if (source === undefined)
+    throw new ConfigError("run", `the kernel is ${show(kernel)}; it must be what defineKernel returns`);
+  checkConfig(source.name, call, CALL_KEYS);
+  expectObject(source.name, "bindings", call.bindings);
+  if (call.params !== undefined) expectObject(source.name, "params", call.params);
+}
+
+/** The workgroup counts of a call; [1, 1, 1] where they are taken from the GPU. @throws ConfigError */
+export function workgroupsOf<V>(
+  kernel: string,
+  { workgroups = [1], indirect }: KernelCall<V>,
+  limit: number,
+): [number, number, number] {
+  if (indirect) return [1, 1, 1];
+  if (!Array.isArray(workgroups) || workgroups.length > 3)
+    throw new ConfigError(
+      kernel,
+      `workgroups are ${show(workgroups)}; they must be an array of 1 to 3 counts`,
+    );
+  const [x = 1, y = 1, z = 1] = workgroups as readonly number[];
+  for (const count of [x, y, z])
+    if (!Number.isInteger(count) || count < 0 || count > limit)
+      throw new ConfigError(
+        kernel,
+        `workgroups are [${x}, ${y}, ${z}]; each must be an integer of at most ${limit}, and not below 0`,
+      );
+  return [x, y, z];
 }
 
 interface ParamField {
@@ -108,11 +154,25 @@ function layoutParams(params: Readonly<Record<string, ParamType>>): ParamLayout 
 const packF32 = new Float32Array(1);
 const packU32 = new Uint32Array(packF32.buffer);
 
-function toWord(type: string, value: number): number {
-  if (type === "f32" || type === "vec4<f32>") {
+const WORDS = { u32: [0, 2 ** 32 - 1], i32: [-(2 ** 31), 2 ** 31 - 1] } as const;
+
+/** The word of one parameter. @throws ConfigError for a number that its type does not hold. */
+function toWord(kernel: string, { name, type }: ParamField, value: unknown): number {
+  const scalar = type.startsWith("vec4") ? type.slice(5, -1) : type;
+  if (typeof value !== "number")
+    throw new ConfigError(kernel, `parameter ${name} holds ${show(value)}; it must be ${type}`);
+  if (scalar === "f32") {
     packF32[0] = value;
+    if (Math.abs(packF32[0]) === Infinity && Number.isFinite(value))
+      throw new ConfigError(kernel, `parameter ${name} is ${value}, which is infinite as an f32`);
     return packU32[0] ?? 0;
   }
+  const [low, high] = WORDS[scalar as "u32" | "i32"];
+  if (!Number.isInteger(value) || value < low || value > high)
+    throw new ConfigError(
+      kernel,
+      `parameter ${name} is ${value}; ${scalar} takes integers in ${low}..${high}`,
+    );
   return value >>> 0;
 }
 
@@ -129,13 +189,13 @@ export function packParams(
       if (field.type.startsWith("vec4")) {
         throw new ConfigError(kernel, `parameter ${field.name} is a number; it must be an array of 4`);
       }
-      words[field.word] = toWord(field.type, value);
-    } else if (value !== undefined && field.type.startsWith("vec4") && value.length === 4) {
-      for (let i = 0; i < 4; i++) words[field.word + i] = toWord(field.type, value[i] ?? 0);
+      words[field.word] = toWord(kernel, field, value);
+    } else if (Array.isArray(value) && field.type.startsWith("vec4") && value.length === 4) {
+      for (let i = 0; i < 4; i++) words[field.word + i] = toWord(kernel, field, value[i]);
     } else {
       throw new ConfigError(
         kernel,
-        `parameter ${field.name} is ${JSON.stringify(value)}; it must be ${field.type}`,
+        `parameter ${field.name} is ${show(value)}; it must be ${field.type} (given: ${Object.keys(values).join(", ") || "none"})`,
       );
     }
   }

@@ -125,15 +125,21 @@ export class Tensor {
     return (await this.read())[0] ?? NaN;
   }
 
-  /** Overwrite the contents, in the order of the queued commands. */
+  /**
+   * Overwrite the contents, in the order of the queued commands. Inside a recording only what was made there may be
+   * written: the data would be frozen, and each replay would write them again.
+   *
+   * @throws ShapeError, ConfigError; DTypeError for an element that the dtype does not hold.
+   */
   write(data: ArrayLike<number>): void {
+    const bytes = encode("write", data, this.dtype);
     if (data.length !== this.size) {
       throw new ShapeError(
         "write",
         `given ${String(data.length)} numbers; shape ${showShape(this.shape)} takes ${String(this.size)}`,
       );
     }
-    this.gpu.writeBytes(this.storage, encode(data, this.dtype));
+    this.gpu.writeBytes(this.storage, bytes);
   }
 
   /** Free the tensor. What the tape or a recording still needs stays until they are done. */

@@ -1,5 +1,8 @@
 import { ConfigError, DTypeError, ShapeError } from "./errors.js";
 import type { DType } from "./dtype.js";
+import { show, TENSOR_BRAND } from "./show.js";
+
+export { TENSOR_BRAND };
 
 /** `[2, 3, 4]` as text. */
 export function showShape(shape: readonly number[]): string {
@@ -13,25 +16,18 @@ export function sizeOf(shape: readonly number[]): number {
   return size;
 }
 
-/** Check that a shape consists of non-negative integers. */
-export function checkShape(who: string, shape: readonly number[]): void {
-  for (const extent of shape) {
+/** Check that a shape is an array of non-negative integers. */
+export function checkShape(who: string, shape: unknown): asserts shape is readonly number[] {
+  if (!Array.isArray(shape))
+    throw new ShapeError(who, `shape is ${show(shape)}; it must be an array of extents, for example [2, 3]`);
+  for (const extent of shape as readonly number[]) {
     if (!Number.isSafeInteger(extent) || extent < 0) {
-      throw new ShapeError(who, `shape is ${showShape(shape)}; every extent must be a non-negative integer`);
+      throw new ShapeError(
+        who,
+        `shape is ${showShape(shape as readonly number[])}; every extent must be a non-negative integer`,
+      );
     }
   }
-}
-
-/** The mark of a tensor, of any loaded copy of the package. */
-export const TENSOR_BRAND: unique symbol = Symbol.for("x.kernels.tensor") as never;
-
-/** What was given, in words. */
-function show(value: unknown): string {
-  if (typeof value === "function") return "a function";
-  if (typeof value === "string") return JSON.stringify(value);
-  if (Array.isArray(value) || ArrayBuffer.isView(value)) return "an array";
-  if (typeof value !== "object" || value === null) return String(value);
-  return TENSOR_BRAND in value ? "a tensor" : "an object";
 }
 
 /** Check that an argument is a tensor: without types it may be left out. */
@@ -229,6 +225,12 @@ export function expectNumber(
 ): asserts value is number {
   if (typeof value !== "number" || !Number.isFinite(value) || value < min || value > max)
     throw new ConfigError(who, `${name} is ${show(value)}; it must be a finite number${rangeText(min, max)}`);
+}
+
+/** Check that an argument is a function: without types it may be left out. */
+export function expectFunction(who: string, name: string, value: unknown): void {
+  if (typeof value !== "function")
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be a function`);
 }
 
 /** Check that a value is true or false. */
