@@ -446,7 +446,7 @@ export class Gpu {
 
   /** Run `fn` in a scope that keeps nothing of what it returns. */
   #discard(who: string, fn: () => unknown): void {
-    this.within(() => {
+    void this.within(() => {
       const result = fn();
       return result instanceof Promise ? result : undefined;
     }, who);
