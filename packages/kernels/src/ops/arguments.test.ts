@@ -69,6 +69,12 @@ const CALLS: Readonly<Record<string, (gpu: Gpu) => unknown[]>> = {
   associativeScan: (gpu) => [[f(gpu, 4)], {}],
   linearRecurrence: (gpu) => [f(gpu, 4), f(gpu, 4), {}],
   causalConv1d: (gpu) => [f(gpu, 1, 6, 4), f(gpu, 4, 3), {}],
+  clip: (gpu) => [f(gpu, 2, 4), f(gpu, 4), 2],
+  pow: (gpu) => [f(gpu, 2, 4), f(gpu, 4)],
+  takeAlong: (gpu) => [f(gpu, 2, 8), ids(gpu, 2, 2), 1],
+  gatherND: (gpu) => [f(gpu, 2, 8), ids(gpu, 2, 2), {}],
+  scatterND: (gpu) => [f(gpu, 2, 8), ids(gpu, 3, 2), f(gpu, 3), {}],
+  scatterElements: (gpu) => [f(gpu, 2, 8), ids(gpu, 2, 2), f(gpu, 2, 2), {}],
   embedding: (gpu) => [f(gpu, 7, 4), ids(gpu, 3)],
   gather: (gpu) => [f(gpu, 5, 8), ids(gpu, 3), 1],
   scatterAdd: (gpu) => [f(gpu, 3, 4), ids(gpu, 3), 5],
@@ -144,7 +150,7 @@ describe("every public op refuses what it does not know", () => {
         if (tensors) {
           refused(`a plain array for argument ${i}`, swap(i, [1, 2, 3]), /must be a (list of )?tensor/);
           refused(`an object for argument ${i}`, swap(i, { shape: [2] }), /must be a (list of )?tensor/);
-          if (!(name === "linear" && i === 2))
+          if (!(name === "linear" && i === 2) && !(name === "clip" && i === 1))
             refused(`nothing for argument ${i}`, swap(i, undefined), /must be/);
         } else if (Array.isArray(value)) {
           refused(`a number for argument ${i}`, swap(i, 3), /must be a list/);

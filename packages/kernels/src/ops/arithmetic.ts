@@ -1,5 +1,6 @@
 import { e, type Expr } from "../expr/expr.js";
 import type { Tensor } from "../tensor.js";
+import { expectNoMore, expectTensor } from "../validate.js";
 import { elementwise } from "./elementwise.js";
 
 type Unary = (x: Tensor) => Tensor;
@@ -23,10 +24,24 @@ export const sub: Binary = /* @__PURE__ */ binary("sub", e.sub);
 export const mul: Binary = /* @__PURE__ */ binary("mul", e.mul);
 /** a / b */
 export const div: Binary = /* @__PURE__ */ binary("div", e.div);
-/** max(a, b); at a tie the gradient goes to b. */
-export const maximum: Binary = /* @__PURE__ */ binary("maximum", e.max);
-/** min(a, b); at a tie the gradient goes to b. */
-export const minimum: Binary = /* @__PURE__ */ binary("minimum", e.min);
+// Neither comparison holds for NaN, so that the sum, which is NaN then, is taken.
+const larger = (a: Expr, b: Expr): Expr => e.select(e.lt(b, a), a, e.select(e.le(a, b), b, e.add(a, b)));
+const smaller = (a: Expr, b: Expr): Expr => e.select(e.lt(a, b), a, e.select(e.le(b, a), b, e.add(a, b)));
+
+/** max(a, b), NaN if either is; at a tie the gradient goes to b. */
+export const maximum: Binary = /* @__PURE__ */ binary("maximum", larger);
+/** min(a, b), NaN if either is; at a tie the gradient goes to b. */
+export const minimum: Binary = /* @__PURE__ */ binary("minimum", smaller);
+/** 1 where a < b, else 0. Comparisons have no gradient, and give what `where` takes. */
+export const less: Binary = /* @__PURE__ */ binary("less", e.lt);
+/** 1 where a <= b, else 0. */
+export const lessEqual: Binary = /* @__PURE__ */ binary("lessEqual", e.le);
+/** 1 where a > b, else 0. */
+export const greater: Binary = /* @__PURE__ */ binary("greater", e.gt);
+/** 1 where a >= b, else 0. */
+export const greaterEqual: Binary = /* @__PURE__ */ binary("greaterEqual", e.ge);
+/** 1 where a = b, else 0. */
+export const equal: Binary = /* @__PURE__ */ binary("equal", e.eq);
 /** -x */
 export const neg: Unary = /* @__PURE__ */ unary("neg", e.neg);
 /** e^x */
@@ -59,3 +74,19 @@ export const where: (condition: Tensor, a: Tensor | number, b: Tensor | number) 
   /* @__PURE__ */ elementwise("where", ["condition", "a", "b"], (condition, a, b) =>
     e.select(condition, a, b),
   );
+
+const bounded = /* @__PURE__ */ elementwise("clip", ["x", "low", "high"], (x, low, high) =>
+  smaller(larger(x, low), high),
+);
+
+/**
+ * x bounded by `low` and `high`, each a number, a tensor that broadcasts, or undefined for no bound. Where low > high
+ * the result is high; NaN stays NaN. Outside the bounds x gets no gradient.
+ */
+export function clip(x: Tensor, low?: Tensor | number, high?: Tensor | number, ...rest: never[]): Tensor {
+  expectTensor("clip", "x", x);
+  expectNoMore("clip", rest);
+  if (low !== undefined && high !== undefined) return bounded(x, low, high);
+  if (low !== undefined) return maximum(low, x);
+  return high === undefined ? x.reshape(x.shape) : minimum(high, x);
+}

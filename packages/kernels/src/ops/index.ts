@@ -19,7 +19,15 @@ export { rowElement, rowLanes, rowMain, rowPrelude, rowVariant, type RowVariant 
 export { stridedCopy, stridesOf, type StridedView } from "./strided.js";
 export { groupedMatmul } from "./matmul/grouped.js";
 export { groupBy, type Grouping } from "./grouping.js";
-export { embedding, gather, scatterAdd, takeAlongLast } from "./indexing.js";
+export { embedding, gather, scatterAdd, takeAlong, takeAlongLast } from "./indexing.js";
+export {
+  gatherND,
+  scatterElements,
+  scatterND,
+  type ScatterOptions,
+  type ScatterReduction,
+} from "./scatter.js";
+export { pow } from "./power.js";
 export { argsort, sort, topk, type SortOptions } from "./sorting.js";
 export { associativeScan, cumsum, linearRecurrence, type AssociativeScan, type ScanOptions } from "./scan.js";
 export { causalConv1d } from "./conv.js";

@@ -5,6 +5,7 @@ import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
 import { expectInteger, expectNoMore, expectTensor, normalizeAxis, showShape, sizeOf } from "../validate.js";
 import { groupBy } from "./grouping.js";
+import { slice, transpose } from "./shape.js";
 
 interface IndexVariant {
   readonly dtype: string;
@@ -105,6 +106,12 @@ function expectIds(who: string, ids: Tensor): void {
   expectTensor(who, "indices", ids);
   if (ids.dtype !== "i32") throw new DTypeError(who, `indices are ${ids.dtype}; they must be i32`);
 }
+
+/*
+ * One rule for indices that a kernel reads: one outside 0..extent-1 names nothing. What is read there is NaN (0 in a
+ * tensor of integers, which has no NaN), what would be written there is left out, and no gradient passes. Negative
+ * indices are outside, too: they do not count from the end.
+ */
 
 /**
  * Rows of an axis by index: out.shape = x.shape[..axis] + indices.shape + x.shape[axis+1..]. Indices are i32;
@@ -212,13 +219,17 @@ const alongKernel: Kernel<AlongVariant> = defineKernel({
     ids: "read i32" as const,
     out: `write ${v.dtype}` as const,
   }),
-  params: { width: "u32", taken: "u32", count: "u32" },
+  params: { width: "u32", taken: "u32", count: "u32", nan: "u32" },
   wgsl: (v) => /* wgsl */ `
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.count) { return; }
-  let key = clamp(ids[i], 0, i32(params.width) - 1);
+  let key = ids[i];
+  if (key < 0 || u32(key) >= params.width) {
+    out[i] = ${v.dtype === "f32" || v.dtype === "f16" ? `${v.dtype}(bitcast<f32>(params.nan))` : "0"};
+    return;
+  }
   out[i] = ${v.dtype}(x[i / params.taken * params.width + u32(key)]);
 }`,
 });
@@ -239,12 +250,12 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let first = i / params.width * params.taken;
   let own = i32(i % params.width);
   var total = 0.0;
-  for (var j = 0u; j < params.taken; j++) { total += select(0.0, f32(g[first + j]), clamp(ids[first + j], 0, i32(params.width) - 1) == own); }
+  for (var j = 0u; j < params.taken; j++) { total += select(0.0, f32(g[first + j]), ids[first + j] == own); }
   out[i] = ${v.dtype}(total);
 }`,
 });
 
-/** Elements of each row by index: x [..., width], indices i32 [..., k] -> [..., k]; indices are clamped to the row. */
+/** Elements of each row by index: x [..., width], indices i32 [..., k] -> [..., k]; indices outside as in `gather`. */
 export function takeAlongLast(x: Tensor, indices: Tensor, ...rest: never[]): Tensor {
   const who = "takeAlongLast";
   expectTensor(who, "x", x);
@@ -268,7 +279,7 @@ export function takeAlongLast(x: Tensor, indices: Tensor, ...rest: never[]): Ten
       x.gpu.run(alongKernel, {
         variant,
         bindings: { x, ids: indices, out },
-        params: { width, taken, count },
+        params: { width, taken, count, nan: 0x7fc00000 },
         workgroups: grid1d(Math.ceil(count / 64)),
       });
       return { outputs: [out] };
@@ -285,4 +296,35 @@ export function takeAlongLast(x: Tensor, indices: Tensor, ...rest: never[]): Ten
       return [out, undefined];
     },
   })[0]!;
+}
+
+/**
+ * Elements along an axis by index (numpy's take_along_axis): for axis 0 out[i, j] = x[indices[i, j], j].
+ *
+ * x of any dtype, indices i32 of the rank of x and nowhere larger but along the axis; result of the shape of indices.
+ * Indices outside as in `gather`. Differentiable in x.
+ *
+ * @throws ShapeError, DTypeError
+ */
+export function takeAlong(x: Tensor, indices: Tensor, axis = -1, ...rest: never[]): Tensor {
+  const who = "takeAlong";
+  expectTensor(who, "x", x);
+  expectIds(who, indices);
+  expectNoMore(who, rest);
+  const along = normalizeAxis(who, axis, x.rank);
+  if (x.rank !== indices.rank || indices.shape.some((n, i) => i !== along && n > x.shape[i]!))
+    throw new ShapeError(
+      who,
+      `x has shape ${showShape(x.shape)}, indices ${showShape(indices.shape)}; they must have one rank, and none but axis ${along} of indices may be larger`,
+    );
+  return x.gpu.scope(() => {
+    const ranges = indices.shape.flatMap((end, i) =>
+      i === along || end === x.shape[i] ? [] : [{ axis: i, end }],
+    );
+    const part = ranges.length === 0 ? x : slice(x, ...ranges);
+    if (along === x.rank - 1) return takeAlongLast(part, indices);
+    const last = [...[...x.shape.keys()].filter((i) => i !== along), along];
+    const back = last.map((_, i) => last.indexOf(i));
+    return transpose(takeAlongLast(transpose(part, last), transpose(indices, last)), back);
+  });
 }
