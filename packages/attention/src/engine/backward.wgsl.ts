@@ -1,8 +1,8 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
+import { accumulateSeen, guards } from "./accumulate.wgsl.js";
 import { float, foldedBindings, int } from "./fold.js";
-import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
+import { LOW, scoreBindings, scoreFunctions } from "./scores.wgsl.js";
 import {
-  accumulate,
   barrier,
   bases,
   bind,
@@ -18,18 +18,16 @@ import {
   product,
   queryAt,
   ROWS,
-  seenIn,
   seq,
   shareBase,
   sharedDeclarations,
   storer,
   tileRows,
-  tilesOfKeys,
-  tilesOfQueries,
   toTile,
   zero,
   type FlashVariant,
 } from "./tile.wgsl.js";
+import { seenIn, tilesOfKeys, tilesOfQueries } from "./visits.wgsl.js";
 
 export const backwardInputs = (v: FlashVariant): Record<string, BindingSpec> => ({
   q: bind("read", element(v.q, v.vecQK)),
@@ -76,6 +74,7 @@ export function flashBackwardQuery(v: FlashVariant): string {
 ${bases}
 ${scoreFunctions(v)}
 ${backwardLoaders(v)}
+${guards}
 ${storer("dq", v.q, v.vecQK, "params.head_dim")}
 var<workgroup> tile: array<vec4f, ${ROWS * L}>;
 var<workgroup> tile_dp: array<vec4f, ${ROWS * L}>;
@@ -109,20 +108,32 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       ["row", "h", "own_lse", "own_delta"],
       /* wgsl */ `let col = ${column("c0 + c")};
         let at = place(b, row, col);
-        var ds = 0.0;
+        var ds = ${LOW};
         if (c0 + c < column_end && ${seenIn(v)}) {
           let y = score(${cell(v, "tile")}, b, h, row, col, at);
-          ds = exp(y.x - own_lse) * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
+          let d = exp(y.x - own_lse) * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
+          ds = select(d, ${LOW}, y.x <= ${LOW});
         }
         ${cell(v, "tile")} = ds;`,
     )}
     ${barrier(v)}
-    ${accumulate(v, "dq_", "tile", "k", (col) => `k_base(b, kv_head, ${column(col)})`, v.piecesQK, "params.head_dim")}
+    ${accumulateSeen(v, {
+      acc: "dq_",
+      tile: "tile",
+      y: "k",
+      yBase: (col) => `k_base(b, kv_head, ${column(col)})`,
+      limit: "params.head_dim",
+      pieces: v.piecesQK,
+      spill: 0,
+    })}
     ${barrier(v)}`,
   )}
   ${eachRow((r) =>
     seq(v.piecesQK)
-      .map((p) => `result[${r * v.piecesQK + p}] = dq_${r}_${p} * params.scale;`)
+      .map(
+        (p) =>
+          `result[${r * v.piecesQK + p}] = (dq_${r}_${p} + result[${r * v.piecesQK + p}]) * params.scale;`,
+      )
       .join(" "),
   )}
   for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesQK}u; n++) {
@@ -145,16 +156,19 @@ export function flashBackwardKey(v: FlashVariant): string {
   const L = lanesOf(v);
   const column = (n: string): string => `min(${n}, column_end - 1u)`;
   const place = (n: string): string => `${headAt(column(n))}, ${queryAt("column", column(n))}`;
+  const keys = ROWS * v.piecesQK;
   return /* wgsl */ `
 ${bases}
 ${scoreFunctions(v)}
 ${backwardLoaders(v)}
+${guards}
 ${storer("dk", v.k, v.vecQK, "params.head_dim")}
 ${storer("dv", v.v, v.vecV, "params.value_dim")}
 var<workgroup> tile: array<vec4f, ${ROWS * L}>;
 var<workgroup> tile_dp: array<vec4f, ${ROWS * L}>;
 ${sharedDeclarations(v)}
-var<private> result: array<vec4f, ${ROWS * Math.max(v.piecesQK, v.piecesV)}>;
+// Of the keys' gradients, then of the values'.
+var<private> result: array<vec4f, ${keys + ROWS * v.piecesV}>;
 @compute @workgroup_size(${L})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let b = group.z;
@@ -182,25 +196,46 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         let row = ${queryAt("column", "n")};
         let h = ${headAt("n")};
         let at = place(b, row, col);
-        var p = 0.0;
-        var ds = 0.0;
+        var p = ${LOW};
+        var ds = ${LOW};
         if (c0 + c < column_end && ${seenIn(v)}) {
           let y = score(${cell(v, "tile")}, b, h, row, col, at);
           let at_row = (b * params.heads + h) * params.queries + row;
-          p = exp(y.x - ${float(v, "lse", "at_row")});
-          ds = p * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - ${float(v, "delta", "at_row")}) * y.y;
+          if (!(y.x <= ${LOW})) {
+            p = exp(y.x - ${float(v, "lse", "at_row")});
+            ds = p * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - ${float(v, "delta", "at_row")}) * y.y;
+          }
         }
         ${cell(v, "tile")} = p;
         ${cell(v, "tile_dp")} = ds;`,
     )}
     ${barrier(v)}
-    ${accumulate(v, "dv_", "tile", "dout", (n) => `o_base(b, ${place(n)})`, v.piecesV, "params.value_dim")}
-    ${accumulate(v, "dk_", "tile_dp", "q", (n) => `q_base(b, ${place(n)})`, v.piecesQK, "params.head_dim")}
+    ${accumulateSeen(v, {
+      acc: "dv_",
+      tile: "tile",
+      y: "dout",
+      yBase: (n) => `o_base(b, ${place(n)})`,
+      limit: "params.value_dim",
+      pieces: v.piecesV,
+      spill: keys,
+    })}
+    ${accumulateSeen(v, {
+      acc: "dk_",
+      tile: "tile_dp",
+      y: "q",
+      yBase: (n) => `q_base(b, ${place(n)})`,
+      limit: "params.head_dim",
+      pieces: v.piecesQK,
+      spill: 0,
+    })}
     ${barrier(v)}`,
   )}
   ${eachRow((r) =>
     seq(v.piecesQK)
-      .map((p) => `result[${r * v.piecesQK + p}] = dk_${r}_${p} * params.scale;`)
+      .map(
+        (p) =>
+          `result[${r * v.piecesQK + p}] = (dk_${r}_${p} + result[${r * v.piecesQK + p}]) * params.scale;`,
+      )
       .join(" "),
   )}
   for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesQK}u; n++) {
@@ -209,12 +244,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   ${eachRow((r) =>
     seq(v.piecesV)
-      .map((p) => `result[${r * v.piecesV + p}] = dv_${r}_${p};`)
+      .map((p) => `result[${keys + r * v.piecesV + p}] += dv_${r}_${p};`)
       .join(" "),
   )}
   for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesV}u; n++) {
     let r = n / ${v.piecesV}u;
-    store_dv(v_base(b, kv_head, ${keyAt("row", "r0 + r")}), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[n]);
+    store_dv(v_base(b, kv_head, ${keyAt("row", "r0 + r")}), lane * 4u + n % ${v.piecesV}u * ${4 * L}u, result[${keys}u + n]);
   }
 }`;
 }

@@ -1,7 +1,7 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { backwardInputs, backwardLoaders } from "./backward.wgsl.js";
 import { float, foldedBindings } from "./fold.js";
-import { scoreFunctions } from "./scores.wgsl.js";
+import { LOW, scoreFunctions } from "./scores.wgsl.js";
 import { bases, bind, flashParams, loader, ROWS, spans, type FlashVariant } from "./tile.wgsl.js";
 
 /** What a reduction over the matrix of one head collects, one thread per row (or column). */
@@ -108,6 +108,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     var raw = 0.0;
     for (var d = 0u; d < params.head_dim; d += 4u) { raw += dot(q4(x, d), k4(y, d)); }
     let s = score(raw * params.scale, b, h, row, col, at);
+    if (s.x <= ${LOW}) { continue; }
     let at_row = (b * params.heads + h) * params.queries + row;
     var value = exp(s.x - ${float(v, "lse", "at_row")});
     ${

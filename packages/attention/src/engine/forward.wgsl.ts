@@ -1,9 +1,9 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
+import { accumulateSeen, guards } from "./accumulate.wgsl.js";
 import { float, foldedBindings } from "./fold.js";
-import { scoreBindings, scoreFunctions } from "./scores.wgsl.js";
+import { LOW, scoreBindings, scoreFunctions } from "./scores.wgsl.js";
 import {
   cell,
-  accumulate,
   barrier,
   bases,
   bind,
@@ -15,11 +15,9 @@ import {
   keyAt,
   lanesOf,
   loader,
-  LOW,
   product,
   queryAt,
   ROWS,
-  scorePass,
   seq,
   share,
   shareBase,
@@ -28,11 +26,11 @@ import {
   spread,
   storer,
   tileRows,
-  tilesOfKeys,
   toTile,
   zero,
   type FlashVariant,
 } from "./tile.wgsl.js";
+import { scorePass, tilesOfKeys } from "./visits.wgsl.js";
 
 export function forwardBindings(v: FlashVariant): Record<string, BindingSpec> {
   return {
@@ -53,25 +51,24 @@ export function forwardParams(v: FlashVariant): Record<string, ParamType> {
 }
 
 /**
- * Scores of the tile become weights exp(s - top) of their rows; `top` and `total` of lane r follow, and `alpha`, by which
+ * Scores of the tile become weights exp(s - top) of their rows, LOW where a pair is not seen; `top` and `total` of lane r follow, and `alpha`, by which
  * row r's earlier sums shrink (Milakov and Gimelshein 2018).
  */
 function softmaxPass(v: FlashVariant): string {
-  const weight = (s: string, none: string): string =>
-    `select(exp(${s} - high), ${none}, ${s} <= ${none} + ${LOW})`;
   if (sharesRows(v))
     return /* wgsl */ `
     for (var r = 0u; r < ${ROWS}u; r++) {
       let s = tile[r * ${lanesOf(v)}u + lane];
       let high = max(subgroupShuffle(top, r), subgroupMax(max(max(s.x, s.y), max(s.z, s.w))));
-      let p = ${weight("s", "vec4f()")};
+      let none = s <= vec4f(${LOW});
+      let p = select(exp(s - high), vec4f(), none);
       let sum = subgroupAdd((p.x + p.y) + (p.z + p.w));
       if (lane == r) {
         alpha = exp(top - high);
         total = total * alpha + sum;
         top = high;
       }
-      tile[r * ${lanesOf(v)}u + lane] = p;
+      tile[r * ${lanesOf(v)}u + lane] = select(p, vec4f(${LOW}), none);
     }`;
   return /* wgsl */ `
     if (lane < ${ROWS}u) {
@@ -82,9 +79,10 @@ function softmaxPass(v: FlashVariant): string {
       total *= alpha;
       for (var c = 0u; c < 4u * used; c++) {
         let s = ${cell(v, "tile")};
-        let p = ${weight("s", "0.0")};
-        total += p;
-        ${cell(v, "tile")} = p;
+        let none = s <= ${LOW};
+        let p = exp(s - high);
+        total += select(p, 0.0, none);
+        ${cell(v, "tile")} = select(p, ${LOW}, none);
       }
       top = high;
     }`;
@@ -101,6 +99,7 @@ export function flashForward(v: FlashVariant): string {
   return /* wgsl */ `
 ${bases}
 ${scoreFunctions(v)}
+${guards}
 ${loader("q", v.vecQK, "params.head_dim")}
 ${loader("k", v.vecQK, "params.head_dim")}
 ${loader("v", v.vecV, "params.value_dim")}
@@ -143,7 +142,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
           .map((p) => `o${r}_${p} *= a;`)
           .join(" ")} }`,
     )}
-    ${accumulate(v, "o", "tile", "v", (col) => `v_base(b, kv_head, ${column(col)})`, v.piecesV, "params.value_dim")}
+    ${accumulateSeen(v, {
+      acc: "o",
+      tile: "tile",
+      y: "v",
+      yBase: (col) => `v_base(b, kv_head, ${column(col)})`,
+      limit: "params.value_dim",
+      pieces: v.piecesV,
+      spill: 0,
+    })}
     ${barrier(v)}`,
     true,
   )}
@@ -157,18 +164,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     total = total * shrink + exp(sink - high);
     top = high;
   }
-  let inverse = select(0.0, shrink / total, total > 0.0);`
-      : "let inverse = select(0.0, 1.0 / total, total > 0.0);"
+  let inverse = select(shrink / total, 0.0, total == 0.0);`
+      : "let inverse = select(1.0 / total, 0.0, total == 0.0);"
   }
   ${share(v, "inverse")}
   ${v.lanes > 0 ? "" : "workgroupBarrier();"}
   if (lane < ${ROWS}u && r0 + lane < row_end) {
-    lse[part * params.rows + (b * params.heads + h) * params.queries + row] = select(3.0e38, top + log(total), total > 0.0);
+    lse[part * params.rows + (b * params.heads + h) * params.queries + row] = select(top + log(total), 3.0e38, total == 0.0);
   }
   ${eachRow(
     (r) =>
       `{ let a = ${spread(v, "inverse", r)}; ${seq(v.piecesV)
-        .map((p) => `result[${r * v.piecesV + p}] = o${r}_${p} * a;`)
+        .map((p) => `result[${r * v.piecesV + p}] = (o${r}_${p} + result[${r * v.piecesV + p}]) * a;`)
         .join(" ")} }`,
   )}
   for (var n = 0u; n < min(${ROWS}u, row_end - r0) * ${v.piecesV}u; n++) {

@@ -31,6 +31,16 @@ export interface ScoreVariant {
   readonly folded: readonly string[];
 }
 
+/** A score of a pair that is not seen. A term of at most LOW, such as a bias of -inf, hides its pair. */
+export const LOW = "-3.0e38";
+
+/** What keeps finite scores above LOW. */
+const harmless = new Set<Expr["op"]>(["input", "add", "sub", "mul", "neg", "tanh"]);
+const keeps = (expr: Expr): boolean =>
+  (expr.op === "const" ? Number.isFinite(expr.value) : harmless.has(expr.op)) && expr.args.every(keeps);
+/** Whether a term may hide a pair. */
+export const mayHide = (term: ScoreTerm): boolean => term.kind !== "pointwise" || !keeps(term.expr);
+
 const read = (element: string): BindingSpec => `read ${element}`;
 
 export function scoreBindings(v: ScoreVariant): Record<string, BindingSpec> {
@@ -79,8 +89,9 @@ const relativeRow = (axes: "h" | "bhq" | "bhk"): string =>
   })[axes];
 
 /**
- * `place(b, row, col)`: positions of a query and a key; `seen(..)`: whether the row may see the key;
- * `score(raw, ..)`: (the score, its derivative by the raw one, or by what term `since` adds).
+ * `place(b, row, col)`: positions of a query and a key; `seen(..)`: whether the masks let the row see the key;
+ * `score(raw, ..)`: (the score, its derivative by the raw one, or by what term `since` adds); at most LOW where a term
+ * hides the pair, whatever the raw score is.
  */
 export function scoreFunctions(v: ScoreVariant, since = -1): string {
   const conditions: string[] = [];
@@ -98,6 +109,9 @@ export function scoreFunctions(v: ScoreVariant, since = -1): string {
   if (v.pattern !== undefined) conditions.push("pattern(h, at.x, at.y)");
   const helpers = new Map<string, string>();
   const body: string[] = [];
+  const add = (t: number, text: string): void => {
+    body.push(`let add${t} = ${text};`, `value += add${t};`, `hidden = hidden || add${t} <= ${LOW};`);
+  };
   v.terms.forEach((term, t) => {
     switch (term.kind) {
       case "pointwise": {
@@ -112,12 +126,17 @@ export function scoreFunctions(v: ScoreVariant, since = -1): string {
         break;
       }
       case "relative":
-        body.push(
-          `value += ${float(v, `term${t}`, `(${relativeRow(term.axes)}) * params.rows${t} + u32(${int(v, `index${t}`, `at.x - at.y - params.min${t}`)})`)};`,
+        add(
+          t,
+          float(
+            v,
+            `term${t}`,
+            `(${relativeRow(term.axes)}) * params.rows${t} + u32(${int(v, `index${t}`, `at.x - at.y - params.min${t}`)})`,
+          ),
         );
         break;
       case "bias":
-        body.push(`value += ${float(v, `term${t}`, `dot(vec4u(b, h, row, col), params.stride${t})`)};`);
+        add(t, float(v, `term${t}`, `dot(vec4u(b, h, row, col), params.stride${t})`));
     }
   });
   return /* wgsl */ `
@@ -136,8 +155,9 @@ fn seen(b: u32, h: u32, row: u32, col: u32, at: vec2i) -> bool {
 fn score(raw: f32, b: u32, h: u32, row: u32, col: u32, at: vec2i) -> vec2f {
   var value = raw;
   var rate = 1.0;
+  var hidden = false;
   let distance = f32(at.x - at.y);
   ${body.join("\n  ")}
-  return vec2f(value, rate);
+  return vec2f(select(value, ${LOW}, hidden), rate);
 }`;
 }

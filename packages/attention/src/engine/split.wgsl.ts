@@ -74,7 +74,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let at_part = dot(vec4u(p * params.rows * params.value_dim, at), vec4u(1u, params.o_stride.xyz)) + d;
     sum = fma(weight, parts_out[at_part], sum);
   }
-  let some = total > 0.0;
-  out[dot(at, params.o_stride.xyz) + d] = ${v.out}(sum * select(0.0, 1.0 / total, some));
-  if (d == 0u) { lse[row] = select(3.0e38, top + log(total), some); }
+  let none = total == 0.0;
+  out[dot(at, params.o_stride.xyz) + d] = ${v.out}(sum * select(1.0 / total, 0.0, none));
+  if (d == 0u) { lse[row] = select(top + log(total), 3.0e38, none); }
 }`;
