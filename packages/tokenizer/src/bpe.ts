@@ -1,7 +1,8 @@
 import { BYTE_SYMBOLS, SYMBOL_BYTES } from "./byte_symbols.js";
 import { TokenizerError } from "./errors.js";
 import { applyMerges, MergeTable } from "./merge.js";
-import { compilePattern, GPT2_PATTERN, split, WORD, type SplitBehavior } from "./pattern.js";
+import { compilePattern, GPT2_PATTERN, WORD } from "./pattern.js";
+import { split, type SplitBehavior } from "./split.js";
 import type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer.js";
 import { learnMerges } from "./train.js";
 

@@ -1,3 +1,5 @@
+import { Heap } from "./heap.js";
+
 /** Merges by pair of ids: the rank that says which comes first, and the token they make. */
 export class MergeTable {
   readonly #stride: number;
@@ -60,43 +62,16 @@ function mergeLong(ids: number[], merges: MergeTable): number[] {
   const previous = Int32Array.from({ length: n }, (_, i) => i - 1);
   const alive = new Uint8Array(n).fill(1);
   // Entries are rank * 2^26 + position: words are shorter than 2^26 bytes.
-  const heap: number[] = [];
-  const push = (value: number): void => {
-    let i = heap.push(value) - 1;
-    while (i > 0) {
-      const parent = (i - 1) >> 1;
-      if (heap[parent]! <= value) break;
-      heap[i] = heap[parent]!;
-      i = parent;
-    }
-    heap[i] = value;
-  };
-  const pop = (): number => {
-    const top = heap[0]!;
-    const last = heap.pop()!;
-    if (heap.length === 0) return top;
-    let i = 0;
-    for (;;) {
-      let child = 2 * i + 1;
-      if (child >= heap.length) break;
-      if (child + 1 < heap.length && heap[child + 1]! < heap[child]!) child++;
-      if (heap[child]! >= last) break;
-      heap[i] = heap[child]!;
-      i = child;
-    }
-    heap[i] = last;
-    return top;
-  };
+  const heap = new Heap<number>((a, b) => a < b);
   const SPAN = 2 ** 26;
   const offer = (i: number): void => {
     const j = next[i]!;
     if (j >= n) return;
     const rank = merges.rank(symbol[i]!, symbol[j]!);
-    if (rank !== undefined) push(rank * SPAN + i);
+    if (rank !== undefined) heap.push(rank * SPAN + i);
   };
   for (let i = 0; i + 1 < n; i++) offer(i);
-  while (heap.length > 0) {
-    const entry = pop();
+  for (let entry = heap.pop(); entry !== undefined; entry = heap.pop()) {
     const rank = Math.floor(entry / SPAN);
     const i = entry % SPAN;
     if (!alive[i]) continue;

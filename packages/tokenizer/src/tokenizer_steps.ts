@@ -1,12 +1,7 @@
 import type { PreTokenizer } from "./bpe.js";
 import { isRecord, show, type JsonReader } from "./json_reader.js";
-import {
-  compilePattern,
-  GPT2_PATTERN,
-  literalPattern,
-  SPLIT_BEHAVIORS,
-  type SplitBehavior,
-} from "./pattern.js";
+import { compilePattern, GPT2_PATTERN, literalPattern } from "./pattern.js";
+import { SPLIT_BEHAVIORS, type SplitBehavior } from "./split.js";
 
 /** Steps nest at most this deep in a file that is meant well. */
 export const MAX_DEPTH = 16;

@@ -1,4 +1,5 @@
 import { BYTE_ALPHABET, BYTE_SYMBOLS } from "./byte_symbols.js";
+import { Heap } from "./heap.js";
 
 /**
  * Learn merges: at each step the pair with the highest count, counted over all words with multiplicity and at every
@@ -41,47 +42,21 @@ export function learnMerges(
     for (let i = 0; i + 1 < word.length; i++) change(word[i]! * stride + word[i + 1]!, weights[w]!, w);
   });
 
-  // A heap of (count, pair) entries; an entry whose count is out of date is put back with the right one.
-  const heap: [number, number][] = [];
-  const before = (a: [number, number], b: [number, number]): boolean =>
-    a[0] > b[0] || (a[0] === b[0] && a[1] < b[1]);
-  const push = (entry: [number, number]): void => {
-    let i = heap.push(entry) - 1;
-    while (i > 0) {
-      const parent = (i - 1) >> 1;
-      if (!before(entry, heap[parent]!)) break;
-      heap[i] = heap[parent]!;
-      i = parent;
-    }
-    heap[i] = entry;
-  };
-  const pop = (): [number, number] | undefined => {
-    const top = heap[0];
-    const last = heap.pop();
-    if (!top || !last || heap.length === 0) return top;
-    let i = 0;
-    for (;;) {
-      let child = 2 * i + 1;
-      if (child >= heap.length) break;
-      if (child + 1 < heap.length && before(heap[child + 1]!, heap[child]!)) child++;
-      if (!before(heap[child]!, last)) break;
-      heap[i] = heap[child]!;
-      i = child;
-    }
-    heap[i] = last;
-    return top;
-  };
-  for (const [pair, n] of counts) push([n, pair]);
+  // An entry whose count is out of date is put back with the right one.
+  const heap = new Heap<[count: number, pair: number]>(
+    (a, b) => a[0] > b[0] || (a[0] === b[0] && a[1] < b[1]),
+  );
+  for (const [pair, n] of counts) heap.push([n, pair]);
 
   const merges: [string, string][] = [];
   const ids = new Map(tokens.map((token, i) => [token, i]));
   while (tokens.length < stride) {
-    const entry = pop();
+    const entry = heap.pop();
     if (!entry) break;
     const [n, pair] = entry;
     const now = counts.get(pair) ?? 0;
     if (n !== now) {
-      if (now > 0) push([now, pair]);
+      if (now > 0) heap.push([now, pair]);
       continue;
     }
     if (n < minFrequency || n <= 0) break;
@@ -123,7 +98,7 @@ export function learnMerges(
     counts.delete(pair);
     for (const p of touched) {
       const c = counts.get(p) ?? 0;
-      if (c > 0) push([c, p]);
+      if (c > 0) heap.push([c, p]);
     }
   }
   return { tokens, merges };
