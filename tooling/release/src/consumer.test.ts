@@ -28,10 +28,10 @@ const sources: string[] = [];
 
 beforeAll(async () => {
   tarballs = await packAll(join(temporary, "tarballs"));
-  const library = "@huggingface/tokenizers";
+  const libraries = ["@huggingface/tokenizers", "oniguruma-parser", "oniguruma-to-es"];
   const installed = await npmInstall(application, {
     ...tarballs,
-    [library]: dependency("packages/tokenizer", library),
+    ...Object.fromEntries(libraries.map((name) => [name, dependency("packages/tokenizer", name)])),
   });
   if (installed.code !== 0) throw new Error(`npm install failed:\n${installed.stderr}`);
   linkPackage(application, "webgpu", dependency("tooling/release", "webgpu"));
