@@ -12,7 +12,10 @@ import {
   type AdapterDescription,
   type GpuFeatures,
   type Kernel,
+  type Bindings,
   type KernelCall,
+  type Params,
+  type ParamValue,
   type KernelEnvironment,
 } from "./kernel.js";
 import { BufferPool, type MemoryStatistics } from "./memory.js";
@@ -261,7 +264,7 @@ export class Gpu {
   // ---- kernels ----------------------------------------------------------------------------------------------
 
   /** Queue one dispatch of a kernel. */
-  run<V>(kernel: Kernel<V>, call: KernelCall<V>): void {
+  run<V, B extends Bindings, P extends Params>(kernel: Kernel<V, B, P>, call: KernelCall<V, B, P>): void {
     this.#check();
     checkCall(kernel, call);
     const name = kernel.source.name;
@@ -274,7 +277,10 @@ export class Gpu {
       kind: "dispatch",
       entry,
       ranges: bindRanges(this, name, entry.bindings, call.bindings),
-      words: entry.params.words > 0 ? packParams(name, entry.params, call.params ?? {}) : undefined,
+      words:
+        entry.params.words > 0
+          ? packParams(name, entry.params, (call.params ?? {}) as Readonly<Record<string, ParamValue>>)
+          : undefined,
       groups: [x, y, z],
       indirect: call.indirect && { storage: call.indirect.tensor.storage, offset: call.indirect.offset ?? 0 },
     });

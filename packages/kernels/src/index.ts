@@ -23,6 +23,7 @@ export {
   type ParamValue,
   type TensorSlice,
 } from "./kernel.js";
+export { flatGrid, flatMain } from "./flat_grid.js";
 export {
   applyOp,
   checkpoint,

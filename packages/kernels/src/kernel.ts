@@ -31,15 +31,17 @@ export interface AdapterDescription {
 export type BindingSpec = `${"read" | "write" | "read_write"} ${string}`;
 export type ParamType = "u32" | "i32" | "f32" | "vec4<u32>" | "vec4<i32>" | "vec4<f32>";
 
+/** Bindings by name, and parameters by name. */
+export type Bindings = Readonly<Record<string, BindingSpec>>;
+export type Params = Readonly<Record<string, ParamType>>;
+
 /** A kernel: WGSL plus a description of its bindings and parameters, from which the header is generated. */
-export interface KernelSource<V> {
+export interface KernelSource<V, B extends Bindings = Bindings, P extends Params = Params> {
   /** Label of the pipeline; errors and profiles name it. */
   readonly name: string;
-  readonly bindings:
-    Readonly<Record<string, BindingSpec>> | ((variant: V) => Readonly<Record<string, BindingSpec>>);
+  readonly bindings: B | ((variant: V) => B);
   /** Uniform parameters, in the shader as `params.<name>`. */
-  readonly params?:
-    Readonly<Record<string, ParamType>> | ((variant: V) => Readonly<Record<string, ParamType>>);
+  readonly params?: P | ((variant: V) => P);
   /** Emit `enable subgroups;`. */
   readonly subgroups?: boolean | ((variant: V) => boolean);
   /** Emit `enable f16;` even if no binding holds f16. */
@@ -58,20 +60,39 @@ export interface TensorSlice {
 export type Bindable = Tensor | TensorSlice;
 export type ParamValue = number | readonly number[];
 
-export interface KernelCall<V> {
+/** The keys of every member of a union. */
+type KeysOf<T> = T extends unknown ? keyof T : never;
+/** The keys that every member of a union must have. */
+type CommonKeys<T> = keyof T extends infer K
+  ? K extends keyof T
+    ? object extends Pick<T, K>
+      ? never
+      : K
+    : never
+  : never;
+/** A value for each name: required where every variant has the name; another name does not compile. */
+type Named<T, Value> =
+  string extends KeysOf<T>
+    ? Readonly<Record<string, Value | undefined>>
+    : { readonly [K in CommonKeys<T>]: Value } & {
+        readonly [K in Exclude<KeysOf<T>, CommonKeys<T>>]?: Value | undefined;
+      };
+
+/** What a dispatch binds and sets; a name that the kernel does not declare does not compile. */
+export interface KernelCall<V, B extends Bindings = Bindings, P extends Params = Params> {
   /** Exactly what changes the code, never a shape. */
   readonly variant?: V;
   /** By name; what the variant does not bind may be undefined. */
-  readonly bindings: Readonly<Record<string, Bindable | undefined>>;
-  readonly params?: Readonly<Record<string, ParamValue>>;
+  readonly bindings: Named<B, Bindable>;
+  readonly params?: Named<P, ParamValue>;
   /** Workgroup counts; missing ones are 1; a 0 dispatches nothing. */
   readonly workgroups?: readonly [number, number?, number?];
   /** Take the three counts from a u32 tensor on the GPU instead; `offset` in bytes. */
   readonly indirect?: { readonly tensor: Tensor; readonly offset?: number };
 }
 
-export interface Kernel<V> {
-  readonly source: KernelSource<V>;
+export interface Kernel<V, B extends Bindings = Bindings, P extends Params = Params> {
+  readonly source: KernelSource<V, B, P>;
 }
 
 /**
@@ -79,7 +100,9 @@ export interface Kernel<V> {
  *
  * @throws ConfigError for a description with unknown, missing or wrong parts.
  */
-export function defineKernel<V = undefined>(source: KernelSource<V>): Kernel<V> {
+export function defineKernel<V = undefined, B extends Bindings = Bindings, P extends Params = Params>(
+  source: KernelSource<V, B, P>,
+): Kernel<V, B, P> {
   checkConfig("defineKernel", source, ["name", "bindings", "params", "subgroups", "f16", "wgsl"]);
   const { name, bindings, wgsl } = source;
   if (typeof name !== "string" || name === "")
