@@ -39,14 +39,22 @@ describe("names of bindings and parameters", () => {
     });
     expect([...(await out.read())]).toEqual([2, 3, 2, 3]);
     const wrong = [
-      // @ts-expect-error a misspelt binding
-      () => gpu.run(addRows, { bindings: { x, bais: bias, out }, params: { count: 4, width: 2 } }),
-      // @ts-expect-error a missing binding
-      () => gpu.run(addRows, { bindings: { x, out }, params: { count: 4, width: 2 } }),
-      // @ts-expect-error a misspelt parameter
-      () => gpu.run(addRows, { bindings: { x, bias, out }, params: { count: 4, widht: 2 } }),
-      // @ts-expect-error a missing parameter
-      () => gpu.run(addRows, { bindings: { x, bias, out }, params: { count: 4 } }),
+      () => {
+        // @ts-expect-error a misspelt binding
+        gpu.run(addRows, { bindings: { x, bais: bias, out }, params: { count: 4, width: 2 } });
+      },
+      () => {
+        // @ts-expect-error a missing binding
+        gpu.run(addRows, { bindings: { x, out }, params: { count: 4, width: 2 } });
+      },
+      () => {
+        // @ts-expect-error a misspelt parameter
+        gpu.run(addRows, { bindings: { x, bias, out }, params: { count: 4, widht: 2 } });
+      },
+      () => {
+        // @ts-expect-error a missing parameter
+        gpu.run(addRows, { bindings: { x, bias, out }, params: { count: 4 } });
+      },
     ];
     for (const call of wrong) expect(call).toThrow(ConfigError);
   });
