@@ -4,7 +4,14 @@ import { CompileLanes } from "./compile_lanes.js";
 import { AdapterNotFoundError } from "./errors.js";
 import { Gpu } from "./gpu.js";
 import type { AdapterDescription, GpuFeatures } from "./kernel.js";
-import { checkConfig } from "./validate.js";
+import {
+  checkConfig,
+  expectBoolean,
+  expectFunction,
+  expectNumber,
+  expectObject,
+  expectOneOf,
+} from "./validate.js";
 
 export interface OpenDeviceOptions {
   /** A WebGPU entry point, adapter or device that the caller already has. */
@@ -65,6 +72,23 @@ function fullLimits(adapter: GPUAdapter): Record<string, number> {
   return limits;
 }
 
+/** Check the options' values; their names are known by then. @throws ConfigError */
+function checkOptions(options: OpenDeviceOptions): void {
+  const who = "openDevice";
+  for (const name of ["gpu", "adapter", "device"] as const)
+    if (options[name] !== undefined) expectObject(who, name, options[name]);
+  if (options.powerPreference !== undefined)
+    expectOneOf(who, "powerPreference", options.powerPreference, ["low-power", "high-performance"]);
+  for (const name of ["memoryBudget", "poolLimit"] as const)
+    if (options[name] !== undefined && options[name] !== Infinity) expectNumber(who, name, options[name], 0);
+  if (options.fillWithNaN !== undefined) expectBoolean(who, "fillWithNaN", options.fillWithNaN);
+  if (options.onNotice !== undefined) expectFunction(who, "onNotice", options.onNotice);
+  if (options.features === undefined) return;
+  checkConfig(`${who}: features`, options.features, ["f16", "subgroups"]);
+  for (const [name, value] of Object.entries(options.features))
+    if ((value as unknown) !== undefined) expectBoolean(who, `features.${name}`, value);
+}
+
 /**
  * Open a device with the adapter's full limits and, where they exist, 16-bit floats, subgroups and timestamps.
  *
@@ -85,6 +109,7 @@ export async function openDevice(options: OpenDeviceOptions = {}): Promise<Gpu> 
     "fillWithNaN",
     "onNotice",
   ]);
+  checkOptions(options);
   guardSingleCopy();
   const { device, info } = options.device
     ? { device: options.device, info: (options.device as { adapterInfo?: GPUAdapterInfo }).adapterInfo }

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { awaitOnCpu } from "#gpu";
 import { COPY, type LoadedCopy } from "./abi.js";
 import { bindRanges } from "./binding.js";
@@ -297,9 +298,20 @@ export class Gpu {
     else this.#queue.write(storage, 0, data);
   }
 
+  /** True while `record` runs its function. @internal */
+  get recording(): boolean {
+    return this.#capture !== undefined;
+  }
+
   /** Overwrite the start of a buffer in queue order. @internal */
   writeBytes(storage: Storage, data: Uint8Array<ArrayBuffer>): void {
     this.#check();
+    if (this.#capture && storage.home !== this.#capture.pool)
+      throw new ConfigError(
+        "write",
+        "was called inside a recording, on a tensor from outside it: the data would be frozen, and each replay would " +
+          "write them again; write before the replay instead",
+      );
     this.#write(storage, data);
   }
 
@@ -394,7 +406,8 @@ export class Gpu {
   /**
    * Run `fn` and keep its dispatches for replay. Buffers that it frees stay with the recording; tensors from
    * outside (parameters, caches) are used as they are at each replay, so write new inputs into them with
-   * `tensor.write`. Uniform parameters are frozen: what changes from step to step has to be in a tensor.
+   * `tensor.write`. Numbers of the host are frozen (arguments of ops, seeds, data of `gpu.tensor`): what changes from
+   * step to step has to be in a tensor from outside.
    */
   record<T>(fn: () => T): Recording<T> {
     this.#check();

@@ -86,7 +86,7 @@ export class PipelineCache {
     const bindings = resolveBindings(source, variant);
     const params = resolveParams(source, variant);
     const key = variantKey(variant);
-    const label = key === "" ? source.name : `${source.name} ${key}`;
+    const label = source.name;
     const limit = device.limits.maxStorageBuffersPerShaderStage;
     if (bindings.length > limit)
       throw new ConfigError(
@@ -126,13 +126,19 @@ export class PipelineCache {
         const info = await module.getCompilationInfo().catch(() => undefined);
         const messages = (info?.messages ?? [])
           .filter((m) => m.type === "error")
+          .slice(0, 3)
           .map(
             (m) =>
               `line ${String(m.lineNum)}:${String(m.linePos)}: ${m.message}\n${numbered(text, m.lineNum)}`,
           );
         const reason =
           messages.length > 0 ? messages.join("\n") : String(cause instanceof Error ? cause.message : cause);
-        entry.failure = new GpuValidationError(label, `the shader was refused: ${reason}`, { cause });
+        const which = key.length > 120 ? `${key.slice(0, 120)}…` : key;
+        entry.failure = new GpuValidationError(
+          label,
+          `the shader was refused: ${reason}${which && `\n(variant ${which})`}`,
+          { cause },
+        );
         await refused.catch(() => null);
       } finally {
         this.#pending.delete(entry);

@@ -1,4 +1,5 @@
 import { storagesOf, type Command } from "./command.js";
+import { destroyedBuffers } from "./destroyed.js";
 import { BatchEncoder } from "./encoder.js";
 import { GpuValidationError, type DeviceLostError, type KernelsError } from "./errors.js";
 import type { PipelineEntry } from "./pipeline.js";
@@ -144,25 +145,28 @@ export class CommandQueue {
     this.#submitted += commands.length;
     const memory = device.popErrorScope();
     const validation = device.popErrorScope();
-    const check = Promise.all([memory, validation]).then(
-      (errors) => {
+    const check = Promise.all([memory, validation])
+      .then((errors) => {
         const error = errors.find((e) => e !== null);
-        if (error) {
-          const kernels = new Set(
-            commands.flatMap((c) => (c.kind === "dispatch" && c.entry.pipeline ? [c.entry.name] : [])),
-          );
-          this.fail(
-            new GpuValidationError(
-              "gpu",
-              `a batch of commands was refused (kernels: ${[...kernels].join(", ")}): ${error.message}`,
-            ),
-          );
-        }
-      },
-      () => undefined,
-    );
+        return error && this.#refused(commands, error.message);
+      })
+      .catch(() => undefined);
     this.#checks.add(check);
     void check.then(() => this.#checks.delete(check));
+  }
+
+  /** Note why the device dropped a whole batch. */
+  async #refused(commands: readonly Command[], reason: string): Promise<void> {
+    const destroyed = await destroyedBuffers(this.#device, commands);
+    const kernels = new Set(
+      commands.flatMap((c) => (c.kind === "dispatch" && c.entry.pipeline ? [c.entry.name] : [])),
+    );
+    const what = `a batch of ${commands.length} commands was dropped (kernels: ${[...kernels].join(", ") || "none"})`;
+    const why =
+      destroyed.length > 0
+        ? `other code destroyed ${destroyed.join("; ")}. Free a tensor by dispose(), never by destroying its buffer`
+        : reason;
+    this.fail(new GpuValidationError("gpu", `${what}: ${why}`));
   }
 
   /** Time every dispatch from now on, until `stopTiming`. */

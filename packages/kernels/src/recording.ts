@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { storagesOf, type Command } from "./command.js";
 import { ConfigError } from "./errors.js";
 import { RecordingPool, release, retain, type BufferPool } from "./memory.js";

@@ -361,7 +361,7 @@ describe("a lost device", () => {
 });
 
 describe("thousands of training steps", () => {
-  const setUp = (gpu: Gpu): { step: () => Tensor; count: number } => {
+  const setUp = (gpu: Gpu): { step: () => Tensor; advance: () => void; count: number } => {
     const w1 = gpu.keep(randomNormal(gpu, [16, 8], { seed: 1, stream: 1, std: 0.3 }));
     const w2 = gpu.keep(randomNormal(gpu, [4, 16], { seed: 1, stream: 2, std: 0.3 }));
     const x = gpu.keep(randomNormal(gpu, [6, 8], { seed: 2 }));
@@ -372,19 +372,27 @@ describe("thousands of training steps", () => {
         w1,
         w2,
       });
-      optimizer.step(grads);
+      optimizer.update(grads);
       return value;
     };
-    return { step, count: 2000 };
+    return {
+      step,
+      advance: () => {
+        optimizer.advance();
+      },
+      count: 2000,
+    };
   };
 
   it("hold live and pooled bytes flat, recorded or not", async () => {
     for (const recorded of [false, true]) {
       const gpu = await openDevice();
-      const { step, count } = setUp(gpu);
+      const { step, advance, count } = setUp(gpu);
+      advance();
       gpu.scope(step).dispose();
       const recording = recorded ? gpu.record(step) : undefined;
       const run = (): void => {
+        advance();
         if (recording) recording.replay();
         else gpu.scope(step).dispose();
       };

@@ -5,24 +5,33 @@
 import { fromHalfBits, toBfloat16Bits, toHalfBits } from "./dtype.js";
 import { FormatError } from "./errors.js";
 
-/** Bytes of an element of each type that the format knows. */
-const WIDTHS = {
-  F64: 8,
-  F32: 4,
-  F16: 2,
-  BF16: 2,
-  I64: 8,
-  I32: 4,
-  I16: 2,
-  I8: 1,
-  U64: 8,
-  U32: 4,
-  U16: 2,
-  U8: 1,
-  BOOL: 1,
+/** Bits of an element of each type that the format knows. */
+const BITS = {
+  F64: 64,
+  F32: 32,
+  F16: 16,
+  BF16: 16,
+  I64: 64,
+  I32: 32,
+  I16: 16,
+  I8: 8,
+  U64: 64,
+  U32: 32,
+  U16: 16,
+  U8: 8,
+  BOOL: 8,
+  C64: 64,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
+  F6_E3M2: 6,
+  F6_E2M3: 6,
+  F4: 4,
 } as const;
 
-export type SafetensorsDType = keyof typeof WIDTHS;
+export type SafetensorsDType = keyof typeof BITS;
 
 /** One tensor of a file: its type, shape and the bytes from the start of the data. */
 export interface TensorEntry {
@@ -89,8 +98,8 @@ function parseEntry(file: string, name: string, value: unknown, dataSize: number
   };
   if (!isRecord(value)) return fail(`its entry is ${show(value)}; it must be an object`);
   const { dtype, shape, data_offsets: offsets } = value;
-  if (typeof dtype !== "string" || !Object.hasOwn(WIDTHS, dtype)) {
-    return fail(`dtype is ${show(dtype)}; it must be one of ${Object.keys(WIDTHS).join(", ")}`);
+  if (typeof dtype !== "string" || !Object.hasOwn(BITS, dtype)) {
+    return fail(`dtype is ${show(dtype)}; it must be one of ${Object.keys(BITS).join(", ")}`);
   }
   if (!Array.isArray(shape) || !shape.every(isCount))
     return fail(`shape is ${show(shape)}; it must list non-negative integers`);
@@ -98,8 +107,10 @@ function parseEntry(file: string, name: string, value: unknown, dataSize: number
     return fail(`data_offsets are ${show(offsets)}; they must be [begin, end]`);
   }
   const [begin, end] = offsets as [number, number];
-  const bytes = shape.reduce<number>((a, b) => a * b, WIDTHS[dtype as SafetensorsDType]);
-  if (!Number.isSafeInteger(bytes)) return fail(`shape [${shape.join(", ")}] has too many elements`);
+  const bits = shape.reduce<number>((a, b) => a * b, BITS[dtype as SafetensorsDType]);
+  if (!Number.isSafeInteger(bits)) return fail(`shape [${shape.join(", ")}] has too many elements`);
+  const bytes = bits / 8;
+  if (!Number.isInteger(bytes)) return fail(`${dtype} [${shape.join(", ")}] does not fill whole bytes`);
   if (begin > end || end > dataSize)
     return fail(`data_offsets [${begin}, ${end}] lie outside the ${dataSize} bytes of data (truncated?)`);
   if (end - begin !== bytes)
@@ -137,7 +148,7 @@ function parseHeader(file: string, json: Uint8Array, size: number): SafetensorsH
   let root: unknown;
   let text: string;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(json);
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(json);
     root = JSON.parse(text);
   } catch (cause) {
     throw new FormatError(
@@ -156,6 +167,7 @@ function parseHeader(file: string, json: Uint8Array, size: number): SafetensorsH
   let metadata: Record<string, string> = {};
   for (const [name, value] of Object.entries(root)) {
     if (name === "__metadata__") {
+      if (value === null) continue;
       if (!isRecord(value) || !Object.values(value).every((v) => typeof v === "string")) {
         throw new FormatError(file, "__metadata__ must map names to strings");
       }
@@ -225,9 +237,11 @@ export function decodeTensor(
       });
       return out;
     }
-    case "U32":
-    case "U64":
-      throw new FormatError(file, `tensor ${JSON.stringify(name)}: dtype ${entry.dtype} is not supported`);
+    default:
+      throw new FormatError(
+        file,
+        `tensor ${JSON.stringify(name)}: its dtype ${entry.dtype} cannot be read as numbers; bytes() returns it as it is`,
+      );
   }
 }
 
@@ -296,6 +310,17 @@ function packed({ data, dtype = "F32" }: TensorData): Float32Array | Int32Array 
   return Uint16Array.from(data, dtype === "F16" ? toHalfBits : toBfloat16Bits);
 }
 
+/** @throws FormatError for what the writer does not write */
+function checkTensorData(name: string, { data, dtype }: TensorData): void {
+  const fail = (reason: string): never => {
+    throw new FormatError("writeSafetensors", `tensor ${JSON.stringify(name)}: ${reason}`);
+  };
+  if (!(data instanceof Float32Array) && !((data as unknown) instanceof Int32Array))
+    fail("its data must be a Float32Array or an Int32Array");
+  if (dtype !== undefined && !["F32", "F16", "BF16"].includes(dtype))
+    fail(`dtype is ${show(dtype)}; it must be one of F32, F16, BF16`);
+}
+
 const width = ({ data, dtype = "F32" }: TensorData): number =>
   data instanceof Int32Array || dtype === "F32" ? 4 : 2;
 
@@ -313,7 +338,10 @@ export function writeSafetensors(
   // Without a prototype, so that any name is only a name.
   const header = Object.create(null) as Record<string, unknown>;
   if (Object.keys(metadata).length > 0) header["__metadata__"] = metadata;
-  const bodies = names.map((name) => packed(tensors[name]!));
+  const bodies = names.map((name) => {
+    checkTensorData(name, tensors[name]!);
+    return packed(tensors[name]!);
+  });
   let at = 0;
   for (const [i, name] of names.entries()) {
     const { shape, data, dtype = "F32" } = tensors[name]!;

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { decode, encode, BYTES_PER_ELEMENT, type DType, type HostArray } from "./dtype.js";
 import { DisposedError, ShapeError } from "./errors.js";
 import type { Gpu } from "./gpu.js";

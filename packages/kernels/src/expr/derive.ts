@@ -16,7 +16,10 @@ export function topological(roots: readonly Expr[]): Expr[] {
 
 const TWO_OVER_SQRT_PI = 2 / Math.sqrt(Math.PI);
 
-/** Cotangents of a node's operands, given the node and its cotangent g. */
+/**
+ * Cotangents of a node's operands, given the node and its cotangent g. A factor of 0 wins (`damp`): where a function has
+ * saturated, its slope is 0 however large what it saturates over has grown.
+ */
 function partials(x: Expr, g: Expr): (Expr | undefined)[] {
   const a = x.args[0] as Expr;
   const b = x.args[1] as Expr;
@@ -29,7 +32,8 @@ function partials(x: Expr, g: Expr): (Expr | undefined)[] {
     case "sub":
       return [g, e.neg(g)];
     case "mul":
-      return [e.mul(g, b), e.mul(g, a)];
+    case "damp":
+      return [e.damp(g, b), e.damp(g, a)];
     case "div":
       return [e.div(g, b), e.neg(e.div(e.mul(g, x), b))];
     // Ties go to the second operand, so max(x, 0) has slope 0 at 0.
@@ -46,27 +50,27 @@ function partials(x: Expr, g: Expr): (Expr | undefined)[] {
     case "neg":
       return [e.neg(g)];
     case "exp":
-      return [e.mul(g, x)];
+      return [e.damp(g, x)];
     case "log":
       return [e.div(g, a)];
     case "sqrt":
       return [e.div(e.mul(g, 0.5), x)];
     case "rsqrt":
-      return [e.mul(e.mul(g, -0.5), e.div(x, a))];
+      return [e.damp(e.mul(g, -0.5), e.div(x, a))];
     case "pow": {
       const exponent = b.op === "const" ? b.value : NaN;
-      return [e.mul(g, e.mul(exponent, e.pow(a, exponent - 1)))];
+      return [e.damp(g, e.mul(exponent, e.pow(a, exponent - 1)))];
     }
     case "abs":
       return [e.mul(g, e.sign(a))];
     case "tanh":
-      return [e.mul(g, e.sub(1, e.mul(x, x)))];
+      return [e.damp(g, e.sub(1, e.mul(x, x)))];
     case "sigmoid":
-      return [e.mul(g, e.mul(x, e.sub(1, x)))];
+      return [e.damp(g, e.mul(x, e.sub(1, x)))];
     case "softplus":
-      return [e.mul(g, e.sigmoid(a))];
+      return [e.damp(g, e.sigmoid(a))];
     case "erf":
-      return [e.mul(g, e.mul(TWO_OVER_SQRT_PI, e.exp(e.neg(e.mul(a, a)))))];
+      return [e.damp(g, e.mul(TWO_OVER_SQRT_PI, e.exp(e.neg(e.mul(a, a)))))];
     case "sin":
       return [e.mul(g, e.cos(a))];
     case "cos":

@@ -32,6 +32,8 @@ export function evaluate(x: Expr, inputs: Readonly<Record<string, number>>): num
       return a - b;
     case "mul":
       return a * b;
+    case "damp":
+      return a === 0 || b === 0 ? 0 : a * b;
     case "div":
       return a / b;
     case "min":

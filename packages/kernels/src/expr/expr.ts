@@ -1,3 +1,6 @@
+import { ConfigError } from "../errors.js";
+import { show } from "../show.js";
+
 /**
  * Elementwise expressions: a small language whose values are float32 (or lanes of it). From one definition come
  * the WGSL and, by symbolic reverse-mode differentiation (`derive.ts`), the gradient's WGSL.
@@ -18,7 +21,7 @@ type Unary =
   | "sin"
   | "cos"
   | "floor";
-type Binary = "add" | "sub" | "mul" | "div" | "min" | "max" | "lt" | "le" | "eq" | "pow";
+type Binary = "add" | "sub" | "mul" | "damp" | "div" | "min" | "max" | "lt" | "le" | "eq" | "pow";
 type ExprOp = Unary | Binary | "select";
 
 /** An expression: a constant, an input by name, or an operation. */
@@ -30,12 +33,38 @@ export type Expr =
 /** An operand: an expression or a number that stands for a constant. */
 export type Operand = Expr | number;
 
+/**
+ * What expressions inherit: JavaScript's operators would turn them into text or NaN without a word.
+ */
+const shared: object = Object.defineProperty({}, Symbol.toPrimitive, {
+  value(this: Expr): never {
+    throw new ConfigError(
+      "elementwise",
+      `an expression (${this.op}) was used with an operator or function of JavaScript; write e.add(x, 1) for x + 1, ` +
+        "e.mul(x, 2) for x * 2, e.exp(x) for Math.exp(x), e.select(e.gt(x, 0), a, b) for x > 0 ? a : b",
+    );
+  },
+});
+
+const make = <T extends object>(fields: T): T => Object.assign(Object.create(shared) as T, fields);
+
 function lift(x: Operand): Expr {
-  return typeof x === "number" ? { op: "const", value: x, args: [] } : x;
+  if (typeof x === "number") return make({ op: "const", value: x, args: [] });
+  if (!isExpr(x))
+    throw new ConfigError(
+      "elementwise",
+      `an operand is ${show(x)}; it must be an expression (an input, or what a function of e returns) or a number`,
+    );
+  return x;
+}
+
+/** True for what the functions of `e` return. */
+export function isExpr(x: unknown): x is Expr {
+  return typeof x === "object" && x !== null && "op" in x && "args" in x;
 }
 
 export function input(name: string): Expr {
-  return { op: "input", name, args: [] };
+  return make({ op: "input", name, args: [] });
 }
 
 function isConst(x: Expr, value?: number): x is Extract<Expr, { op: "const" }> {
@@ -43,7 +72,7 @@ function isConst(x: Expr, value?: number): x is Extract<Expr, { op: "const" }> {
 }
 
 function node(op: ExprOp, ...args: Operand[]): Expr {
-  return { op, args: args.map(lift) };
+  return make({ op, args: args.map(lift) });
 }
 
 function add(a: Operand, b: Operand): Expr {
@@ -69,6 +98,11 @@ function mul(a: Operand, b: Operand): Expr {
   if (isConst(x, 1)) return y;
   if (isConst(y, 1)) return x;
   return node("mul", x, y);
+}
+
+function damp(a: Operand, b: Operand): Expr {
+  const [x, y] = [lift(a), lift(b)];
+  return isConst(x) || isConst(y) ? mul(x, y) : node("damp", x, y);
 }
 
 function div(a: Operand, b: Operand): Expr {
@@ -142,6 +176,8 @@ export const e: {
   readonly sigmoid: (x: Operand) => Expr;
   /** log(1 + e^x), without overflow. */
   readonly softplus: (x: Operand) => Expr;
+  /** a b, where a factor of exactly 0 wins over one that is infinite: the limit of what decays faster than it grows. */
+  readonly damp: (a: Operand, b: Operand) => Expr;
   /** x sigmoid(x). */
   readonly silu: (x: Operand) => Expr;
   /** x Phi(x), with the error function. */
@@ -184,11 +220,12 @@ export const e: {
   tanh,
   sigmoid,
   softplus,
-  silu: (x) => mul(x, sigmoid(x)),
-  gelu: (x) => mul(mul(0.5, x), add(1, erf(mul(x, Math.SQRT1_2)))),
+  damp,
+  silu: (x) => damp(x, sigmoid(x)),
+  gelu: (x) => damp(mul(0.5, x), add(1, erf(mul(x, Math.SQRT1_2)))),
   // (1 + tanh u) / 2 is sigmoid(2 u), which keeps its digits where 1 + tanh u cancels.
-  geluTanh: (x) => mul(x, sigmoid(mul(2 * Math.sqrt(2 / Math.PI), add(x, mul(0.044715, pow(x, 3)))))),
-  mish: (x) => mul(x, tanh(softplus(x))),
+  geluTanh: (x) => damp(x, sigmoid(mul(2 * Math.sqrt(2 / Math.PI), add(x, mul(0.044715, pow(x, 3)))))),
+  mish: (x) => damp(x, tanh(softplus(x))),
   relu: (x) => node("max", x, 0),
   erf,
   sin: one("sin"),

@@ -17,6 +17,9 @@ const HELPERS: Readonly<Record<string, (T: ExprType) => string>> = {
   let t = exp(-abs(x));
   return select(${T}(1.0), t, x < ${T}(0.0)) / (1.0 + t);
 }`,
+  damp: (T) => `fn expr_damp_${T}(x: ${T}, y: ${T}) -> ${T} {
+  return select(x * y, ${T}(0.0), (x == ${T}(0.0)) | (y == ${T}(0.0)));
+}`,
   softplus: (T) => `fn expr_softplus_${T}(x: ${T}) -> ${T} {
   let t = exp(-abs(x));
   return max(x, ${T}(0.0)) + select(log(1.0 + t), t - 0.5 * t * t + t * t * t * (1.0 / 3.0), t < ${T}(0.01));
@@ -85,6 +88,8 @@ export function exprToWgsl(
         return `${a} * ${b}`;
       case "div":
         return `${a} / ${b}`;
+      case "damp":
+        return call("damp", `${a}, ${b}`);
       case "neg":
         return `-${a}`;
       case "min":

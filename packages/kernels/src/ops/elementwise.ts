@@ -1,7 +1,7 @@
 import { ConfigError, ShapeError } from "../errors.js";
 import { checkDType, isFloat, type DType } from "../dtype.js";
-import { derive } from "../expr/derive.js";
-import { input, type Expr } from "../expr/expr.js";
+import { derive, topological } from "../expr/derive.js";
+import { e, input, isExpr, type Expr } from "../expr/expr.js";
 import { exprToWgsl } from "../expr/wgsl.js";
 import type { Gpu } from "../gpu.js";
 import {
@@ -12,6 +12,7 @@ import {
   type ParamType,
   type ParamValue,
 } from "../kernel.js";
+import { show } from "../show.js";
 import { sumToShape } from "../reduce.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
@@ -276,6 +277,23 @@ function makePlan(name: string, args: readonly (Tensor | number)[]): Plan {
   };
 }
 
+/** The expression that a definition returned, with inputs that the op has. @throws ConfigError */
+function rootOf(name: string, inputs: readonly string[], given: unknown): Expr {
+  if (typeof given !== "number" && !isExpr(given))
+    throw new ConfigError(
+      name,
+      `its definition returned ${show(given)}; it must return an expression, which the functions of e make`,
+    );
+  const root = typeof given === "number" ? e.const(given) : given;
+  for (const x of topological([root]))
+    if (x.op === "input" && !inputs.includes((x as { name: string }).name))
+      throw new ConfigError(
+        name,
+        `its expression reads the input "${(x as { name: string }).name}"; its inputs are ${inputs.join(", ")}`,
+      );
+  return root;
+}
+
 /**
  * Define an elementwise op with its gradient from an expression, as one fused kernel each way.
  *
@@ -292,7 +310,7 @@ export function elementwise(
 ): (...args: (Tensor | number)[]) => Tensor {
   if (new Set(inputs).size !== inputs.length)
     throw new ConfigError(name, `its inputs ${inputs.join(", ")} must have different names`);
-  const root = define(...inputs.map(input));
+  const root = rootOf(name, inputs, define(...inputs.map(input)));
   const forward = kernelOf(name, inputs, root);
   const backward = kernelOf(`${name}Backward`, inputs, root);
   const plans = new Map<string, Plan>();

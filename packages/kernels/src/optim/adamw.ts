@@ -100,6 +100,11 @@ export class AdamW {
 
   /** Count one step and write its learning rate and corrections. */
   advance(learningRate: number = this.#options.learningRate): void {
+    if (this.#gpu.recording)
+      throw new ConfigError(
+        "AdamW",
+        "a recording would freeze the learning rate and the step's corrections; record update(), and call advance() before each replay",
+      );
     const [beta1, beta2] = this.#options.betas;
     this.#count++;
     this.#hyper.write([learningRate, 1 / (1 - beta1 ** this.#count), 1 / (1 - beta2 ** this.#count)]);

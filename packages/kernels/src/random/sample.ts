@@ -24,6 +24,8 @@ export interface SampleOptions extends Partial<RandomOptions> {
   readonly minP?: number;
 }
 
+const MAX_F32 = 3.4028234663852886e38;
+
 const sampleKernel: Kernel<{ step: boolean }> = defineKernel({
   name: "sample",
   bindings: (v: { step: boolean }) => ({
@@ -43,9 +45,19 @@ const sampleKernel: Kernel<{ step: boolean }> = defineKernel({
   },
   wgsl: (v) => /* wgsl */ `
 ${philox}
+// By its bits: a driver may assume that there is no NaN.
+fn undefined_(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
+// Grows with x; a NaN comes before everything.
 fn order_key(x: f32) -> u32 {
   let bits = bitcast<u32>(select(x, 0.0, x == 0.0));
-  return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
+  return select(select(bits | 0x80000000u, ~bits, bits >= 0x80000000u), 0u, undefined_(x));
+}
+// The probability over that of the largest. Compared first: equal infinities have no difference, and the difference of
+// equals times an overflowing inverse would be NaN.
+fn weight(x: f32, top: f32) -> f32 {
+  if (undefined_(x)) { return 0.0; }
+  if (x >= top) { return 1.0; }
+  return exp((x - top) * params.inverse);
 }
 var<workgroup> partial: array<f32, 64>;
 fn total(x: f32, lane: u32) -> f32 {
@@ -72,7 +84,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let first = min(lane * stretch, params.width);
   let last = min(first + stretch, params.width);
   var m = -3.4028234e38;
-  for (var i = first; i < last; i++) { m = max(m, logits[base + i]); }
+  for (var i = first; i < last; i++) {
+    let x = logits[base + i];
+    if (!undefined_(x)) { m = max(m, x); }
+  }
   let top = largest(m, lane);
   var least = 0u;
   if (params.top_k > 0u && params.top_k < params.width) {
@@ -87,7 +102,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     var mass = 0.0;
     for (var i = first; i < last; i++) {
       let x = logits[base + i];
-      mass += select(0.0, exp((x - top) * params.inverse), order_key(x) >= least);
+      mass += select(0.0, weight(x, top), order_key(x) >= least);
     }
     let wanted = params.top_p * total(mass, lane);
     var floor_ = least;
@@ -96,7 +111,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       var held = 0.0;
       for (var i = first; i < last; i++) {
         let x = logits[base + i];
-        held += select(0.0, exp((x - top) * params.inverse), order_key(x) >= trial);
+        held += select(0.0, weight(x, top), order_key(x) >= trial);
       }
       if (total(held, lane) >= wanted && trial > floor_) { floor_ = trial; }
     }
@@ -105,7 +120,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var own = 0.0;
   for (var i = first; i < last; i++) {
     let x = logits[base + i];
-    let p = exp((x - top) * params.inverse);
+    let p = weight(x, top);
     own += select(0.0, p, order_key(x) >= least && p >= params.min_p);
   }
   let mass = total(own, lane);
@@ -127,8 +142,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     var sum = before;
     for (var i = first; i < last; i++) {
       let x = logits[base + i];
-      let p = exp((x - top) * params.inverse);
-      if (order_key(x) >= least && p >= params.min_p) {
+      let p = weight(x, top);
+      if (p > 0.0 && order_key(x) >= least && p >= params.min_p) {
         at = i;
         sum += p;
         if (goal < sum) { break; }
@@ -141,7 +156,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
 /**
  * Draw one token per row on the GPU: logits [vocab] or [rows, vocab], f32 -> i32 [1] or [rows]. Temperature, then
- * top-k, top-p and min-p, each on what the one before has left.
+ * top-k, top-p and min-p, each on what the one before has left. Any temperature above 0 may be given: a very small one
+ * takes the largest logit. A NaN is never drawn; where no logit is above -Infinity, token 0 is.
  */
 export function sample(logits: Tensor, options: SampleOptions = {}): Tensor {
   const who = "sample";
@@ -167,7 +183,14 @@ export function sample(logits: Tensor, options: SampleOptions = {}): Tensor {
   logits.gpu.run(sampleKernel, {
     variant: { step: step !== undefined },
     bindings: { logits, out, step },
-    params: { ...random, width, top_k: topK, top_p: topP, min_p: minP, inverse: 1 / temperature },
+    params: {
+      ...random,
+      width,
+      top_k: topK,
+      top_p: topP,
+      min_p: minP,
+      inverse: Math.min(1 / temperature, MAX_F32),
+    },
     workgroups: [rows],
   });
   return out;
@@ -200,7 +223,7 @@ export function repetitionPenalty(logits: Tensor, ids: Tensor, penalty: number, 
   expectNoMore(who, rest);
   expectTensor(who, "logits", logits);
   expectTensor(who, "ids", ids);
-  expectNumber(who, "penalty", penalty, 1e-6);
+  expectNumber(who, "penalty", penalty, 1e-6, 1e6);
   if (logits.dtype !== "f32" || ids.dtype !== "i32")
     throw new DTypeError(who, `logits are ${logits.dtype}, ids ${ids.dtype}; they must be f32 and i32`);
   const width = logits.shape.at(-1) ?? 0;
