@@ -6,7 +6,12 @@
 export const complexWgsl = /* wgsl */ `
 fn conj(a: vec2f) -> vec2f { return vec2f(a.x, -a.y); }
 fn cmul(a: vec2f, b: vec2f) -> vec2f { return vec2f(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
-fn cdiv(a: vec2f, b: vec2f) -> vec2f { return cmul(a, conj(b)) / dot(b, b); }
+// The divisor is brought to the size of 1 first: its square would overflow from 2^64 on.
+fn cdiv(a: vec2f, b: vec2f) -> vec2f {
+  let size = max(abs(b.x), abs(b.y));
+  let unit = b / size;
+  return cmul(a / size, conj(unit)) / dot(unit, unit);
+}
 
 // e^x: x = k ln 2 + r, with ln 2 in two parts of which the first times k is exact; Taylor to r^7.
 fn exp_(x: f32) -> f32 {

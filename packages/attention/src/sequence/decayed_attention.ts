@@ -11,10 +11,11 @@ import {
   type Tensor,
 } from "@x/kernels";
 import type { AttentionLayout } from "../engine/options.js";
+import { LONGEST_CHUNK } from "./decay_gradient.js";
 import { DecayedKernels } from "./decayed_kernels.js";
 
-/** Tokens of a chunk where the form does not say. */
-const CHUNK = 64;
+/** Tokens of a chunk where the form does not say, and at most in the backward. */
+const CHUNK = LONGEST_CHUNK;
 
 /** How a sequence is gone through; the forms are equal up to rounding, and so are their gradients. */
 export interface SequenceForm {
@@ -123,7 +124,8 @@ function kernelsFor(
  *
  * A sequence takes three kernels: what each chunk adds to the state, a scan over chunks, and tiles of pairs inside a
  * chunk with the state before it. The backward takes the same with roles exchanged: dS from the last chunk to the first,
- * dq_t = sum_{u <= t} scale (dout_t . v_u) w_tu k_u + w_t S dout_t, and dk, dv from the last token to the first.
+ * dq_t = sum_{u <= t} scale (dout_t . v_u) w_tu k_u + w_t S dout_t, and dk, dv from the last token to the first. The
+ * gradient of a decay sums the terms that pass through it: see `headDecayGradient`.
  * Shapes are the caller's to check.
  */
 export function decayedAttention(
@@ -154,32 +156,27 @@ export function decayedAttention(
       const single = chunk >= tokens;
       const { each, last } = forwardStates(single ? short : chunk);
       const out = kernels.tiles(Q, K, V, chunk, { scale, states: single ? state : each });
-      return { outputs: [out, last], saved: single ? [] : [each] };
+      return { outputs: [out, last], saved: single || chunk > short ? [] : [each] };
     },
-    backward: ({ grads, outputs, saved, needs }) => {
+    backward: ({ grads, saved, needs }) => {
       const { gpu } = v;
       const [forQ, forK, forV, forDecay, forState] = needs;
       const [dout = gpu.zeros(v.shape), dlast] = grads;
-      const size = chunk === undefined || chunk >= tokens ? short : chunk;
+      const size = Math.min(chunk ?? short, short);
       const single = size >= tokens;
       const G = kernels.rows(dout, true);
-      const before = single ? state : (saved[0] ?? forwardStates(size).each);
+      const before = single ? state : size === chunk ? saved[0]! : forwardStates(size).each;
       const back =
         !single || forState
           ? kernels.states(Q, G, size, { scale: 1, initial: dlast, reverse: true })
           : undefined;
       const after = single ? dlast : back!.each;
       const reverse = { scale, states: after, stateScale: scale, reverse: true };
-      const dq = forQ || forDecay ? kernels.tiles(G, V, K, size, { scale, states: before }) : undefined;
-      const dk = forK || forDecay ? kernels.tiles(V, G, Q, size, reverse) : undefined;
+      const dq = forQ ? kernels.tiles(G, V, K, size, { scale, states: before }) : undefined;
+      const dk = forK ? kernels.tiles(V, G, Q, size, reverse) : undefined;
       const dv = forV ? kernels.tiles(K, Q, G, size, reverse) : undefined;
-      const last = outputs[1]!;
       const ddecay = forDecay
-        ? kernels.decayGradient(
-            { q: Q, dq: kernels.rows(dq!, false), k: K, dk: kernels.rows(dk!, false) },
-            size,
-            after && { states: before ?? last, last, dstates: after },
-          )
+        ? kernels.decayGradient({ q: Q, k: K, v: V, g: G }, size, scale, before, after)
         : undefined;
       // Heads that share q and k add up.
       const shared = (gradient: Tensor | undefined, like: Tensor): Tensor | undefined => {

@@ -1,14 +1,12 @@
 import { defineKernel, grid1d, type Gpu, type Kernel, type ParamValue, type Tensor } from "@x/kernels";
 import type { AttentionLayout } from "../engine/options.js";
+import { runHeadDecayGradient, type TokenRows } from "./decay_gradient.js";
 import { ROWS, tileColumns, tileLanes, type TileLanes } from "../engine/tile.wgsl.js";
 import {
   decayedScan,
   decayedStates,
   decayedSteps,
   decayedTile,
-  decayGradient,
-  decayGradientBindings,
-  decayGradientParams,
   MAX_PIECES,
   scanBindings,
   scanParams,
@@ -20,7 +18,6 @@ import {
   tileParams,
   type DecayedStateVariant,
   type DecayedTileVariant,
-  type DecayGradientVariant,
   type ScanVariant,
   type StepVariant,
 } from "./decayed_attention.wgsl.js";
@@ -50,12 +47,6 @@ const stepKernel: Kernel<StepVariant> = defineKernel({
   bindings: stepBindings,
   params: stepParams,
   wgsl: decayedSteps,
-});
-const decayKernel: Kernel<DecayGradientVariant> = defineKernel({
-  name: "decayedAttentionBackwardDecay",
-  bindings: decayGradientBindings,
-  params: decayGradientParams,
-  wgsl: decayGradient,
 });
 
 /** Heads' features in memory. */
@@ -229,35 +220,23 @@ export class DecayedKernels {
     return { out, last };
   }
 
-  /** Gradient of the log decays from those of q and k (of every head) and, where one comes, of the state after a chunk. */
+  /**
+   * Gradient of the log decays from q, k, v, the output's gradient g and, where they are there, the state before each chunk
+   * and the gradient of that after it.
+   */
   decayGradient(
-    { q, dq, k, dk }: Readonly<Record<"q" | "dq" | "k" | "dk", Rows>>,
+    { q, k, v, g }: Readonly<Record<"q" | "k" | "v" | "g", Rows>>,
     chunk: number,
-    border: { readonly states: Tensor; readonly last: Tensor; readonly dstates: Tensor } | undefined,
+    scale: number,
+    states: Tensor | undefined,
+    dstates: Tensor | undefined,
   ): Tensor {
-    const { gpu, batch, heads, tokens, dim, valueDim, logDecay } = this.#s;
+    const { gpu, batch, heads, tokens, dim, valueDim, valuesFirst, logDecay } = this.#s;
     const out = gpu.empty(logDecay.shape);
-    gpu.run(decayKernel, {
-      variant: { border: border !== undefined },
-      bindings: {
-        q: q.tensor,
-        dq: dq.tensor,
-        k: k.tensor,
-        dk: dk.tensor,
-        states: border?.states,
-        last_state: border?.last,
-        dstates: border?.dstates,
-        out,
-      },
-      params: {
-        ...this.#walk(chunk),
-        q_stride: q.stride,
-        k_stride: k.stride,
-        d_stride: dq.stride,
-        dim,
-        size: dim * valueDim,
-      },
-      workgroups: [Math.ceil(tokens / chunk), heads, batch],
+    const decays = (tensor: Tensor): TokenRows => ({ tensor, stride: this.#decay });
+    runHeadDecayGradient({
+      ...{ x: q, y: g, k, v, decay: decays(logDecay), out: decays(out), states, dstates },
+      ...{ batch, heads, tokens, chunk, dim, valueDim, valuesFirst, xScale: 1, kScale: scale },
     });
     return out;
   }

@@ -22,6 +22,8 @@ const TURNS = "0.15915494309189535";
 /** What forward and backward share: the continuous pole and the step of one element. */
 const common = (v: PoleVariant): string => /* wgsl */ `
 ${complexWgsl}
+// Least ln |a|: any power of such a pole is 0, and no product of it and a length overflows.
+const LEAST = -1e30;
 const INVERSE_FACTORIALS = array<f32, ${TERMS}>(${inverseFactorials.join(", ")});
 struct Phi { value: vec2f, slope: vec2f }
 
@@ -131,11 +133,11 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 
 export const polesForward = (v: PoleVariant): string => {
   const text = {
-    discrete: "out[i] = packed(-exp_(re[i]), angle_of(im[i], 1.0), vec2f(exp_(log_dt[i]), 0.0));",
+    discrete: "out[i] = packed(-exp_(min(re[i], 69.0)), angle_of(im[i], 1.0), vec2f(exp_(log_dt[i]), 0.0));",
     zoh: /* wgsl */ `let a = continuous(i);
   let z = step(i) * a;
   let steps = angle(i, a.y);
-  out[i] = packed(z.x, steps, step(i) * phi(z, exp_(z.x) * turn(turns_of(steps))).value);`,
+  out[i] = packed(max(z.x, LEAST), steps, step(i) * phi(z, exp_(z.x) * turn(turns_of(steps))).value);`,
     bilinear: /* wgsl */ `let h = 0.5 * step(i) * continuous(i);
   let pole = bilinear_pole(h);
   out[i] = packed(pole.x, i32(round(pole.y * 4294967296.0)), step(i) * cdiv(vec2f(1.0, 0.0), vec2f(1.0, 0.0) - h));`,
@@ -164,7 +166,7 @@ ${common(v)}
   let g_factor = grad[i].zw;
   ${
     v.rule === "discrete"
-      ? `d_re[i] = -exp_(re[i]) * g_pole.x;
+      ? `d_re[i] = -exp_(min(re[i], 69.0)) * g_pole.x;
   d_im[i] = exp_(im[i]) * g_pole.y;
   d_log_dt[i] = exp_(log_dt[i]) * g_factor.x;`
       : `let a = continuous(i);

@@ -36,6 +36,8 @@ struct Step {
   /** a_t, and the factor (1 - a_t^2)^(1/2) of the gated input. */
   keep: f32,
   gain: f32,
+  /** A document begins: nothing of the state before is read. */
+  begins: bool,
 }
 struct Channel { input_bias: f32, rec_bias: f32, rate: f32 }
 fn channel(d: u32) -> Channel {
@@ -48,10 +50,12 @@ fn step_at(row: u32, d: u32, own: Channel) -> Step {
   let at = gate_at(row, d);
   let r = sigmoid(gates[at + params.block] + own.rec_bias);
   let decay = own.rate * r;
-  var s = Step(sigmoid(gates[at] + own.input_bias), r, exp(-decay), sqrt(rise(2.0 * decay)));
-  ${v.segments ? "if (segment_pos[row] == 0) { s.keep = 0.0; s.gain = 1.0; }" : ""}
+  var s = Step(sigmoid(gates[at] + own.input_bias), r, exp(-decay), sqrt(rise(2.0 * decay)), false);
+  ${v.segments ? "if (segment_pos[row] == 0) { s.keep = 0.0; s.gain = 1.0; s.begins = true; }" : ""}
   return s;
-}`;
+}
+// What is kept of a value; a product with 0 would let through what is not finite.
+fn kept(s: Step, value: f32) -> f32 { if (s.begins) { return 0.0; } return s.keep * value; }`;
 
 const head = (chunks = "params.chunks"): string => /* wgsl */ `
 @compute @workgroup_size(64)
@@ -74,7 +78,7 @@ ${head()}
   for (var t = first; t < last; t++) {
     let row = b * params.rows + t;
     let s = step_at(row, d, own);
-    h = fma(s.keep, h, s.gain * s.input_gate * x[row * params.width + d]);
+    h = kept(s, h) + s.gain * s.input_gate * x[row * params.width + d];
     product *= s.keep;
   }
   borders[index] = vec2f(product, h);
@@ -88,9 +92,9 @@ ${head()}
   var product = 1.0;
   for (var t = last; t > first; t--) {
     let row = b * params.rows + t - 1u;
-    let keep = step_at(row, d, own).keep;
-    m = keep * (dout[row * params.width + d] + m);
-    product *= keep;
+    let s = step_at(row, d, own);
+    m = kept(s, dout[row * params.width + d] + m);
+    product *= s.keep;
   }
   borders[index] = vec2f(product, m);
 }`;
@@ -107,7 +111,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let at = (index / params.width * params.chunks + chunk) * params.width + index % params.width;
     let own = borders[at];
     borders[at].y = value;
-    value = fma(own.x, value, own.y);
+    value = select(fma(own.x, value, own.y), own.y, own.x == 0.0);
   }
 }`;
 
@@ -119,7 +123,7 @@ ${head()}
   for (var t = first; t < last; t++) {
     let row = b * params.rows + t;
     let s = step_at(row, d, own);
-    h = fma(s.keep, h, s.gain * s.input_gate * x[row * params.width + d]);
+    h = kept(s, h) + s.gain * s.input_gate * x[row * params.width + d];
     out[row * params.width + d] = h;
   }
 }`;
@@ -133,7 +137,7 @@ ${head()}
     let row = b * params.rows + t - 1u;
     let l = dout[row * params.width + d] + m;
     lambda[row * params.width + d] = l;
-    m = step_at(row, d, own).keep * l;
+    m = kept(step_at(row, d, own), l);
   }
   ${v.start ? "if (chunk == 0u) { dstate[b * params.width + d] = m; }" : ""}
 }`;
@@ -154,10 +158,10 @@ ${head()}
     let l = lambda[at];
     var before = ${v.start ? "channels[(3u + b) * params.width + d]" : "0.0"};
     if (t > 0u) { before = h[at - params.width]; }
-    // Of the logarithm of a, through a and through the gain.
-    let dlog = s.keep * l * (before - 2.0 * s.keep * min(0.5 / s.gain, 1000.0) * s.input_gate * x[at]);
-    let di = l * s.gain * x[at] * s.input_gate * (1.0 - s.input_gate);
-    let dr = -dlog * own.rate * s.rec_gate * (1.0 - s.rec_gate);
+    // Of the logarithm of a, through a and through the gain. 1 - sigmoid(y) is sigmoid(-y), which keeps its digits.
+    let dlog = kept(s, l * (before - 2.0 * s.keep * min(0.5 / s.gain, 1000.0) * s.input_gate * x[at]));
+    let di = l * s.gain * x[at] * s.input_gate * sigmoid(-gates[gate] - own.input_bias);
+    let dr = -dlog * own.rate * s.rec_gate * sigmoid(-gates[gate + params.block] - own.rec_bias);
     dgates[gate] = di;
     dgates[gate + params.block] = dr;
     lambda[at] = l * s.gain * s.input_gate;

@@ -10,15 +10,14 @@ import {
   mul,
   sum,
   sumToShape,
+  type Expr,
   type Kernel,
   type Tensor,
 } from "@x/kernels";
 import type { AttentionLayout } from "../engine/options.js";
+import { runChannelDecayGradient, type TokenRows } from "./decay_gradient.js";
 import { expectFloat32, expectSome } from "./decayed_attention.js";
 import {
-  decayBindings,
-  decayParams,
-  rwkv6Decay,
   rwkv6Scan,
   rwkv6Walk,
   scanBindings,
@@ -26,7 +25,6 @@ import {
   walkBindings,
   walkParams,
   type ChunkScanVariant,
-  type DecayVariant,
   type WalkVariant,
 } from "./rwkv6.wgsl.js";
 
@@ -45,19 +43,15 @@ const scanKernel: Kernel<ChunkScanVariant> = defineKernel({
   params: scanParams,
   wgsl: rwkv6Scan,
 });
-const decayKernel: Kernel<DecayVariant> = defineKernel({
-  name: "rwkv6BackwardDecay",
-  bindings: decayBindings,
-  params: decayParams,
-  wgsl: rwkv6Decay,
-});
 
-const decayOf = elementwise("rwkv6Decays", ["w"], (w) => e.exp(e.neg(e.exp(w))));
-const toW = elementwise("rwkv6DecaysBackward", ["w", "gradient"], (w, g) => e.neg(e.mul(e.exp(w), g)));
-const times = elementwise("rwkv6Bonus", ["r", "k", "c"], (r, k, c) => e.mul(e.mul(r, k), c));
-const terms = elementwise("rwkv6Terms", ["x", "dx", "u", "bonus"], (x, dx, u, bonus) =>
-  e.sub(e.mul(x, dx), e.mul(u, bonus)),
+/** e^w, where the decay e^(-e^w) is 0 long before the exponential overflows. */
+const rateOf = (w: Expr): Expr => e.exp(e.min(w, 80));
+const decayOf = elementwise("rwkv6Decays", ["w"], (w) => e.exp(e.neg(rateOf(w))));
+/** The slope of the decay is -e^(w - e^w): of a decay that is 0 it is 0, and not 0 times e^w. */
+const toW = elementwise("rwkv6DecaysBackward", ["w", "gradient"], (w, g) =>
+  e.neg(e.mul(e.exp(e.sub(w, rateOf(w))), g)),
 );
+const times = elementwise("rwkv6Bonus", ["r", "k", "c"], (r, k, c) => e.mul(e.mul(r, k), c));
 
 export interface Rwkv6Options {
   /** [batch, heads, dim, dim], keys first: S before the first token; default zeros. */
@@ -73,7 +67,8 @@ export interface Rwkv6Options {
  *
  * r, k, v, w [batch, heads, tokens, dim], u [heads, dim], all f32. Gives out and the state [batch, heads, dim, dim] after the
  * last token, which continues the sequence. Differentiable in all of them. Longer sequences go in chunks of 64: what each
- * adds to the state, a scan, and all chunks at once from their states; no exponential of a sum is formed.
+ * adds to the state, a scan, and all chunks at once from their states; no exponential of a sum is formed. The gradient of
+ * w sums the terms that pass through the decay: see `channelDecayGradient`.
  * Peng et al. 2024, arXiv:2404.05892, section 4.
  *
  * @throws ConfigError, DTypeError, ShapeError
@@ -171,7 +166,7 @@ export function rwkv6(
       const { out } = walk(true, [r, k, v], decay, each);
       return { outputs: [out, last], saved: [decay, each] };
     },
-    backward: ({ grads, outputs, saved, needs }) => {
+    backward: ({ grads, saved, needs }) => {
       const [dout = gpu.zeros(r.shape), dlast] = grads;
       const [decay, each] = saved as [Tensor, Tensor | undefined];
       const before = each ?? state;
@@ -180,27 +175,20 @@ export function rwkv6(
       const back = many || forState ? states([r, dout], decay, dlast, true) : undefined;
       const after = many ? back!.each : dlast;
       const reverse = { reverse: true };
-      const dr = forR || forW ? walk(false, [dout, v, k], decay, before).out : undefined;
-      const dk = forK || forW ? walk(false, [v, dout, r], decay, after, reverse).out : undefined;
+      const dr = forR ? walk(false, [dout, v, k], decay, before).out : undefined;
+      const dk = forK ? walk(false, [v, dout, r], decay, after, reverse).out : undefined;
       const dv = forV ? walk(true, [k, r, dout], decay, after, reverse).out : undefined;
       // The bonus of each token: u times r k (v . dout).
       const beside = u.reshape(layout === "bhsd" ? [heads, 1, dim] : [heads, dim]);
-      const bonus = forW || forU ? times(r, k, sum(mul(v, dout), { axes: -1, keepDims: true })) : undefined;
+      const bonus = forU ? times(r, k, sum(mul(v, dout), { axes: -1, keepDims: true })) : undefined;
       let dw: Tensor | undefined;
       if (forW) {
         const gradient = gpu.empty(w.shape);
-        gpu.run(decayKernel, {
-          variant: { border: after !== undefined },
-          bindings: {
-            r_terms: terms(r, dr!, beside, bonus!),
-            k_terms: terms(k, dk!, beside, bonus!),
-            each: before ?? outputs[1]!,
-            last: outputs[1]!,
-            gradients: after,
-            out: gradient,
-          },
-          params: sizes,
-          workgroups,
+        const rows = (tensor: Tensor): TokenRows => ({ tensor, stride: [...stride.slice(0, 3), 1] });
+        runChannelDecayGradient({
+          ...{ x: rows(r), y: rows(dout), k: rows(k), v: rows(v), decay: rows(decay), out: rows(gradient) },
+          ...{ states: before, dstates: after, batch, heads, tokens, chunk, dim, valueDim: dim },
+          ...{ xScale: 1, kScale: 1, shift: 1 },
         });
         dw = toW(w, gradient);
       }

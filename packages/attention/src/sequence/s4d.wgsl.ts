@@ -1,4 +1,5 @@
 import { complexWgsl } from "./complex.wgsl.js";
+import { sigmoidWgsl } from "./functions.wgsl.js";
 
 /** Tokens whose outputs are summed over the states together. */
 const TILE = 16;
@@ -73,12 +74,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 }`;
 
 const rowsOfHalves = /* wgsl */ `
+${sigmoidWgsl}
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.y * groups.x * 64u + id.x;
   if (i >= params.count) { return; }
   let at = i / params.dim * 2u * params.dim + i % params.dim;
-  let open = 1.0 / (1.0 + exp(-z[at + params.dim]));`;
+  let open = sigmoid(z[at + params.dim]);`;
 
 /** out[r, h] = z[r, h] sigmoid(z[r, dim + h]) (+ residual[r, h]). */
 export const gateHalves = (v: { readonly residual: boolean }): string => /* wgsl */ `
@@ -89,5 +91,5 @@ ${rowsOfHalves}
 export const gateHalvesBackward = (): string => /* wgsl */ `
 ${rowsOfHalves}
   dz[at] = grad[i] * open;
-  dz[at + params.dim] = grad[i] * z[at] * open * (1.0 - open);
+  dz[at + params.dim] = grad[i] * z[at] * open * sigmoid(-z[at + params.dim]);
 }`;

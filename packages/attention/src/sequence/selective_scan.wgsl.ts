@@ -236,7 +236,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     v.gate
       ? `let gate = sigmoid(z[i]);
   g[i] = dout[i] * z[i] * gate;
-  dz[i] = dout[i] * before_gate[i] * gate * (1.0 + z[i] * (1.0 - gate));`
+  dz[i] = dout[i] * before_gate[i] * gate * (1.0 + z[i] * sigmoid(-z[i]));`
       : "g[i] = dout[i];"
   }
 }`;

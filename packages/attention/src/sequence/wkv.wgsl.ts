@@ -36,6 +36,8 @@ fn joined(a: State, b: State) -> State {
   return State(fma(x, a.num, y * b.num), fma(x, a.den, y * b.den), top);
 }
 fn faded(s: State, by: f32) -> State { return State(s.num, s.den, s.top - by); }
+// w = e^timeDecay; what it fades by has long been 0 where it would overflow.
+fn rate(log_rate: f32) -> f32 { return exp(min(log_rate, 69.0)); }
 fn slot_at(b: u32, slot: u32, d: u32) -> u32 { return ((b * params.slots + slot) * params.width + d) * 3u; }`;
 
 const access = (name: string): string => /* wgsl */ `
@@ -54,7 +56,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let b = index / (params.width * params.chunks);
   let first = chunk * params.chunk;
   let last = min(first + params.chunk, params.rows);
-  let w = exp(channels[d]);`;
+  let w = rate(channels[d]);`;
 
 /** wkv_t joins the state before the token with the token at e^(u + k_t); the state after it has the token at e^k_t. */
 export const wkvForward = (v: WkvVariant & { readonly keep: boolean }): string => /* wgsl */ `
@@ -100,7 +102,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   if (index >= params.batch * params.width) { return; }
   let d = index % params.width;
   let b = index / params.width;
-  let w = exp(channels[d]);
+  let w = rate(channels[d]);
   var s = ${v.start ? "load_kept(slot_at(b, 0u, d))" : "nothing()"};
   for (var i = 1u; i < params.chunks; i++) {
     let chunk = ${v.reverse ? "params.chunks - i" : "i - 1u"};
