@@ -55,18 +55,10 @@ export interface DecayGradientOptions {
   readonly kScale: number;
 }
 
-function call({
-  x,
-  y,
-  k,
-  v,
-  decay,
-  out,
-  add = false,
-  states,
-  dstates,
-  ...sizes
-}: DecayGradientOptions): Pick<Parameters<Tensor["gpu"]["run"]>[1], "bindings" | "params"> & {
+function call({ x, y, k, v, decay, out, add = false, states, dstates, ...sizes }: DecayGradientOptions): Pick<
+  Parameters<Tensor["gpu"]["run"]>[1],
+  "bindings" | "params"
+> & {
   variant: DecayGradientVariant;
 } {
   const { heads, tokens, chunk, dim, valueDim, xScale, kScale } = sizes;
