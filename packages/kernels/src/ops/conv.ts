@@ -4,10 +4,17 @@ import { sumMiddle } from "../reduce.js";
 import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
 import { checkConfig, expectDType, expectShape, expectTensors, showShape } from "../validate.js";
+import { cast } from "./elementwise.js";
 import { concat, slice } from "./shape.js";
 
+type Float = "f32" | "f16";
+
 interface ConvVariant {
-  readonly bias: boolean;
+  /** Elements of x, of what comes out and of its gradient. */
+  readonly x: Float;
+  readonly weight: Float;
+  /** Absent without a bias. */
+  readonly bias?: Float | undefined;
 }
 
 const params = {
@@ -30,42 +37,50 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 const forwardKernel: Kernel<ConvVariant> = defineKernel({
   name: "causalConv1d",
   bindings: (v: ConvVariant) => ({
-    x: "read f32" as const,
-    weight: "read f32" as const,
-    ...(v.bias ? { bias: "read f32" as const } : {}),
-    out: "write f32" as const,
+    x: `read ${v.x}` as const,
+    weight: `read ${v.weight}` as const,
+    ...(v.bias ? { bias: `read ${v.bias}` as const } : {}),
+    out: `write ${v.x}` as const,
   }),
   params,
   wgsl: (v) => /* wgsl */ `
 ${head("params.batch * params.out_rows * params.dim")}
   let t = index / params.dim % params.out_rows;
   let b = index / (params.dim * params.out_rows);
-  var y = ${v.bias ? "bias[d]" : "0.0"};
-  for (var j = 0u; j < params.taps; j++) { y += weight[d * params.taps + j] * x[(b * params.rows + t + j) * params.dim + d]; }
-  out[index] = y;
+  var y = ${v.bias ? "f32(bias[d])" : "0.0"};
+  for (var j = 0u; j < params.taps; j++) { y += f32(weight[d * params.taps + j]) * f32(x[(b * params.rows + t + j) * params.dim + d]); }
+  out[index] = ${v.x}(y);
 }`,
 });
 
-const inputKernel: Kernel<undefined> = defineKernel({
+const inputKernel: Kernel<ConvVariant> = defineKernel({
   name: "causalConv1dBackwardInput",
-  bindings: { grad: "read f32", weight: "read f32", out: "write f32" },
+  bindings: (v: ConvVariant) => ({
+    grad: `read ${v.x}` as const,
+    weight: `read ${v.weight}` as const,
+    out: `write ${v.x}` as const,
+  }),
   params,
-  wgsl: () => /* wgsl */ `
+  wgsl: (v) => /* wgsl */ `
 ${head("params.batch * params.rows * params.dim")}
   let t = index / params.dim % params.rows;
   let b = index / (params.dim * params.rows);
   var dx = 0.0;
   for (var j = 0u; j < params.taps; j++) {
-    if (j <= t && t - j < params.out_rows) { dx += weight[d * params.taps + j] * grad[(b * params.out_rows + t - j) * params.dim + d]; }
+    if (j <= t && t - j < params.out_rows) { dx += f32(weight[d * params.taps + j]) * f32(grad[(b * params.out_rows + t - j) * params.dim + d]); }
   }
-  out[index] = dx;
+  out[index] = ${v.x}(dx);
 }`,
 });
 
-/** Partial sums over chunks of rows: out[chunk, d, j]. */
-const weightKernel: Kernel<undefined> = defineKernel({
+/** Partial sums over chunks of rows, in f32: out[chunk, d, j]. */
+const weightKernel: Kernel<ConvVariant> = defineKernel({
   name: "causalConv1dBackwardWeight",
-  bindings: { grad: "read f32", x: "read f32", out: "write f32" },
+  bindings: (v: ConvVariant) => ({
+    grad: `read ${v.x}` as const,
+    x: `read ${v.x}` as const,
+    out: "write f32" as const,
+  }),
   params,
   wgsl: () => /* wgsl */ `
 ${head("params.chunks * params.taps * params.dim")}
@@ -76,7 +91,7 @@ ${head("params.chunks * params.taps * params.dim")}
   for (var r = c * params.chunk; r < last; r++) {
     let b = r / params.out_rows;
     let t = r % params.out_rows;
-    total += grad[r * params.dim + d] * x[(b * params.rows + t + j) * params.dim + d];
+    total += f32(grad[r * params.dim + d]) * f32(x[(b * params.rows + t + j) * params.dim + d]);
   }
   out[(c * params.dim + d) * params.taps + j] = total;
 }`,
@@ -86,8 +101,13 @@ ${head("params.chunks * params.taps * params.dim")}
  * Depthwise causal convolution: y_t = bias + sum_j weight[:, j] x_{t - K + 1 + j}; the last tap is on the current
  * token.
  *
- * x [batch, rows, dim], weight [dim, K], bias [dim], all f32. `state` [batch, K - 1, dim] holds the inputs before
- * x, oldest first (zeros if absent); the returned state continues the sequence.
+ * x [batch, rows, dim], weight [dim, K], bias [dim], each f32 or f16, summed in f32; out has the dtype of x. `state`
+ * [batch, K - 1, dim], of the dtype of x, holds the inputs before x, oldest first (zeros if absent); the returned state
+ * continues the sequence. Gradients reach all four.
+ *
+ * Data with channels before rows, [batch, dim, rows], is `transpose(x, [0, 2, 1])`; weights [dim, 1, K] are
+ * `weight.reshape([dim, K])`; an activation that follows is an op of its own,
+ * `elementwise("silu", ["x"], e.silu)(out)`.
  *
  * @throws ShapeError, DTypeError
  */
@@ -100,7 +120,8 @@ export function causalConv1d(
   checkConfig(who, options, ["bias", "state"]);
   const { bias, state } = options;
   expectTensors(who, { x, weight });
-  for (const [name, t] of Object.entries({ x, weight, bias, state })) if (t) expectDType(who, name, t, "f32");
+  for (const [name, t] of Object.entries({ x, weight, bias })) if (t) expectDType(who, name, t, "f32", "f16");
+  if (state) expectDType(who, "state", state, x.dtype);
   const { batch, rows, dim } = expectShape(who, "x", x, ["batch", "rows", "dim"]) as {
     batch: number;
     rows: number;
@@ -113,7 +134,7 @@ export function causalConv1d(
   if (bias) expectShape(who, "bias", bias, [dim]);
   if (state) expectShape(who, "state", state, [batch, taps - 1, dim]);
   return x.gpu.scope(() => {
-    const before = state ?? x.gpu.zeros([batch, taps - 1, dim]);
+    const before = state ?? x.gpu.zeros([batch, taps - 1, dim], x.dtype);
     const all = taps > 1 ? concat([before, x], 1) : x;
     const total = rows + taps - 1;
     const call = (
@@ -124,44 +145,43 @@ export function causalConv1d(
       params: { batch, rows: total, out_rows: rows, dim, taps, chunk, chunks },
       workgroups: grid1d(Math.ceil(n / 64)),
     });
+    const variant = {
+      x: x.dtype as Float,
+      weight: weight.dtype as Float,
+      bias: bias?.dtype as Float | undefined,
+    };
     const [out] = applyOp({
       name: who,
       inputs: [all, weight, bias],
       forward: () => {
-        const y = x.gpu.empty([batch, rows, dim]);
+        const y = x.gpu.empty([batch, rows, dim], x.dtype);
         x.gpu.run(forwardKernel, {
           ...call(y.size),
-          variant: { bias: bias !== undefined },
+          variant,
           bindings: { x: all, weight, bias, out: y },
         });
         return { outputs: [y] };
       },
       backward: ({ grads, needs }) => {
         const grad = grads[0]!;
-        const run = (
-          kernel: Kernel<undefined>,
-          bindings: Record<string, Tensor>,
-          shape: readonly number[],
-          chunk = 1,
-          chunks = 1,
-        ): Tensor => {
-          const y = x.gpu.empty(shape);
-          x.gpu.run(kernel, { ...call(y.size, chunk, chunks), bindings: { ...bindings, out: y } });
-          return y;
-        };
-        const chunks = Math.max(1, Math.ceil((batch * rows) / 64));
-        return [
-          needs[0] ? run(inputKernel, { grad, weight }, [batch, total, dim]) : undefined,
-          needs[1]
-            ? sumMiddle(
-                run(weightKernel, { grad, x: all }, [chunks, dim, taps], 64, chunks),
-                1,
-                chunks,
-                dim * taps,
-              ).alias(weight.shape)
-            : undefined,
-          needs[2] ? sumMiddle(grad, 1, batch * rows, dim).alias([dim]) : undefined,
-        ];
+        let dx, dweight, dbias: Tensor | undefined;
+        if (needs[0]) {
+          dx = x.gpu.empty(all.shape, x.dtype);
+          x.gpu.run(inputKernel, { ...call(dx.size), variant, bindings: { grad, weight, out: dx } });
+        }
+        if (needs[1]) {
+          const chunks = Math.max(1, Math.ceil((batch * rows) / 64));
+          const parts = x.gpu.empty([chunks, dim, taps]);
+          x.gpu.run(weightKernel, {
+            ...call(parts.size, 64, chunks),
+            variant,
+            bindings: { grad, x: all, out: parts },
+          });
+          dweight = cast(sumMiddle(parts, 1, chunks, dim * taps).alias(weight.shape), weight.dtype);
+        }
+        if (bias && needs[2])
+          dbias = cast(sumMiddle(cast(grad, "f32"), 1, batch * rows, dim).alias([dim]), bias.dtype);
+        return [dx, dweight, dbias];
       },
     });
     return { out: out!, state: slice(all, { axis: 1, start: total - (taps - 1) }) };

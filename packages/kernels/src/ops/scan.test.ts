@@ -1,5 +1,16 @@
 import { describe, expect, it } from "vitest";
-import { associativeScan, causalConv1d, cumsum, e, linearRecurrence, ShapeError } from "../index.js";
+import {
+  associativeScan,
+  cast,
+  causalConv1d,
+  cumsum,
+  DTypeError,
+  e,
+  linearRecurrence,
+  ShapeError,
+  vjp,
+  type Tensor,
+} from "../index.js";
 import { checkOp, numbers, operand, relativeError, useGpu } from "../test-support.js";
 
 const device = useGpu();
@@ -145,6 +156,36 @@ describe("causalConv1d", () => {
       (x, weight, bias, state) => causalConv1d(x, weight, { bias, state }).out,
       reference,
       [operand([B, T, D], 1), operand([D, K], 2), operand([D], 3), operand([B, K - 1, D], 4)],
+    );
+  });
+
+  it("convolves in f16, and in f16 with weights of f32, with gradients in the dtype of each", async () => {
+    const { gpu } = device;
+    const operands = [operand([B, T, D], 1), operand([D, K], 2), operand([D], 3), operand([B, K - 1, D], 4)];
+    const run = (x: Tensor, weight: Tensor, bias: Tensor, state: Tensor): Tensor =>
+      causalConv1d(x, weight, { bias, state }).out;
+    const all = operands.map((o) => cast(cast(gpu.tensor(o.data, o.shape), "f16"), "f32"));
+    const [x, weight, bias, state] = all as [Tensor, Tensor, Tensor, Tensor];
+    const grad = cast(gpu.tensor(numbers(B * T * D, 9), [B, T, D]), "f16");
+    const exact = vjp(() => [run(x, weight, bias, state)], all);
+    const expected = exact.pullback([cast(grad, "f32")]);
+    for (const [weights, types] of [
+      ["f16", ["f16", "f16", "f16", "f16"]],
+      ["f32", ["f16", "f32", "f32", "f16"]],
+    ] as const) {
+      const halves = [cast(x, "f16"), cast(weight, weights), cast(bias, weights), cast(state, "f16")];
+      const half = vjp(() => [run(...(halves as [Tensor, Tensor, Tensor, Tensor]))], halves);
+      const got = half.pullback([grad]);
+      expect(half.outputs[0]!.dtype).toBe("f16");
+      expect(got.map((t) => t.dtype)).toEqual(types);
+      for (const [i, t] of [half.outputs[0]!, ...got].entries()) {
+        const want = i === 0 ? exact.outputs[0]! : expected[i - 1]!;
+        expect(relativeError(await cast(t, "f32").read(), await want.read())).toBeLessThan(1e-3);
+      }
+    }
+    expect(() => causalConv1d(x, weight, { state: cast(state, "f16") })).toThrow(DTypeError);
+    expect(() => causalConv1d(x, weight, { activation: "silu" } as never)).toThrow(
+      /unknown key "activation"/,
     );
   });
 
