@@ -1,5 +1,6 @@
 import {
   ACTIVATIONS,
+  checkConfig,
   ConfigError,
   e,
   elementwise,
@@ -74,6 +75,7 @@ export function activation(
   kind: ActivationKind,
   options: { readonly beta?: Beta | undefined } = {},
 ): Tensor {
+  checkConfig("activation", options, ["beta"]);
   expectOneOf("activation", "kind", kind, ACTIVATION_KINDS);
   expectDType("activation", "x", x, "f32", "f16");
   const beta = checkBeta("activation", kind, options.beta, x.shape.at(-1) ?? 1);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError, ShapeError, type Tensor } from "@x/kernels";
+import { ConfigError, matmul, ShapeError, vjp, type Tensor } from "@x/kernels";
 import { checkOp, numbers, operand, relativeError, useGpu } from "@x/testing";
 import { multiply, solve, transpose } from "./fact_edit.reference.js";
 import { keyCovariance } from "./key_covariance.js";
@@ -53,6 +53,32 @@ describe("spdSolve", () => {
 });
 
 describe("rome", () => {
+  it("meets the fact where the covariance is singular, and leaves W where the key is zero", async () => {
+    const { gpu } = device;
+    const key = gpu.tensor([1, 2, -1], [3]);
+    const [w, value] = [gpu.tensor([1, 0, 2, -1, 1, 0], [2, 3]), gpu.tensor([3, -2], [2])];
+    for (const covariance of [
+      [0, 0, 0, 0, 0, 0, 0, 0, 0],
+      [1, 1, 1, 1, 1, 1, 1, 1, 1],
+      [1, 2, -1, 2, 4, -2, -1, -2, 1],
+      [2, 0, 0, 0, 3, 0, 0, 0, 0],
+    ]) {
+      const edited = rome(w, { covariance: gpu.tensor(covariance, [3, 3]), key, value }).w;
+      const made = await matmul(edited, key.reshape([3, 1])).read();
+      expect(made[0], String(covariance)).toBeCloseTo(3, 4);
+      expect(made[1], String(covariance)).toBeCloseTo(-2, 4);
+      const facts = { keys: key.reshape([1, 3]), values: value.reshape([1, 2]) };
+      const many = memit(w, { covariance: gpu.tensor(covariance, [3, 3]), ...facts }, { mode: "exact" });
+      expect((await many.read()).every(Number.isFinite), String(covariance)).toBe(true);
+    }
+    const unit = gpu.tensor([1, 0, 0, 0, 1, 0, 0, 0, 1], [3, 3]);
+    const zero = { covariance: unit, key: gpu.zeros([3]), value };
+    expect(await rome(w, zero).w.read()).toEqual(await w.read());
+    const run = vjp(() => [rome(w, zero).w], [w, zero.key, value]);
+    for (const grad of run.pullback(run.outputs))
+      if (grad) expect((await grad.read()).every(Number.isFinite)).toBe(true);
+  });
+
   it.each([0, 0.7])("ridge %d: the edited matrix, lambda and direction, with gradients", async (ridge) => {
     const [O, F] = [4, 7];
     const c = covariance(F, 3);

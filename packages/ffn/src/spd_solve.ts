@@ -58,7 +58,8 @@ function solve({ l, d }: Factor, b: Tensor): Tensor {
  * X of (A + ridge I) X = B for a symmetric positive definite A, by Cholesky factorisation; A is not inverted.
  *
  * A [n, n] f32, of which symmetry is taken on trust; B [n, m] f32. Differentiable in both: dB = A^-1 dX,
- * dA = -dB X^T. A matrix that is not positive definite in float32 gives NaN.
+ * dA = -dB X^T. A singular A has the limit of a vanishing ridge: pivots below 2^-21 of the diagonal, which float32
+ * cannot tell from 0, count as that. A matrix with a negative pivot, which is no rounding error, gives NaN.
  *
  * @throws ShapeError, DTypeError, ConfigError
  */

@@ -11,7 +11,9 @@ export const equilibrate: Kernel<undefined> = defineKernel({
   name: "spdEquilibrate",
   bindings: { a: "read f32", l: "write f32", d: "write f32" },
   params: { n: "u32", ridge: "f32" },
+  // A negative diagonal stays NaN: such a matrix is not positive, and no scale makes it so.
   wgsl: () => /* wgsl */ `
+fn scale(x: f32) -> f32 { return select(inverseSqrt(x), 1.0, x == 0.0); }
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let at = id.y * groups.x * 64u + id.x;
@@ -19,14 +21,21 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   if (at >= n * n) { return; }
   let i = at / n;
   let j = at % n;
-  let di = inverseSqrt(a[i * n + i] + params.ridge);
-  let dj = inverseSqrt(a[j * n + j] + params.ridge);
+  let di = scale(a[i * n + i] + params.ridge);
+  let dj = scale(a[j * n + j] + params.ridge);
   l[at] = di * dj * (a[at] + select(0.0, params.ridge, i == j));
   if (i == j) { d[i] = di; }
 }`,
 });
 
-/** Cholesky factor of the diagonal block at \`first\`. One workgroup. A pivot that is not positive gives NaN. */
+/**
+ * Pivots of the unit diagonal that are rounding errors of 0: they count as FLOOR, the least ridge that float32 can tell
+ * from them, so that a singular matrix has the limit of a vanishing ridge. Below BELOW a matrix is not semi-definite.
+ */
+const FLOOR = 2 ** -21;
+const BELOW = -(2 ** -12);
+
+/** Cholesky factor of the diagonal block at \`first\`. One workgroup. A pivot that is negative gives NaN. */
 export const factorDiagonal: Kernel<undefined> = defineKernel({
   name: "spdFactorDiagonal",
   bindings: { l: "read_write f32" },
@@ -44,7 +53,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   for (var j = 0u; j < b; j++) {
     let square = t[j * B + j];
     workgroupBarrier();
-    let pivot = select(bitcast<f32>(params.nan), sqrt(square), square > 0.0);
+    let pivot = select(bitcast<f32>(params.nan), sqrt(max(square, ${String(FLOOR)})), square > ${String(BELOW)});
     for (var i = j + lane; i < b; i += 64u) { t[i * B + j] = select(t[i * B + j] / pivot, pivot, i == j); }
     workgroupBarrier();
     let rest = b - j - 1u;

@@ -2,7 +2,6 @@ import {
   cast,
   checkConfig,
   ConfigError,
-  div,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -10,12 +9,11 @@ import {
   mul,
   ShapeError,
   showShape,
-  sigmoid,
-  softmax,
   sum,
   type Tensor,
 } from "@x/kernels";
 import { countChoices, expectChoices, groupCount, type GroupBy } from "./choices.js";
+import { normalizedScores } from "./router.js";
 
 export interface DeepSeekBalanceOptions {
   /** Default "expert". */
@@ -88,12 +86,7 @@ export function deepseekBalanceLoss(
   }
   const width = experts / devices;
   return logits.gpu.scope(() => {
-    let scores: Tensor;
-    if (scoreFunction === "softmax") scores = softmax(logits);
-    else {
-      const each = sigmoid(logits);
-      scores = div(each, sum(each, { axes: -1, keepDims: true }));
-    }
+    const scores = normalizedScores(logits, scoreFunction);
     const mean_ = mean(scores.reshape([groups, tokens, experts]), { axes: 1 });
     const p = width === 1 ? mean_ : sum(mean_.reshape([groups, devices, width]), { axes: -1 });
     const counts = countChoices(indices, { groups, experts, width, distinct: kind === "communication" });

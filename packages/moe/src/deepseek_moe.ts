@@ -15,7 +15,7 @@ import {
 import { expectRouter, expectWeights, expertCount, type GatedExperts } from "./expert_weights.js";
 import { gated, mixExperts } from "./experts.js";
 import { groupLimitedTopk } from "./group_limited.js";
-import { renormalizeWeights } from "./router.js";
+import { normalizedScores } from "./router.js";
 
 /** The shared experts as one gated layer of width numShared * hidden. */
 export interface SharedExperts {
@@ -106,8 +106,9 @@ export function deepseekMoe(
     const sums = bias !== undefined || (numGroups > 1 && groupScore === "top2");
     const limit = { numGroups, topkGroups, groupScore };
     const indices = groupLimitedTopk(who, sums ? scores : logits, topK, limit, bias);
-    let weights = takeAlongLast(scores, indices);
-    if (normTopkProb) weights = renormalizeWeights(weights, 1e-20);
+    let weights = normTopkProb
+      ? normalizedScores(takeAlongLast(logits, indices), scoreFunction)
+      : takeAlongLast(scores, indices);
     if (routedScalingFactor !== 1) weights = mul(weights, routedScalingFactor);
     let out = mixExperts(rows, experts, indices, weights);
     if (shared)

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ConfigError, ShapeError } from "@x/kernels";
+import { ConfigError, ShapeError, vjp } from "@x/kernels";
 import { checkOp, operand, useGpu } from "@x/testing";
-import { router, type RouterOptions } from "./index.js";
+import { renormalizeWeights, router, type RouterOptions } from "./index.js";
 import { row, sigmoid, softmax, softplus, times, topk } from "./moe.reference.js";
 
 interface Case extends Omit<RouterOptions, "noise" | "wNoise" | "jitter" | "bias"> {
@@ -97,6 +97,27 @@ describe("router", () => {
       const [x, w] = [gpu.full([1, 1], 1), gpu.tensor(logits, [6, 1])];
       const { indices } = gpu.scope(() => router(x, w, { topK: 6, scoreFunction: score }));
       expect(Array.from(await indices.read())).toEqual([4, 1, 3, 0, 5, 2]);
+    },
+  );
+
+  it.each(["softmax", "sigmoid"] as const)(
+    "%s: scores that round to 0 keep their shares when they are renormalised, with gradients",
+    async (scoreFunction) => {
+      const { gpu } = device;
+      const x = gpu.full([1, 1], 1);
+      const w = gpu.tensor([-300, -301, -400, -500], [4, 1]);
+      const run = vjp(() => [router(x, w, { topK: 2, scoreFunction, renormalize: true }).weights], [w]);
+      const p = 1 / (1 + Math.exp(-1));
+      const [first, second] = await run.outputs[0]!.read();
+      expect(first).toBeCloseTo(p, 6);
+      expect(second).toBeCloseTo(1 - p, 6);
+      const [dw] = run.pullback([gpu.tensor([1, 0], [1, 2])]);
+      const slopes = [...(await dw!.read())];
+      [p * (1 - p), -p * (1 - p), 0, 0].forEach((v, i) => {
+        expect(slopes[i]).toBeCloseTo(v, 6);
+      });
+      const zeros = await renormalizeWeights(gpu.zeros([2, 3]), 0).read();
+      expect([...zeros]).toEqual([0, 0, 0, 0, 0, 0]);
     },
   );
 

@@ -2,7 +2,6 @@ import {
   add,
   checkConfig,
   ConfigError,
-  div,
   e,
   elementwise,
   expectBoolean,
@@ -10,6 +9,7 @@ import {
   expectNumber,
   expectOneOf,
   expectShape,
+  expectTensor,
   linear,
   mul,
   sigmoid,
@@ -53,9 +53,25 @@ const noisy = elementwise("noisyTopk", ["logits", "noise", "scale"], (logits, no
   e.add(logits, e.mul(noise, e.softplus(scale))),
 );
 
-/** Weights divided by (their sum + eps). */
+const share = elementwise("renormalizedWeight", ["weight", "total"], (weight, total) =>
+  e.div(weight, e.select(e.gt(e.abs(total), 0), total, 1)),
+);
+
+/** Weights [..., k] divided by (their sum + eps); a row whose sum and eps are 0 stays as it is. @throws ConfigError */
 export function renormalizeWeights(weights: Tensor, eps: number): Tensor {
-  return weights.gpu.scope(() => div(weights, add(sum(weights, { axes: -1, keepDims: true }), eps)));
+  expectTensor("renormalizeWeights", "weights", weights);
+  expectNumber("renormalizeWeights", "eps", eps, 0);
+  return weights.gpu.scope(() => share(weights, add(sum(weights, { axes: -1, keepDims: true }), eps)));
+}
+
+const logSigmoid = elementwise("logSigmoid", ["x"], (x) => e.neg(e.softplus(e.neg(x))));
+
+/**
+ * Scores of logits [..., k] divided by their sum, from the logits: exp(log score - log sum), so that scores which
+ * round to 0 keep their shares.
+ */
+export function normalizedScores(logits: Tensor, scoreFunction: "softmax" | "sigmoid"): Tensor {
+  return softmax(scoreFunction === "softmax" ? logits : logSigmoid(logits));
 }
 
 /**
@@ -113,6 +129,8 @@ export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): Rout
     // By the logits, whose order is that of the scores where those round to 1 or 0.
     const { values, indices } = topk(logits, topK);
     if (order === "topkThenSoftmax") return { logits, probs, weights: softmax(values), indices };
+    if (renormalize && renormEps === 0)
+      return { logits, probs, weights: normalizedScores(values, scoreFunction), indices };
     const best = takeAlongLast(probs, indices);
     return { logits, probs, weights: renormalize ? renormalizeWeights(best, renormEps) : best, indices };
   });

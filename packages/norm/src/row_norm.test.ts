@@ -5,6 +5,23 @@ import { rowNorm } from "./row_norm.js";
 import { eachForm, upload } from "./test-support.js";
 
 eachForm("rowNorm", (device) => {
+  it("gives zeros, and zeros as gradients, for a row of zeros at eps 0", async () => {
+    const { gpu } = device;
+    for (const center of [false, true])
+      for (const divisor of ["inside", "outside", "length"] as const) {
+        const x = gpu.tensor([0, 0, 0, 0, 3, -4, 1, 2], [2, 4]);
+        const run = vjp(() => [rowNorm(x, { who: "test", center, divisor, eps: 0 }).out], [x]);
+        const label = `${divisor} ${String(center)}`;
+        const out = [...(await run.outputs[0]!.read())];
+        expect(out.slice(0, 4), label).toEqual([0, 0, 0, 0]);
+        expect(out.every(Number.isFinite), label).toBe(true);
+        const [dx] = run.pullback([gpu.tensor([1, 2, 3, 4, 5, 6, 7, 8], [2, 4])]);
+        const slopes = [...(await dx!.read())];
+        expect(slopes.slice(0, 4).map(Math.abs), label).toEqual([0, 0, 0, 0]);
+        expect(slopes.every(Number.isFinite), label).toBe(true);
+      }
+  });
+
   it(
     "gives the same figures whatever number of rows a group takes together",
     { timeout: 300_000 },

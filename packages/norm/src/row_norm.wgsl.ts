@@ -82,6 +82,8 @@ alias K = ${v.lanes > 0 ? "f32" : "S"};
 const PIECE = ${v.vec ? "4u" : "1u"};
 const BLOCK = ${String(v.block)}u;
 const WIDTH = ${String(v.lanes || 64)}u;
+// A row of zeros at eps 0 stays a row of zeros, and so does its gradient.
+fn reciprocal(r: K) -> K { return select(1.0 / r, K(0.0), r == K(0.0)); }
 fn first(x: T) -> f32 { return ${v.vec ? "x.x" : "x"}; }
 fn fold(x: T) -> f32 { return ${v.vec ? "(x.x + x.y) + (x.z + x.w)" : "x"}; }
 fn first_rows(x: array<T, BLOCK>) -> S { return ${ofBlock(v, (r) => `first(x[${r}])`)}; }
@@ -265,7 +267,7 @@ ${rowNormMain(v, {
   numbers: v.center ? ["base", "mean", "square"] : ["square"],
   block,
   derived: `let m = sqrt(square${v.divisor === "length" ? "" : " / f32(params.k)"});
-    let scale = ${v.gain ? "gain[0]" : "1.0"} / ${divisor(v)};
+    let scale = ${v.gain ? "gain[0] * " : ""}reciprocal(${divisor(v)});
     let left = vec2f(${v.center ? "held(mean, lane % params.batch)" : "0.0"}, held(m, lane % params.batch));
     if (lane < count) { stats[row + lane] = left; }`,
   before: `${v.weight === undefined ? "" : "let factor = T(weight[i]) + params.offset;"}

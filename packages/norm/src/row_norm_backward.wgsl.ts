@@ -41,7 +41,7 @@ export function backwardBindings(v: RowNormBackwardVariant): Record<string, Bind
 /** d r / d x_i = x_i rate(m, r), for the features in the statistic. */
 const rate = (v: RowNormVariant): string =>
   ({
-    inside: "1.0 / (f32(params.k) * r)",
+    inside: "reciprocal(f32(params.k) * r)",
     outside: "select(K(0.0), 1.0 / (f32(params.k) * m), m > K(0.0))",
     length: "select(K(0.0), 1.0 / m, m > K(params.eps))",
   })[v.divisor];
@@ -73,7 +73,7 @@ ${rowNormMain(v, {
   }
     let m = ${left((line) => `stats[${line}].y`)};
     let r = ${divisor(v)};
-    let inverse = 1.0 / r;
+    let inverse = reciprocal(r);
     let rate = ${rate(v)} * inverse * inverse;
     ${v.gain ? "let factor = gain[0];" : ""}`,
   numbers: v.center ? ["along", "level"] : ["along"],
