@@ -1,6 +1,10 @@
 import {
+  deltaRule,
+  gatedDeltaRule,
+  gatedLinearAttention,
   GatedRetention,
   gatedRetention,
+  kda,
   linearAttention,
   MultiScaleRetention,
   retention as retain,
@@ -9,8 +13,9 @@ import {
   ssd,
 } from "@x/attention";
 import type { Tensor } from "@x/kernels";
+import { chunksOf, join, part, pieces } from "./chunks.js";
 import { number, without } from "./config.js";
-import type { Runner, RunnerContext } from "./runner.js";
+import { withChunks, type Runner, type RunnerContext } from "./runner.js";
 
 /** The configuration, whose keys are the packages', and a state if the case has one. */
 const options = ({ config, inputs }: RunnerContext): Record<string, unknown> => ({
@@ -72,11 +77,47 @@ const layer =
     return { out, state: next };
   };
 
+/**
+ * A memory of keys and values, whole and in the case's pieces with the state carried. `form` and `chunkSize` name forms that
+ * are equal to the recurrence, the one form that these operators have.
+ */
+const memory = (
+  run: (
+    tokens: Readonly<Record<string, Tensor>>,
+    options: Record<string, unknown>,
+  ) => { readonly out: Tensor; readonly state: Tensor },
+): Runner => {
+  const call = (
+    { config }: RunnerContext,
+    { state, ...tokens }: Readonly<Record<string, Tensor>>,
+  ): { out: Tensor; state: Tensor } =>
+    run(tokens, { ...without(config, "form", "chunkSize", "chunks"), state });
+  return withChunks(
+    (context) => ({ ...call(context, context.inputs) }),
+    (context) => {
+      const { state: given, ...tokens } = context.inputs;
+      const outs: Tensor[] = [];
+      let state = given;
+      for (const piece of pieces(tokens["q"]!.shape[2]!, chunksOf(context.config)!)) {
+        const own = Object.fromEntries(Object.entries(tokens).map(([name, t]) => [name, part(t, 2, piece)]));
+        const next = call(context, { ...own, ...(state ? { state } : {}) });
+        outs.push(next.out);
+        state = next.state;
+      }
+      return { out: join(outs, 2), state: state! };
+    },
+  );
+};
+
 export const retention: Readonly<Record<string, Runner>> = {
   retention: (context) => {
     const { q, k, v } = context.inputs;
     return retain(q!, k!, v!, options(context));
   },
+  delta_rule: memory(({ q, k, v, beta }, options) => deltaRule(q!, k!, v!, beta!, options)),
+  gated_delta_rule: memory(({ q, k, v, g, beta }, options) => gatedDeltaRule(q!, k!, v!, g!, beta!, options)),
+  kda: memory(({ q, k, v, g, beta }, options) => kda(q!, k!, v!, g!, beta!, options)),
+  gated_linear_attention: memory(({ q, k, v, g }, options) => gatedLinearAttention(q!, k!, v!, g!, options)),
   gated_retention: (context) => {
     const { q, k, v, logDecay } = context.inputs;
     return gatedRetention(q!, k!, v!, logDecay!, options(context));

@@ -1,4 +1,4 @@
-import { defineKernel, type Kernel, type Tensor } from "@x/kernels";
+import { defineKernel, type Kernel, type ParamValue, type Tensor } from "@x/kernels";
 import {
   channelDecayGradient,
   channelDecayParams,
@@ -29,6 +29,8 @@ export const LONGEST_CHUNK: number = PAIRS;
 export interface TokenRows {
   readonly tensor: Tensor;
   readonly stride: readonly number[];
+  /** Where the first token of the first head lies; default 0. */
+  readonly offset?: number;
 }
 
 /** A recurrence S_t = decay_t S_{t-1} + kScale k_t^T v_t and one reader of its states, xScale x S with the cotangent y. */
@@ -45,6 +47,8 @@ export interface DecayGradientOptions {
   readonly states: Tensor | undefined;
   /** The gradient of the state after each chunk, which only one of several readers counts. */
   readonly dstates: Tensor | undefined;
+  /** Both have a state more than chunks for each head, and a chunk's gradient lies one after its state; default false. */
+  readonly ends?: boolean;
   readonly batch: number;
   readonly heads: number;
   readonly tokens: number;
@@ -55,13 +59,13 @@ export interface DecayGradientOptions {
   readonly kScale: number;
 }
 
-function call({ x, y, k, v, decay, out, add = false, states, dstates, ...sizes }: DecayGradientOptions): Pick<
-  Parameters<Tensor["gpu"]["run"]>[1],
-  "bindings" | "params"
-> & {
+function call(options: DecayGradientOptions): {
   variant: DecayGradientVariant;
+  bindings: Record<string, Tensor | undefined>;
+  params: Record<string, ParamValue>;
 } {
-  const { heads, tokens, chunk, dim, valueDim, xScale, kScale } = sizes;
+  const { x, y, k, v, decay, out, add = false, states, dstates, ends = false } = options;
+  const { heads, tokens, chunk, dim, valueDim, xScale, kScale } = options;
   return {
     variant: { state: states !== undefined, border: dstates !== undefined, add },
     bindings: {
@@ -85,6 +89,10 @@ function call({ x, y, k, v, decay, out, add = false, states, dstates, ...sizes }
       tokens,
       chunk,
       chunks: Math.ceil(tokens / chunk),
+      slots: Math.ceil(tokens / chunk) + (ends ? 1 : 0),
+      after_first: ends ? 1 : 0,
+      x_offset: x.offset ?? 0,
+      y_offset: y.offset ?? 0,
       dim,
       value_dim: valueDim,
       x_scale: xScale,

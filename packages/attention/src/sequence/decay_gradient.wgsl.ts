@@ -28,6 +28,12 @@ const params: Record<string, ParamType> = {
   tokens: "u32",
   chunk: "u32",
   chunks: "u32",
+  /** From head to head in the states and their gradients, in states; and the gradient after the first chunk. */
+  slots: "u32",
+  after_first: "u32",
+  /** Where the first token of x and y lies. */
+  x_offset: "u32",
+  y_offset: "u32",
   dim: "u32",
   value_dim: "u32",
   /** Steps of the state's keys and values. */
@@ -88,8 +94,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let row = min(first + lane, last - 1u);
   let live = lane < count;
   let base = lane * (max(lane, 1u) - 1u) / 2u;
-  let x_base = at(params.x_stride, b, h, row);
-  let y_base = at(params.y_stride, b, h, row);
+  let x_base = params.x_offset + at(params.x_stride, b, h, row);
+  let y_base = params.y_offset + at(params.y_stride, b, h, row);
   let scale = params.x_scale * params.k_scale;
   var total = 0.0;
   for (var block = (count + ${COLUMNS - 1}u) / ${COLUMNS}u; block > 0u; block--) {
@@ -122,8 +128,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
   }
   total += decay[at(params.decay_stride, b, h, first)];
-  let own_chunk = (b * params.heads + h) * params.chunks + group.x;
-  let matrix = own_chunk * params.dim * params.value_dim;
+  let slot = (b * params.heads + h) * params.slots + group.x;
+  let matrix = slot * params.dim * params.value_dim;
+  ${v.border ? "let gradient = (slot + params.after_first) * params.dim * params.value_dim;" : ""}
   var begin = 0.0;
   ${
     v.state
@@ -149,7 +156,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var d = 0u; d < params.dim; d++) {
     var sum = 0.0;
     for (var e = 0u; e < params.value_dim; e++) {
-      sum = fma(dstates[matrix + d * params.state_row + e * params.state_column], v[v_base + e], sum);
+      sum = fma(dstates[gradient + d * params.state_row + e * params.state_column], v[v_base + e], sum);
     }
     end = fma(k[k_base + d], sum, end);
   }
@@ -161,7 +168,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       ? /* wgsl */ `
   fade += decay[at(params.decay_stride, b, h, row)];
   var both = 0.0;
-  for (var i = lane; i < params.dim * params.value_dim; i += ${PAIRS}u) { both = fma(states[matrix + i], dstates[matrix + i], both); }
+  for (var i = lane; i < params.dim * params.value_dim; i += ${PAIRS}u) { both = fma(states[matrix + i], dstates[gradient + i], both); }
   through[lane] = both;
   if (lane == 0u) { from_start[0] = exp(fade); }
   workgroupBarrier();
@@ -220,7 +227,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let read = count - params.shift;
   for (var s = 1u; s < read; s++) {
     if (lane < s) {
-      let y_base = at(params.y_stride, b, h, first + s + params.shift);
+      let y_base = params.y_offset + at(params.y_stride, b, h, first + s + params.shift);
       let v_base = at(params.v_stride, b, h, first + lane);
       var sum = 0.0;
       for (var e = 0u; e < params.value_dim; e++) { sum = fma(y[y_base + e], v[v_base + e], sum); }
@@ -229,13 +236,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   workgroupBarrier();
   if (d >= params.dim) { return; }
-  let matrix = (((b * params.heads + h) * params.chunks + chunk) * params.dim + d) * params.value_dim;
+  let slot = (b * params.heads + h) * params.slots + chunk;
+  let matrix = (slot * params.dim + d) * params.value_dim;
+  ${v.border ? "let gradient = ((slot + params.after_first) * params.dim + d) * params.value_dim;" : ""}
   var seen: array<f32, ${PAIRS}>;
   for (var s = 0u; s < read; s++) {
     var sum = 0.0;
     ${
       v.state
-        ? /* wgsl */ `let y_base = at(params.y_stride, b, h, first + s + params.shift);
+        ? /* wgsl */ `let y_base = params.y_offset + at(params.y_stride, b, h, first + s + params.shift);
     for (var e = 0u; e < params.value_dim; e++) { sum = fma(y[y_base + e], states[matrix + e], sum); }`
         : ""
     }
@@ -244,7 +253,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   ${
     v.border
       ? /* wgsl */ `var after = 0.0;
-  ${v.state ? "for (var e = 0u; e < params.value_dim; e++) { after = fma(states[matrix + e], dstates[matrix + e], after); }" : ""}`
+  ${v.state ? "for (var e = 0u; e < params.value_dim; e++) { after = fma(states[matrix + e], dstates[gradient + e], after); }" : ""}`
       : ""
   }
   for (var t = 0u; t < count; t++) {
@@ -254,7 +263,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     var sum = 0.0;
     for (var s = t; s < read; s++) {
       if (s > t) { weight *= decay[at(params.decay_stride, b, h, first + s) + d]; }
-      sum = fma(params.x_scale * x[at(params.x_stride, b, h, first + s + params.shift) + d] * weight, seen[s], sum);
+      sum = fma(params.x_scale * x[params.x_offset + at(params.x_stride, b, h, first + s + params.shift) + d] * weight, seen[s], sum);
       if (s > t) { seen[s] = fma(own, seen[s], key * pairs[s * (s - 1u) / 2u + t]); }
     }
     ${
@@ -263,7 +272,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     sum = fma(weight, after, sum);
     let v_base = at(params.v_stride, b, h, first + t);
     var enters = 0.0;
-    for (var e = 0u; e < params.value_dim; e++) { enters = fma(dstates[matrix + e], v[v_base + e], enters); }
+    for (var e = 0u; e < params.value_dim; e++) { enters = fma(dstates[gradient + e], v[v_base + e], enters); }
     after = fma(own, after, key * enters);`
         : ""
     }

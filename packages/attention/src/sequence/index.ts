@@ -1,5 +1,10 @@
 // Sequence mixers without softmax: each maps a sequence to a sequence by a state of fixed size.
 export type { SequenceForm } from "./decayed_attention.js";
+export { deltaRule } from "./delta_rule.js";
+export type { DeltaRuleOptions, MemoryOptions, MemoryOutputs } from "./delta_options.js";
+export { gatedDeltaRule } from "./gated_delta_rule.js";
+export { kda } from "./kda.js";
+export { gatedLinearAttention } from "./gated_linear_attention.js";
 export { gatedRetention, type GatedRetentionOptions } from "./gated_retention.js";
 export { GatedRetention, type GatedRetentionLayerConfig } from "./gated_retention_layer.js";
 export {

@@ -1,7 +1,16 @@
 import { describe, expect, it } from "vitest";
-import { vjp, type Tensor } from "@x/kernels";
-import { numbers, useGpu, type Operand } from "@x/testing";
-import { Tape, type Scalar } from "./exact.reference.js";
+import { useGpu } from "@x/testing";
+import type { Scalar } from "./exact.reference.js";
+import {
+  checkExact,
+  cycle,
+  randomData as random,
+  range,
+  strengths,
+  zero,
+  type Recurrence,
+  type Strength,
+} from "./test-support.js";
 import { gatedRetention, rgLru, rwkv6, selectiveScan, ssd, wkv } from "./index.js";
 
 /*
@@ -9,84 +18,12 @@ import { gatedRetention, rgLru, rwkv6, selectiveScan, ssd, wkv } from "./index.j
  * rounding makes of the terms that it is the sum of. So an exact 0 is met exactly, whatever else is large.
  */
 
-/** A recurrence: its GPU form, and its formula over scalars. Operands come by name. */
-interface Recurrence {
-  readonly gpu: (t: Readonly<Record<string, Tensor>>) => Tensor[];
-  readonly exact: (tape: Tape, t: Readonly<Record<string, readonly Scalar[]>>) => Scalar[];
-  readonly operands: Readonly<Record<string, Operand>>;
-  /** Relative to the sum of the absolute values of the terms; default 3e-5. */
-  readonly tolerance?: number;
-}
-
-const zero: Scalar = { index: 0, value: 0, size: 0 };
-const random = (shape: readonly number[], seed: number, size = 1, shift = 0): Operand => ({
-  shape,
-  data: Float64Array.from(
-    numbers(
-      shape.reduce((a, b) => a * b, 1),
-      seed,
-    ),
-    (x) => Math.fround(size * x + shift),
-  ),
-});
-/** The given values over and over. */
-const cycle = (shape: readonly number[], values: readonly number[]): Operand => ({
-  shape,
-  data: Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) =>
-    Math.fround(values[i % values.length]!),
-  ),
-});
-
 const lengths = [1, 3, 70] as const;
-
-/** Exponents of decays: what a token keeps is e^-x. */
-const strengths = {
-  weak: [1e-6, 1e-4, 3e-6],
-  strong: [20, 89, 1e3],
-  mixed: [1e-6, 0.3, 50, 1e-3, 4, 1e3, 90],
-} as const;
-type Strength = keyof typeof strengths;
 
 describe("gradients of strong and weak decays", () => {
   const device = useGpu();
 
-  async function check({ gpu: run, exact, operands, tolerance = 3e-5 }: Recurrence): Promise<void> {
-    const { gpu } = device;
-    const names = Object.keys(operands);
-    const tensors = Object.values(operands).map((o) => gpu.tensor(o.data, o.shape));
-    const { outputs, pullback } = vjp(
-      () => run(Object.fromEntries(names.map((name, i) => [name, tensors[i]!]))),
-      tensors,
-    );
-    const tape = new Tape();
-    tape.variable(0); // `zero`
-    const scalars = Object.fromEntries(
-      names.map((name) => [name, Array.from(operands[name]!.data, (x) => tape.variable(x))]),
-    );
-    const expected = exact(tape, scalars);
-    const values = (await Promise.all(outputs.map((t) => t.read()))).flatMap((x) => Array.from(x));
-    expect(values.length).toBe(expected.length);
-    const top = Math.max(1, ...expected.map((x) => Math.abs(x.value)));
-    values.forEach((x, i) => {
-      expect(Math.abs(x - expected[i]!.value), `output ${i}: ${x}, exact ${expected[i]!.value}`).toBeLessThan(
-        1e-5 * top,
-      );
-    });
-    const weights = numbers(expected.length, 77);
-    const { slope, size } = tape.gradients(expected, weights);
-    let at = 0;
-    const gradients = pullback(outputs.map((t) => gpu.tensor(weights.slice(at, (at += t.size)), t.shape)));
-    for (const [i, gradient] of gradients.entries()) {
-      const got = await gradient.read();
-      scalars[names[i]!]!.forEach(({ index }, j) => {
-        expect(
-          Math.abs(got[j]! - slope[index]!),
-          `d${names[i]!}[${j}]: ${got[j]!}, exact ${slope[index]!}, of terms ${size[index]!}`,
-        ).toBeLessThanOrEqual(tolerance * size[index]! + 1e-30);
-      });
-    }
-  }
-
+  const check = (of: Recurrence): Promise<void> => checkExact(device.gpu, of);
   const cases = Object.keys(strengths).flatMap((strength) =>
     lengths.map((tokens) => [strength as Strength, tokens] as const),
   );
@@ -357,7 +294,6 @@ describe("gradients of strong and weak decays", () => {
   });
 });
 
-const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 const keepOf = (x: number): number => Math.exp(-Math.exp(x));
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const siluSlope = (x: number): number => sigmoid(x) * (1 + x * sigmoid(-x));

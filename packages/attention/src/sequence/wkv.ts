@@ -155,7 +155,7 @@ function recurrence(
     invocations: number,
     change: Record<string, number> = {},
   ): Pick<KernelCall<unknown>, "params" | "workgroups"> => ({
-    params: { batch, rows, width, chunk, chunks, step, slots, stride: chunk / step, ...change },
+    params: { batch, rows, width, chunk, chunks, step, slots, stride: Math.floor(chunk / step), ...change },
     workgroups: grid1d(Math.ceil(invocations / 64)),
   });
   const walks = batch * chunks * width;
