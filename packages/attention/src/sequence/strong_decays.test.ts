@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, it } from "vitest";
 import { useGpu } from "@x/testing";
 import type { Scalar } from "./exact.reference.js";
 import {
