@@ -1,3 +1,5 @@
+import type { Complex } from "./state_space.reference.js";
+
 /** A scalar on a `Tape`. */
 export interface Scalar {
   readonly index: number;
@@ -5,6 +7,8 @@ export interface Scalar {
   /** Sum of the absolute values of the terms that the value is the sum of. */
   readonly size: number;
 }
+
+export type ComplexScalar = readonly [re: Scalar, im: Scalar];
 
 /** The slope by an operand, and the size of its terms. */
 type Term = readonly [of: Scalar, slope: number, size: number];
@@ -69,6 +73,28 @@ export class Tape {
 
   softplus(a: Scalar): Scalar {
     return this.map(a, (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))), sigmoid);
+  }
+
+  /** A function of a complex number that has a complex derivative. */
+  holomorphic(z: ComplexScalar, f: (z: Complex) => Complex, slope: (z: Complex) => Complex): ComplexScalar {
+    const at: Complex = [z[0].value, z[1].value];
+    const [value, by] = [f(at), slope(at)];
+    const [size, bySize] = [Math.hypot(...value), Math.hypot(...by)];
+    return [
+      this.#push(value[0], size, [z[0], by[0], bySize], [z[1], -by[1], bySize]),
+      this.#push(value[1], size, [z[0], by[1], bySize], [z[1], by[0], bySize]),
+    ];
+  }
+
+  cadd(...xs: ComplexScalar[]): ComplexScalar {
+    return [this.add(...xs.map((x) => x[0])), this.add(...xs.map((x) => x[1]))];
+  }
+
+  cmul(a: ComplexScalar, b: ComplexScalar): ComplexScalar {
+    return [
+      this.add(this.mul(a[0], b[0]), this.scale(this.mul(a[1], b[1]), -1)),
+      this.add(this.mul(a[0], b[1]), this.mul(a[1], b[0])),
+    ];
   }
 
   /** Derivatives of the sum of weight x output, and the sums of their terms' absolute values. */

@@ -51,11 +51,11 @@ export interface MambaStates {
   readonly ssmState: Tensor;
 }
 
-/** -e^A_log: decays of any size, all negative. */
+/** -e^A_log: decays of any size, all negative; where the exponential would overflow, a state has long been forgotten. */
 export const negativeExp: (...args: (Tensor | number)[]) => Tensor = elementwise(
   "-exp(A_log)",
   ["aLog"],
-  (aLog) => e.neg(e.exp(aLog)),
+  (aLog) => e.neg(e.exp(e.min(aLog, 69))),
 );
 const logIndex = elementwise("A_log", ["n"], (n) => e.log(n));
 const inverseSoftplus = elementwise("dt_proj.bias", ["x"], (x) => {
