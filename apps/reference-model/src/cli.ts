@@ -1,6 +1,7 @@
 #!/usr/bin/env node
+import { createRequire } from "node:module";
 import { Command } from "commander";
-import { KernelsError } from "@x/kernels";
+import { expectOneOf, KernelsError } from "@x/kernels";
 import { TokenizerError } from "@x/tokenizer";
 import { compareCommand } from "./commands/compare.js";
 import { convertCommand } from "./commands/convert.js";
@@ -17,6 +18,7 @@ import { trainCommand } from "./commands/train.js";
 
 const program = new Command("reference-model")
   .description("A decoder-only Transformer on WebGPU: generate, train, evaluate.")
+  .version((createRequire(import.meta.url)("../package.json") as { version: string }).version)
   .showHelpAfterError("(--help shows the options)")
   .configureHelp({ sortSubcommands: false });
 
@@ -36,7 +38,15 @@ for (const add of [
 ])
   add(program);
 
-program.parseAsync().catch((error: unknown) => {
+/** `generate` runs where no command is named, so a first word that is not an option is meant as a command. */
+async function main(): Promise<void> {
+  const [first] = process.argv.slice(2);
+  const names = [...program.commands.map((command) => command.name()), "help"];
+  if (first !== undefined && !first.startsWith("-")) expectOneOf("reference-model", "command", first, names);
+  await program.parseAsync();
+}
+
+main().catch((error: unknown) => {
   // What a user can act on is one line; anything else is a fault of ours and shows where.
   if (KernelsError.isInstance(error) || TokenizerError.isInstance(error))
     process.stderr.write(`error: ${(error as Error).message}\n`);

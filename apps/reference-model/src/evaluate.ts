@@ -1,11 +1,15 @@
-import type { Gpu } from "@x/kernels";
+import { ConfigError, type Gpu } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import { encodeDocuments, evaluationBatches } from "./data.js";
 import { generate, type GenerateOptions } from "./generate.js";
 import type { CausalLM } from "./model.js";
 import { acceptsSentence, sentencesOf } from "./stories.js";
 
-/** exp of the mean cross-entropy of documents, each ended by the end-of-text token, in windows of `seqLen`. */
+/**
+ * exp of the mean cross-entropy of documents, each ended by the end-of-text token, in windows of `seqLen`.
+ *
+ * @throws ConfigError where no token follows another, so that nothing is predicted
+ */
 export async function perplexity(
   gpu: Gpu,
   model: CausalLM,
@@ -14,6 +18,11 @@ export async function perplexity(
   seqLen: number,
 ): Promise<{ perplexity: number; loss: number; tokens: number }> {
   const stream = encodeDocuments(documents, tokenizer);
+  if (stream.length < 2)
+    throw new ConfigError(
+      "perplexity",
+      `the text has ${stream.length === 0 ? "no tokens" : "one token"}; it must have two, of which the second is predicted`,
+    );
   let [sum, tokens] = [0, 0];
   for (const batch of evaluationBatches(stream, 4, seqLen)) {
     const loss = gpu.scope(

@@ -91,7 +91,7 @@ export async function expertReport(
     .sort((a, b) => b.tokens - a.tokens || (a.name < b.name ? -1 : 1));
   const numbers = new Map(classes.map(({ name }, i) => [name, i]));
   const layers = new Map<string, Kept>();
-  const width = Math.min(WINDOW, model.config.maxLength);
+  const width = Math.min(WINDOW, model.context);
   try {
     for (let start = 0; start < tokens.length; start += width) {
       const part = tokens.slice(start, start + width);

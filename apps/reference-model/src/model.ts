@@ -141,6 +141,19 @@ export class CausalLM implements Module {
     return this.#encodings.some((encoding) => encoding.changes?.(from, to) ?? false);
   }
 
+  /** Positions that there are vectors for; undefined where the encoding has no end. */
+  get positions(): number | undefined {
+    const ends = this.#encodings.flatMap(({ maxPositions }) =>
+      maxPositions === undefined ? [] : [maxPositions],
+    );
+    return ends.length === 0 ? undefined : Math.min(...ends);
+  }
+
+  /** Tokens of the longest text that the model is made for. */
+  get context(): number {
+    return Math.min(this.config.maxLength, this.positions ?? Infinity);
+  }
+
   /** The length of the text of a call; with a state it has to agree with what the state holds. */
   #textLength(given: number | undefined, seqLen: number, state: DecodingState | undefined): number {
     if (!state) return given ?? seqLen;
@@ -166,6 +179,12 @@ export class CausalLM implements Module {
    */
   hidden(ids: Tensor, context?: Partial<ForwardContext>, state?: DecodingState): Tensor {
     const seqLen = context?.seqLen ?? state?.maxLength ?? ids.shape[1] ?? 0;
+    const { positions } = this;
+    if (positions !== undefined && seqLen > positions)
+      throw new ConfigError(
+        "CausalLM",
+        `a text of ${seqLen} tokens is given; the model has vectors for ${positions} positions`,
+      );
     let whole: ForwardContext = {
       seqLen,
       training: false,

@@ -3,7 +3,7 @@ import { loadCheckpoint, writeAtomically } from "../checkpoint.js";
 import { readDocuments } from "../data.js";
 import { expertReport, expertSvg, expertTable } from "../experts.js";
 import { writeStory } from "../stories.js";
-import { expectTokenizer, integer, modelOption, withDevice } from "./shared.js";
+import { expectTokenizer, integerIn, modelOption, withDevice } from "./shared.js";
 
 interface ExpertsFlags {
   model: string;
@@ -24,8 +24,8 @@ export function expertsCommand(program: Command): void {
     )
     .addOption(modelOption())
     .option("-d, --data <path>", "UTF-8 text file or folder (default: unseen stories)")
-    .option("-n, --stories <n>", "stories to read where no text is given", integer, 60)
-    .option("--top <n>", "classes to name for an expert", integer, 4)
+    .option("-n, --stories <n>", "stories to read where no text is given", integerIn(1), 60)
+    .option("--top <n>", "classes to name for an expert", integerIn(1), 4)
     .option("--svg <file>", "also draw the table")
     .option("--out <file>", "also write the figures as JSON")
     .option("--json", "print the figures as JSON instead of the table")

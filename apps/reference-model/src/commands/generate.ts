@@ -1,16 +1,20 @@
 import { fstatSync } from "node:fs";
 import type { Command } from "commander";
-import { ConfigError } from "@x/kernels";
+import { ConfigError, FormatError } from "@x/kernels";
+import type { Tokenizer } from "@x/tokenizer";
 import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
-import { generate } from "../generate.js";
+import { checkLength, CONTEXT_RULE, continuationLength } from "../context.js";
+import { checkGeneration, generate } from "../generate.js";
+import type { CausalLM } from "../model.js";
 import {
   extension,
-  integer,
+  integerIn,
   modelOption,
-  number,
+  numberIn,
   reasonOf,
   repeatable,
   ropeOption,
+  utf8,
   withDevice,
 } from "./shared.js";
 
@@ -69,9 +73,11 @@ async function readStdin(wait: boolean): Promise<string> {
     });
     process.stdin.on("error", reject);
   });
-  return Buffer.concat(chunks)
-    .toString("utf8")
-    .replace(/\r?\n$/, "");
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks)).replace(/\r?\n$/, "");
+  } catch (cause) {
+    throw new FormatError("standard input", "is not UTF-8 text", { cause });
+  }
 }
 
 function parseIds(text: string): number[] {
@@ -90,6 +96,65 @@ function parseIds(text: string): number[] {
   return value as number[];
 }
 
+/** The ids to continue, and the prompt as text where it was given so. */
+async function promptOf(
+  flags: GenerateFlags,
+  model: CausalLM,
+  tokenizer: Tokenizer | undefined,
+): Promise<{ ids: number[]; shown: string }> {
+  if (flags.ids !== undefined) return { ids: parseIds(flags.ids), shown: "" };
+  if (!tokenizer) throw new ConfigError("generate", `${flags.model} has no tokenizer; give --ids`);
+  const piped = flags.prompt === undefined || flags.prompt === "-";
+  const shown = piped ? await readStdin(flags.prompt === "-") : flags.prompt!;
+  const ids = tokenizer.encode(shown);
+  const start = tokenizer.bosTokenId ?? model.config.bosTokenId;
+  if (ids.length > 0) return { ids, shown };
+  if (start === undefined)
+    throw new ConfigError("generate", "the prompt is empty, and the model has no beginning-of-text token");
+  return { ids: [start], shown };
+}
+
+async function run(flags: GenerateFlags): Promise<void> {
+  if (flags.ids !== undefined && flags.prompt !== undefined)
+    throw new ConfigError("generate", "--ids and --prompt are both given; the text begins with one of them");
+  const seed = flags.seed ?? Math.floor(Math.random() * 2 ** 32);
+  await withDevice(async (gpu) => {
+    const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
+    const tokenizer = await loadFolderTokenizer(flags.model);
+    const { ids, shown } = await promptOf(flags, model, tokenizer);
+    const warning = checkLength("generate", model, ids.length);
+    if (warning) process.stderr.write(`warning: the prompt's ${warning}\n`);
+    const options = {
+      maxNewTokens: continuationLength(model, ids.length, flags.maxNewTokens),
+      temperature: flags.greedy ? 0 : flags.temperature,
+      topK: flags.topK,
+      topP: flags.topP,
+      minP: flags.minP,
+      repetitionPenalty: flags.repetitionPenalty,
+      seed,
+      ignoreEos: flags.ignoreEos ?? false,
+      stop: flags.stop,
+    };
+    checkGeneration(model, ids, options, tokenizer);
+    if (!flags.json && shown !== "") process.stdout.write(shown);
+    const result = await generate(model, ids, options, tokenizer, (text) => {
+      if (!flags.json) process.stdout.write(text);
+    });
+    const full = result.reason === "length" && options.maxNewTokens < flags.maxNewTokens;
+    const reason = full ? "context" : result.reason;
+    const { ids: made, text, tokensPerSecond } = result;
+    if (flags.json)
+      process.stdout.write(`${JSON.stringify({ ids: made, text, reason, seed, tokensPerSecond })}\n`);
+    else process.stdout.write(`${tokenizer ? "" : JSON.stringify(made)}\n`);
+    const drawn = options.temperature === 0 ? "" : `, seed ${seed}`;
+    const ended = full ? `, ended by the context of ${model.context} tokens` : "";
+    process.stderr.write(
+      `\n${made.length} tokens${drawn}${ended}, ${tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}\n`,
+    );
+    model.dispose();
+  });
+}
+
 /** `generate`: continue a text. */
 export function generateCommand(program: Command): void {
   program
@@ -99,75 +164,26 @@ export function generateCommand(program: Command): void {
     .option(
       "-p, --prompt <text>",
       "what to continue; - for standard input; without it, standard input if it is piped, else a new text",
+      utf8,
     )
     .option("--ids <json>", "ids in place of a prompt: '[1,2]'")
-    .option("-t, --temperature <x>", "divides the logits", number, 0.8)
-    .option("--top-k <n>", "keep the n best tokens; 0: all", integer, 0)
-    .option("--top-p <x>", "keep the fewest tokens that hold this probability", number, 0.95)
-    .option("--min-p <x>", "keep tokens with at least this share of the best one's probability", number, 0)
-    .option("--repetition-penalty <x>", "above 1: less repetition", number, 1)
-    .option("--seed <n>", "equal seeds give equal texts (default: a new one)", integer)
+    .option("-t, --temperature <x>", "divides the logits", numberIn(0), 0.8)
+    .option("--top-k <n>", "keep the n best tokens; 0: all", integerIn(0), 0)
+    .option("--top-p <x>", "keep the fewest tokens that hold this probability", numberIn(0, 1), 0.95)
+    .option(
+      "--min-p <x>",
+      "keep tokens with at least this share of the best one's probability",
+      numberIn(0, 1),
+      0,
+    )
+    .option("--repetition-penalty <x>", "above 1: less repetition", numberIn(Number.MIN_VALUE), 1)
+    .option("--seed <n>", "equal seeds give equal texts (default: a new one, which is shown)", integerIn(0))
     .option("--greedy", "always the best token")
-    .option("-n, --max-new-tokens <n>", "length at most", integer, 256)
-    .addOption(repeatable("--stop <text>", "end before this text"))
+    .option("-n, --max-new-tokens <n>", "length at most; the context ends it too", integerIn(0), 256)
+    .addOption(repeatable("--stop <text>", "end before this text, which may begin in the prompt"))
     .option("--ignore-eos", "go on after the end-of-text token")
-    .option("--json", "print one line of JSON: ids, text, tokensPerSecond")
+    .option("--json", "print one line of JSON: {ids, text, reason, seed, tokensPerSecond}")
     .addOption(ropeOption())
-    .action(async (flags: GenerateFlags) => {
-      await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
-        const tokenizer = await loadFolderTokenizer(flags.model);
-        let ids: number[];
-        let shown = "";
-        if (flags.ids !== undefined) ids = parseIds(flags.ids);
-        else {
-          const prompt =
-            flags.prompt === undefined || flags.prompt === "-"
-              ? await readStdin(flags.prompt === "-")
-              : flags.prompt;
-          if (!tokenizer) throw new ConfigError("generate", `${flags.model} has no tokenizer; give --ids`);
-          ids = tokenizer.encode(prompt);
-          const start = tokenizer.bosTokenId ?? model.config.bosTokenId;
-          if (ids.length === 0 && start !== undefined) ids = [start];
-          if (ids.length === 0)
-            throw new ConfigError(
-              "generate",
-              "the prompt is empty, and the model has no beginning-of-text token",
-            );
-          shown = prompt;
-        }
-        if (!flags.json && shown !== "") process.stdout.write(shown);
-        const result = await generate(
-          model,
-          ids,
-          {
-            maxNewTokens: flags.maxNewTokens,
-            temperature: flags.greedy ? 0 : flags.temperature,
-            topK: flags.topK,
-            topP: flags.topP,
-            minP: flags.minP,
-            repetitionPenalty: flags.repetitionPenalty,
-            seed: flags.seed ?? Math.floor(Math.random() * 2 ** 32),
-            ignoreEos: flags.ignoreEos ?? false,
-            stop: flags.stop,
-          },
-          tokenizer,
-          (text) => {
-            if (!flags.json) process.stdout.write(text);
-          },
-        );
-        if (flags.json)
-          process.stdout.write(
-            `${JSON.stringify({ ids: result.ids, text: result.text, tokensPerSecond: result.tokensPerSecond })}\n`,
-          );
-        else {
-          if (!tokenizer) process.stdout.write(JSON.stringify(result.ids));
-          process.stdout.write("\n");
-          process.stderr.write(
-            `\n${result.ids.length} tokens, ${result.tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}\n`,
-          );
-        }
-        model.dispose();
-      });
-    });
+    .addHelpText("after", `\n${CONTEXT_RULE}`)
+    .action(run);
 }

@@ -3,7 +3,7 @@ import { topKeys, valueTokens } from "@x/ffn";
 import { ConfigError, gather, transpose } from "@x/kernels";
 import { loadCheckpoint } from "../checkpoint.js";
 import { LayerMemory } from "../facts/layer_memory.js";
-import { expectTokenizer, integer, modelOption, withDevice } from "./shared.js";
+import { expectTokenizer, integer, integerIn, modelOption, text, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
 interface InspectFlags {
@@ -24,11 +24,11 @@ export function inspectCommand(program: Command): void {
     .command("inspect")
     .description("which keys of the feed-forward blocks fire for a token, and what they add says")
     .addOption(modelOption())
-    .requiredOption("-p, --prompt <text>", "the text; its last token is looked at")
-    .option("--layer <n>", "one layer (default: all whose block is a memory)", integer)
+    .requiredOption("-p, --prompt <text>", "the text; its last token is looked at", text)
+    .option("--layer <n>", "one layer (default: all whose block is a memory)", integerIn(0))
     .option("--token <n>", "another token, by its number; negative from the end", integer)
-    .option("-k, --keys <n>", "keys of a layer", integer, 5)
-    .option("-w, --words <n>", "tokens of a value", integer, 6)
+    .option("-k, --keys <n>", "keys of a layer", integerIn(1), 5)
+    .option("-w, --words <n>", "tokens of a value", integerIn(1), 6)
     .action(async (flags: InspectFlags) => {
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model);

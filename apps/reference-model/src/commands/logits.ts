@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { FormatError } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import { loadCheckpoint, readJson, writeAtomically } from "../checkpoint.js";
+import { checkLength, CONTEXT_RULE } from "../context.js";
 import { extension, modelOption, ropeOption, withDevice } from "./shared.js";
 
 /** `logits`: of every position, into a file. */
@@ -13,9 +14,11 @@ export function logitsCommand(program: Command): void {
     .requiredOption("--ids <file>", 'JSON: [{"input_ids":[..]}, ..]')
     .requiredOption("--out <file>", "safetensors with logits.0, logits.1, ..: F32 [positions, vocab]")
     .addOption(ropeOption())
+    .addHelpText("after", `\n${CONTEXT_RULE}`)
     .action(async (flags: { model: string; ids: string; out: string; ropeScaling?: string }) => {
       const list = await readJson(flags.ids);
       if (!Array.isArray(list)) throw new FormatError(flags.ids, 'must be a list of {"input_ids":[..]}');
+      if (list.length === 0) throw new FormatError(flags.ids, "lists no ids");
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
         const out: Record<string, TensorData> = {};
@@ -36,6 +39,8 @@ export function logitsCommand(program: Command): void {
               `entry ${i}: input_ids must list ids in 0..${model.config.vocabSize - 1}`,
             );
           }
+          const warning = checkLength(`${flags.ids}: entry ${i}`, model, ids.length);
+          if (warning) process.stderr.write(`warning: entry ${i}: ${warning}\n`);
           const logits = gpu.scope(() => model.forward(gpu.tensor(ids as number[], [1, ids.length], "i32")));
           out[`logits.${i}`] = {
             shape: [ids.length, model.config.vocabSize],

@@ -1,8 +1,17 @@
 import type { Command } from "commander";
 import { loadCheckpoint } from "../checkpoint.js";
+import { checkLength, CONTEXT_RULE, defaultWindow } from "../context.js";
 import { readDocuments } from "../data.js";
 import { perplexity } from "../evaluate.js";
-import { expectTokenizer, extension, integer, modelOption, ropeOption, withDevice } from "./shared.js";
+import { expectTokenizer, extension, integerIn, modelOption, ropeOption, withDevice } from "./shared.js";
+
+interface PerplexityFlags {
+  model: string;
+  data: string;
+  seqLen?: number;
+  json?: true;
+  ropeScaling?: string;
+}
 
 /** `perplexity`: of a text. */
 export function perplexityCommand(program: Command): void {
@@ -11,15 +20,23 @@ export function perplexityCommand(program: Command): void {
     .description("perplexity of a text")
     .addOption(modelOption())
     .requiredOption("-d, --data <path>", "UTF-8 text file or folder")
-    .option("--seq-len <n>", "window", integer, 128)
+    .option("--seq-len <n>", "window (default: 128, within the context)", integerIn(1))
+    .option("--json", "print one line of JSON: {perplexity, loss, tokens}")
     .addOption(ropeOption())
-    .action(async (flags: { model: string; data: string; seqLen: number; ropeScaling?: string }) => {
+    .addHelpText("after", `\n${CONTEXT_RULE}`)
+    .action(async (flags: PerplexityFlags) => {
+      const documents = await readDocuments(flags.data);
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
         const tokenizer = await expectTokenizer("perplexity", flags.model);
-        const result = await perplexity(gpu, model, tokenizer, await readDocuments(flags.data), flags.seqLen);
+        const seqLen = flags.seqLen ?? defaultWindow(model, 128);
+        const warning = checkLength("perplexity: --seq-len", model, seqLen);
+        if (warning) process.stderr.write(`warning: --seq-len: ${warning}\n`);
+        const result = await perplexity(gpu, model, tokenizer, documents, seqLen);
         process.stdout.write(
-          `perplexity ${result.perplexity.toFixed(4)} (loss ${result.loss.toFixed(5)} over ${result.tokens} tokens)\n`,
+          flags.json
+            ? `${JSON.stringify(result)}\n`
+            : `perplexity ${result.perplexity.toFixed(4)} (loss ${result.loss.toFixed(5)} over ${result.tokens} tokens)\n`,
         );
         model.dispose();
       });

@@ -9,17 +9,44 @@ import { PARTS_FAMILY } from "../config/index.js";
 /** The checkpoint that comes with the repository. */
 export const BUNDLED: string = fileURLToPath(new URL("../../checkpoint", import.meta.url));
 
-/** Parses an option's number. @throws InvalidArgumentError */
-export const number = (text: string): number => {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("It must be a number.");
-  return value;
+const range = (min: number, max: number): string =>
+  max < Infinity ? ` from ${min} to ${max}` : min > -Infinity ? ` of at least ${min}` : "";
+
+/** Parses an option's number within bounds. @throws InvalidArgumentError */
+export const numberIn =
+  (min: number, max = Infinity) =>
+  (text: string): number => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isFinite(value) || value < min || value > max)
+      throw new InvalidArgumentError(`It must be a number${range(min, max)}.`);
+    return value;
+  };
+
+/** Parses an option's integer within bounds, so that no digit is lost. @throws InvalidArgumentError */
+export const integerIn =
+  (min: number, max: number = Number.MAX_SAFE_INTEGER) =>
+  (text: string): number => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isSafeInteger(value) || value < min || value > max)
+      throw new InvalidArgumentError(
+        `It must be an integer${range(min, max === Number.MAX_SAFE_INTEGER ? Infinity : max)}.`,
+      );
+    return value;
+  };
+
+export const number = numberIn(-Infinity);
+export const integer = integerIn(Number.MIN_SAFE_INTEGER);
+
+/** Parses a text option: the shell's bytes must be UTF-8, and the text must not be empty. @throws InvalidArgumentError */
+export const text = (given: string): string => {
+  if (given === "") throw new InvalidArgumentError("It must not be empty.");
+  return utf8(given);
 };
 
-export const integer = (text: string): number => {
-  const value = number(text);
-  if (!Number.isInteger(value)) throw new InvalidArgumentError("It must be an integer.");
-  return value;
+/** Bytes that are not UTF-8 reach the process as U+FFFD. @throws InvalidArgumentError */
+export const utf8 = (given: string): string => {
+  if (given.includes("\uFFFD")) throw new InvalidArgumentError("It must be UTF-8 text.");
+  return given;
 };
 
 /** The option of a key: learningRate -> --learning-rate. */
@@ -28,7 +55,7 @@ export const optionOf = (key: string): string => `--${key.replace(/[A-Z]/g, (c) 
 /** An option that may be given again: a list. */
 export const repeatable = (flags: string, description: string): Option =>
   new Option(flags, `${description} (may be given again)`)
-    .argParser((text: string, list: string[]) => [...list, text])
+    .argParser((given: string, list: string[]) => [...list, text(given)])
     .default([], "none");
 
 export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -83,6 +83,8 @@ export interface AttentionShape {
 /** Where tokens are. Absolute encodings act on the embeddings, others inside attention. */
 export interface Encoding extends Part {
   input?(x: Tensor, context: ForwardContext): Tensor;
+  /** Positions that there are; absent: any. */
+  readonly maxPositions?: number;
   /** Whether a text of `to` tokens is encoded otherwise than one of `from` tokens: a state made for it is then stale. */
   changes?(from: number, to: number): boolean;
   /** The encoding's part of one layer; its parameters lie under the layer's. */

@@ -11,6 +11,7 @@ export const learned: Factory<Encoding> = (spec, weights) => {
   const embedding = new LearnedAbsolute(set.normal("weight", [rows, weights.model.dim]));
   return {
     input: (x, { positionIds, seqLen }) => embedding.forward(x, positionIds ? { positionIds, seqLen } : {}),
+    maxPositions: rows,
     parameters: () => set.all(),
   };
 };

@@ -1,0 +1,36 @@
+import { ConfigError } from "@x/kernels";
+import type { CausalLM } from "./model.js";
+
+/** The rule of a model's context, for the help of commands. */
+export const CONTEXT_RULE = `The context of a model is the number of its positions (max_position_embeddings, maxLength).
+A continuation ends where the context does. A prompt or a window beyond it draws a warning where the model's encoding
+goes on (RoPE, ALiBi, none), and is refused where each position has a vector of its own (learned).`;
+
+/**
+ * Checks that a model has positions for a text of `length` tokens.
+ *
+ * @returns a warning where the text is longer than the model was made for
+ * @throws ConfigError where it has no vectors for them
+ */
+export function checkLength(who: string, model: CausalLM, length: number): string | undefined {
+  const { positions, config } = model;
+  if (positions !== undefined && length > positions)
+    throw new ConfigError(
+      who,
+      `${length} tokens are more than the ${positions} positions that the model has`,
+    );
+  return length > config.maxLength
+    ? `${length} tokens are more than the ${config.maxLength} positions that the model is made for; what comes may be poor`
+    : undefined;
+}
+
+/** Tokens that a continuation may have: as many as asked for, until the context is full. */
+export function continuationLength(model: CausalLM, prompt: number, asked: number): number {
+  const context = model.context;
+  // A prompt that fills the context has drawn a warning already, and goes on for one context at most.
+  const room = prompt < context ? context - prompt : model.positions === undefined ? context : 0;
+  return Math.min(asked, room);
+}
+
+/** A window of so many tokens, where none is asked for: never beyond the context. */
+export const defaultWindow = (model: CausalLM, usual: number): number => Math.min(usual, model.context);
