@@ -19,6 +19,7 @@ function pending(text: string, stops: readonly string[]): number {
  * A stop string may begin in the prompt; it ends in the continuation.
  */
 export class Continuation {
+  readonly #tokenizer: Tokenizer;
   readonly #decoder: StreamDecoder;
   readonly #stop: readonly string[];
   /** Characters before the continuation that a stop string can begin in. */
@@ -29,10 +30,11 @@ export class Continuation {
   #stopped = false;
 
   constructor(tokenizer: Tokenizer, prompt: readonly number[], stop: readonly string[] = []) {
+    this.#tokenizer = tokenizer;
     this.#decoder = tokenizer.decoder({ skipSpecialTokens: true });
     this.#stop = stop;
     let text = "";
-    for (const id of prompt) text += this.#decoder.push(id);
+    for (const id of prompt) text += this.#decode(id);
     const reach = Math.max(0, ...stop.map((s) => s.length - 1));
     this.#text = reach === 0 ? "" : text.slice(-reach);
     this.#before = this.#shown = this.#text.length;
@@ -50,7 +52,7 @@ export class Continuation {
 
   /** Take an id; returns what can be shown then. */
   push(id: number): string {
-    this.#add(this.#decoder.push(id));
+    this.#add(this.#decode(id));
     return this.#show(
       this.#stopped ? this.#text.length : this.#text.length - pending(this.#text, this.#stop),
     );
@@ -60,6 +62,11 @@ export class Continuation {
   end(): string {
     if (!this.#stopped) this.#add(this.#decoder.end());
     return this.#show(this.#text.length);
+  }
+
+  /** A model may have more rows than its tokenizer has ids; those say nothing. */
+  #decode(id: number): string {
+    return this.#tokenizer.idToToken(id) === undefined ? "" : this.#decoder.push(id);
   }
 
   /** Text that ends before the first stop string, which needs a character of what is added. */
