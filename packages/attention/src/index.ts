@@ -1,4 +1,5 @@
 export { attention, attentionOutputs } from "./engine/attention.js";
+export { attentionScores, attentionWeights, type AttentionWeightsOptions } from "./engine/weights.js";
 export {
   softcapModifier,
   type AttentionLayout,

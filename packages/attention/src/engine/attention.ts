@@ -3,10 +3,10 @@ import {
   defineKernel,
   e,
   elementwise,
+  expectTensor,
   grid1d,
   isTracked,
   sumMiddle,
-  sumToShape,
   type Kernel,
   type Tensor,
 } from "@x/kernels";
@@ -20,13 +20,14 @@ import {
   queryBackwardBindings,
   type DeltaVariant,
 } from "./backward.wgsl.js";
-import { collectBindings, collectParams, collectText, type CollectVariant } from "./collect.wgsl.js";
+import { collectKernel, linesOf, type Lines } from "./collect.js";
 import { fold } from "./fold.js";
 import { flashForward, forwardBindings, forwardParams } from "./forward.wgsl.js";
 import { emptyRows } from "./lse.js";
 import type { AttentionOptions, AttentionResult } from "./options.js";
 import { problemOf } from "./problem.js";
 import { mergeBindings, mergeParams, mergeText, partsFor, type MergeVariant } from "./split.wgsl.js";
+import { termGradients, type Collect } from "./term_gradients.js";
 import { flashParams, type FlashVariant } from "./tile.wgsl.js";
 
 const subgroups = (v: FlashVariant): boolean => v.lanes > 0;
@@ -63,13 +64,6 @@ const deltaKernel: Kernel<DeltaVariant> = defineKernel({
   params: deltaParams,
   wgsl: deltaText,
 });
-const collectKernel: Kernel<CollectVariant> = defineKernel({
-  name: "attentionCollect",
-  bindings: collectBindings,
-  params: collectParams,
-  wgsl: collectText,
-});
-
 /** d sink = -sum over rows of exp(sink - lse) delta. */
 const sinkGradient = elementwise("sinkGradient", ["sink", "lse", "delta"], (sink, lse, delta) =>
   e.neg(e.mul(e.exp(e.sub(sink, lse)), delta)),
@@ -84,10 +78,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
   const { bias, sinks, weightSums } = options;
   const rows = batch * heads * queries;
   const sumsTable = weightSums?.table(gpu, ...problem.distances);
-  const line = (kind: "row" | "column" | "dense"): { lines: number; workgroups: [number, number] } => {
-    const lines = batch * heads * (kind === "column" ? keys : queries);
-    return { lines, workgroups: grid1d(Math.ceil(lines / 64)) };
-  };
+  const line = (kind: "row" | "column" | "dense"): Lines => linesOf(problem, kind);
 
   const limit = gpu.limits.maxStorageBuffersPerShaderStage;
   // The last are constants: listed, so that they live until the backward has run.
@@ -207,12 +198,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
           workgroups: [problem.keyTiles, kvHeads, batch],
         });
       }
-      const collect = (
-        after: number,
-        kind: "row" | "column" | "dense",
-        shape: readonly number[],
-        index?: { tensor: Tensor; min: number },
-      ): Tensor => {
+      const collect: Collect = (after, kind, shape, index) => {
         const sum = gpu.zeros(shape);
         const { lines, workgroups } = line(kind);
         gpu.run(collectKernel, {
@@ -223,10 +209,6 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
         });
         return sum;
       };
-      const dbias =
-        bias && needs[3]
-          ? sumToShape(collect(variant.terms.length - 1, "dense", [batch, heads, queries, keys]), bias.shape)
-          : undefined;
       const dsinks =
         sinks && needs[4]
           ? sumMiddle(
@@ -236,20 +218,20 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
               heads,
             ).alias([heads])
           : undefined;
-      const drelative = relatives.map(({ term, modifier, table }, i) => {
-        if (!needs[5 + i]) return undefined;
-        const { axes, index, tensor } = modifier;
-        if (axes === "bhk") return collect(term, "column", tensor.shape, table);
-        const lines = collect(term, "row", [batch, heads, queries, index.rows], table);
-        if (axes === "bhq") return lines;
-        return sumMiddle(
-          sumMiddle(lines, batch * heads, queries, index.rows),
-          1,
-          batch,
-          heads * index.rows,
-        ).alias(tensor.shape);
-      });
-      return [dq, needs[1] ? dk : undefined, needs[2] ? dv : undefined, dbias, dsinks, ...drelative];
+      const terms = termGradients(
+        problem,
+        bias,
+        { bias: needs[3] ?? false, relatives: needs.slice(5) },
+        collect,
+      );
+      return [
+        dq,
+        needs[1] ? dk : undefined,
+        needs[2] ? dv : undefined,
+        terms.bias,
+        dsinks,
+        ...terms.relatives,
+      ];
     },
   });
 }
@@ -267,6 +249,7 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  expectTensor("attention", "q", q);
   return q.gpu.scope(() => engine(q, k, v, options)[0]!);
 }
 
@@ -277,6 +260,7 @@ export function attentionOutputs(
   v: Tensor,
   options: AttentionOptions = {},
 ): AttentionResult {
+  expectTensor("attentionOutputs", "q", q);
   return q.gpu.scope(() => {
     const [out, lse, weightSums] = engine(q, k, v, options);
     return { out: out!, lse: emptyRows(lse!, -Infinity), weightSums };

@@ -5,11 +5,12 @@ import { LOW, scoreFunctions } from "./scores.wgsl.js";
 import { bases, bind, flashParams, loader, ROWS, spans, type FlashVariant } from "./tile.wgsl.js";
 
 /** What a reduction over the matrix of one head collects, one thread per row (or column). */
-type CollectKind = "weights" | "scores";
+type CollectKind = "weights" | "scores" | "given" | "values";
 
 /**
- * Sums by distance, or the dense gradient of a bias: for each row (or key), over its line of the matrix, of p
- * ("weights") or of ds before the terms that follow ("scores"). Each thread owns its outputs.
+ * Sums by distance, or the matrix itself ("dense"): for each row (or key), over its line of the matrix, of p
+ * ("weights"), of the scores themselves ("values"), or of ds before the terms that follow, with ds from the cotangent of
+ * the output ("scores") or as it is given. Each thread owns its outputs, and what is not seen stays as it was.
  */
 export interface CollectVariant extends FlashVariant {
   readonly collect: CollectKind;
@@ -19,13 +20,19 @@ export interface CollectVariant extends FlashVariant {
   readonly after: number;
 }
 
+/** Which of the backward kernels' inputs a kind does without. */
+const unread: Record<CollectKind, readonly string[]> = {
+  scores: [],
+  weights: ["v", "dout", "delta"],
+  given: ["v", "dout", "delta", "lse"],
+  values: ["v", "dout", "delta", "lse"],
+};
+
 export function collectBindings(v: CollectVariant): Record<string, BindingSpec> {
-  const { v: values, dout, delta, ...forward } = backwardInputs(v);
+  const inputs = Object.entries(backwardInputs(v)).filter(([name]) => !unread[v.collect].includes(name));
   return {
-    ...foldedBindings(
-      v,
-      v.collect === "scores" ? { ...forward, v: values!, dout: dout!, delta: delta! } : forward,
-    ),
+    ...foldedBindings(v, Object.fromEntries(inputs)),
+    ...(v.collect === "given" ? { dscores: bind("read", "f32") } : {}),
     ...(v.line === "dense" ? {} : { line_index: bind("read", "i32") }),
     sum: "read_write f32",
   };
@@ -78,6 +85,13 @@ function alongLine(v: CollectVariant, body: string): string {
 
 export function collectText(v: CollectVariant): string {
   const scores = v.collect === "scores";
+  const weight = `exp(s.x - ${v.collect === "weights" || scores ? float(v, "lse", "at_row") : "0.0"})`;
+  const value = {
+    weights: weight,
+    scores: weight,
+    given: "dscores[at_row * params.keys + col] * s.y",
+    values: "s.x",
+  }[v.collect];
   return /* wgsl */ `
 ${bases}
 ${scoreFunctions(v, v.after)}
@@ -110,7 +124,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let s = score(raw * params.scale, b, h, row, col, at);
     if (s.x <= ${LOW}) { continue; }
     let at_row = (b * params.heads + h) * params.queries + row;
-    var value = exp(s.x - ${float(v, "lse", "at_row")});
+    var value = ${value};
     ${
       scores
         ? `let g = o_base(b, h, row);

@@ -4,7 +4,9 @@ import {
   expectDType,
   expectInteger,
   expectNumber,
+  expectOneOf,
   expectShape,
+  expectTensor,
   ShapeError,
   showShape,
   type RelativeModifier,
@@ -120,11 +122,18 @@ export interface Problem {
 }
 
 /** Check a call and put it into the kernels' terms. @throws ShapeError, DTypeError, ConfigError */
-export function problemOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Problem {
-  const who = "attention";
+export function problemOf(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttentionOptions,
+  who = "attention",
+): Problem {
   checkConfig(who, options, OPTIONS);
+  for (const [name, t] of Object.entries({ q, k, v })) expectTensor(who, name, t);
   const { gpu } = q;
   const { layout = "bhsd", softcap = 0, bias, mask, keyMask, docs, sinks, positions } = options;
+  expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
   const [sq, sk, sv] = [sizes(who, "q", q, layout), sizes(who, "k", k, layout), sizes(who, "v", v, layout)];
   const { batch, heads, seq: queries, dim } = sq;
   const { heads: kvHeads, seq: keys } = sk;
