@@ -73,7 +73,7 @@ const sinkGradient = elementwise("sinkGradient", ["sink", "lse", "delta"], (sink
 function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor[] {
   const { gpu } = q;
   const problem = problemOf(q, k, v, options);
-  const { batch, heads, kvHeads, queries, keys, valueDim, variant, params, extras, relatives } = problem;
+  const { batch, heads, kvHeads, queries, valueDim, variant, params, extras, relatives } = problem;
   const o_stride = params["o_stride"]!;
   const { bias, sinks, weightSums } = options;
   const rows = batch * heads * queries;
