@@ -64,7 +64,7 @@ describe("the bundled checkpoint", () => {
     const args = ["generate", "--prompt", "Once upon a time", "--seed", "5", "-n", "12"];
     const plain = await run(...args);
     expect(plain.stdout.startsWith("Once upon a time there was a ")).toBe(true);
-    expect(plain.stderr).toMatch(/12 tokens, [\d.]+ tokens\/s on /);
+    expect(plain.stderr).toMatch(/12 tokens, [\d.]+ tokens\/s on .*, seed 5\n/);
     const { stdout } = await run(...args, "--json");
     expect(stdout.trim().split("\n").length).toBe(1);
     const json = JSON.parse(stdout) as { ids: number[]; text: string; tokensPerSecond: number };

@@ -149,7 +149,7 @@ async function run(flags: GenerateFlags): Promise<void> {
     const drawn = options.temperature === 0 ? "" : `, seed ${seed}`;
     const ended = full ? `, ended by the context of ${model.context} tokens` : "";
     process.stderr.write(
-      `\n${made.length} tokens${drawn}${ended}, ${tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}\n`,
+      `\n${made.length} tokens, ${tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}${drawn}${ended}\n`,
     );
     model.dispose();
   });
