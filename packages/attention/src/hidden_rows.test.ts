@@ -120,8 +120,8 @@ describe("padded rows that are NaN or infinite", () => {
     const y = gpu.tensor(numbers(batch * 3 * dim, 5), [batch, 3, dim]);
     const run = async (bad: (n: number) => number): Promise<number[]> => {
       const { x, keyMask } = masked(gpu, bad);
-      const encoded = module.encode(x, { keyMask });
-      return Array.from(await module.decode(y, encoded, { keyMask }).read());
+      const encoded = module.encode(x, keyMask);
+      return Array.from(await module.decode(y, { encoded, keyMask }).read());
     };
     expect(await run(poison)).toEqual(await run(() => 0));
   });
