@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { workgroupRaces } from "./workgroup_races.js";
 
-const shader = (body: string, before = ""): string => `
+const shader = (body: string, before: string | undefined = ""): string => `
 var<workgroup> s: array<f32, 64>;
 ${before}
 @compute @workgroup_size(64)
@@ -9,7 +9,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 ${body}
 }`;
 type Case = readonly [what: string, body: string, functions?: string];
-const found = (body: string, before?: string): string[] =>
+const found = (body: string, before?: string | undefined): string[] =>
   workgroupRaces(shader(body, before)).map((r) => r.what);
 
 it.each<Case>([
