@@ -11,6 +11,35 @@ export function splitPattern(r: JsonReader, where: string, value: unknown): RegE
   return compilePattern(r.file, r.string(`${where}.Regex`, pattern["Regex"]));
 }
 
+const CHINESE =
+  /[\u{4e00}-\u{9fff}\u{3400}-\u{4dbf}\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{f900}-\u{faff}\u{2f800}-\u{2fa1f}]/gu;
+
+/** Lower case character by character: the rule of strings makes the last Σ of a word ς. */
+const lowercase = (text: string): string => Array.from(text, (char) => char.toLowerCase()).join("");
+
+/** BERT's: control characters out, space around Chinese characters, accents off, lower case (Devlin et al. 2018). */
+function bertNormalizer(
+  r: JsonReader,
+  where: string,
+  step: Readonly<Record<string, unknown>>,
+): (text: string) => string {
+  const flag = (key: string, otherwise: boolean): boolean => r.flag(`${where}.${key}`, step[key], otherwise);
+  const lower = flag("lowercase", true);
+  const [clean, chinese, accents] = [
+    flag("clean_text", true),
+    flag("handle_chinese_chars", true),
+    flag("strip_accents", lower),
+  ];
+  return (text) => {
+    let out = text;
+    if (clean)
+      out = out.replace(/(?![\t\n\r])[\p{C}\ufffd]/gu, "").replace(/\p{White_Space}/gu, " ");
+    if (chinese) out = out.replace(CHINESE, " $& ");
+    if (accents) out = out.normalize("NFD").replace(/\p{Mn}/gu, "");
+    return lower ? lowercase(out) : out;
+  };
+}
+
 /** What is done to a text before it is split. */
 export function normalizer(
   r: JsonReader,
@@ -29,8 +58,9 @@ export function normalizer(
     case "NFKD":
       return (text) => text.normalize(type);
     case "Lowercase":
-      // Character by character: the rule of strings makes the last Σ of a word ς.
-      return (text) => Array.from(text, (char) => char.toLowerCase()).join("");
+      return lowercase;
+    case "BertNormalizer":
+      return bertNormalizer(r, where, step);
     case "Strip": {
       const left = r.flag(`${where}.strip_left`, step["strip_left"], true);
       const right = r.flag(`${where}.strip_right`, step["strip_right"], true);
