@@ -116,7 +116,7 @@ describe("lru", () => {
     const shapes = [[1], [1], [1], [1, 1, 2], [1, 1, 2], [1]];
     const impulse = new Float32Array(n);
     impulse[0] = 1;
-    const { state } = lru(gpu.tensor(impulse, [1, n, 1]), named(p.map((v, i) => gpu.tensor(v, shapes[i]!))));
+    const { state } = lru(gpu.tensor(impulse, [1, n, 1]), named(p.map((v, i) => gpu.tensor(v, shapes[i]))));
     const [re, im] = await state.read();
     // The parameter is a float32, whose angle is exp of it.
     const turned = (n - 1) * Math.exp(Math.fround(Math.log(angle)));

@@ -104,7 +104,7 @@ describe("s4d", () => {
     const [dt, re, im] = [0.01, 0.001, 100.5].map(Math.fround) as [number, number, number];
     const own = [[Math.log(dt)], [Math.log(re)], [im], [1, 0.5], [0]].map((x) => x.map(Math.fround));
     const shapes = [[1], [1, 1], [1, 1], [1, 1, 2], [1]];
-    const { kernel } = s4d(gpu.zeros([1, seq, 1]), named(own.map((x, i) => gpu.tensor(x, shapes[i]!))), {
+    const { kernel } = s4d(gpu.zeros([1, seq, 1]), named(own.map((x, i) => gpu.tensor(x, shapes[i]))), {
       returnKernel: true,
       returnState: false,
     });
