@@ -2,8 +2,8 @@ import { ShapeError, ConfigError } from "../errors.js";
 import type { Gpu } from "../gpu.js";
 import { randomNormal } from "../random/index.js";
 import type { Tensor } from "../tensor.js";
-import { expectDType, showShape } from "../validate.js";
-import { integer, refuseUnknownKeys, schema, type Config } from "./schema.js";
+import { checkConfig, expectDType, showShape } from "../validate.js";
+import { integer, schema, type Config } from "./schema.js";
 
 /** Draws a parameter by a rule of the mechanism; random values come from the given seed and stream. */
 export type Draw = (
@@ -111,9 +111,7 @@ export function checkParameters(
   plan: ParameterPlan,
   given: Parameters,
 ): Record<string, Tensor> {
-  if (typeof given !== "object" || (given as unknown) === null)
-    throw new ConfigError(caller, `the parameters are missing (${Object.keys(plan).join(", ")})`);
-  refuseUnknownKeys(caller, given, Object.keys(plan));
+  checkConfig(caller, given, Object.keys(plan));
   return Object.fromEntries(
     Object.entries(plan).map(([name, { shape }]) => {
       const tensor = given[name];

@@ -1,12 +1,12 @@
 import { ConfigError } from "../errors.js";
+import { show } from "../show.js";
 import {
+  checkConfig,
   expectBoolean,
   expectInteger,
   expectNumber,
-  expectObject,
   expectOneOf,
   expectTensor,
-  nearest,
 } from "../validate.js";
 import type { Tensor } from "../tensor.js";
 
@@ -188,13 +188,8 @@ export function value<T, const S extends FieldSettings<T> = object>(
   settings?: S,
 ): Field<T, PresenceOf<S>> {
   return field<T, S>(doc, rule, settings, (caller, key, given) => {
-    if (!holds(given)) throw new ConfigError(caller, `${key} is ${describe(given)}; it must be ${rule}`);
+    if (!holds(given)) throw new ConfigError(caller, `${key} is ${show(given)}; it must be ${rule}`);
   });
-}
-
-function describe(given: unknown): string {
-  if (typeof given === "function") return "a function";
-  return typeof given === "object" && given !== null ? "an object" : JSON.stringify(given);
 }
 
 /** Fields by key. */
@@ -249,18 +244,6 @@ export interface Schema<F extends Fields = Fields> {
   rows(): SchemaRow[];
 }
 
-/** Throws for a key that is not known, naming the nearest known one. @throws ConfigError */
-export function refuseUnknownKeys(caller: string, given: object, known: readonly string[]): void {
-  for (const key of Object.keys(given)) {
-    if (known.includes(key)) continue;
-    const near = nearest(key, known);
-    throw new ConfigError(
-      caller,
-      `unknown key "${key}"${near === undefined ? "" : `; did you mean "${near}"?`} (known: ${known.join(", ") || "none"})`,
-    );
-  }
-}
-
 /**
  * Declares the keys of a configuration or of a call's options.
  *
@@ -281,8 +264,7 @@ export function schema<F extends Fields>(name: string, fields: F): Schema<F> {
     fields,
     keys,
     read(config, caller = name) {
-      expectObject(caller, `the configuration (${keys.join(", ")})`, config);
-      refuseUnknownKeys(caller, config, keys);
+      checkConfig(caller, config, keys);
       const given = config as Readonly<Record<string, unknown>>;
       const resolved: Record<string, unknown> = {};
       for (const [key, one] of entries) {
