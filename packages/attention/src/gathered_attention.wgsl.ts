@@ -1,4 +1,4 @@
-import { rowPrelude, type ParamType, type RowVariant } from "@x/kernels";
+import { rowPrelude, type ParamType, type RowVariant, flatMain } from "@x/kernels";
 
 /** Storage element of heads' features. */
 export const piece = (v: RowVariant): string => (v.vec ? "vec4<f32>" : "f32");
@@ -103,10 +103,7 @@ ${head(v)}
 
 /** rows[e]: the row of keys that entry e of the indices means, or -1. */
 export const gatheredFlatten = (): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.rows * params.k) { return; }
+${flatMain("i", "params.rows * params.k")}
   let at = indices[i];
   let row = i / params.k;
   let h = row / params.queries % params.heads;
@@ -117,10 +114,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 
 /** out[key, d] = factor * sum over the entries e of that key of coefficients[e] x[row of e, d], in increasing e. */
 export const gatheredBackwardKeys = (): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let key = i / params.dim;
   let d = i % params.dim;
   var sum = 0.0;

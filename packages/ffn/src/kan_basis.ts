@@ -10,6 +10,7 @@ import {
   type BindingSpec,
   type Kernel,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 
 /**
@@ -57,10 +58,7 @@ export function basisKernels(
     grid && v.uniform !== true ? { grid: "read f32" } : {};
   const params = { count: "u32", features: "u32", n: "u32", low: "f32", step: "f32" } as const;
   const main = (body: string): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let at = id.y * groups.x * 64u + id.x;
-  if (at >= params.count) { return; }
+${flatMain("at", "params.count")}
   ${body}
 }`;
   return {

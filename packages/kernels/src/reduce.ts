@@ -1,3 +1,4 @@
+import { flatMain } from "./flat_grid.js";
 import { defineKernel, grid1d, type Kernel } from "./kernel.js";
 import type { Tensor } from "./tensor.js";
 
@@ -14,10 +15,7 @@ const addKernel: Kernel<AddVariant> = defineKernel({
   }),
   params: { count: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   out[i] = vec4<${v.dtype}>(vec4f(a[i]) + vec4f(b[i]));
 }`,
 });
@@ -69,10 +67,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   if (lane == 0u && row < params.outer) { out[index] = ${v.to}(partial[0]); }
 }`
       : /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.outer * params.chunks * params.inner) { return; }
+${flatMain("index", "params.outer * params.chunks * params.inner")}
   let i = index % params.inner;
   let c = (index / params.inner) % params.chunks;
   let o = index / (params.inner * params.chunks);

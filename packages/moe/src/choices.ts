@@ -7,6 +7,7 @@ import {
   grid1d,
   ShapeError,
   showShape,
+  flatMain,
 } from "@x/kernels";
 import type { Kernel, Tensor } from "@x/kernels";
 
@@ -38,10 +39,7 @@ const countKernel: Kernel<CountVariant> = defineKernel({
   }),
   params: { tokens: "u32", groupTokens: "u32", k: "u32", buckets: "u32", width: "u32", distinct: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let t = id.y * groups.x * 64u + id.x;
-  if (t >= params.tokens) { return; }
+${flatMain("t", "params.tokens")}
   ${v.mask ? "if (mask[t] == 0) { return; }" : ""}
   for (var j = 0u; j < params.k; j++) {
     let index = indices[t * params.k + j];

@@ -10,6 +10,7 @@ import {
   type Kernel,
   type RowVariant,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 
 /** Choices of experts, sorted by expert; within an expert in the order of the tokens. */
@@ -36,10 +37,7 @@ const rowsKernel: Kernel<undefined> = defineKernel({
   },
   params: { count: "u32", experts: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let used = i < offsets[params.experts];
   choices[i] = select(-1, i32(order[i]), used);
   if (used) { rows[order[i]] = i32(i); }
@@ -88,10 +86,7 @@ const combineKernel: Kernel<MoveVariant> = defineKernel({
   }),
   params: { count: "u32", dim: "u32", k: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let first = i / params.dim * params.k;
   var total = ${v.vec ? "vec4f()" : "0.0"};
   for (var c = first; c < first + params.k; c++) {
@@ -113,10 +108,7 @@ const gatherKernel: Kernel<MoveVariant> = defineKernel({
   }),
   params: { count: "u32", dim: "u32", k: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let choice = choices[i / params.dim];
   var value = ${v.vec ? "vec4f()" : "0.0"};
   if (choice >= 0) {

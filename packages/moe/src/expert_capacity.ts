@@ -17,6 +17,7 @@ import {
   where,
   type Kernel,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 import { expectChoices, groupCount, type GroupBy } from "./choices.js";
 
@@ -99,10 +100,7 @@ const keysKernel: Kernel<KeysVariant> = defineKernel({
   }),
   params: { count: "u32", tokens: "u32", k: "u32", experts: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let group = i / (params.tokens * params.k);
   let at = i % (params.tokens * params.k);
   ${
@@ -131,10 +129,7 @@ const placeKernel: Kernel<undefined> = defineKernel({
   },
   params: { count: "u32", keyCount: "u32", capacity: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count || i >= offsets[params.keyCount]) { return; }
+${flatMain("i", "params.count || i >= offsets[params.keyCount]")}
   let at = order[i];
   let rank = i - offsets[keys[at]];
   if (rank < params.capacity) { slots[choices[at]] = i32(rank); }
@@ -146,10 +141,7 @@ const keptKernel: Kernel<undefined> = defineKernel({
   bindings: { indices: "read i32", slots: "read i32", kept: "write i32", placed: "write i32" },
   params: { count: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let has = slots[i] >= 0;
   kept[i] = select(0, 1, has);
   placed[i] = select(-1, indices[i], has);
@@ -161,10 +153,7 @@ const countsKernel: Kernel<undefined> = defineKernel({
   bindings: { offsets: "read u32", requested: "write i32", accepted: "write i32" },
   params: { keyCount: "u32", capacity: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.keyCount) { return; }
+${flatMain("i", "params.keyCount")}
   let n = offsets[i + 1u] - offsets[i];
   requested[i] = i32(n);
   accepted[i] = i32(min(n, params.capacity));

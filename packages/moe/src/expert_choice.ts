@@ -13,6 +13,7 @@ import {
   type Kernel,
   type Module,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 import { groupCount, type GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, capacityOf, type CapacityOptions } from "./expert_capacity.js";
@@ -49,10 +50,7 @@ const rowsKernel: Kernel<undefined> = defineKernel({
   bindings: { tokenIndices: "read i32", rows: "write i32" },
   params: { count: "u32", experts: "u32", groups_: "u32", c: "u32", tokens: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let g = i / params.c % params.groups_;
   let e = i / (params.c * params.groups_);
   rows[i] = i32(g * params.tokens) + tokenIndices[(g * params.experts + e) * params.c + i % params.c];

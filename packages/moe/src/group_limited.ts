@@ -10,6 +10,7 @@ import {
   topk,
   type Kernel,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 
 export interface GroupLimit {
@@ -27,10 +28,7 @@ const maskKernel: Kernel<undefined> = defineKernel({
   bindings: { scores: "read f32", chosen: "read i32", out: "write f32" },
   params: { count: "u32", experts: "u32", width: "u32", k: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let own = i32(i % params.experts / params.width);
   var value = -3.4028234e38;
   for (var j = 0u; j < params.k; j++) {

@@ -15,6 +15,7 @@ import {
   type Kernel,
   type Module,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 import type { GroupBy } from "./choices.js";
 import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "./expert_capacity.js";
@@ -78,10 +79,7 @@ const policyKernel: Kernel<PolicyVariant> = defineKernel({
   }),
   params: { count: "u32", threshold: "f32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let tried = ${
     {
       none: "false",

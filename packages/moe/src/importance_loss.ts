@@ -22,6 +22,7 @@ import {
   where,
   type Kernel,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 
 export interface ImportanceLossOptions {
@@ -60,10 +61,7 @@ const chosenKernel: Kernel<undefined> = defineKernel({
   bindings: { indices: "read i32", out: "write f32" },
   params: { count: "u32", experts: "u32", k: "u32", stride: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   var found = 0.0;
   for (var j = 0u; j < params.k; j++) {
     if (indices[i / params.experts * params.stride + j] == i32(i % params.experts)) { found = 1.0; }

@@ -16,6 +16,7 @@ import {
   type Kernel,
   type RowVariant,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 
 /** out[t, m] = table[ids[t, m]] . x[t]; one row of lanes for each retrieved expert. */
@@ -56,10 +57,7 @@ const sumKernel: Kernel<{ vec: boolean }> = defineKernel({
   }),
   params: { count: "u32", width: "u32", m: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let first = i / params.width * params.m;
   var total = ${v.vec ? "vec4f()" : "0.0"};
   for (var j = first; j < first + params.m; j++) { total += a[j] * table[u32(ids[j]) * params.width + i % params.width]; }
@@ -83,10 +81,7 @@ const scatterKernel: Kernel<{ vec: boolean }> = defineKernel({
   }),
   params: { count: "u32", width: "u32", m: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count * params.width) { return; }
+${flatMain("i", "params.count * params.width")}
   let start = i / params.width;
   let expert = sorted[start];
   if (start > 0u && sorted[start - 1u] == expert) { return; }

@@ -1,4 +1,4 @@
-import { defineKernel, grid1d, linear, noGrad, type Kernel, type Tensor } from "@x/kernels";
+import { defineKernel, grid1d, linear, noGrad, type Kernel, type Tensor, flatMain } from "@x/kernels";
 import { activationName } from "./expert_weights.js";
 import { peer, type PeerOptions, type PeerWeights } from "./peer.js";
 
@@ -8,10 +8,7 @@ const sharesKernel: Kernel<undefined> = defineKernel({
   bindings: { hidden: "read f32", indices: "read i32", shares: "read f32", out: "read_write f32" },
   params: { tokens: "u32", chosen: "u32", experts: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let t = id.y * groups.x * 64u + id.x;
-  if (t >= params.tokens) { return; }
+${flatMain("t", "params.tokens")}
   for (var c = t * params.chosen; c < (t + 1u) * params.chosen; c++) {
     let at = t * params.experts + u32(indices[c]);
     out[at] += shares[c] * hidden[at];

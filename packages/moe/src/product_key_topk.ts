@@ -12,6 +12,7 @@ import {
   transpose,
   type Kernel,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 
 export interface ProductKeyResult {
@@ -39,10 +40,7 @@ const pairsKernel: Kernel<{ k: number }> = defineKernel({
   params: { rows: "u32", n: "u32" },
   wgsl: (v) => /* wgsl */ `
 const K = ${String(v.k)}u;
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let row = id.y * groups.x * 64u + id.x;
-  if (row >= params.rows) { return; }
+${flatMain("row", "params.rows")}
   let base = row * K;
   var score: array<f32, K>;
   var index: array<u32, K>;
@@ -80,10 +78,7 @@ const pairsBackwardKernel: Kernel<{ k: number }> = defineKernel({
   params: { rows: "u32" },
   wgsl: (v) => /* wgsl */ `
 const K = ${String(v.k)}u;
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.rows * K) { return; }
+${flatMain("i", "params.rows * K")}
   let base = i / K * K;
   let own = i % K;
   var a = 0.0;

@@ -26,6 +26,7 @@ import {
   type Kernel,
   type Operand,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 import { countChoices, expectChoices } from "./choices.js";
 
@@ -77,10 +78,7 @@ const pairKernel: Kernel<undefined> = defineKernel({
   },
   params: { tokens: "u32", k: "u32", experts: "u32", types_: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let t = id.y * groups.x * 64u + id.x;
-  if (t >= params.tokens) { return; }
+${flatMain("t", "params.tokens")}
   let kind = types[t];
   for (var j = 0u; j < params.k; j++) {
     let a = indices[t * params.k + j];
@@ -100,10 +98,7 @@ const topKernel: Kernel<undefined> = defineKernel({
   bindings: { counts: "read f32", types: "read i32", out: "write i32" },
   params: { count: "u32", wanted: "u32", found: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let at = i % params.wanted;
   var value = -1;
   if (at < params.found) {
@@ -171,10 +166,7 @@ fn difference(x: vec2u, y: vec2u) -> f32 {
   let size = f32(a.y - b.y - select(0u, 1u, a.x < b.x)) * 4294967296.0 + f32(a.x - b.x);
   return select(size, -size, less);
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let a = byType[i / params.experts];
   let b = byExpert[i % params.experts];
   let n = max(total[0], 1.0);

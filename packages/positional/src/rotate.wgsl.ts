@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { BindingSpec } from "@x/kernels";
 
 export interface RotateVariant {
@@ -73,10 +74,7 @@ export function rotateText(v: RotateVariant): string {
     ${x}_out[at + ${second}] = ${element}(z * c + a * t);`;
   const pieces = v.interleaved && v.vec ? "1u" : "2u";
   return /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.count) { return; }
+${flatMain("index", "params.count")}
   let u = index % params.units;
   let token = index / params.units % params.tokens;
   let slice = index / (params.units * params.tokens);

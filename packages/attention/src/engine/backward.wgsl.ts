@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { accumulateSeen, guards } from "./accumulate.wgsl.js";
 import { float, foldedBindings, int } from "./fold.js";
@@ -282,10 +283,7 @@ export const deltaParams: Record<string, ParamType> = {
 
 export function deltaText(v: DeltaVariant): string {
   return /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.rows) { return; }
+${flatMain("i", "params.rows")}
   let base = dot(vec3u(i / params.queries / params.heads, i / params.queries % params.heads, i % params.queries), params.o_stride.xyz);
   var total = 0.0;
   for (var d = 0u; d < params.value_dim; d++) { total += f32(out[base + d]) * f32(dout[base + d]); }

@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { backwardInputs, backwardLoaders } from "./backward.wgsl.js";
 import { float, foldedBindings } from "./fold.js";
@@ -101,10 +102,7 @@ ${
     : `${loader("q", v.vecQK, "params.head_dim")}
 ${loader("k", v.vecQK, "params.head_dim")}`
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let line = id.y * groups.x * 64u + id.x;
-  if (line >= params.lines) { return; }
+${flatMain("line", "params.lines")}
   let extent = params.${v.line === "column" ? "keys" : "queries"};
   let b = line / extent / params.heads;
   let h = line / extent % params.heads;

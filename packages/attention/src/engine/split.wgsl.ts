@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { bind } from "./tile.wgsl.js";
 
@@ -52,10 +53,7 @@ export const mergeParams: Record<string, ParamType> = {
  */
 export const mergeText = (v: MergeVariant): string => /* wgsl */ `
 const EMPTY = 1.0e38;
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let n = id.y * groups.x * 64u + id.x;
-  if (n >= params.rows * params.value_dim) { return; }
+${flatMain("n", "params.rows * params.value_dim")}
   let row = n / params.value_dim;
   let d = n % params.value_dim;
   let line = row / params.queries;

@@ -13,6 +13,7 @@ import {
   transpose,
   type Kernel,
   type Tensor,
+  flatMain,
 } from "@x/kernels";
 import { collectKernel, linesOf } from "./collect.js";
 import { fold } from "./fold.js";
@@ -45,10 +46,7 @@ const productKernel: Kernel<ProductVariant> = defineKernel({
   }),
   params: { rows: "u32", columns: "u32", dim: "u32", count: "u32", scale: "f32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let at = id.y * groups.x * 64u + id.x;
-  if (at >= params.count) { return; }
+${flatMain("at", "params.count")}
   let d = at % params.dim;
   let i = at / params.dim % params.rows;
   let n = at / params.dim / params.rows;

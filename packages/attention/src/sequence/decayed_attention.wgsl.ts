@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { BindingSpec, ParamType } from "@x/kernels";
 import {
   accumulate,
@@ -302,10 +303,7 @@ export const scanParams: Record<string, ParamType> = { size: "u32", chunks: "u32
 
 /** S_{c+1} = gain_c S_c + U_c, one thread for an element: states holds U and then S_c, `last` the state at the end. */
 export const decayedScan = (v: ScanVariant): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   var s = ${v.state ? "state[i]" : "0.0"};
   for (var n = 0u; n < params.chunks; n++) {
     let c = i / params.size * params.chunks + ${v.reverse ? "params.chunks - 1u - n" : "n"};
@@ -349,10 +347,7 @@ export const stepParams: Record<string, ParamType> = {
 /** S_t = exp(decay_t) S_{t-1} + scale k_t^T v_t, out_t = q_t S_t: one thread for a column of S, token after token. */
 export const decayedSteps = (v: StepVariant): string => /* wgsl */ `
 ${head}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let e = i % params.value_dim;
   let h = i / params.value_dim % params.heads;
   let b = i / params.value_dim / params.heads;

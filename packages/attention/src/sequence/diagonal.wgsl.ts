@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 
 export interface ScanVariant {
@@ -25,10 +26,7 @@ ${complexWgsl}
 fn place(b: u32, t: u32, p: u32) -> u32 {
   return (b * params.seq + select(t, params.seq - 1u - t, params.reverse != 0u)) * params.states + p;
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.batch * params.chunks * params.states) { return; }
+${flatMain("index", "params.batch * params.chunks * params.states")}
   let p = index % params.states;
   let c = index / params.states % params.chunks;
   let b = index / (params.states * params.chunks);
@@ -51,10 +49,7 @@ ${head(v.adjoint)}
 /** In place: borders[b, c, p] becomes what comes into chunk c. A thread owns one state of one sequence. */
 export const scanCarry = (v: ScanVariant): string => /* wgsl */ `
 ${complexWgsl}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.batch * params.states) { return; }
+${flatMain("index", "params.batch * params.states")}
   let p = index % params.states;
   let b = index / params.states;
   let whole = power(pole[p], params.chunk);
@@ -120,10 +115,7 @@ ${complexWgsl}`;
 /** weight[2p, h], weight[2p + 1, h] = conj(f_p b[p, h]). */
 export const inputForward = (): string => /* wgsl */ `
 ${inputHead}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.states * params.dim) { return; }
+${flatMain("i", "params.states * params.dim")}
   let p = i / params.dim;
   let value = conj(cmul(factor(pole[p]), b[i]));
   let at = 2u * p * params.dim + i % params.dim;

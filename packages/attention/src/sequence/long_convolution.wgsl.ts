@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 /** Results that a thread computes from one window of the sequence it slides over. */
 export const TILE = 8;
 
@@ -24,10 +25,7 @@ fn w_at(b: u32, i: i32, d: u32) -> f32 {
   if (i < 0 || i >= i32(${filter ? "params.seq" : "params.taps"})) { return 0.0; }
   return ${filter ? "w[(b * params.seq + u32(i)) * params.dim + d]" : "w[d * params.taps + u32(i)]"};
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= ${filter ? "" : "params.batch * "}params.tiles * params.dim) { return; }
+${flatMain("index", `${filter ? "" : "params.batch * "}params.tiles * params.dim`)}
   let d = index % params.dim;
   let tile = index / params.dim % params.tiles;
   ${

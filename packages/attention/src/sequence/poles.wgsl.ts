@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 
 /** How parameters become poles; see `poles`. */
@@ -126,10 +127,7 @@ fn step(i: u32) -> f32 { return params.rescale * exp_(log_dt[i / params.per]); }
 fn packed(log_abs: f32, angle: i32, factor: vec2f) -> vec4u {
   return vec4u(bitcast<u32>(log_abs), bitcast<u32>(angle), bitcast<vec2u>(factor));
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }`;
+${flatMain("i", "params.count")}`;
 
 export const polesForward = (v: PoleVariant): string => {
   const text = {

@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 
 /** Times that a lane of `powerSum` reaches by steps of 64 from one power. */
@@ -97,10 +98,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 /** From the moments of the output's gradient: those of c, of the pole and of what c was multiplied by. */
 export const powerSumBackward = (v: { readonly state: boolean }): string => /* wgsl */ `
 ${complexWgsl}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.width) { return; }
+${flatMain("i", "params.width")}
   var d_c_i = vec2f();
   var d_log = vec2f();
   var d_factor = vec2f();
@@ -119,10 +117,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 /** out[b, h, n] = a^seq state + f (sum of u_t a^(seq - 1 - t)). */
 export const lastState = (v: { readonly state: boolean }): string => /* wgsl */ `
 ${complexWgsl}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.batch * params.width) { return; }
+${flatMain("i", "params.batch * params.width")}
   let pole_i = pole[i % params.width];
   out[i] = cmul(factor(pole_i), moment[i].xy)${v.state ? " + cmul(power(pole_i, params.seq), state[i])" : ""};
 }`;
@@ -130,10 +125,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 /** The gradients of the last state; weight[b, h, n] is what the powers are multiplied by in that of u. */
 export const lastStateBackward = (v: { readonly state: boolean }): string => /* wgsl */ `
 ${complexWgsl}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.width) { return; }
+${flatMain("i", "params.width")}
   let f = factor(pole[i]);
   ${v.state ? "let far = power(pole[i], params.seq);" : ""}
   var d_log = vec2f();

@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { ParamType } from "@x/kernels";
 import { riseWgsl, sigmoidWgsl, softplusWgsl } from "./functions.wgsl.js";
 
@@ -58,10 +59,7 @@ fn step_at(row: u32, d: u32, own: Channel) -> Step {
 fn kept(s: Step, value: f32) -> f32 { if (s.begins) { return 0.0; } return s.keep * value; }`;
 
 const head = (chunks = "params.chunks"): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.batch * ${chunks} * params.width) { return; }
+${flatMain("index", `params.batch * ${chunks} * params.width`)}
   let d = index % params.width;
   let chunk = index / params.width % ${chunks};
   let b = index / (params.width * ${chunks});
@@ -101,10 +99,7 @@ ${head()}
 
 /** In place: the second of borders[b, chunk, d] becomes what comes into the chunk. An invocation owns a channel. */
 export const rgLruCarry = (v: { readonly reverse: boolean; readonly start: boolean }): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.batch * params.width) { return; }
+${flatMain("index", "params.batch * params.width")}
   var value = ${v.start ? "channels[3u * params.width + index]" : "0.0"};
   for (var k = 0u; k < params.chunks; k++) {
     let chunk = ${v.reverse ? "params.chunks - 1u - k" : "k"};

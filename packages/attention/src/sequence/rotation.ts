@@ -1,4 +1,4 @@
-import { applyOp, defineKernel, grid1d, type Gpu, type Kernel, type Tensor } from "@x/kernels";
+import { applyOp, defineKernel, grid1d, type Gpu, type Kernel, type Tensor, flatMain } from "@x/kernels";
 
 /** Where the first token of a call stands: a number, or f32 [1] on the device, which a recorded step reads anew. */
 export type FirstPosition = number | Tensor;
@@ -29,10 +29,7 @@ const rotateKernel: Kernel<RotateVariant> = defineKernel({
   params: { count: "u32", tokens: "u32", heads: "u32", pairs: "u32", offset: "u32" },
   wgsl: (v) => /* wgsl */ `
 fn turn(z: vec2f, w: vec2f) -> vec2f { return vec2f(z.x * w.x - z.y * w.y, z.x * w.y + z.y * w.x); }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let pair = i % params.pairs;
   let t = i / params.pairs / params.heads % params.tokens;
   let position = t + ${v.onDevice ? "u32(first[0])" : "params.offset"};

@@ -1,4 +1,4 @@
-import { defineKernel, grid1d, type Kernel, type Tensor } from "@x/kernels";
+import { defineKernel, grid1d, type Kernel, type Tensor, flatMain } from "@x/kernels";
 import type { FirstPosition } from "./rotation.js";
 
 interface NormsVariant {
@@ -21,10 +21,7 @@ fn expm1(x: f32) -> f32 {
   for (var n = 9u; n > 1u; n--) { sum = fma(x / f32(n), sum, 1.0); }
   return x * sum;
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let by_head = params.heads_first != 0u;
   let h = select(i % params.heads, i / params.tokens, by_head);
   let t = select(i / params.heads, i % params.tokens, by_head);

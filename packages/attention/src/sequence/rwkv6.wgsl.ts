@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { bind, element, loader } from "../engine/tile.wgsl.js";
 
@@ -54,10 +55,7 @@ export const rwkv6Walk = (v: WalkVariant): string => /* wgsl */ `
 ${v.rows ? loader("xs", v.vec, "params.dim") : ""}
 ${loader("ys", v.vec, "params.dim")}
 ${v.ofValues ? loader("decay", v.vec, "params.dim") : ""}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let own = i % params.dim;
   let c = i / params.dim % params.chunks;
   let h = i / params.dim / params.chunks % params.heads;
@@ -120,10 +118,7 @@ export const scanBindings = (v: ChunkScanVariant): Record<string, BindingSpec> =
 
 /** S_{c+1} = gain_c S_c + U_c with a gain for a row, one thread for an element; `each` holds U and then S_c. */
 export const rwkv6Scan = (v: ChunkScanVariant): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   var s = ${v.initial ? "start[i]" : "0.0"};
   for (var n = 0u; n < params.chunks; n++) {
     let place = (i / params.size * params.chunks + ${v.reverse ? "params.chunks - 1u - n" : "n"}) * params.size + i % params.size;

@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 import { sigmoidWgsl } from "./functions.wgsl.js";
 
@@ -75,10 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 
 const rowsOfHalves = /* wgsl */ `
 ${sigmoidWgsl}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let at = i / params.dim * 2u * params.dim + i % params.dim;
   let open = sigmoid(z[at + params.dim]);`;
 

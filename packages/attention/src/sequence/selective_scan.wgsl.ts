@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { ParamType } from "@x/kernels";
 import { riseWgsl, sigmoidWgsl, softplusWgsl } from "./functions.wgsl.js";
 
@@ -227,10 +228,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 export const scanBackwardPrepare = (v: ScanVariant & { gate: boolean }): string => /* wgsl */ `
 ${stepSize(v)}
 ${v.gate ? sigmoidWgsl : ""}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   s[i] = step_size(delta[i], i % params.dim);
   ${
     v.gate
@@ -392,10 +390,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 
 /** dchannels [D, width]: the chunks' parts in adjoint, summed in order. */
 export const scanBackwardChannels = (v: ScanVariant): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.dim * params.width) { return; }
+${flatMain("i", "params.dim * params.width")}
   let column = i % params.width;
   let d = i / params.width;
   let place = select(${4 * v.quads}u + column - params.states${v.skip ? "" : " + 1u"}, column, column < params.states);

@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { ParamType } from "@x/kernels";
 
 /** Tokens between two states that are kept for the backward. */
@@ -47,10 +48,7 @@ fn store_${name}(at: u32, s: State) { ${name}[at] = s.num; ${name}[at + 1u] = s.
 
 /** An invocation owns a channel and a chunk of tokens. */
 const head = /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.batch * params.chunks * params.width) { return; }
+${flatMain("index", "params.batch * params.chunks * params.width")}
   let d = index % params.width;
   let chunk = index / params.width % params.chunks;
   let b = index / (params.width * params.chunks);
@@ -96,10 +94,7 @@ export const wkvCarry = (v: WkvVariant & { readonly reverse: boolean }): string 
 ${prelude}
 ${access("kept")}
 ${write("kept")}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.batch * params.width) { return; }
+${flatMain("index", "params.batch * params.width")}
   let d = index % params.width;
   let b = index / params.width;
   let w = rate(channels[d]);

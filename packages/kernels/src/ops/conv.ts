@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ShapeError } from "../errors.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import { sumMiddle } from "../reduce.js";
@@ -27,10 +28,7 @@ const params = {
   chunks: "u32",
 } as const;
 const head = (extent: string): string => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= ${extent}) { return; }
+${flatMain("index", extent)}
   let d = index % params.dim;`;
 
 /** x holds taps - 1 rows more than out: y[t] = bias + sum_j weight[j] x[t + j]. */

@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ConfigError, ShapeError } from "../errors.js";
 import { checkDType, isFloat, type DType } from "../dtype.js";
 import { derive, topological } from "../expr/derive.js";
@@ -207,10 +208,7 @@ function kernelOf(name: string, inputs: readonly string[], root: Expr): Kernel<V
       }
       return /* wgsl */ `
 ${[...helpers.values()].join("\n")}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   ${lines.join("\n  ")}
 }`;
     },
@@ -393,10 +391,7 @@ const castKernel: Kernel<CastVariant> = defineKernel({
   bindings: (v: CastVariant) => ({ x: `read vec4<${v.from}>` as const, out: `write vec4<${v.to}>` as const }),
   params: { count: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   out[i] = vec4<${v.to}>(x[i]);
 }`,
 });

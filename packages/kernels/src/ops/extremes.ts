@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ShapeError } from "../errors.js";
 import type { DType } from "../dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
@@ -34,10 +35,7 @@ const extremeKernel: Kernel<ExtremeVariant> = defineKernel({
   params: { outer: "u32", extent: "u32", inner: "u32" },
   wgsl: (v) => /* wgsl */ `
 ${extremeRank(v.dtype, v.largest)}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.outer * params.inner) { return; }
+${flatMain("i", "params.outer * params.inner")}
   let first = i / params.inner * params.extent * params.inner + i % params.inner;
   var best = rank_of(x[first]);
   var at = 0u;
@@ -59,10 +57,7 @@ const spreadKernel: Kernel<{ dtype: string }> = defineKernel({
   }),
   params: { outer: "u32", extent: "u32", inner: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.outer * params.inner) { return; }
+${flatMain("i", "params.outer * params.inner")}
   out[(i / params.inner * params.extent + u32(index[i])) * params.inner + i % params.inner] = grad[i];
 }`,
 });

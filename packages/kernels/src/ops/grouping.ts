@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { DTypeError } from "../errors.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import type { Tensor } from "../tensor.js";
@@ -43,10 +44,7 @@ const countKernel: Kernel<undefined> = defineKernel({
   bindings: { ids: "read i32", counts: "read_write atomic<u32>" },
   params: { count: "u32", buckets: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let key = ids[i];
   if (key >= 0 && u32(key) < params.buckets) { atomicAdd(&counts[key], 1u); }
 }`,
@@ -83,10 +81,7 @@ const placeKernel: Kernel<undefined> = defineKernel({
   bindings: { ids: "read i32", cursor: "read_write atomic<u32>", order: "write u32" },
   params: { count: "u32", buckets: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let key = ids[i];
   if (key >= 0 && u32(key) < params.buckets) { order[atomicAdd(&cursor[key], 1u)] = i; }
 }`,
@@ -111,10 +106,7 @@ fn sift(first: u32, root: u32, count: u32) {
   }
   order[first + hole] = value;
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let b = id.y * groups.x * 64u + id.x;
-  if (b >= params.buckets) { return; }
+${flatMain("b", "params.buckets")}
   let first = offsets[b];
   let count = offsets[b + 1u] - first;
   if (count < 2u) { return; }

@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { DTypeError, ShapeError } from "../errors.js";
 import { isFloat } from "../dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
@@ -24,10 +25,7 @@ const gatherKernel: Kernel<IndexVariant> = defineKernel({
   }),
   params: { outer: "u32", extent: "u32", inner: "u32", count: "u32", nan: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.outer * params.count * params.inner) { return; }
+${flatMain("i", "params.outer * params.count * params.inner")}
   let n = i / params.inner;
   let key = ids[n % params.count];
   if (key < 0 || u32(key) >= params.extent) {
@@ -49,10 +47,7 @@ const gatherSumKernel: Kernel<IndexVariant> = defineKernel({
   }),
   params: { outer: "u32", extent: "u32", inner: "u32", count: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.outer * params.extent * params.inner) { return; }
+${flatMain("i", "params.outer * params.extent * params.inner")}
   let row = i / params.inner;
   let v = row % params.extent;
   let base = row / params.extent * params.count;
@@ -184,10 +179,7 @@ const guardedKernel: Kernel<IndexVariant> = defineKernel({
   }),
   params: { extent: "u32", inner: "u32", count: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count * params.inner) { return; }
+${flatMain("i", "params.count * params.inner")}
   let key = ids[i / params.inner];
   var value = ${element(v)}();
   if (key >= 0 && u32(key) < params.extent) { value = x[u32(key) * params.inner + i % params.inner]; }
@@ -221,10 +213,7 @@ const alongKernel: Kernel<AlongVariant> = defineKernel({
   }),
   params: { width: "u32", taken: "u32", count: "u32", nan: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let key = ids[i];
   if (key < 0 || u32(key) >= params.width) {
     out[i] = ${v.dtype === "f32" || v.dtype === "f16" ? `${v.dtype}(bitcast<f32>(params.nan))` : "0"};
@@ -243,10 +232,7 @@ const alongBackwardKernel: Kernel<AlongVariant> = defineKernel({
   }),
   params: { width: "u32", taken: "u32", count: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let first = i / params.width * params.taken;
   let own = i32(i % params.width);
   var total = 0.0;

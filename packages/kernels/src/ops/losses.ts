@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ConfigError, DTypeError, ShapeError } from "../errors.js";
 import { isFloat } from "../dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
@@ -60,10 +61,7 @@ const weightsKernel: Kernel<undefined> = defineKernel({
   bindings: { labels: "read i32", weights: "read f32", out: "write f32" },
   params: { count: "u32", width: "u32", ignore: "i32", nan: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let label = labels[i];
   var weight = 0.0;
   if (label != params.ignore) {
@@ -191,10 +189,7 @@ const pickKernel: Kernel<{ dtype: string; backward: boolean }> = defineKernel({
   }),
   params: { count: "u32", width: "u32", ignore: "i32", nan: "u32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let label = labels[i];
   let inside = label >= 0 && u32(label) < params.width;
   ${

@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ConfigError, ShapeError } from "../errors.js";
 import { derive } from "../expr/derive.js";
 import { e, input, type Expr } from "../expr/expr.js";
@@ -81,10 +82,7 @@ fn place(o: u32, t: u32, i: u32) -> u32 {
     reverse: "u32",
   } as const;
   const head = /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
-  if (index >= params.outer * params.chunks * params.inner) { return; }
+${flatMain("index", "params.outer * params.chunks * params.inner")}
   let i = index % params.inner;
   let c = index / params.inner % params.chunks;
   let o = index / (params.inner * params.chunks);

@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { DTypeError, ShapeError } from "../errors.js";
 import { isFloat, type DType } from "../dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
@@ -28,10 +29,7 @@ const idsKernel: Kernel<undefined> = defineKernel({
   bindings: { indices: "read i32", out: "write i32" },
   params: { count: "u32", depth: "u32", dimsLow: "vec4<u32>", dimsHigh: "vec4<u32>" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   var row = 0;
   var inside = true;
   for (var j = 0u; j < params.depth; j++) {
@@ -82,10 +80,7 @@ function combine({ dtype, reduction }: ScatterVariant): string {
 }
 
 const main = /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.rows * params.inner) { return; }
+${flatMain("i", "params.rows * params.inner")}
   let row = i / params.inner;
   let c = i % params.inner;
   let first = offsets[row];

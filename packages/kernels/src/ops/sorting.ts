@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ShapeError } from "../errors.js";
 import type { DType } from "../dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
@@ -29,10 +30,7 @@ const prepareKernel: Kernel<KeyVariant> = defineKernel({
   params: { width: "u32", padded: "u32", count: "u32" },
   wgsl: (v) => /* wgsl */ `
 ${orderKey(v.dtype)}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let at = i % params.padded;
   var key = 0xffffffffu;
   if (at < params.width) { key = order_key(x[i / params.padded * params.width + at]); }
@@ -80,10 +78,7 @@ const stepKernel: Kernel<undefined> = defineKernel({
   params: { stage: "u32", step: "u32", padded: "u32", count: "u32" },
   wgsl: () => /* wgsl */ `
 ${after}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let t = id.y * groups.x * 64u + id.x;
-  if (t >= params.count) { return; }
+${flatMain("t", "params.count")}
   let i = 2u * t - (t & (params.step - 1u));
   let j = i + params.step;
   let up = ((i % params.padded) & params.stage) == 0u;
@@ -103,10 +98,7 @@ const finishKernel: Kernel<{ dtype: string }> = defineKernel({
   }),
   params: { width: "u32", padded: "u32", count: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let row = i / params.width;
   let at = pairs[row * params.padded + i % params.width].y;
   values[i] = x[row * params.width + at];
@@ -128,10 +120,7 @@ const placeKernel: Kernel<PlaceVariant> = defineKernel({
   }),
   params: { width: "u32", taken: "u32", count: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   out[i / params.taken * params.width + u32(indices[i])] = g[i];
 }`,
 });
@@ -263,10 +252,7 @@ const topkKernel: Kernel<TopVariant> = defineKernel({
   params: { rows: "u32", width: "u32", k: "u32" },
   wgsl: (v) => /* wgsl */ `
 ${orderKey(v.dtype)}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let row = id.y * groups.x * 64u + id.x;
-  if (row >= params.rows) { return; }
+${flatMain("row", "params.rows")}
   var keys: array<u32, ${String(SMALL_K)}>;
   var at: array<u32, ${String(SMALL_K)}>;
   var held = 0u;

@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ConfigError } from "../errors.js";
 import type { Gpu } from "../gpu.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
@@ -36,10 +37,7 @@ const adamwKernel: Kernel<{ scale: boolean }> = defineKernel({
   }),
   params: { count: "u32", beta1: "f32", beta2: "f32", eps: "f32", decay: "f32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let rate = hyper[0];
   let g = grad[i]${v.scale ? " * scale[0]" : ""};
   let m_i = params.beta1 * m[i] + (1.0 - params.beta1) * g;

@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { ConfigError, DTypeError } from "../errors.js";
 import { isFloat } from "../dtype.js";
 import type { Gpu } from "../gpu.js";
@@ -59,10 +60,7 @@ const randomKernel: Kernel<RandomVariant> = defineKernel({
   params: { ...seeds, low: "f32", scale: "f32" },
   wgsl: (v) => /* wgsl */ `
 ${philox}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let r = ${draw("i", v.step)};
   let u = vec4f(unit(r.x), unit(r.y), unit(r.z), unit(r.w));
   ${
@@ -154,10 +152,7 @@ const dropoutKernel: Kernel<DropoutVariant> = defineKernel({
   params: { ...seeds, p: "f32" },
   wgsl: (v) => /* wgsl */ `
 ${philox}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+${flatMain("i", "params.count")}
   let r = ${draw("i", v.step)};
   let u = vec4f(unit(r.x), unit(r.y), unit(r.z), unit(r.w));
   out[i] = vec4<${v.dtype}>(select(vec4f(), vec4f(x[i]) / (1.0 - params.p), u >= vec4f(params.p)));

@@ -1,3 +1,4 @@
+import { flatMain } from "../flat_grid.js";
 import { DTypeError, ShapeError } from "../errors.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel.js";
 import type { Tensor } from "../tensor.js";
@@ -201,10 +202,7 @@ const penaltyKernel: Kernel<undefined> = defineKernel({
   bindings: { logits: "read f32", ids: "read i32", out: "read_write f32" },
   params: { width: "u32", count: "u32", rows: "u32", penalty: "f32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count * params.rows) { return; }
+${flatMain("i", "params.count * params.rows")}
   let key = ids[i];
   if (key < 0 || u32(key) >= params.width) { return; }
   // A token that occurs twice is written twice with the same value: it is computed from the given logits.
