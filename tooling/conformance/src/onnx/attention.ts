@@ -1,5 +1,6 @@
 import {
   add,
+  broadcastTo,
   cast,
   causalConv1d,
   concat,
@@ -16,7 +17,7 @@ import {
   where,
   type Tensor,
 } from "@x/kernels";
-import { attentionOutputs, linearAttention } from "@x/attention";
+import { attentionOutputs, deltaRule, gatedDeltaRule, gatedLinearAttention, kda } from "@x/attention";
 import { rotate } from "@x/positional";
 import { NotExpressible, type OnnxMapping, type OnnxMappings, type OnnxNode } from "./node.js";
 
@@ -139,7 +140,6 @@ const rotary: OnnxMapping = (node) => {
 
 /** Channels before places; the library has them last. */
 const convolution: OnnxMapping = (node) => {
-  if (node.array(0)!.dtype === "F16") throw new NotExpressible("causalConv1d in f16");
   const turned = (t: Tensor): Tensor => transpose(t, [0, 2, 1]);
   const weight = node.need(1);
   const past = node.input(3);
@@ -156,22 +156,47 @@ const convolution: OnnxMapping = (node) => {
   return [turned(name === "none" ? out : silu(out)), turned(state)];
 };
 
+/** Heads lie side by side in the last axis; the operations take f32, so f16 is widened and the results narrowed. */
 const linear: OnnxMapping = (node) => {
   const rule = node.text("update_rule", "gated_delta");
-  if (rule !== "linear") throw new NotExpressible(`the update rule "${rule}" as an operation of tensors`);
-  if (node.array(0)!.dtype === "F16") throw new NotExpressible("linearAttention in f16");
-  const [qHeads, kvHeads] = [node.number("q_num_heads", 1), node.number("kv_num_heads", 1)];
-  if (qHeads !== kvHeads)
-    throw new NotExpressible("linearAttention with fewer heads of keys than of queries");
-  const [q, k, v] = [0, 1, 2].map((i) => splitHeads(node.need(i), kvHeads)) as [Tensor, Tensor, Tensor];
-  node.number("chunk_size", 64);
+  const [queryHeads, heads] = [node.number("q_num_heads", 1), node.number("kv_num_heads", 1)];
   const scale = node.number("scale", 0);
-  const { out, state } = linearAttention(mul(q, scale === 0 ? q.shape[3]! ** -0.5 : scale), k, v, {
-    featureMap: "identity",
-    normalize: false,
-    state: node.input(3),
-  });
-  return [mergeHeads(out), state];
+  // How the sequence is cut does not change the result.
+  node.number("chunk_size", 64);
+  const split = (i: number, count: number): Tensor => {
+    const x = node.float(i);
+    if (!x) throw new Error(`input ${String(i)} is missing`);
+    return x.reshape([x.shape[0]!, x.shape[1]!, count, x.shape[2]! / count]);
+  };
+  const [q, k, v] = [split(0, queryHeads), split(1, heads), split(2, heads)];
+  const perHead = v.shape.slice(0, 3);
+  const options = { layout: "bshd", state: node.float(3), ...(scale === 0 ? {} : { scale }) } as const;
+  /** The log decay: of each channel, or of each head. */
+  const decay = (): Tensor => {
+    const g = split(4, heads);
+    return g.shape[3] === 1 ? g.reshape(perHead) : g;
+  };
+  const beta = (): Tensor => broadcastTo(node.float(5)!, perHead);
+  const run = (): { out: Tensor; state: Tensor } => {
+    switch (rule) {
+      case "linear":
+        return gatedLinearAttention(q, k, v, node.gpu.zeros(perHead), options);
+      case "gated":
+        return gatedLinearAttention(q, k, v, decay(), options);
+      case "delta":
+        return deltaRule(q, k, v, beta(), options);
+      case "gated_delta": {
+        const g = decay();
+        return (g.rank === 4 ? kda : gatedDeltaRule)(q, k, v, g, beta(), options);
+      }
+      default:
+        throw new NotExpressible(`the update rule "${rule}"`);
+    }
+  };
+  const { out, state } = run();
+  const given = node.need(0).dtype;
+  const [batch, tokens, outHeads, dim] = out.shape as [number, number, number, number];
+  return [cast(out, given).reshape([batch, tokens, outHeads * dim]), cast(state, given)];
 };
 
 /** Attention and the operators round it. */
