@@ -16,6 +16,12 @@ interface SoftmaxVariant extends RowVariant {
   readonly log: boolean;
 }
 
+/** `total`: the sum of e^(x - top) over a row, where top is the row's largest element. */
+const rowExponentials = /* wgsl */ `${rowTop}
+  var s = T(0.0);
+  for (var i = lane; i < pieces; i += WIDTH) { s += exp(T(x[first + i]) - top); }
+  let total = row_sum(fold_sum(s), lane);`;
+
 const softmaxKernel: Kernel<SoftmaxVariant> = defineKernel({
   name: "softmax",
   bindings: (v: SoftmaxVariant) => ({
@@ -29,10 +35,7 @@ ${rowPrelude(v)}
 ${rowMain(
   v,
   `
-  ${rowTop}
-  var s = T(0.0);
-  for (var i = lane; i < pieces; i += WIDTH) { s += exp(T(x[first + i]) - top); }
-  let total = row_sum(fold_sum(s), lane);
+  ${rowExponentials}
   ${v.log ? "let log_total = log(total);" : "let scale = 1.0 / total;"}
   for (var i = lane; i < pieces; i += WIDTH) {
     out[first + i] = ${rowElement(v)}(${v.log ? "(T(x[first + i]) - top) - log_total" : "exp(T(x[first + i]) - top) * scale"});
@@ -118,10 +121,7 @@ ${rowPrelude(v)}
 ${rowMain(
   v,
   `
-  ${rowTop}
-  var s = T(0.0);
-  for (var i = lane; i < pieces; i += WIDTH) { s += exp(T(x[first + i]) - top); }
-  let total = row_sum(fold_sum(s), lane);
+  ${rowExponentials}
   if (lane == 0u) { out[row] = ${v.dtype}(top + log(total)); }`,
 )}`,
 });
