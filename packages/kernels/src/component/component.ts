@@ -2,6 +2,7 @@ import type { DType } from "../dtype.js";
 import type { Gpu } from "../gpu.js";
 import type { Module } from "../module.js";
 import type { Tensor } from "../tensor.js";
+import { expectFunction, expectObject } from "../validate.js";
 import {
   checkParameters,
   initParameters,
@@ -48,6 +49,9 @@ export interface ComponentClass<C, Given, Parts> {
   new (config: Given, parameters: Parameters, parts?: Parts): C;
 }
 
+/** Who speaks of a class that lacks what a component must declare. */
+const BASE = "Component";
+
 /**
  * Base of all components: a configuration, checked and with its defaults filled in, and the named parameters that the
  * class's `plan` says. A subclass declares `static schema`, `static plan(config)` and its forward pass:
@@ -76,6 +80,8 @@ export abstract class Component<S extends Schema> implements Module {
 
   /** @throws ConfigError, ShapeError and DTypeError, each naming the first key or parameter that is not as planned */
   constructor(schema: S, config: Config<S>, plan: ParameterPlan, parameters: Parameters) {
+    expectObject(BASE, "schema", schema);
+    expectFunction(BASE, "schema.read", Reflect.get(schema, "read"));
     this.config = schema.read(config) as Resolved<S>;
     this.weights = checkParameters(schema.name, plan, parameters);
     this.#plan = plan;
@@ -94,6 +100,9 @@ export abstract class Component<S extends Schema> implements Module {
     options: InitOptions = {},
     parts?: Parts,
   ): C {
+    // The base class and a subclass without the two declarations can be called from JavaScript.
+    expectObject(BASE, "schema", this.schema);
+    expectFunction(BASE, "plan", Reflect.get(this, "plan"));
     const parameters = initParameters(this.schema.name, gpu, this.plan(config), options);
     try {
       const component = new this(config, parameters, parts);
