@@ -179,20 +179,22 @@ describe("byte-level BPE", () => {
     };
     for (const [name, [tokenizer, unit]] of Object.entries(texts)) {
       // Processor time: other work on the machine does not count.
-      const time = (length: number): number => {
-        const text = unit.repeat(Math.ceil(length / unit.length));
-        let best = Infinity;
-        for (let i = 0; i < 5; i++) {
-          const start = process.cpuUsage();
-          tokenizer.encode(text);
-          best = Math.min(best, process.cpuUsage(start).user / 1000);
-        }
-        return Math.max(best, 3);
+      const time = (text: string): number => {
+        const start = process.cpuUsage();
+        tokenizer.encode(text);
+        return process.cpuUsage(start).user / 1000;
       };
-      time(20_000);
-      const [small, large] = [time(60_000), time(480_000)];
+      const [small, large] = [60_000, 480_000].map((length) =>
+        unit.repeat(Math.ceil(length / unit.length)),
+      ) as [string, string];
+      // The best of several: compilation and garbage collection make single runs several times as long.
+      let [short, long] = [Infinity, Infinity];
+      for (let i = 0; i < 3 || (long / short >= 24 && i < 25); i++) {
+        short = Math.max(3, Math.min(short, time(small)));
+        long = Math.min(long, time(large));
+      }
       // Eight times the text; quadratic time would be 64 times as long.
-      expect(large / small, `${name}: ${small} ms, ${large} ms`).toBeLessThan(24);
+      expect(long / short, `${name}: ${short} ms, ${long} ms`).toBeLessThan(24);
     }
   });
 });
