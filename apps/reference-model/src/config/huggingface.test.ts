@@ -8,6 +8,7 @@ const base = {
   intermediate_size: 48,
   num_hidden_layers: 4,
   num_attention_heads: 4,
+  num_key_value_heads: 4,
 };
 const read = (json: Record<string, unknown>) => fromHuggingFace({ ...base, ...json });
 const mixers = (json: Record<string, unknown>) => read(json).layers.map((l) => l.mixer);
@@ -30,7 +31,84 @@ describe("config.json of public families", () => {
     expect(mixtral.layers[0]!.norm["eps"]).toBe(1e-5);
     expect(mixtral.layers[0]!.ffn).toMatchObject({ numExperts: 8, topK: 2, gluKind: "swiglu" });
     expect(windows({ model_type: "mixtral" })).toEqual(Array(4).fill(undefined));
-    expect(mixers({ model_type: "qwen3" })[0]).toMatchObject({ headDim: 128, qkNorm: { type: "rms" } });
+    const qwen3 = read({ model_type: "qwen3" });
+    expect(qwen3.layers[0]!.mixer).toMatchObject({ headDim: 128, qkNorm: { type: "rms" } });
+  });
+
+  // The values of the families' configuration classes in transformers.
+  const sizes = {
+    dim: 4096,
+    layers: 32,
+    numHeads: 32,
+    headDim: 128,
+    eps: 1e-6,
+    base: 10_000,
+    window: undefined,
+  };
+  it.each([
+    ["llama", { vocab: 32_000, hidden: 11_008, length: 2048, kv: 32, bos: 1, eos: [2] }],
+    ["mistral", { vocab: 32_000, hidden: 14_336, length: 131_072, kv: 8, bos: 1, eos: [2], window: 4096 }],
+    [
+      "mixtral",
+      { vocab: 32_000, hidden: 14_336, length: 131_072, kv: 8, bos: 1, eos: [2], eps: 1e-5, base: 1e6 },
+    ],
+    ["qwen2", { vocab: 151_936, hidden: 22_016, length: 32_768, kv: 32, bos: undefined, eos: [] }],
+    ["qwen3", { vocab: 151_936, hidden: 22_016, length: 32_768, kv: 32, bos: undefined, eos: [] }],
+  ] as const)("%s: a file that names only the family is its configuration class", (model_type, own) => {
+    const config = fromHuggingFace({ model_type });
+    const { mixer, ffn, norm, position } = config.layers[31]!;
+    const expected = { ...sizes, ...own };
+    expect({
+      vocab: config.vocabSize,
+      dim: config.dim,
+      layers: config.layers.length,
+      length: config.maxLength,
+      bos: config.bosTokenId,
+      eos: config.eosTokenIds,
+      numHeads: mixer["numHeads"],
+      kv: mixer["numKvHeads"],
+      headDim: mixer["headDim"],
+      window: mixer["window"],
+      hidden: ffn["hiddenDim"],
+      eps: norm["eps"],
+      base: position["base"],
+    }).toEqual(expected);
+    expect(config.tieEmbeddings).toBe(false);
+    expect(config.balanceLoss).toBe(model_type === "mixtral" ? 0.001 : 0);
+    expect(mixer).toMatchObject({ qkvBias: model_type === "qwen2", outBias: false });
+    expect(ffn).toMatchObject(
+      model_type === "mixtral"
+        ? { type: "mixtral", gluKind: "swiglu", numExperts: 8, topK: 2 }
+        : { type: "glu", kind: "swiglu", bias: false },
+    );
+  });
+
+  it("a key of null has the family's default where the class knows no null, and follows from others where it does", () => {
+    const nulls = read({
+      model_type: "mistral",
+      num_key_value_heads: null,
+      sliding_window: null,
+      head_dim: null,
+      eos_token_id: null,
+      max_position_embeddings: null,
+      rms_norm_eps: null,
+      hidden_act: null,
+      rope_theta: null,
+    });
+    expect(nulls.layers[0]!.mixer).toMatchObject({ numHeads: 4, numKvHeads: 4, headDim: 8 });
+    expect(nulls.layers[0]!.mixer["window"]).toBeUndefined();
+    expect(nulls).toMatchObject({ maxLength: 131_072, eosTokenIds: [] });
+    expect(nulls.layers[0]!.position["base"]).toBe(10_000);
+  });
+
+  it("other names of a key are taken, and the usual one wins", () => {
+    const mixtral = { model_type: "mixtral" };
+    const experts = (json: Record<string, unknown>) =>
+      read({ ...mixtral, ...json }).layers[0]!.ffn["numExperts"];
+    expect(experts({ num_experts: 4 })).toBe(4);
+    expect(experts({ num_experts: 4, num_local_experts: 6 })).toBe(6);
+    const act = read({ model_type: "llama", hidden_activation: "gelu" });
+    expect(act.layers[0]!.ffn["kind"]).toBe("geglu");
   });
 
   it("windows: by family, by layer number and by layer type", () => {
@@ -41,7 +119,7 @@ describe("config.json of public families", () => {
     const qwen = { model_type: "qwen2", sliding_window: 7, max_window_layers: 1 };
     expect(windows(qwen)).toEqual(Array(4).fill(undefined));
     expect(windows({ ...qwen, use_sliding_window: true })).toEqual([undefined, 7, 7, 7]);
-    const deep = { model_type: "qwen2", sliding_window: 7, use_sliding_window: true, num_hidden_layers: 30 };
+    const deep = { ...qwen, use_sliding_window: true, num_hidden_layers: 30, max_window_layers: undefined };
     expect(windows(deep).indexOf(7)).toBe(28);
     const layer_types = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"];
     expect(windows({ model_type: "qwen3", sliding_window: 5, layer_types })).toEqual([
@@ -75,6 +153,10 @@ describe("config.json of public families", () => {
     };
     refuse({ model_type: "gpt9" }, /model_type is "gpt9"/);
     refuse({ model_type: "llama", num_key_value_heads: 3 }, /num_key_value_heads is 3; it must divide/);
+    refuse(
+      { model_type: "mistral", num_key_value_heads: undefined },
+      /num_key_value_heads is 8, the default of mistral; it must divide/,
+    );
     refuse({ model_type: "llama", hidden_size: 30 }, /hidden_size is 30; without head_dim/);
     refuse({ model_type: "llama", hidden_act: "snake" }, /hidden_act is "snake"/);
     refuse({ model_type: "mixtral", num_experts_per_tok: 9 }, /num_experts_per_tok is 9/);
