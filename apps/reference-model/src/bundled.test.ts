@@ -6,10 +6,10 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
-import { loadCheckpoint, loadFolderTokenizer } from "./checkpoint.js";
+import { loadCheckpoint, loadFolderTokenizer } from "./checkpoint/load.js";
 import { generate } from "./generate.js";
 import { acceptsSentence, sentencesOf, writeStory } from "./stories.js";
-import { perplexity } from "./evaluate.js";
+import { perplexity } from "./training/evaluate.js";
 
 const folder = fileURLToPath(new URL("../checkpoint", import.meta.url));
 const cli = fileURLToPath(new URL("../dist/cli.js", import.meta.url));

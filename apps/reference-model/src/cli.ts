@@ -1,8 +1,7 @@
 #!/usr/bin/env node
 import { createRequire } from "node:module";
 import { Command } from "commander";
-import { expectOneOf, KernelsError } from "@x/kernels";
-import { TokenizerError } from "@x/tokenizer";
+import { expectOneOf } from "@x/kernels";
 import { compareCommand } from "./commands/compare.js";
 import { convertCommand } from "./commands/convert.js";
 import { expertsCommand } from "./commands/experts.js";
@@ -13,14 +12,18 @@ import { inspectCommand } from "./commands/inspect.js";
 import { logitsCommand } from "./commands/logits.js";
 import { perplexityCommand } from "./commands/perplexity.js";
 import { storiesCommands } from "./commands/stories.js";
+import { checkOutputs } from "./commands/output_option.js";
 import { surveyCommand } from "./commands/survey.js";
 import { trainCommand } from "./commands/train.js";
+import { runProcess } from "./process_end.js";
 
 const program = new Command("reference-model")
   .description("A decoder-only Transformer on WebGPU: generate, train, evaluate.")
   .version((createRequire(import.meta.url)("../package.json") as { version: string }).version)
   .showHelpAfterError("(--help shows the options)")
-  .configureHelp({ sortSubcommands: false });
+  .configureHelp({ sortSubcommands: false })
+  .exitOverride()
+  .hook("preAction", (_, command) => checkOutputs(command));
 
 for (const add of [
   generateCommand,
@@ -46,10 +49,4 @@ async function main(): Promise<void> {
   await program.parseAsync();
 }
 
-main().catch((error: unknown) => {
-  // What a user can act on is one line; anything else is a fault of ours and shows where.
-  if (KernelsError.isInstance(error) || TokenizerError.isInstance(error))
-    process.stderr.write(`error: ${(error as Error).message}\n`);
-  else process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-  process.exitCode = 1;
-});
+void runProcess(main);

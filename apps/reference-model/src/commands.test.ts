@@ -9,7 +9,7 @@ import { expertsCommand } from "./commands/experts.js";
 import { modelConfig } from "./config/index.js";
 import { checkLength, continuationLength, defaultWindow } from "./context.js";
 import { Continuation } from "./continuation.js";
-import { perplexity } from "./evaluate.js";
+import { perplexity } from "./training/evaluate.js";
 import { generate } from "./generate.js";
 import { CausalLM } from "./model.js";
 import { someIds, tinyParts } from "./test-support.js";

@@ -35,8 +35,11 @@ export async function readDocuments(path: string): Promise<string[]> {
 }
 
 /** Ids of all documents one after another, each ended by the end-of-text token. */
-export function encodeDocuments(documents: readonly string[], tokenizer: Tokenizer): Int32Array {
-  const end = tokenizer.eosTokenId;
+export function encodeDocuments(
+  documents: readonly string[],
+  tokenizer: Tokenizer,
+  end: number | undefined = tokenizer.eosTokenId,
+): Int32Array {
   const out: number[] = [];
   for (const text of documents) {
     for (const id of tokenizer.encode(text, { addSpecialTokens: false })) out.push(id);

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { KernelsError } from "@x/kernels";
 import { repository, useGpu } from "@x/testing";
-import { loadCheckpoint, readConfig } from "./checkpoint.js";
+import { loadCheckpoint, readConfig } from "./checkpoint/load.js";
 import { modelConfig } from "./config/index.js";
 
 const models = join(repository, "tooling/fixtures/models");

@@ -1,14 +1,17 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import type { Command } from "commander";
 import { ConfigError, type Gpu } from "@x/kernels";
-import { readJson, writeAtomically } from "../checkpoint.js";
+import { readJson, writeAtomically } from "../checkpoint/files.js";
 import { expectObject } from "../config/index.js";
 import { DOCUMENT_BREAK } from "../data.js";
 import { writeStory } from "../stories.js";
-import { train, TRAINING_DEFAULTS, type TrainingOptions } from "../train.js";
-import { integer, withDevice } from "./shared.js";
+import type { Components } from "../components/index.js";
+import { TRAINING_DEFAULTS, type TrainingOptions } from "../training/options.js";
+import { train } from "../training/train.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { outputFile } from "./output_option.js";
+import { Progress } from "./progress.js";
+import { integerIn, withDevice, withTemporaryFolder } from "./shared.js";
 import { addTrainingOptions } from "./training_options.js";
 
 /** Options of short runs: seconds each on a software adapter. */
@@ -31,7 +34,7 @@ interface Run {
   readonly validation: number;
 }
 
-interface CompareFlags extends Partial<Record<keyof TrainingOptions, number>> {
+interface CompareFlags extends Partial<Record<keyof TrainingOptions, number>>, ComponentsFlag {
   data?: string;
   vocabSize: number;
   table?: string;
@@ -43,29 +46,27 @@ async function runOne(
   data: string,
   vocabSize: number,
   options: TrainingOptions,
+  components: Components | undefined,
 ): Promise<Run> {
-  const out = await mkdtemp(join(tmpdir(), "x-compare-"));
-  try {
+  return withTemporaryFolder(async (out) => {
     const json = expectObject(file, await readJson(file)) as Record<string, unknown>;
     // A training configuration holds the model's.
     const model = expectObject(file, json["model"] ?? json) as Record<string, unknown>;
     const losses: number[] = [];
     let validation = NaN;
+    const bar = new Progress(`${basename(file)} {bar} {value}/{total} | loss {loss}`);
     await train(
       gpu,
-      { data, out, model, vocabSize, options },
+      { data, out, model, vocabSize, options, components },
       {
         onProgress: (p) => {
           losses.push(p.loss);
           validation = p.validationLoss ?? validation;
-          if (p.step % 25 === 0 || p.step === p.steps)
-            process.stderr.write(
-              `\r${basename(file)}: step ${p.step}/${p.steps}, loss ${p.loss.toFixed(3)} `,
-            );
+          bar.show(p.step, p.steps, { loss: p.loss.toFixed(3) });
         },
       },
     );
-    process.stderr.write("\n");
+    bar.stop();
     const { parameters } = (await readJson(join(out, "training.json"))) as { parameters: { total: number } };
     // The mean of the last steps: one batch's loss says little.
     const last = losses.slice(-20);
@@ -76,9 +77,7 @@ async function runOne(
       loss: last.reduce((a, b) => a + b, 0) / last.length,
       validation,
     };
-  } finally {
-    await rm(out, { recursive: true, force: true });
-  }
+  });
 }
 
 function markdown(runs: readonly Run[], command: string): string {
@@ -106,8 +105,9 @@ export function compareCommand(program: Command): void {
       "config.json files, of a public family or of parts, or training configurations, whose model is taken",
     )
     .option("-d, --data <path>", "UTF-8 text (default: 3000 stories of the generator)")
-    .option("--vocab-size <n>", "tokens to learn", integer, 512)
-    .option("--table <file>", "also write the table as Markdown, with the command");
+    .option("--vocab-size <n>", "tokens to learn", integerIn(257), 512)
+    .addOption(componentsOption())
+    .addOption(outputFile("--table <file>", "also write the table as Markdown, with the command"));
   addTrainingOptions(command, SHORT, ["evaluateEvery", "saveEvery"]);
   command.action(async (files: string[], flags: CompareFlags) => {
     const options = { ...SHORT };
@@ -116,8 +116,8 @@ export function compareCommand(program: Command): void {
     const names = files.map((file) => basename(file));
     const twice = names.find((name, i) => names.indexOf(name) !== i);
     if (twice !== undefined) throw new ConfigError("compare", `two configurations are called ${twice}`);
-    const folder = await mkdtemp(join(tmpdir(), "x-compare-"));
-    try {
+    const components = await componentsOf(flags);
+    await withTemporaryFolder(async (folder) => {
       const data = flags.data ?? join(folder, "stories.txt");
       if (flags.data === undefined)
         await writeAtomically(
@@ -126,13 +126,12 @@ export function compareCommand(program: Command): void {
         );
       const runs: Run[] = [];
       await withDevice(async (gpu) => {
-        for (const file of files) runs.push(await runOne(gpu, file, data, flags.vocabSize, options));
+        for (const file of files)
+          runs.push(await runOne(gpu, file, data, flags.vocabSize, options, components));
       });
       const text = markdown(runs, `npm run model -- ${process.argv.slice(2).join(" ")}`);
       process.stdout.write(text);
       if (flags.table !== undefined) await writeAtomically(flags.table, text);
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+    });
   });
 }

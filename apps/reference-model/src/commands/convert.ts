@@ -1,13 +1,16 @@
 import { Option, type Command } from "commander";
-import { ConfigError } from "@x/kernels";
-import {
-  CHECKPOINT_DTYPES,
-  filesBeside,
-  loadCheckpoint,
-  saveCheckpoint,
-  type CheckpointDType,
-} from "../checkpoint.js";
-import { integer, modelOption, withDevice } from "./shared.js";
+import { filesBeside, loadCheckpoint } from "../checkpoint/load.js";
+import { CHECKPOINT_DTYPES, saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { outputFolder } from "./output_option.js";
+import { integerIn, modelOption, withDevice } from "./shared.js";
+
+interface ConvertFlags extends ComponentsFlag {
+  readonly model: string;
+  readonly out: string;
+  readonly dtype: CheckpointDType;
+  readonly maxShardSize?: number;
+}
 
 /** `convert`: write a model folder in another precision, or in shards. */
 export function convertCommand(program: Command): void {
@@ -15,16 +18,20 @@ export function convertCommand(program: Command): void {
     .command("convert")
     .description("write a model folder again: in another precision, in shards or in one file")
     .addOption(modelOption())
-    .requiredOption("-o, --out <dir>", "the new folder")
+    .addOption(componentsOption())
+    .addOption(outputFolder("-o, --out <dir>", "the new folder").makeOptionMandatory())
     .addOption(
       new Option("--dtype <type>", "of the weights").choices(Object.keys(CHECKPOINT_DTYPES)).default("f32"),
     )
-    .option("--max-shard-size <megabytes>", "split the weights into files of at most this size", integer)
-    .action(async (flags: { model: string; out: string; dtype: CheckpointDType; maxShardSize?: number }) => {
-      if (flags.maxShardSize !== undefined && flags.maxShardSize < 1)
-        throw new ConfigError("--max-shard-size", `is ${flags.maxShardSize}; it must be at least 1`);
+    .option(
+      "--max-shard-size <megabytes>",
+      "split the weights into files of at most this size",
+      integerIn(1),
+    )
+    .action(async (flags: ConvertFlags) => {
+      const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model, json } = await loadCheckpoint(gpu, flags.model);
+        const { model, json } = await loadCheckpoint(gpu, flags.model, { components });
         await saveCheckpoint(flags.out, model, json, {
           dtype: flags.dtype,
           files: await filesBeside(flags.model),

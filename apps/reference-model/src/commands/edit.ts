@@ -1,11 +1,15 @@
 import type { Command } from "commander";
 import { ConfigError } from "@x/kernels";
-import { filesBeside, loadCheckpoint, saveCheckpoint, writeAtomically } from "../checkpoint.js";
+import { writeAtomically } from "../checkpoint/files.js";
+import { filesBeside, loadCheckpoint } from "../checkpoint/load.js";
+import { saveCheckpoint } from "../checkpoint/save.js";
 import { readEditFile, type EditFile } from "../facts/edit_file.js";
-import { perplexity } from "../evaluate.js";
+import { perplexity } from "../training/evaluate.js";
 import { beliefs, type Belief } from "../facts/beliefs.js";
 import { editFacts } from "../facts/edit_facts.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
+import { componentsOf } from "./components_option.js";
+import { outputFolder } from "./output_option.js";
 import { expectTokenizer, repeatable, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
@@ -51,12 +55,13 @@ export function editCommand(program: Command): void {
     .addOption(repeatable("--prompt <text>", "how it is told, {} for the subject"))
     .option("--target <text>", "what the model is to say then, with the space before it")
     .addOption(repeatable("--keep <subject>", "another subject, of which nothing is to change"))
-    .option("-o, --out <dir>", "where the edited model goes");
+    .addOption(outputFolder("-o, --out <dir>", "where the edited model goes"));
   addEditOptions(command).action(async (flags: EditFlags) => {
     const { facts, keep, checks } = await factsOf(flags);
     const { documents, heldOut } = await sampleText(flags);
+    const components = await componentsOf(flags);
     await withDevice(async (gpu) => {
-      const { model, json } = await loadCheckpoint(gpu, flags.model);
+      const { model, json } = await loadCheckpoint(gpu, flags.model, { components });
       const tokenizer = await expectTokenizer("edit", flags.model);
       const options = editOptions(flags, model, documents);
       const { layer } = options;

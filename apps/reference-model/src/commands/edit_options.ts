@@ -3,10 +3,12 @@ import { readDocuments } from "../data.js";
 import type { EditOptions } from "../facts/edit_facts.js";
 import type { CausalLM } from "../model.js";
 import { sentencesOf, writeStory } from "../stories.js";
-import { BUNDLED, integer, modelOption, number } from "./shared.js";
+import { componentsOption, type ComponentsFlag } from "./components_option.js";
+import { outputFile } from "./output_option.js";
+import { BUNDLED, integerIn, modelOption, number } from "./shared.js";
 
 /** How facts are edited, as options of a command. */
-export interface EditMethodFlags {
+export interface EditMethodFlags extends ComponentsFlag {
   readonly model: string;
   readonly layer?: number;
   readonly at: "subject" | "last";
@@ -28,7 +30,8 @@ const SAMPLE_SEED = 2_000_000;
 export function addEditOptions(command: Command): Command {
   return command
     .addOption(modelOption())
-    .option("--layer <n>", "layer whose block is changed (default: the last)", integer)
+    .addOption(componentsOption())
+    .option("--layer <n>", "layer whose block is changed (default: the last)", integerIn(0))
     .addOption(
       new Option("--at <token>", "where the fact is: at the subject's last token, or at the one that says it")
         .choices(["subject", "last"])
@@ -41,13 +44,13 @@ export function addEditOptions(command: Command): Command {
     )
     .option("--lambda <x>", "memit: weight of what is to stay (default: every fact is met exactly)", number)
     .option("--ridge <x>", "added to the covariance's diagonal, in parts of its mean", number, 0.01)
-    .option("--steps <n>", "steps of the search for the value", integer, 60)
+    .option("--steps <n>", "steps of the search for the value", integerIn(1), 60)
     .option("--enough <x>", "-log p of the target that ends the search", number, 0.005)
     .option("--clamp <x>", "longest change of the output, in lengths of the output", number, 4)
     .option("--keep-weight <x>", "weight of the keys of kept subjects, where the text has 1", number, 10)
-    .option("--contexts <n>", "beginnings of sample texts that come before the prompts", integer, 12)
+    .option("--contexts <n>", "beginnings of sample texts that come before the prompts", integerIn(0), 12)
     .option("--text <path>", "sample text of the model's kind (default: the generator's stories)")
-    .option("--json <file>", "also write the figures as JSON");
+    .addOption(outputFile("--json <file>", "also write the figures as JSON"));
 }
 
 /** Sample text, and the part of it that only judges. */

@@ -1,8 +1,10 @@
 import type { Command } from "commander";
-import { loadCheckpoint, writeAtomically } from "../checkpoint.js";
+import { writeAtomically } from "../checkpoint/files.js";
+import { loadCheckpoint } from "../checkpoint/load.js";
 import { readDocuments } from "../data.js";
 import { expertReport, expertSvg, expertTable } from "../experts.js";
 import { writeStory } from "../stories.js";
+import { outputFile } from "./output_option.js";
 import { expectTokenizer, integerIn, modelOption, withDevice } from "./shared.js";
 
 interface ExpertsFlags {
@@ -26,8 +28,8 @@ export function expertsCommand(program: Command): void {
     .option("-d, --data <path>", "UTF-8 text file or folder (default: unseen stories)")
     .option("-n, --stories <n>", "stories to read where no text is given", integerIn(1), 60)
     .option("--top <n>", "classes to name for an expert", integerIn(1), 4)
-    .option("--svg <file>", "also draw the table")
-    .option("--out <file>", "also write the figures as JSON")
+    .addOption(outputFile("--svg <file>", "also draw the table"))
+    .addOption(outputFile("--out <file>", "also write the figures as JSON"))
     .option("--json", "print the figures as JSON instead of the table")
     .action(async (flags: ExpertsFlags) => {
       await withDevice(async (gpu) => {

@@ -2,7 +2,7 @@ import { fstatSync } from "node:fs";
 import type { Command } from "commander";
 import { ConfigError, FormatError } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
+import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, continuationLength } from "../context.js";
 import { checkGeneration, generate } from "../generate.js";
 import type { CausalLM } from "../model.js";
@@ -119,7 +119,7 @@ async function run(flags: GenerateFlags): Promise<void> {
     throw new ConfigError("generate", "--ids and --prompt are both given; the text begins with one of them");
   const seed = flags.seed ?? Math.floor(Math.random() * 2 ** 32);
   await withDevice(async (gpu) => {
-    const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
+    const { model } = await loadCheckpoint(gpu, flags.model, { change: extension(flags.ropeScaling) });
     const tokenizer = await loadFolderTokenizer(flags.model);
     const { ids, shown } = await promptOf(flags, model, tokenizer);
     const warning = checkLength("generate", model, ids.length);

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { loadCheckpoint, readConfig } from "../checkpoint.js";
+import { loadCheckpoint, readConfig } from "../checkpoint/load.js";
 import { modelOption, withDevice } from "./shared.js";
 
 /** `info`: the adapter and a model. */

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { topKeys, valueTokens } from "@x/ffn";
 import { ConfigError, gather, transpose } from "@x/kernels";
-import { loadCheckpoint } from "../checkpoint.js";
+import { loadCheckpoint } from "../checkpoint/load.js";
 import { LayerMemory } from "../facts/layer_memory.js";
 import { expectTokenizer, integer, integerIn, modelOption, text, withDevice } from "./shared.js";
 import { table } from "./table.js";

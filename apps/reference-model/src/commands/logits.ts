@@ -1,8 +1,10 @@
 import type { Command } from "commander";
 import { FormatError } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
-import { loadCheckpoint, readJson, writeAtomically } from "../checkpoint.js";
+import { readJson, writeAtomically } from "../checkpoint/files.js";
+import { loadCheckpoint } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE } from "../context.js";
+import { outputFile } from "./output_option.js";
 import { extension, modelOption, ropeOption, withDevice } from "./shared.js";
 
 /** `logits`: of every position, into a file. */
@@ -12,7 +14,12 @@ export function logitsCommand(program: Command): void {
     .description("logits of every position for lists of ids, as safetensors")
     .addOption(modelOption())
     .requiredOption("--ids <file>", 'JSON: [{"input_ids":[..]}, ..]')
-    .requiredOption("--out <file>", "safetensors with logits.0, logits.1, ..: F32 [positions, vocab]")
+    .addOption(
+      outputFile(
+        "--out <file>",
+        "safetensors with logits.0, logits.1, ..: F32 [positions, vocab]",
+      ).makeOptionMandatory(),
+    )
     .addOption(ropeOption())
     .addHelpText("after", `\n${CONTEXT_RULE}`)
     .action(async (flags: { model: string; ids: string; out: string; ropeScaling?: string }) => {
@@ -20,7 +27,7 @@ export function logitsCommand(program: Command): void {
       if (!Array.isArray(list)) throw new FormatError(flags.ids, 'must be a list of {"input_ids":[..]}');
       if (list.length === 0) throw new FormatError(flags.ids, "lists no ids");
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
+        const { model } = await loadCheckpoint(gpu, flags.model, { change: extension(flags.ropeScaling) });
         const out: Record<string, TensorData> = {};
         for (const [i, item] of list.entries()) {
           const ids =

@@ -1,8 +1,8 @@
 import type { Command } from "commander";
-import { loadCheckpoint } from "../checkpoint.js";
+import { loadCheckpoint } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, defaultWindow } from "../context.js";
 import { readDocuments } from "../data.js";
-import { perplexity } from "../evaluate.js";
+import { perplexity } from "../training/evaluate.js";
 import { expectTokenizer, extension, integerIn, modelOption, ropeOption, withDevice } from "./shared.js";
 
 interface PerplexityFlags {
@@ -27,7 +27,7 @@ export function perplexityCommand(program: Command): void {
     .action(async (flags: PerplexityFlags) => {
       const documents = await readDocuments(flags.data);
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model, extension(flags.ropeScaling));
+        const { model } = await loadCheckpoint(gpu, flags.model, { change: extension(flags.ropeScaling) });
         const tokenizer = await expectTokenizer("perplexity", flags.model);
         const seqLen = flags.seqLen ?? defaultWindow(model, 128);
         const warning = checkLength("perplexity: --seq-len", model, seqLen);

@@ -1,10 +1,15 @@
+import { rmSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
 import { ConfigError, openDevice, tune, type Gpu } from "@x/kernels";
 import { ropeFromHuggingFace } from "@x/positional";
 import type { Tokenizer } from "@x/tokenizer";
-import { loadFolderTokenizer } from "../checkpoint.js";
+import { loadFolderTokenizer } from "../checkpoint/load.js";
 import { PARTS_FAMILY } from "../config/index.js";
+import { atEnd } from "../process_end.js";
 
 /** The checkpoint that comes with the repository. */
 export const BUNDLED: string = fileURLToPath(new URL("../../checkpoint", import.meta.url));
@@ -49,9 +54,6 @@ export const utf8 = (given: string): string => {
   return given;
 };
 
-/** The option of a key: learningRate -> --learning-rate. */
-export const optionOf = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
-
 /** An option that may be given again: a list. */
 export const repeatable = (flags: string, description: string): Option =>
   new Option(flags, `${description} (may be given again)`)
@@ -66,11 +68,27 @@ export const reasonOf = (error: unknown): string => (error instanceof Error ? er
  */
 export async function withDevice<T>(fn: (gpu: Gpu) => Promise<T>): Promise<T> {
   const gpu = await openDevice();
+  const close = atEnd(() => {
+    gpu.destroy();
+  });
   try {
     if (!gpu.info.software) await tune(gpu);
     return await fn(gpu);
   } finally {
-    gpu.destroy();
+    close();
+  }
+}
+
+/** Run with a folder that is removed at the end, whatever the end is. */
+export async function withTemporaryFolder<T>(fn: (folder: string) => Promise<T>): Promise<T> {
+  const folder = await mkdtemp(join(tmpdir(), "reference-model-"));
+  const close = atEnd(() => {
+    rmSync(folder, { recursive: true, force: true });
+  });
+  try {
+    return await fn(folder);
+  } finally {
+    close();
   }
 }
 

@@ -1,24 +1,26 @@
-import { mkdir, writeFile } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
 import type { Command } from "commander";
-import { loadCheckpoint, writeAtomically } from "../checkpoint.js";
+import { writeAtomically } from "../checkpoint/files.js";
+import { loadCheckpoint } from "../checkpoint/load.js";
 import { DOCUMENT_BREAK, readDocuments } from "../data.js";
-import { evaluateStories, perplexity } from "../evaluate.js";
+import { evaluateStories, perplexity } from "../training/evaluate.js";
 import { writeStory } from "../stories.js";
-import { expectTokenizer, integer, modelOption, number, withDevice } from "./shared.js";
+import { componentsOf, componentsOption } from "./components_option.js";
+import { outputFile } from "./output_option.js";
+import { expectTokenizer, integerIn, modelOption, number, withDevice } from "./shared.js";
 
 /** `stories`: write the repository's own text; `evaluate-stories`: judge a model that was trained on it. */
 export function storiesCommands(program: Command): void {
   program
     .command("stories")
     .description("write stories of the repository's own grammar to a text file")
-    .requiredOption("-o, --out <file>", "text file, stories separated by empty lines")
-    .option("-n, --count <n>", "number of stories", integer, 12_000)
-    .option("--first <n>", "seed of the first story", integer, 0)
+    .addOption(
+      outputFile("-o, --out <file>", "text file, stories separated by empty lines").makeOptionMandatory(),
+    )
+    .option("-n, --count <n>", "number of stories", integerIn(1), 12_000)
+    .option("--first <n>", "seed of the first story", integerIn(0), 0)
     .action(async (flags: { out: string; count: number; first: number }) => {
       const stories = Array.from({ length: flags.count }, (_, i) => writeStory(flags.first + i));
-      await mkdir(dirname(resolve(flags.out)), { recursive: true });
-      await writeFile(flags.out, `${stories.join(DOCUMENT_BREAK)}\n`);
+      await writeAtomically(flags.out, `${stories.join(DOCUMENT_BREAK)}\n`);
       process.stderr.write(`${flags.count} stories, ${new Set(stories).size} of them distinct\n`);
     });
 
@@ -29,11 +31,17 @@ export function storiesCommands(program: Command): void {
     )
     .addOption(modelOption())
     .requiredOption("--training <file>", "the text it was trained on")
-    .option("-n, --count <n>", "stories to sample", integer, 100)
-    .option("--first-unseen <n>", "seed of the first story that was not trained on", integer, 1_000_000)
+    .option("-n, --count <n>", "stories to sample", integerIn(1), 100)
+    .option(
+      "--first-unseen <n>",
+      "seed of the first story that was not trained on",
+      integerIn(0),
+      1_000_000,
+    )
     .option("--temperature <x>", "divides the logits", number, 0.8)
     .option("--top-p <x>", "keep the fewest tokens that hold this probability", number, 0.95)
-    .option("--out <file>", "also write the result as JSON")
+    .addOption(componentsOption())
+    .addOption(outputFile("--out <file>", "also write the result as JSON"))
     .action(
       async (flags: {
         model: string;
@@ -43,9 +51,11 @@ export function storiesCommands(program: Command): void {
         temperature: number;
         topP: number;
         out?: string;
+        components?: string;
       }) => {
+        const components = await componentsOf(flags);
         await withDevice(async (gpu) => {
-          const { model } = await loadCheckpoint(gpu, flags.model);
+          const { model } = await loadCheckpoint(gpu, flags.model, { components });
           const tokenizer = await expectTokenizer("evaluate-stories", flags.model);
           const training = new Set(await readDocuments(flags.training));
           const unseen = Array.from({ length: 500 }, (_, i) => writeStory(flags.firstUnseen + i)).filter(

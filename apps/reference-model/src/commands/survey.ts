@@ -1,8 +1,10 @@
 import type { Command } from "commander";
-import { loadCheckpoint, writeAtomically } from "../checkpoint.js";
+import { writeAtomically } from "../checkpoint/files.js";
+import { loadCheckpoint } from "../checkpoint/load.js";
 import { surveyFacts, type SurveyRow, type SurveyShares } from "../facts/survey.js";
 import { readSurvey } from "../facts/survey_file.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
+import { componentsOf } from "./components_option.js";
 import { expectTokenizer, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
@@ -38,8 +40,9 @@ export function surveyCommand(program: Command): void {
   addEditOptions(command).action(async (flags: EditMethodFlags & { facts: string }) => {
     const survey = await readSurvey(flags.facts);
     const { documents, heldOut } = await sampleText(flags);
+    const components = await componentsOf(flags);
     await withDevice(async (gpu) => {
-      const { model } = await loadCheckpoint(gpu, flags.model);
+      const { model } = await loadCheckpoint(gpu, flags.model, { components });
       const tokenizer = await expectTokenizer("edit-survey", flags.model);
       const options = editOptions(flags, model, documents);
       const rows = await surveyFacts(model, tokenizer, survey, documents, heldOut, options, (row) => {

@@ -1,7 +1,7 @@
 import { Option, type Command } from "commander";
-import { RECIPE_DEFAULTS, type RecipeOptions } from "../recipe.js";
-import type { TrainingOptions } from "../train.js";
-import { integer, number, optionOf } from "./shared.js";
+import { RECIPE_DEFAULTS, type RecipeOptions } from "../training/recipe.js";
+import { optionOf, type TrainingOptions } from "../training/options.js";
+import { integer, number } from "./shared.js";
 
 const TRAINING: Readonly<Record<keyof TrainingOptions, string>> = {
   steps: "steps of the optimizer",

@@ -13,7 +13,7 @@ export function find<F>(
   if (!factory)
     throw new ConfigError(
       "CausalLM",
-      `${where} has the ${what} ${JSON.stringify(spec.type)}; known: ${Object.keys(table).join(", ")}`,
+      `${where} has the ${what} ${JSON.stringify(spec.type)}; known: ${Object.keys(table).join(", ")} (--components adds others)`,
     );
   return factory;
 }

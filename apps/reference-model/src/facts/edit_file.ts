@@ -1,4 +1,4 @@
-import { readJson } from "../checkpoint.js";
+import { readJson } from "../checkpoint/files.js";
 import { expectObject } from "../config/index.js";
 import { ConfigError } from "@x/kernels";
 import type { Claim } from "./beliefs.js";

@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
 import type { BpeTokenizer } from "@x/tokenizer";
-import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint.js";
+import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
 import { readEditFile } from "./edit_file.js";
 import { beliefs } from "./beliefs.js";
 import { editFacts, type EditOptions } from "./edit_facts.js";

@@ -1,6 +1,6 @@
 import { mul } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import { perplexity } from "../evaluate.js";
+import { perplexity } from "../training/evaluate.js";
 import type { CausalLM } from "../model.js";
 import { beliefs, type Claim } from "./beliefs.js";
 import { editFacts, type EditOptions } from "./edit_facts.js";

@@ -1,5 +1,5 @@
 import { ConfigError } from "@x/kernels";
-import { readJson } from "../checkpoint.js";
+import { readJson } from "../checkpoint/files.js";
 import { expectObject } from "../config/index.js";
 import { only, text, texts } from "./edit_file.js";
 

@@ -1,34 +1,13 @@
-import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { open, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { checkConfig, ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
-import { Safetensors, writeSafetensors, type ByteSource, type TensorData } from "@x/kernels/safetensors";
+import { Safetensors, type ByteSource } from "@x/kernels/safetensors";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
-import { expectObject, Fields, modelConfig, type ModelConfig } from "./config/index.js";
-import { CausalLM } from "./model.js";
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
-}
-
-/** Parse a JSON file of a folder. @throws FormatError */
-export async function readJson(path: string): Promise<unknown> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (cause) {
-    throw new FormatError(path, "cannot be read; it must be a file of the model's folder", { cause });
-  }
-  try {
-    return JSON.parse(text) as unknown;
-  } catch (cause) {
-    throw new FormatError(path, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, {
-      cause,
-    });
-  }
-}
+import type { Components } from "../components/index.js";
+import { expectObject, Fields, modelConfig, type ModelConfig } from "../config/index.js";
+import { CausalLM } from "../model.js";
+import { exists, finishPublication, readJson } from "./files.js";
+import { BESIDE, COMPUTED, expertTensor } from "./names.js";
 
 /** A file that is read in pieces. */
 async function fileSource(path: string): Promise<ByteSource & { close: () => Promise<void> }> {
@@ -120,12 +99,6 @@ async function openFolder(
   }
 }
 
-/** Names that checkpoints carry and the model computes itself. */
-const COMPUTED = /(^|\.)rotary_emb\.inv_freq$/;
-const EXPERT = /^(.*\.experts)\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)\.weight$/;
-/** Mixtral's names of an expert's matrices. */
-const MIXTRAL: Readonly<Record<string, string>> = { w1: "gate_proj", w3: "up_proj", w2: "down_proj" };
-
 /** Parameters on the device under the model's names, with the experts of a layer stacked. */
 async function readParameters(
   gpu: Gpu,
@@ -138,11 +111,10 @@ async function readParameters(
     const stacks = new Map<string, Map<number, Found>>();
     for (const [name, found] of tensors) {
       if (COMPUTED.test(name) || (config.tieEmbeddings && name === "lm_head.weight")) continue;
-      const expert = EXPERT.exec(name);
+      const expert = expertTensor(name);
       if (expert) {
-        const key = `${expert[1]!}.${MIXTRAL[expert[3]!] ?? expert[3]!}`;
-        const stack = stacks.get(key) ?? new Map<number, Found>();
-        stacks.set(key, stack.set(Number(expert[2]), found));
+        const stack = stacks.get(expert.stack) ?? new Map<number, Found>();
+        stacks.set(expert.stack, stack.set(expert.index, found));
         continue;
       }
       out[name] = await upload(gpu, found);
@@ -198,11 +170,19 @@ export interface Checkpoint {
   readonly json: Record<string, unknown>;
 }
 
+export interface LoadOptions {
+  /** Changes config.json before it is read: another context extension. */
+  readonly change?: ((json: Record<string, unknown>) => Record<string, unknown>) | undefined;
+  /** The parts that a configuration can name; default: those of this repository. */
+  readonly components?: Components | undefined;
+}
+
 /** A folder's configuration; a text also ends at the ids that generation_config.json names. */
 export async function readConfig(
   folder: string,
-  change?: (json: Record<string, unknown>) => Record<string, unknown>,
+  change?: LoadOptions["change"],
 ): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
+  await finishPublication(folder);
   const path = join(folder, "config.json");
   const parsed = expectObject(path, await readJson(path)) as Record<string, unknown>;
   const json = change ? change(parsed) : parsed;
@@ -224,12 +204,13 @@ export async function readConfig(
 export async function loadCheckpoint(
   gpu: Gpu,
   folder: string,
-  change?: (json: Record<string, unknown>) => Record<string, unknown>,
+  options: LoadOptions = {},
 ): Promise<Checkpoint> {
-  const { config, json } = await readConfig(folder, change);
+  checkConfig("loadCheckpoint", options, ["change", "components"]);
+  const { config, json } = await readConfig(folder, options.change);
   const given = await readParameters(gpu, folder, config);
   try {
-    const model = CausalLM.fromParameters(gpu, config, given);
+    const model = CausalLM.fromParameters(gpu, config, given, options.components);
     const used = new Set(Object.keys(model.state()));
     const extra = Object.keys(given).filter((name) => !used.has(name));
     if (extra.length > 0)
@@ -246,121 +227,16 @@ export async function loadCheckpoint(
 
 /** The tokenizer of a folder, or undefined where it has none. */
 export async function loadFolderTokenizer(folder: string): Promise<Tokenizer | undefined> {
+  await finishPublication(folder);
   if (!(await exists(join(folder, "tokenizer.json"))) && !(await exists(join(folder, "vocab.json"))))
     return undefined;
   return loadTokenizer(async (name) => readFile(join(folder, name), "utf8").catch(() => undefined));
 }
 
-const BESIDE = /^(tokenizer.*|vocab|special_tokens_map|added_tokens|generation_config)\.json$|^merges\.txt$/;
-
 /** What a model's folder holds beside its weights and its configuration, by name: the tokenizer's files and the like. */
-export async function filesBeside(folder: string): Promise<Record<string, string>> {
+export async function filesBeside(folder: string): Promise<Record<string, Uint8Array>> {
+  await finishPublication(folder);
   const names = (await readdir(folder)).filter((name) => BESIDE.test(name));
-  const texts = names.map(async (name) => [name, await readFile(join(folder, name), "utf8")] as const);
-  return Object.fromEntries(await Promise.all(texts));
-}
-
-/** A model's parameters on the host under checkpoint names, experts one by one. */
-async function hostParameters(model: CausalLM): Promise<Record<string, TensorData>> {
-  const out: Record<string, TensorData> = {};
-  const original = Object.fromEntries(Object.entries(MIXTRAL).map(([w, name]) => [name, w]));
-  for (const [name, tensor] of Object.entries(model.state())) {
-    const data = (await tensor.read()) as Float32Array;
-    const stacked = /^(.*\.experts)\.(gate_proj|up_proj|down_proj)$/.exec(name);
-    if (!stacked) {
-      out[name] = { shape: tensor.shape, data };
-      continue;
-    }
-    const [experts, ...shape] = tensor.shape as [number, number, number];
-    const size = data.length / experts;
-    const mixtral = stacked[1]!.endsWith("block_sparse_moe.experts");
-    for (let i = 0; i < experts; i++)
-      out[`${stacked[1]!}.${i}.${mixtral ? original[stacked[2]!]! : stacked[2]!}.weight`] = {
-        shape,
-        data: data.slice(i * size, (i + 1) * size),
-      };
-  }
-  return out;
-}
-
-/** Write a file whole or not at all. */
-export async function writeAtomically(path: string, data: string | Uint8Array): Promise<void> {
-  const temporary = `${path}.tmp`;
-  const handle = await open(temporary, "w");
-  try {
-    await handle.writeFile(data);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, path);
-}
-
-export const CHECKPOINT_DTYPES = {
-  f32: { dtype: "F32", name: "float32", bytes: 4 },
-  f16: { dtype: "F16", name: "float16", bytes: 2 },
-  bf16: { dtype: "BF16", name: "bfloat16", bytes: 2 },
-} as const;
-export type CheckpointDType = keyof typeof CHECKPOINT_DTYPES;
-
-export interface SaveOptions {
-  /** What weights are rounded to; default f32. */
-  readonly dtype?: CheckpointDType;
-  /** Bytes of weights in one file; more are written as shards with an index. Default: no limit. */
-  readonly maxShardBytes?: number;
-  /** Tokenizer files and the like, by name. */
-  readonly files?: Readonly<Record<string, string>>;
-}
-
-/** Names of the tensors of each file, none above the limit unless a single tensor is. */
-function shards(tensors: Readonly<Record<string, TensorData>>, bytes: number, limit: number): string[][] {
-  const out: string[][] = [[]];
-  let used = 0;
-  for (const [name, { data }] of Object.entries(tensors)) {
-    const size = data.length * bytes;
-    if (used > 0 && used + size > limit) {
-      out.push([]);
-      used = 0;
-    }
-    out.at(-1)!.push(name);
-    used += size;
-  }
-  return out;
-}
-
-/** Write a model folder: config.json, model.safetensors or shards with their index, and other files. */
-export async function saveCheckpoint(
-  folder: string,
-  model: CausalLM,
-  json: Record<string, unknown>,
-  options: SaveOptions = {},
-): Promise<void> {
-  checkConfig("saveCheckpoint", options, ["dtype", "maxShardBytes", "files"]);
-  const { dtype = "f32", maxShardBytes = Infinity, files = {} } = options;
-  await mkdir(folder, { recursive: true });
-  const { dtype: stored, name: torchDtype, bytes } = CHECKPOINT_DTYPES[dtype];
-  const tensors = await hostParameters(model);
-  const parts = shards(tensors, bytes, maxShardBytes);
-  const index = join(folder, "model.safetensors.index.json");
-  const single = join(folder, "model.safetensors");
-  const fileOf = (i: number): string =>
-    parts.length === 1
-      ? "model.safetensors"
-      : `model-${String(i + 1).padStart(5, "0")}-of-${String(parts.length).padStart(5, "0")}.safetensors`;
-  const weightMap: Record<string, string> = {};
-  for (const [i, names] of parts.entries()) {
-    const part = Object.fromEntries(names.map((name) => [name, { ...tensors[name]!, dtype: stored }]));
-    for (const name of names) weightMap[name] = fileOf(i);
-    await writeAtomically(join(folder, fileOf(i)), writeSafetensors(part, { format: "pt" }));
-  }
-  if (parts.length > 1) {
-    const total = Object.values(tensors).reduce((n, { data }) => n + data.length * bytes, 0);
-    const text = JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2);
-    await writeAtomically(index, `${text}\n`);
-  }
-  // What another layout left would win over, or lie beside, what was just written.
-  await rm(parts.length > 1 ? single : index, { force: true });
-  const own = "dtype" in json ? { ...json, dtype: torchDtype } : { ...json, torch_dtype: torchDtype };
-  await writeAtomically(join(folder, "config.json"), `${JSON.stringify(own, null, 2)}\n`);
-  for (const [name, text] of Object.entries(files)) await writeAtomically(join(folder, name), text);
+  const files = names.map(async (name) => [name, await readFile(join(folder, name))] as const);
+  return Object.fromEntries(await Promise.all(files));
 }

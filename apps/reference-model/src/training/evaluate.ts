@@ -1,9 +1,9 @@
 import { ConfigError, type Gpu } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import { encodeDocuments, evaluationBatches } from "./data.js";
-import { generate, type GenerateOptions } from "./generate.js";
-import type { CausalLM } from "./model.js";
-import { acceptsSentence, sentencesOf } from "./stories.js";
+import { encodeDocuments, evaluationBatches } from "../data.js";
+import { generate, type GenerateOptions } from "../generate.js";
+import type { CausalLM } from "../model.js";
+import { acceptsSentence, sentencesOf } from "../stories.js";
 
 /**
  * exp of the mean cross-entropy of documents, each ended by the end-of-text token, in windows of `seqLen`.
@@ -17,7 +17,7 @@ export async function perplexity(
   documents: readonly string[],
   seqLen: number,
 ): Promise<{ perplexity: number; loss: number; tokens: number }> {
-  const stream = encodeDocuments(documents, tokenizer);
+  const stream = encodeDocuments(documents, tokenizer, tokenizer.eosTokenId ?? model.config.eosTokenIds[0]);
   if (stream.length < 2)
     throw new ConfigError(
       "perplexity",

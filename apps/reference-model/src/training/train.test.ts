@@ -6,13 +6,15 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
-import { loadCheckpoint, saveCheckpoint } from "./checkpoint.js";
-import { DOCUMENT_BREAK, documentStarts, trainingBatch } from "./data.js";
+import { loadCheckpoint } from "../checkpoint/load.js";
+import { saveCheckpoint } from "../checkpoint/save.js";
+import { DOCUMENT_BREAK, documentStarts, trainingBatch } from "../data.js";
 import { recipe, RECIPE_DEFAULTS } from "./recipe.js";
-import { writeStory } from "./stories.js";
-import { train, TRAINING_DEFAULTS, type TrainingRun } from "./train.js";
+import { writeStory } from "../stories.js";
+import { TRAINING_DEFAULTS } from "./options.js";
+import { train, type TrainingRun } from "./train.js";
 
-const cli = fileURLToPath(new URL("../dist/cli.js", import.meta.url));
+const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 const options = {
   ...TRAINING_DEFAULTS,
   steps: 12,
@@ -129,7 +131,7 @@ describe("training", () => {
   it("refuses to go on with other options, and options that make no sense", async () => {
     const { gpu } = device;
     await expect(train(gpu, run("whole", { options: { ...options, learningRate: 1 } }))).rejects.toThrow(
-      /holds a run with other options/,
+      /--learning-rate is 1; the run in .* has 0\.003/,
     );
     await expect(train(gpu, run("x", { options: { ...options, batch: 0 } }))).rejects.toThrow(/batch is 0/);
     await expect(train(gpu, run("x", { data: join(folder, "none.txt") }))).rejects.toThrow(/none\.txt/);
