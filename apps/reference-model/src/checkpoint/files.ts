@@ -132,8 +132,8 @@ export type WriteInto = (name: string, data: string | Uint8Array) => Promise<voi
 /**
  * Write several files of a folder so that all of them are there, or none: a new folder by one rename, and the files of a
  * folder that is there by one rename of their list, after which `finishPublication` puts each in its place, in this
- * process or in the next one that reads the folder. What of the
- * folder `replaces` names and is not written again goes.
+ * process or in the next one that reads the folder. A file that `replaces` names and that is not written again is
+ * removed.
  *
  * @throws FormatError
  */
@@ -176,6 +176,11 @@ export async function publish(
   if (there) await finishPublication(folder);
 }
 
+/** A file that is missing has been moved already, by a process that was stopped or by one that reads the folder now. */
+function unlessMoved(cause: NodeJS.ErrnoException): void {
+  if (cause.code !== "ENOENT") throw cause;
+}
+
 /** Put in place what a process published and was stopped before it had moved all of it. @throws FormatError */
 export async function finishPublication(folder: string): Promise<void> {
   const from = join(folder, PUBLISHED);
@@ -184,9 +189,7 @@ export async function finishPublication(folder: string): Promise<void> {
   await writing(folder, async () => {
     if (await exists(list)) {
       const { written, removed } = (await readJson(list)) as PublishedList;
-      // What is not there any more has been moved already.
-      for (const name of written)
-        if (await exists(join(from, name))) await rename(join(from, name), join(folder, name));
+      for (const name of written) await rename(join(from, name), join(folder, name)).catch(unlessMoved);
       for (const name of removed) await rm(join(folder, name), { force: true });
       await syncFolder(folder);
     }

@@ -23,11 +23,7 @@ export function convertCommand(program: Command): void {
     .addOption(
       new Option("--dtype <type>", "of the weights").choices(Object.keys(CHECKPOINT_DTYPES)).default("f32"),
     )
-    .option(
-      "--max-shard-size <megabytes>",
-      "split the weights into files of at most this size",
-      integerIn(1),
-    )
+    .option("--max-shard-size <megabytes>", "split the weights into files of at most this size", integerIn(1))
     .action(async (flags: ConvertFlags) => {
       const components = await componentsOf(flags);
       await withDevice(async (gpu) => {

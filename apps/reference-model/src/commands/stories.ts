@@ -32,12 +32,7 @@ export function storiesCommands(program: Command): void {
     .addOption(modelOption())
     .requiredOption("--training <file>", "the text it was trained on")
     .option("-n, --count <n>", "stories to sample", integerIn(1), 100)
-    .option(
-      "--first-unseen <n>",
-      "seed of the first story that was not trained on",
-      integerIn(0),
-      1_000_000,
-    )
+    .option("--first-unseen <n>", "seed of the first story that was not trained on", integerIn(0), 1_000_000)
     .option("--temperature <x>", "divides the logits", number, 0.8)
     .option("--top-p <x>", "keep the fewest tokens that hold this probability", number, 0.95)
     .addOption(componentsOption())

@@ -66,5 +66,6 @@ export async function loadComponents(path: string): Promise<Components> {
     }
     return [kind, { ...COMPONENTS[kind], ...table }];
   });
-  return Object.fromEntries(merged);
+  const all: unknown = Object.fromEntries(merged);
+  return all as Components;
 }
