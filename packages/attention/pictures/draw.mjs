@@ -27,8 +27,8 @@ const pictures = {
   sparse_fixed: ["sparseFixed(8, 2)", sparseFixed(8, 2)],
   longnet: ["dilatedSegment(16, 2)", dilatedSegment(16, 2)],
   composed: [
-    "causal().and(slidingWindow(4)).or(globalTokens(2))",
-    causal().and(slidingWindow(4)).or(globalTokens(2)),
+    "slidingWindow(4).or(globalTokens(2)).and(causal())",
+    slidingWindow(4).or(globalTokens(2)).and(causal()),
   ],
 };
 for (const [name, [title, pattern]] of Object.entries(pictures))

@@ -1,6 +1,6 @@
-import { concat, ConfigError, slice, type Tensor } from "@x/kernels";
+import { checkConfig, concat, ConfigError, expectObject, expectShape, slice, type Tensor } from "@x/kernels";
 import { attention } from "./engine/attention.js";
-import type { AttentionOptions } from "./engine/options.js";
+import { OPTIONS, type AttentionOptions } from "./engine/options.js";
 import type { KVCache } from "./kv_cache.js";
 import { checkDecodable } from "./patterns/pattern.js";
 import type { TokenPositions } from "./slots.js";
@@ -19,6 +19,11 @@ export interface CachedAttentionOptions extends Omit<
   readonly distances?: { readonly min: number; readonly max: number } | undefined;
 }
 
+const OPTIONS_OF_CACHES = [
+  ...OPTIONS.filter((name) => !["layout", "queryOffset", "weightSums"].includes(name)),
+  "distances",
+];
+
 /**
  * Causal attention of new tokens over a cache: append their keys and values, then attend to all that the cache
  * holds. Outputs are those of one run over the whole sequence. A ring takes a long prompt in pieces of its maxChunk.
@@ -35,6 +40,14 @@ export function cachedAttention(
   { positions, keyMask, docs, distances, ...options }: CachedAttentionOptions = {},
 ): Tensor {
   const who = "cachedAttention";
+  checkConfig(who, { positions, keyMask, docs, distances, ...options }, OPTIONS_OF_CACHES);
+  expectObject(who, "cache", cache);
+  const { batch, numKvHeads, headDim, valueDim = headDim } = cache.config;
+  const { seq } = expectShape(who, "q", q, [batch, "seq", null, headDim]) as { seq: number };
+  expectShape(who, "k", k, [batch, seq, numKvHeads, headDim]);
+  expectShape(who, "v", v, [batch, seq, numKvHeads, valueDim]);
+  if (keyMask) expectShape(who, "keyMask", keyMask, [batch, seq]);
+  if (docs) expectShape(who, "docs.ids", docs.ids, [batch, seq]);
   const reach = cache.config.window;
   const window = options.window ?? (reach === undefined ? undefined : { left: reach - 1, right: 0 });
   if (reach !== undefined && window && (window.left < 0 || window.left >= reach))
@@ -59,7 +72,6 @@ export function cachedAttention(
       },
     });
   };
-  const seq = q.shape[1]!;
   return q.gpu.scope(() => {
     const ids = cache.place(seq, positions);
     if (seq <= cache.maxChunk) return piece(q, k, v, ids, keyMask);

@@ -124,7 +124,8 @@ export class KVCache {
   appendDocs(docs: Tensor, positions: Tensor): Tensor {
     const who = "KVCache.appendDocs";
     const { batch } = this.config;
-    expectShape(who, "docs", docs, [batch, positions.shape[1]!]);
+    const { seq } = expectShape(who, "positions", positions, [batch, "seq"]) as { seq: number };
+    expectShape(who, "docs", docs, [batch, seq]);
     expectDType(who, "docs", docs, "i32");
     this.#docs ??= this.#gpu.keep(this.#gpu.full([batch, this.slots], -1, "i32"));
     this.#slots.annotate(positions, { rows: docs, slots: this.#docs });

@@ -50,8 +50,10 @@ export class LatentCache {
 
   /** Store rows [batch, seq, 1, kvRank + ropeDim] of the tokens at positions that `place` gave. */
   append(rows: Tensor, positions: Tensor): AttentionPositions {
+    const who = "LatentCache.append";
     const { batch, kvRank, ropeDim } = this.config;
-    expectShape("LatentCache.append", "rows", rows, [batch, positions.shape[1]!, 1, kvRank + ropeDim]);
+    const { seq } = expectShape(who, "positions", positions, [batch, "seq"]) as { seq: number };
+    expectShape(who, "rows", rows, [batch, seq, 1, kvRank + ropeDim]);
     this.#slots.store(positions, { rows, slots: this.rows });
     return this.#slots.positions(positions);
   }

@@ -18,6 +18,7 @@ import {
 } from "@x/kernels";
 import { attention, attentionOutputs } from "./engine/attention.js";
 import { mergeHeads, splitHeads } from "./heads.js";
+import { hideRows } from "./hidden_rows.js";
 import { mergeAttention } from "./merge.js";
 import { checkParameters, initParameters, matrix, zeros, type InitOptions, type Plan } from "./parameters.js";
 import { dilatedWindow } from "./patterns/pattern.js";
@@ -62,6 +63,7 @@ const replaceRows = elementwise(
 export class LongformerAttention implements Module {
   readonly config: LongformerConfig;
   readonly #p: Record<string, Tensor>;
+  #drawn: readonly Tensor[] = [];
 
   /** @throws ConfigError */
   constructor(config: LongformerConfig, parameters: Readonly<Record<string, Tensor>>) {
@@ -94,7 +96,10 @@ export class LongformerAttention implements Module {
 
   static init(gpu: Gpu, config: LongformerConfig, options: InitOptions): LongformerAttention {
     const plan = LongformerAttention.plan(config);
-    return new LongformerAttention(config, initParameters("LongformerAttention", gpu, plan, options));
+    const drawn = initParameters("LongformerAttention", gpu, plan, options);
+    const made = new LongformerAttention(config, drawn);
+    made.#drawn = Object.values(drawn);
+    return made;
   }
 
   parameters(): Readonly<Record<string, Tensor>> {
@@ -117,7 +122,8 @@ export class LongformerAttention implements Module {
     const split = (name: string, from: Tensor): Tensor =>
       splitHeads(from, numHeads, this.#p[`${name}.weight`]!, this.#p[`${name}.bias`]);
     return x.gpu.scope(() => {
-      const [q, k, v] = LOCAL.map((name) => split(name, x)) as [Tensor, Tensor, Tensor];
+      const tokensOnly = hideRows(who, x, keyMask);
+      const [q, k, v] = LOCAL.map((name) => split(name, tokensOnly)) as [Tensor, Tensor, Tensor];
       const window = dilatedWindow(left, right, dilation);
       const near = attentionOutputs(q, k, v, { pattern: window, keyMask, layout: "bshd" });
       const slots = Math.max(0, ...tokens.map((list) => list.length));
@@ -144,7 +150,11 @@ export class LongformerAttention implements Module {
         context = bshd(
           mergeAttention({ out: bhsd(near.out), lse: near.lse }, { out: bhsd(far.out), lse: far.lse }).out,
         );
-        const [qG, kG, vG] = [split(GLOBAL[0]!, take(x)), split(GLOBAL[1]!, x), split(GLOBAL[2]!, x)];
+        const [qG, kG, vG] = [
+          split(GLOBAL[0]!, take(tokensOnly)),
+          split(GLOBAL[1]!, tokensOnly),
+          split(GLOBAL[2]!, tokensOnly),
+        ];
         const all = attention(qG, kG, vG, { queryOffset: 0, keyMask, layout: "bshd" });
         const global = scatterAdd(
           mul(all.reshape([batch * slots, inner]), alive.reshape([batch * slots, 1])),
@@ -164,8 +174,9 @@ export class LongformerAttention implements Module {
     });
   }
 
+  /** Free the parameters that `init` drew; given ones belong to the caller. */
   dispose(): void {
-    for (const tensor of Object.values(this.#p)) tensor.dispose();
+    for (const tensor of this.#drawn) tensor.dispose();
   }
 }
 

@@ -20,6 +20,7 @@ import {
 } from "@x/kernels";
 import { attentionOutputs } from "./engine/attention.js";
 import { mergeHeads, splitHeads } from "./heads.js";
+import { hideRows } from "./hidden_rows.js";
 import { mergeAttention } from "./merge.js";
 import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "./parameters.js";
 import { plainRmsNorm, type Parts } from "./parts.js";
@@ -76,6 +77,7 @@ const keyOf = elementwise("longT5Key", ["at", "full"], (at, full) => e.select(e.
 export class LongT5Attention implements Module {
   readonly config: LongT5Config;
   readonly #p: Record<string, Tensor>;
+  #drawn: readonly Tensor[] = [];
   readonly #parts: Parts;
   readonly #index: RelativeIndex;
   readonly #globalIndex: RelativeIndex;
@@ -132,7 +134,10 @@ export class LongT5Attention implements Module {
 
   static init(gpu: Gpu, config: LongT5Config, options: InitOptions, parts: Parts = {}): LongT5Attention {
     const plan = LongT5Attention.plan(config);
-    return new LongT5Attention(config, initParameters("LongT5Attention", gpu, plan, options), parts);
+    const drawn = initParameters("LongT5Attention", gpu, plan, options);
+    const made = new LongT5Attention(config, drawn, parts);
+    made.#drawn = Object.values(drawn);
+    return made;
   }
 
   parameters(): Readonly<Record<string, Tensor>> {
@@ -162,7 +167,8 @@ export class LongT5Attention implements Module {
         index,
       }) as const;
     return x.gpu.scope(() => {
-      const [q, k, v] = ["q_proj", "k_proj", "v_proj"].map((name) => split(name, x)) as [
+      const tokensOnly = hideRows(who, x, keyMask);
+      const [q, k, v] = ["q_proj", "k_proj", "v_proj"].map((name) => split(name, tokensOnly)) as [
         Tensor,
         Tensor,
         Tensor,
@@ -179,7 +185,7 @@ export class LongT5Attention implements Module {
       const blocks = globalBlock > 0 ? Math.floor(seq / globalBlock) : 0;
       if (blocks > 0) {
         const { rows, query, key } = blocksOf(x.gpu, real, globalBlock);
-        const sums = scatterAdd(x.reshape([batch * seq, dim]), rows, batch * blocks);
+        const sums = scatterAdd(tokensOnly.reshape([batch * seq, dim]), rows, batch * blocks);
         const norm = this.#parts.rmsNorm ?? plainRmsNorm;
         const side = norm(sums.reshape([batch, blocks, dim]), weight("global_input_layer_norm"), { eps });
         const far = attentionOutputs(q, split("k_proj", side), split("v_proj", side), {
@@ -198,8 +204,9 @@ export class LongT5Attention implements Module {
     });
   }
 
+  /** Free the tables, and the parameters that `init` drew; given ones belong to the caller. */
   dispose(): void {
-    for (const tensor of Object.values(this.#p)) tensor.dispose();
+    for (const tensor of this.#drawn) tensor.dispose();
     this.#index.dispose();
     this.#globalIndex.dispose();
   }

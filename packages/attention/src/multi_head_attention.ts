@@ -14,6 +14,7 @@ import { cachedAttention } from "./cached_attention.js";
 import { attention } from "./engine/attention.js";
 import type { AttentionOptions } from "./engine/options.js";
 import { mergeHeads, splitHeads } from "./heads.js";
+import { hideRows } from "./hidden_rows.js";
 import { KVCache, type KVCacheConfig } from "./kv_cache.js";
 import {
   checkParameters,
@@ -194,8 +195,9 @@ export class MultiHeadAttention implements Module {
 
   /** Keys and values of a context, for any number of calls. */
   contextCache(context: Tensor, keyMask?: Tensor): ContextCache {
-    expectShape("MultiHeadAttention.contextCache", "context", context, [null, null, this.#contextDim]);
-    const { keys, values } = context.gpu.scope(() => this.#keysAndValues(context));
+    const who = "MultiHeadAttention.contextCache";
+    expectShape(who, "context", context, [null, null, this.#contextDim]);
+    const { keys, values } = context.gpu.scope(() => this.#keysAndValues(hideRows(who, context, keyMask)));
     return {
       keys,
       values,
@@ -245,7 +247,7 @@ export class MultiHeadAttention implements Module {
         if (context) expectShape(who, "context", context, [batch, null, this.#contextDim]);
         else if (this.#contextDim !== dim)
           throw new ConfigError(who, `context is missing; contextDim is ${this.#contextDim}, dim ${dim}`);
-        ({ keys, values } = this.#keysAndValues(context ?? x));
+        ({ keys, values } = this.#keysAndValues(context ? hideRows(who, context, keyMask) : x));
       }
       const ids = cache && cache.place(seq, options.positions);
       let modifiers: readonly ScoreModifier[] | undefined;

@@ -2,6 +2,7 @@ import {
   ConfigError,
   defineKernel,
   DTypeError,
+  expectDType,
   expectInteger,
   expectShape,
   grid1d,
@@ -105,9 +106,9 @@ export class Slots {
   place(who: string, seq: number, given: TokenPositions): Tensor {
     const { batch, maxLength } = this.options;
     if (given && isTensor(given)) {
-      if (this.#placed.has(given)) return given;
       if (given.dtype !== "i32") throw new DTypeError(who, `positions are ${given.dtype}; they must be i32`);
       expectShape(who, "positions", given, [batch, seq]);
+      if (this.#placed.has(given)) return given;
       this.#length = undefined;
       return given;
     }
@@ -133,11 +134,33 @@ export class Slots {
         );
       end = Math.max(end, list[i]! + 1);
     }
+    this.#expectApart(who, list, seq);
     if (this.#length !== undefined) this.#length = end;
     const all = Int32Array.from({ length: batch * seq }, (_, i) => list[i % list.length]!);
     const placed = this.#gpu.tensor(all, [batch, seq], "i32");
     this.#placed.add(placed);
     return placed;
+  }
+
+  /** Refuse tokens of one call that would take the same slot: the last one written would win by chance. */
+  #expectApart(who: string, list: ArrayLike<number>, seq: number): void {
+    const { slots } = this.options;
+    for (let row = 0; row < list.length; row += seq) {
+      // More tokens than slots are stored in pieces.
+      const slot = (position: number): number => (seq > slots ? position : position % slots);
+      const taken = new Map<number, number>();
+      for (let i = row; i < row + seq; i++) {
+        const position = list[i]!;
+        if (position < 0) continue;
+        const other = taken.get(slot(position));
+        if (other !== undefined)
+          throw new ConfigError(
+            who,
+            `positions ${other} and ${position} of one row would take the same of ${slots} slots`,
+          );
+        taken.set(slot(position), position);
+      }
+    }
   }
 
   /** Columns start..end of placed positions. */
@@ -163,7 +186,10 @@ export class Slots {
     y: SlotRows | undefined,
     { fills, keyMask }: { readonly fills: boolean; readonly keyMask: Tensor | undefined },
   ): void {
-    const { slots, maxLength } = this.options;
+    const { batch, slots, maxLength } = this.options;
+    // A row without a position of its own would be written over the slot of another.
+    expectShape("cache", "positions", positions, [batch, x.rows.shape[1]!]);
+    expectDType("cache", "positions", positions, "i32");
     const rows = x.rows.shape[0]! * x.rows.shape[1]!;
     const width = (t: Tensor | undefined): number => (t && rows > 0 ? t.size / rows : 0);
     const [xWidth, yWidth] = [width(x.rows), width(y?.rows)];

@@ -29,6 +29,7 @@ import {
   type BlockContext,
 } from "./block.js";
 import { attention } from "./engine/attention.js";
+import { hideRows } from "./hidden_rows.js";
 import { checkParameters, initParameters, ones, type InitOptions, type Plan } from "./parameters.js";
 import type { Parts } from "./parts.js";
 
@@ -177,7 +178,7 @@ export class TopDownTransformer implements Module {
     if (poolWeights) weights = mul(weights, gather(poolWeights, ids, 1));
     if (weights.rank === 2) weights = weights.reshape([1, units, poolKernel]);
     const total = sum(weights, { axes: 2 }); // [batch or 1, units]
-    const spans = gather(h, ids, 1); // [batch, units, poolKernel, dim]
+    const spans = gather(hideRows("TopDownTransformer", h, keyMask), ids, 1); // [batch, units, poolKernel, dim]
     const sums = sum(mul(spans, weights.reshape([...weights.shape, 1])), { axes: 2 });
     const live = mul(gpu.full([batch, 1], 1), isLive(total));
     return {

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { ConfigError } from "@x/kernels";
 import {
   bigBird,
+  blockLocal,
   causal,
   checkDecodable,
   dilatedWindow,
@@ -14,8 +15,10 @@ import {
   pattern,
   perHead,
   randomBlocks,
+  sink,
   slidingWindow,
   sparseFixed,
+  sparseStrided,
   windowOf,
   type PatternConfig,
 } from "./index.js";
@@ -27,6 +30,35 @@ describe("patterns", () => {
     expect(mix32(1)).toBe(1364076727);
     expect(mix32(0xffffffff)).toBe(2180083513);
     expect(drawBlocks(7, 2, 5, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 4)).toEqual([3, 7, 1, 2]);
+  });
+
+  it("say whether they hide the future, and do", () => {
+    const parts: Pattern[] = [
+      causal(),
+      full(),
+      slidingWindow(16),
+      slidingWindow(3, 0),
+      dilatedWindow(2, 0, 3),
+      blockLocal(4),
+      globalTokens(2),
+      sink(2),
+      pattern({ kind: "sink", count: 2, causal: false }),
+      sparseStrided(3),
+      bigBird({ block: 2, randomBlocks: 1, seed: 1, causal: true }),
+    ];
+    const composed = parts.flatMap((a) => parts.flatMap((b) => [a.and(b), a.or(b), perHead([a, b])]));
+    for (const p of [
+      ...parts,
+      ...composed,
+      slidingWindow(16).or(globalTokens(2)).and(causal()),
+      causal().and(slidingWindow(16)).or(globalTokens(2)),
+    ]) {
+      const sees = p.sees({ heads: 2, queries: 12 });
+      let future = false;
+      for (let h = 0; h < 2; h++)
+        for (let i = 0; i < 12; i++) for (let j = i + 1; j < 12; j++) future ||= sees(h, i, j);
+      expect(p.causal, JSON.stringify(p)).toBe(!future);
+    }
   });
 
   it("compose, and are their JSON form in both directions", () => {

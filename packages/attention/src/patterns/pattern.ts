@@ -16,7 +16,10 @@ export interface PatternSize {
 }
 
 /**
- * Which keys a query sees, as a value: `causal().and(slidingWindow(256)).or(globalTokens(4))`.
+ * Which keys a query sees, as a value: `slidingWindow(256).or(globalTokens(4)).and(causal())`.
+ *
+ * The methods apply from left to right, so `causal()` stands last: `causal().or(globalTokens(4))` also sees whatever the
+ * global tokens see, which is the future. `causal` says which it is.
  *
  * One definition gives the kernel's predicate, the blocks that the kernels visit, the mask for tests (`mask`), the
  * pictures (`text`, `svg`) and the JSON form (`toJSON`, `pattern`).
@@ -39,6 +42,11 @@ export class Pattern {
   /** Pairs that either pattern sees. */
   or(...others: readonly (Pattern | PatternConfig)[]): Pattern {
     return join("union", [this, ...others]);
+  }
+
+  /** Whether no query sees a key after its own position, whatever the sizes. */
+  get causal(): boolean {
+    return hidesFuture(this.config);
   }
 
   toJSON(): PatternConfig {
@@ -117,6 +125,23 @@ function filled(size: PatternSize): Required<PatternSize> {
 
 export const configOf = (p: Pattern | PatternConfig): PatternConfig =>
   (p as Partial<Pattern> | null)?.config ?? (p as PatternConfig);
+
+/** Whether the keys after a query are hidden: by a key `causal`, by a window that ends at the query, or by the parts. */
+function hidesFuture(p: PatternConfig): boolean {
+  if (isCausal(p)) return true;
+  switch (p.kind) {
+    case "slidingWindow":
+    case "dilatedWindow":
+      return p.right === 0;
+    case "intersection":
+      return p.of.some(hidesFuture);
+    case "union":
+    case "perHead":
+      return p.of.every(hidesFuture);
+    default:
+      return false;
+  }
+}
 
 function join(kind: "union" | "intersection", parts: readonly (Pattern | PatternConfig)[]): Pattern {
   const of = parts.map(configOf).flatMap((p) => (p.kind === kind && !isCausal(p) ? p.of : [p]));
