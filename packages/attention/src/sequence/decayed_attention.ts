@@ -49,7 +49,7 @@ export function chunkOf(
 
 /** @throws DTypeError */
 export function expectFloat32(who: string, tensors: Readonly<Record<string, Tensor | undefined>>): void {
-  for (const [name, t] of Object.entries(tensors)) if (t) expectDType(who, name, t, "f32");
+  for (const [name, t] of Object.entries(tensors)) if (t !== undefined) expectDType(who, name, t, "f32");
 }
 
 /** Sizes of q, k [batch, heads, tokens, dim], v [.., valueDim] and state; all f32. @throws ShapeError, DTypeError */

@@ -250,7 +250,7 @@ export function checkDiagonal(
   { state, residual, bidirectional = false }: Omit<DiagonalOptions, "factor">,
 ): void {
   for (const [name, t] of Object.entries({ u, ...poles, b, c, dSkip, state, residual }))
-    if (t) expectDType(who, name, t, "f32");
+    if (t !== undefined) expectDType(who, name, t, "f32");
   const sizes = expectShape(who, "u", u, ["batch", "seq", "dim"]) as {
     batch: number;
     seq: number;

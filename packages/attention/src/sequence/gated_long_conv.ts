@@ -34,7 +34,14 @@ import {
 } from "../parameters.js";
 import { CHANNELS, stage } from "./gated_long_conv.wgsl.js";
 import { continuedConvolution, longConvolution, type ConvolutionForm } from "./long_convolution.js";
-import { SequenceState } from "./sequence_state.js";
+import {
+  expectCall,
+  newState,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface GatedLongConvParameters {
   /** [order, dim, taps] */
@@ -158,7 +165,7 @@ export function gatedLongConv(
   expectOneOf(who, "form", form, ["auto", "direct", "fft"]);
   const { filters, skip } = parameters;
   for (const [name, t] of Object.entries({ v, gates, filters, skip, state }))
-    if (t) expectDType(who, name, t, "f32");
+    if (t !== undefined) expectDType(who, name, t, "f32");
   const names: Record<string, number> = {};
   const { seq, dim } = expectShape(who, "v", v, ["batch", "seq", "dim"], names) as {
     seq: number;
@@ -254,29 +261,27 @@ export class GatedLongConv implements Module {
   }
 
   /** The inputs of each convolution that later tokens still see, which `forward` moves on. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("GatedLongConv", "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("GatedLongConv", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
     const { dim, order = 2, taps, shortTaps = 3 } = this.config;
-    return new SequenceState(gpu, {
+    return {
       short: { shape: [batch, shortTaps - 1, (order + 1) * dim] },
       ...Object.fromEntries(
         Array.from({ length: order }, (_, n) => [`long${n}`, { shape: [batch, taps - 1, dim] }]),
       ),
-    });
+    };
   }
 
   /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(
-    x: Tensor,
-    options: { readonly state?: SequenceState | undefined; readonly residual?: Tensor | undefined } = {},
-  ): Tensor {
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
     const who = "GatedLongConv";
-    checkConfig(who, options, ["state", "residual"]);
+    expectCall(who, x, this.config.dim, options, (batch) => this.#statePlan(batch));
     const { state, residual } = options;
-    const { dim, order = 2, taps } = this.config;
-    expectDType(who, "x", x, "f32");
-    const { seq = 0 } = expectShape(who, "x", x, ["batch", "seq", dim]);
-    expectTokens(who, seq);
+    const { order = 2, taps } = this.config;
+    const seq = x.shape[1]!;
     const p = this.#p;
     const long = Array.from({ length: order }, (_, n) => `long${n}`);
     return x.gpu.scope(() => {

@@ -13,7 +13,7 @@ import { checkParameters, initParameters, matrix, type InitOptions, type Plan } 
 import { chunkOf, decayedAttention, type SequenceForm } from "./decayed_attention.js";
 import {
   checkInput,
-  retentionState,
+  retentionStatePlan,
   stepped,
   type RetentionLayerInput,
   type RetentionLayerOptions,
@@ -28,7 +28,13 @@ import {
   type RetentionHeadsSettings,
 } from "./retention_heads.js";
 import { MAX_POSITIONS, type FirstPosition } from "./rotation.js";
-import type { SequenceState } from "./sequence_state.js";
+import {
+  expectCall,
+  newState,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 /** valueDim is dim, rotary `rope` by default. */
 export interface GatedRetentionLayerConfig extends RetentionHeadsConfig, SequenceForm {
@@ -76,13 +82,17 @@ export class GatedRetention implements Module {
   }
 
   /** The state of a decoding run, of one size however long the text. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    return retentionState("GatedRetention", gpu, this.#heads.settings, batch);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("GatedRetention", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return retentionStatePlan(this.#heads.settings, batch);
   }
 
   /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
   forward(x: Tensor, options: RetentionLayerOptions = {}): Tensor {
-    checkConfig("GatedRetention", options, ["state", "residual"]);
+    expectCall("GatedRetention", x, this.#heads.settings.dim, options, (batch) => this.#statePlan(batch));
     return stepped(x, options, (input, first) => this.#run(x, input, first));
   }
 
@@ -99,7 +109,7 @@ export class GatedRetention implements Module {
     const who = "GatedRetention";
     const { numHeads, dim } = this.#heads.settings;
     const { scale, gateLogitNormalizer = 16 } = this.config;
-    const tokens = checkInput(who, x, state, this.#heads.settings);
+    const tokens = checkInput(who, x, { state, residual }, this.#heads.settings);
     return x.gpu.scope(() => {
       const { q, k, v } = this.#heads.project(x, first);
       const logDecay = logSigmoid(linear(x, this.#p["gt_proj.weight"]!), 1 / gateLogitNormalizer);

@@ -5,6 +5,7 @@ import {
   ConfigError,
   e,
   elementwise,
+  exp,
   expectDType,
   expectInteger,
   expectShape,
@@ -15,12 +16,11 @@ import {
   randomUniform,
   slice,
   sub,
-  exp,
   type Gpu,
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { expectTokens } from "../block.js";
+import { expectFloat32 } from "./decayed_attention.js";
 import {
   checkParameters,
   initParameters,
@@ -31,7 +31,17 @@ import {
   type Plan,
 } from "../parameters.js";
 import { rgLru } from "./rg_lru.js";
-import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface GriffinConfig {
   /** Width of x and of the output. */
@@ -122,17 +132,22 @@ export class GriffinBlock implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("GriffinBlock", "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("GriffinBlock", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
     const { lruWidth, convSize } = sizes(this.config);
-    return new SequenceState(gpu, {
+    return {
       convState: { shape: [batch, convSize - 1, lruWidth] },
       state: { shape: [batch, lruWidth] },
-    });
+    };
   }
 
   forward(x: Tensor, options: GriffinOptions = {}): Tensor {
-    checkConfig("GriffinBlock", options, ["state", "residual", "segmentPos"]);
+    expectCall("GriffinBlock", x, this.config.dim, options, (batch) => this.#statePlan(batch), [
+      "segmentPos",
+    ]);
     return carried(x, options, (given) => this.outputs(x, given));
   }
 
@@ -145,11 +160,14 @@ export class GriffinBlock implements Module {
     checkConfig(who, options, ["convState", "state", "residual", "segmentPos"]);
     const { dim, lruWidth, convSize } = sizes(this.config);
     const { convState, state, residual, segmentPos } = options;
-    expectDType(who, "x", x, "f32");
-    const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
-    expectTokens(who, seq);
+    const { batch, tokens } = expectInput(who, x, dim, residual);
+    expectFloat32(who, { convState, state });
+    if (state) expectShape(who, "state", state, [batch, lruWidth]);
     if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, lruWidth]);
-    if (segmentPos) expectShape(who, "segmentPos", segmentPos, [batch, seq]);
+    if (segmentPos !== undefined) {
+      expectShape(who, "segmentPos", segmentPos, [batch, tokens]);
+      expectDType(who, "segmentPos", segmentPos, "i32");
+    }
     const p = this.#p;
     return x.gpu.scope(() => {
       const y = linear(x, p["linear_y.weight"]!, p["linear_y.bias"], { activation: "geluTanh" });

@@ -32,7 +32,14 @@ import { continuedConvolution, longConvolution } from "./long_convolution.js";
 import { poles } from "./poles.js";
 import { powerSums } from "./power_sums.js";
 import { advance, s4dPlan, type ChannelModel } from "./s4d.js";
-import { SequenceState } from "./sequence_state.js";
+import {
+  expectCall,
+  newState,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface H3Parameters {
   /** [dim, dim] and [dim] */
@@ -120,10 +127,11 @@ export function h3(
   checkConfig(who, options, ["headDim", "discretization", "state", "residual"]);
   const { headDim = 1, discretization = "zoh", state, residual } = options;
   const p = parameters;
+  if (state !== undefined) checkConfig(`${who} state`, state, ["shift", "outer"]);
   expectInteger(who, "headDim", headDim, 1);
   expectOneOf(who, "discretization", discretization, ["zoh", "bilinear"]);
   for (const [name, t] of Object.entries({ u, ...p, ...state, residual }))
-    if (t) expectDType(who, name, t, "f32");
+    if (t !== undefined) expectDType(who, name, t, "f32");
   const { batch, seq, dim } = expectShape(who, "u", u, ["batch", "seq", "dim"]) as {
     batch: number;
     seq: number;
@@ -263,21 +271,21 @@ export class H3 implements Module {
   }
 
   /** The state of a decoding run, which `forward` moves on. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("H3", "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("H3", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
     const { dim, headDim = 1, stateSize, shiftTaps = 4 } = this.config;
-    return new SequenceState(gpu, {
+    return {
       shift: { shape: [batch, shiftTaps - 1, dim] },
       outer: { shape: [headDim * headDim * batch, dim / headDim, stateSize, 2] },
-    });
+    };
   }
 
   /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(
-    x: Tensor,
-    options: { readonly state?: SequenceState | undefined; readonly residual?: Tensor | undefined } = {},
-  ): Tensor {
-    checkConfig("H3", options, ["state", "residual"]);
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
+    expectCall("H3", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     const { state, residual } = options;
     const { headDim = 1, discretization = "zoh" } = this.config;
     const p = this.#p;

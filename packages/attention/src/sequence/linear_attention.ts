@@ -5,6 +5,7 @@ import {
   ConfigError,
   e,
   elementwise,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -25,10 +26,16 @@ import {
   decayedAttention,
   expectFloat32,
   expectHeads,
-  expectSome,
   type SequenceForm,
 } from "./decayed_attention.js";
-import { SequenceState, type StatePlan } from "./sequence_state.js";
+import {
+  expectCall,
+  newState,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface LinearAttentionConfig extends SequenceForm {
   /** phi: `elu1` (default): e^x below 0, x + 1 from there; `relu`; `identity`. */
@@ -89,7 +96,7 @@ export function linearAttention(
   checkLinear(who, options);
   const { state, zState, normalize = true, causal = true } = options;
   const { batch, heads, dim } = expectHeads(who, { q, k, v, state });
-  if (zState) expectShape(who, "zState", zState, [batch, heads, dim]);
+  if (zState !== undefined) expectShape(who, "zState", zState, [batch, heads, dim]);
   expectFloat32(who, { zState });
   if (!causal && (state || zState))
     throw new ConfigError(
@@ -103,7 +110,9 @@ export function linearAttention(
 
 /** @throws ConfigError */
 function checkLinear(who: string, config: LinearAttentionConfig): void {
-  const { featureMap = "elu1", eps = 1e-6, causal = true, form, chunkSize } = config;
+  const { featureMap = "elu1", eps = 1e-6, causal = true, normalize = true, form, chunkSize } = config;
+  expectBoolean(who, "causal", causal);
+  expectBoolean(who, "normalize", normalize);
   expectOneOf(who, "featureMap", featureMap, ["elu1", "relu", "identity"]);
   expectNumber(who, "eps", eps, 0);
   if (!causal && (form ?? chunkSize) !== undefined)
@@ -219,37 +228,30 @@ export class LinearAttention implements Module {
   }
 
   /** The state of a decoding run, of one size however long the text. @throws ConfigError if not causal */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    const who = "LinearAttention";
-    const { dim, numHeads, causal = true, normalize = true } = this.config;
-    if (!causal) throw new ConfigError(who, "causal is false; only causal sums go on");
-    expectInteger(who, "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    if (this.config.causal === false)
+      throw new ConfigError("LinearAttention", "causal is false; only causal sums go on");
+    return newState("LinearAttention", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    const { dim, numHeads, normalize = true } = this.config;
     const headDim = dim / numHeads;
-    const plan: StatePlan = {
+    return {
       state: { shape: [batch, numHeads, headDim, headDim] },
       ...(normalize ? { zState: { shape: [batch, numHeads, headDim] } } : {}),
     };
-    return new SequenceState(gpu, plan);
   }
 
   /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
-  forward(
-    x: Tensor,
-    options: { readonly state?: SequenceState | undefined; readonly residual?: Tensor | undefined } = {},
-  ): Tensor {
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
     const who = "LinearAttention";
-    checkConfig(who, options, ["state", "residual"]);
+    expectCall(who, x, this.config.dim, options, (batch) => this.#statePlan(batch));
     const { state, residual } = options;
-    const { dim, numHeads, ...config } = this.config;
+    const { numHeads, ...config } = this.config;
     const p = this.#p;
-    const { batch, tokens } = expectShape(who, "x", x, ["batch", "tokens", dim]) as Record<
-      "batch" | "tokens",
-      number
-    >;
-    expectFloat32(who, { x });
-    expectSome(who, { x });
+    const tokens = x.shape[1]!;
     const { state: before, zState } = state?.tensors ?? {};
-    if (before) expectShape(who, "state", before, [batch, null, null, null]);
     return x.gpu.scope(() => {
       const cut = (name: string): Tensor => splitHeads(x, numHeads, p[`${name}.weight`]!);
       const step = before && tokens === 1 ? ({ form: "recurrent", chunkSize: undefined } as const) : {};

@@ -12,7 +12,14 @@ import {
 import { checkParameters, initParameters, type Draw, type InitOptions, type Plan } from "../parameters.js";
 import { checkDiagonal, diagonalModel, normal, type DiagonalParameters } from "./diagonal.js";
 import { poles } from "./poles.js";
-import { SequenceState } from "./sequence_state.js";
+import {
+  expectCall,
+  newState,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface LruParameters extends DiagonalParameters {
   /** [states]: ln(-ln |lambda|). */
@@ -122,17 +129,17 @@ export class Lru implements Module {
   }
 
   /** The state of a decoding run, which `forward` moves on. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("Lru", "batch", batch, 1);
-    return new SequenceState(gpu, { state: { shape: [batch, this.config.stateSize, 2] } });
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Lru", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return { state: { shape: [batch, this.config.stateSize, 2] } };
   }
 
   /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(
-    x: Tensor,
-    options: { readonly state?: SequenceState | undefined; readonly residual?: Tensor | undefined } = {},
-  ): Tensor {
-    checkConfig("Lru", options, ["state", "residual"]);
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
+    expectCall("Lru", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     const { state, residual } = options;
     const p = this.#p;
     return x.gpu.scope(() => {

@@ -3,7 +3,6 @@ import {
   checkConfig,
   e,
   elementwise,
-  expectDType,
   expectInteger,
   expectShape,
   linear,
@@ -14,6 +13,7 @@ import {
   type Module,
   type Tensor,
 } from "@x/kernels";
+import { expectFloat32 } from "./decayed_attention.js";
 import {
   checkParameters,
   initParameters,
@@ -24,9 +24,18 @@ import {
   type InitOptions,
   type Plan,
 } from "../parameters.js";
-import { expectTokens } from "../block.js";
 import { scan } from "./selective_scan.js";
-import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface MambaConfig {
   /** Width of x and of the output. */
@@ -127,17 +136,20 @@ export class MambaBlock implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("MambaBlock", "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("MambaBlock", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
     const { innerDim, stateSize, convSize } = sizes(this.config);
-    return new SequenceState(gpu, {
+    return {
       convState: { shape: [batch, convSize - 1, innerDim] },
       ssmState: { shape: [batch, innerDim, stateSize] },
-    });
+    };
   }
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    checkConfig("MambaBlock", options, ["state", "residual"]);
+    expectCall("MambaBlock", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     return carried(x, options, (given) => this.outputs(x, given));
   }
 
@@ -150,9 +162,8 @@ export class MambaBlock implements Module {
     checkConfig(who, options, ["convState", "ssmState", "residual"]);
     const { dim, innerDim, stateSize, convSize, dtRank } = sizes(this.config);
     const { convState, ssmState, residual } = options;
-    expectDType(who, "x", x, "f32");
-    const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
-    expectTokens(who, seq);
+    const { batch } = expectInput(who, x, dim, residual);
+    expectFloat32(who, { convState, ssmState });
     if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, innerDim]);
     if (ssmState) expectShape(who, "ssmState", ssmState, [batch, innerDim, stateSize]);
     const p = this.#p;

@@ -4,7 +4,6 @@ import {
   ConfigError,
   e,
   elementwise,
-  expectDType,
   expectInteger,
   expectNumber,
   expectShape,
@@ -17,7 +16,7 @@ import {
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { expectTokens } from "../block.js";
+import { expectFloat32 } from "./decayed_attention.js";
 import {
   checkParameters,
   initParameters,
@@ -31,7 +30,17 @@ import {
 import { plainRmsNorm } from "../parts.js";
 import type { SequenceForm } from "./decayed_attention.js";
 import { negativeExp, stepBias, uniform, type MambaStates } from "./mamba.js";
-import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 import { ssd, type SsdOptions } from "./ssd.js";
 
 export interface Mamba2Config extends SequenceForm, Pick<SsdOptions, "form" | "dtLimit"> {
@@ -113,17 +122,20 @@ export class Mamba2Block implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("Mamba2Block", "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Mamba2Block", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
     const { numHeads, headDim, stateSize, convDim, convSize } = sizes(this.config);
-    return new SequenceState(gpu, {
+    return {
       convState: { shape: [batch, convSize - 1, convDim] },
       ssmState: { shape: [batch, numHeads, headDim, stateSize] },
-    });
+    };
   }
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    checkConfig("Mamba2Block", options, ["state", "residual"]);
+    expectCall("Mamba2Block", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     return carried(x, options, (given) => this.outputs(x, given));
   }
 
@@ -139,9 +151,9 @@ export class Mamba2Block implements Module {
     checkConfig(who, options, ["convState", "ssmState", "residual"]);
     const { dim, numHeads, headDim, stateSize, numGroups, innerDim, convDim, convSize } = sizes(this.config);
     const { convState, ssmState, residual } = options;
-    expectDType(who, "x", x, "f32");
-    const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
-    expectTokens(who, seq);
+    const { batch, tokens: seq } = expectInput(who, x, dim, residual);
+    expectFloat32(who, { convState, ssmState });
+    if (ssmState) expectShape(who, "ssmState", ssmState, [batch, numHeads, headDim, stateSize]);
     if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, convDim]);
     const p = this.#p;
     const { form, chunkSize, dtLimit } = this.config;

@@ -9,7 +9,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { checkParameters, initParameters, type InitOptions, type Plan } from "../parameters.js";
-import { chunkOf, expectFloat32, expectSome } from "./decayed_attention.js";
+import { chunkOf, expectFloat32 } from "./decayed_attention.js";
 import { checkRetention, logGammas, retain, RETENTION_KEYS, type RetentionConfig } from "./retention.js";
 import {
   headsSettings,
@@ -21,7 +21,14 @@ import {
 } from "./retention_heads.js";
 import { MAX_POSITIONS, type FirstPosition } from "./rotation.js";
 import { rowNorms } from "./row_norms.js";
-import { SequenceState } from "./sequence_state.js";
+import {
+  expectCall,
+  expectInput,
+  newState,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 /** valueDim is 2 dim, rotary `retnet` by default. */
 export interface MultiScaleRetentionConfig extends RetentionHeadsConfig, RetentionConfig {}
@@ -80,19 +87,25 @@ export class MultiScaleRetention implements Module {
   }
 
   /** The state of a decoding run, of one size however long the text. @throws ConfigError if there is a denominator */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
     const { denominator = "none" } = this.config;
     if (denominator !== "none")
       throw new ConfigError(
         "MultiScaleRetention",
         `denominator is "${denominator}"; it needs a whole sequence, so there is no state`,
       );
-    return retentionState("MultiScaleRetention", gpu, this.#heads.settings, batch);
+    return newState("MultiScaleRetention", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return retentionStatePlan(this.#heads.settings, batch);
   }
 
   /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
   forward(x: Tensor, options: RetentionLayerOptions = {}): Tensor {
-    checkConfig("MultiScaleRetention", options, ["state", "residual"]);
+    expectCall("MultiScaleRetention", x, this.#heads.settings.dim, options, (batch) =>
+      this.#statePlan(batch),
+    );
     return stepped(x, options, (input, first) => this.#run(x, input, first));
   }
 
@@ -109,7 +122,7 @@ export class MultiScaleRetention implements Module {
     const who = "MultiScaleRetention";
     const { numHeads, dim } = this.#heads.settings;
     const { decay, decayNorm = false, scale } = this.config;
-    const tokens = checkInput(who, x, state, this.#heads.settings);
+    const tokens = checkInput(who, x, { state, residual }, this.#heads.settings);
     return x.gpu.scope(() => {
       const logDecay = (this.#logDecay ??= x.gpu.keep(x.gpu.tensor(logGammas(decay, numHeads), [numHeads])));
       const { q, k, v } = this.#heads.project(x, first);
@@ -148,35 +161,28 @@ function settingsOf(config: MultiScaleRetentionConfig): RetentionHeadsSettings {
   return settings;
 }
 
-/** Tokens of x. @throws ShapeError, DTypeError */
+/** Tokens of x. @throws ShapeError, DTypeError, ConfigError */
 export function checkInput(
   who: string,
   x: Tensor,
-  state: Tensor | undefined,
+  { state, residual }: RetentionLayerInput,
   { dim, numHeads, valueDim }: RetentionHeadsSettings,
 ): number {
-  const { batch, tokens } = expectShape(who, "x", x, ["batch", "tokens", dim]) as Record<
-    "batch" | "tokens",
-    number
-  >;
+  const { batch, tokens } = expectInput(who, x, dim, residual);
   if (state) expectShape(who, "state", state, [batch, numHeads, dim / numHeads, valueDim / numHeads]);
-  expectFloat32(who, { x, state });
-  expectSome(who, { x });
+  expectFloat32(who, { state });
   return tokens;
 }
 
 /** S, and the position of the next token, kept on the device for recorded steps. */
-export function retentionState(
-  who: string,
-  gpu: Gpu,
+export function retentionStatePlan(
   { dim, numHeads, valueDim }: RetentionHeadsSettings,
   batch: number,
-): SequenceState {
-  expectInteger(who, "batch", batch, 1);
-  return new SequenceState(gpu, {
+): StatePlan {
+  return {
     state: { shape: [batch, numHeads, dim / numHeads, valueDim / numHeads] },
     position: { shape: [1] },
-  });
+  };
 }
 
 /** Run over a layer's state and move it on. */

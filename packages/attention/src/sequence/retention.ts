@@ -3,6 +3,7 @@ import {
   ConfigError,
   e,
   elementwise,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -56,11 +57,14 @@ export const RETENTION_KEYS: readonly (keyof RetentionConfig)[] = [
 
 /** @throws ConfigError */
 export function checkRetention(who: string, config: RetentionConfig, heads: number): void {
-  const { scale, decay = "retnet", denominator = "none", form = "parallel" } = config;
+  const { scale, decay = "retnet", decayNorm = false, denominator = "none", form = "parallel" } = config;
+  expectBoolean(who, "decayNorm", decayNorm);
   chunkOf(who, config, 1);
   if (scale !== undefined) expectNumber(who, "scale", scale);
   if (typeof decay === "string") expectOneOf(who, "decay", decay, ["retnet", "logLinspace"]);
   else {
+    if (!Array.isArray(decay))
+      throw new ConfigError(who, `decay is ${String(decay)}; it must be a name or a list of numbers`);
     if (decay.length !== heads)
       throw new ConfigError(
         who,

@@ -149,7 +149,7 @@ export function rgLru(
   const { state, segmentPos, c = 8 } = options;
   expectNumber(who, "c", c, 0);
   for (const [name, t] of Object.entries({ x, wInput, bInput, wRec, bRec, aParam, state }))
-    if (t) expectDType(who, name, t, "f32");
+    if (t !== undefined) expectDType(who, name, t, "f32");
   if (segmentPos) expectDType(who, "segmentPos", segmentPos, "i32");
   const names = expectShape(who, "x", x, ["batch", "seq", "width"]);
   expectShape(who, "wInput", wInput, ["blocks", "block", "block"], names);

@@ -77,7 +77,7 @@ ${head()}
     let row = b * params.rows + t;
     let s = step_at(row, d, own);
     h = kept(s, h) + s.gain * s.input_gate * x[row * params.width + d];
-    product *= s.keep;
+    product = kept(s, product);
   }
   borders[index] = vec2f(product, h);
 }`;
@@ -92,7 +92,7 @@ ${head()}
     let row = b * params.rows + t - 1u;
     let s = step_at(row, d, own);
     m = kept(s, dout[row * params.width + d] + m);
-    product *= s.keep;
+    product = kept(s, product);
   }
   borders[index] = vec2f(product, m);
 }`;

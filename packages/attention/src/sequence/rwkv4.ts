@@ -3,7 +3,6 @@ import {
   checkConfig,
   e,
   elementwise,
-  expectDType,
   expectInteger,
   expectShape,
   linear,
@@ -11,7 +10,7 @@ import {
   type Module,
   type Tensor,
 } from "@x/kernels";
-import { expectTokens } from "../block.js";
+import { expectFloat32 } from "./decayed_attention.js";
 import {
   checkParameters,
   initParameters,
@@ -20,7 +19,17 @@ import {
   type InitOptions,
   type Plan,
 } from "../parameters.js";
-import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 import { lastToken, shifted } from "./token_shift.js";
 import { wkv, type WkvState } from "./wkv.js";
 
@@ -75,10 +84,14 @@ const bonuses: Draw = (gpu, [n = 0]) =>
   );
 
 /** Check a call of either layer. */
-function checkCall(who: string, x: Tensor, dim: number, prev: Tensor | undefined): void {
-  expectDType(who, "x", x, "f32");
-  const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
-  expectTokens(who, seq);
+function checkCall(
+  who: string,
+  x: Tensor,
+  dim: number,
+  { prev, residual }: { readonly prev?: Tensor | undefined; readonly residual?: Tensor | undefined },
+): void {
+  const { batch } = expectInput(who, x, dim, residual);
+  expectFloat32(who, { prev });
   if (prev) expectShape(who, "prev", prev, [batch, dim]);
 }
 
@@ -131,18 +144,21 @@ export class Rwkv4TimeMix implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("Rwkv4TimeMix", "batch", batch, 1);
-    return new SequenceState(gpu, {
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Rwkv4TimeMix", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return {
       prev: { shape: [batch, this.config.dim] },
       num: { shape: [batch, this.#width] },
       den: { shape: [batch, this.#width] },
       max: { shape: [batch, this.#width], initial: -1e38 },
-    });
+    };
   }
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    checkConfig("Rwkv4TimeMix", options, ["state", "residual"]);
+    expectCall("Rwkv4TimeMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     return carried(x, options, (given) => this.outputs(x, given));
   }
 
@@ -154,7 +170,7 @@ export class Rwkv4TimeMix implements Module {
     const who = "Rwkv4TimeMix";
     checkConfig(who, options, ["prev", "num", "den", "max", "residual"]);
     const { prev, residual, ...sums } = options;
-    checkCall(who, x, this.config.dim, prev);
+    checkCall(who, x, this.config.dim, { prev, residual });
     const p = this.#p;
     return x.gpu.scope(() => {
       const before = shifted(x, prev);
@@ -211,13 +227,16 @@ export class Rwkv4ChannelMix implements Module {
   }
 
   /** An empty state: one token. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("Rwkv4ChannelMix", "batch", batch, 1);
-    return new SequenceState(gpu, { prev: { shape: [batch, this.config.dim] } });
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Rwkv4ChannelMix", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return { prev: { shape: [batch, this.config.dim] } };
   }
 
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    checkConfig("Rwkv4ChannelMix", options, ["state", "residual"]);
+    expectCall("Rwkv4ChannelMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     return carried(x, options, (given) => this.outputs(x, given));
   }
 
@@ -229,7 +248,7 @@ export class Rwkv4ChannelMix implements Module {
     const who = "Rwkv4ChannelMix";
     checkConfig(who, options, ["prev", "residual"]);
     const { prev, residual } = options;
-    checkCall(who, x, this.config.dim, prev);
+    checkCall(who, x, this.config.dim, { prev, residual });
     const p = this.#p;
     return x.gpu.scope(() => {
       const before = shifted(x, prev);

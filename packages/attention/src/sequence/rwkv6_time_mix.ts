@@ -28,9 +28,19 @@ import {
   type InitOptions,
   type Plan,
 } from "../parameters.js";
-import { expectFloat32, expectSome } from "./decayed_attention.js";
+import { expectFloat32 } from "./decayed_attention.js";
 import { rwkv6 } from "./rwkv6.js";
-import { carried, SequenceState, type Before, type SequenceOptions } from "./sequence_state.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 import { lastToken, shifted } from "./token_shift.js";
 
 export interface Rwkv6TimeMixConfig {
@@ -147,19 +157,22 @@ export class Rwkv6TimeMix implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("Rwkv6TimeMix", "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Rwkv6TimeMix", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
     const { dim, numHeads } = this.config;
     const headDim = dim / numHeads;
-    return new SequenceState(gpu, {
+    return {
       state: { shape: [batch, numHeads, headDim, headDim] },
       prev: { shape: [batch, dim] },
-    });
+    };
   }
 
   /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
   forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    checkConfig("Rwkv6TimeMix", options, ["state", "residual"]);
+    expectCall("Rwkv6TimeMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     return carried(x, options, (given) => this.outputs(x, given));
   }
 
@@ -172,12 +185,8 @@ export class Rwkv6TimeMix implements Module {
     checkConfig(who, options, ["state", "prev", "residual"]);
     const { state, prev, residual } = options;
     const { dim, numHeads, normEps = 64e-5, mixRank = 32 } = this.config;
-    const { batch, tokens } = expectShape(who, "x", x, ["batch", "tokens", dim]) as Record<
-      "batch" | "tokens",
-      number
-    >;
-    expectFloat32(who, { x, prev });
-    expectSome(who, { x });
+    const { batch, tokens } = expectInput(who, x, dim, residual);
+    expectFloat32(who, { prev, state });
     if (prev) expectShape(who, "prev", prev, [batch, dim]);
     const headDim = dim / numHeads;
     if (state) expectShape(who, "state", state, [batch, numHeads, headDim, headDim]);

@@ -6,6 +6,7 @@ import {
   defineKernel,
   e,
   elementwise,
+  expectBoolean,
   expectDType,
   expectInteger,
   expectNumber,
@@ -34,7 +35,14 @@ import { longConvolution } from "./long_convolution.js";
 import { poles } from "./poles.js";
 import { finalState, powerSums } from "./power_sums.js";
 import { gateHalves, gateHalvesBackward, recurrent, type RecurrentVariant } from "./s4d.wgsl.js";
-import { SequenceState } from "./sequence_state.js";
+import {
+  expectCall,
+  newState,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface S4dParameters {
   /** [dim]: ln of the step. */
@@ -245,9 +253,11 @@ export function s4d(u: Tensor, parameters: S4dParameters, options: S4dOptions = 
   expectOneOf(who, "form", form, ["conv", "recurrent"]);
   expectOneOf(who, "discretization", discretization, ["zoh", "bilinear"]);
   expectOneOf(who, "outputBlock", outputBlock, ["none", "glu"]);
+  expectBoolean(who, "returnState", returnState);
+  expectBoolean(who, "returnKernel", returnKernel);
   const { logDt, logAReal, aImag, c, dSkip, wOut, bOut } = parameters;
   for (const [name, t] of Object.entries({ u, ...parameters, state, residual }))
-    if (t) expectDType(who, name, t, "f32");
+    if (t !== undefined) expectDType(who, name, t, "f32");
   const sizes = expectShape(who, "u", u, ["batch", "seq", "dim"]) as {
     batch: number;
     seq: number;
@@ -333,18 +343,18 @@ export class S4d implements Module {
   }
 
   /** The state of a decoding run, which `forward` moves on. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("S4d", "batch", batch, 1);
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("S4d", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
     const { dim, stateSize } = this.config;
-    return new SequenceState(gpu, { state: { shape: [batch, dim, stateSize, 2] } });
+    return { state: { shape: [batch, dim, stateSize, 2] } };
   }
 
   /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(
-    x: Tensor,
-    options: { readonly state?: SequenceState | undefined; readonly residual?: Tensor | undefined } = {},
-  ): Tensor {
-    checkConfig("S4d", options, ["state", "residual"]);
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
+    expectCall("S4d", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     const { state, residual } = options;
     const { discretization = "zoh", outputBlock = "glu" } = this.config;
     const p = this.#p;

@@ -1,5 +1,6 @@
 import {
   checkConfig,
+  expectBoolean,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -11,7 +12,14 @@ import {
 import { checkParameters, initParameters, type InitOptions, type Plan } from "../parameters.js";
 import { checkDiagonal, diagonalModel, normal, type DiagonalParameters } from "./diagonal.js";
 import { poles } from "./poles.js";
-import { SequenceState } from "./sequence_state.js";
+import {
+  expectCall,
+  newState,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "./sequence_state.js";
 
 export interface S5Parameters extends DiagonalParameters {
   /** [states]: real and imaginary part of A. */
@@ -48,7 +56,9 @@ const RULE = ["discretization", "conjugateSymmetry", "clipEigs", "stepRescale"];
 const LEAST_DAMPING = -1e-4;
 
 function checkRule(who: string, rule: S5Rule): void {
-  const { discretization = "zoh", stepRescale = 1 } = rule;
+  const { discretization = "zoh", conjugateSymmetry = true, clipEigs = false, stepRescale = 1 } = rule;
+  expectBoolean(who, "conjugateSymmetry", conjugateSymmetry);
+  expectBoolean(who, "clipEigs", clipEigs);
   expectOneOf(who, "discretization", discretization, ["zoh", "bilinear"]);
   expectNumber(who, "stepRescale", stepRescale, 0);
 }
@@ -75,6 +85,7 @@ export function s5(
   checkConfig(who, parameters, ["lambdaRe", "lambdaIm", "logStep", "b", "c", "dSkip"]);
   checkConfig(who, options, [...RULE, "state", "residual", "bidirectional"]);
   checkRule(who, options);
+  if (options.bidirectional !== undefined) expectBoolean(who, "bidirectional", options.bidirectional);
   const { lambdaRe, lambdaIm, logStep, ...rest } = parameters;
   const {
     discretization: rule = "zoh",
@@ -160,17 +171,17 @@ export class S5 implements Module {
   }
 
   /** The state of a decoding run, which `forward` moves on. */
-  createState(gpu: Gpu, { batch }: { readonly batch: number }): SequenceState {
-    expectInteger("S5", "batch", batch, 1);
-    return new SequenceState(gpu, { state: { shape: [batch, this.config.stateSize, 2] } });
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("S5", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return { state: { shape: [batch, this.config.stateSize, 2] } };
   }
 
   /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(
-    x: Tensor,
-    options: { readonly state?: SequenceState | undefined; readonly residual?: Tensor | undefined } = {},
-  ): Tensor {
-    checkConfig("S5", options, ["state", "residual"]);
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
+    expectCall("S5", x, this.config.dim, options, (batch) => this.#statePlan(batch));
     const { state, residual } = options;
     const p = this.#p;
     return x.gpu.scope(() => {

@@ -4,6 +4,7 @@ import {
   concat,
   ConfigError,
   defineKernel,
+  expectBoolean,
   expectDType,
   expectOneOf,
   expectShape,
@@ -163,8 +164,9 @@ export function selectiveScan(
   checkConfig(who, options, ["z", "state", "dSkip", "deltaBias", "deltaSoftplus", "discretization"]);
   const { z, state, dSkip, deltaBias, deltaSoftplus = true, discretization = "mamba" } = options;
   expectOneOf(who, "discretization", discretization, ["mamba", "zoh"]);
+  expectBoolean(who, "deltaSoftplus", deltaSoftplus);
   for (const [name, t] of Object.entries({ u, delta, a, b, c, z, state, dSkip, deltaBias }))
-    if (t) expectDType(who, name, t, "f32");
+    if (t !== undefined) expectDType(who, name, t, "f32");
   const names = expectShape(who, "u", u, ["batch", "seq", "dim"]);
   expectShape(who, "delta", delta, ["batch", "seq", "dim"], names);
   expectShape(who, "a", a, ["dim", "N"], names);

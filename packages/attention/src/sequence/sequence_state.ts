@@ -1,8 +1,13 @@
 import {
+  checkConfig,
   ConfigError,
+  expectDType,
+  expectInteger,
   expectObject,
   expectShape,
   noGrad,
+  ShapeError,
+  showShape,
   stridedCopy,
   stridesOf,
   type Gpu,
@@ -83,6 +88,72 @@ export class SequenceState {
 
   dispose(): void {
     for (const tensor of Object.values(this.#tensors)) tensor.dispose();
+  }
+}
+
+/** What a layer's `createState` takes: how many sequences. */
+export interface StateOptions {
+  readonly batch: number;
+}
+
+/** A layer's new state. @throws ConfigError */
+export function newState(
+  who: string,
+  gpu: Gpu,
+  options: StateOptions,
+  plan: (batch: number) => StatePlan,
+): SequenceState {
+  checkConfig(`${who}.createState`, options, ["batch"]);
+  expectInteger(who, "batch", options.batch, 1);
+  return new SequenceState(gpu, plan(options.batch));
+}
+
+/** Check x [batch, tokens, dim] of a layer and what is added to its output, and give the sizes. @throws ShapeError, DTypeError, ConfigError */
+export function expectInput(
+  who: string,
+  x: Tensor,
+  dim: number,
+  residual?: Tensor,
+): { readonly batch: number; readonly tokens: number } {
+  const { batch = 0, tokens = 0 } = expectShape(who, "x", x, ["batch", "tokens", dim]);
+  expectDType(who, "x", x, "f32");
+  if (batch === 0 || tokens === 0)
+    throw new ShapeError(who, `x has shape ${showShape(x.shape)}: it has no tokens`);
+  if (residual !== undefined) {
+    expectShape(who, "residual", residual, x.shape);
+    expectDType(who, "residual", residual, "f32");
+  }
+  return { batch, tokens };
+}
+
+/**
+ * Check a layer's call before its work starts: x, the options (`state`, `residual` and `more`), and that the state is one of
+ * this layer for this batch.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function expectCall(
+  who: string,
+  x: Tensor,
+  dim: number,
+  options: SequenceOptions,
+  plan: (batch: number) => StatePlan,
+  more: readonly string[] = [],
+): void {
+  checkConfig(who, options, ["state", "residual", ...more]);
+  const { state, residual } = options;
+  const { batch } = expectInput(who, x, dim, residual);
+  if (state === undefined) return;
+  if (!(state instanceof SequenceState))
+    throw new ConfigError(who, "state is not a SequenceState; it must be one that createState made");
+  for (const [name, { shape }] of Object.entries(plan(batch))) {
+    const own = state.tensors[name];
+    if (!own)
+      throw new ConfigError(
+        who,
+        `state has ${Object.keys(state.tensors).join(", ")}, not ${name}; it must be one that this layer's createState made`,
+      );
+    expectShape(who, `state ${name}`, own, shape);
   }
 }
 

@@ -1,7 +1,9 @@
 import {
   checkConfig,
+  ConfigError,
   e,
   elementwise,
+  expectBoolean,
   expectNumber,
   expectOneOf,
   expectShape,
@@ -84,7 +86,7 @@ export function ssd(
   checkConfig(who, parameters, ["a", "dSkip", "dtBias"]);
   checkConfig(who, options, ["form", "chunkSize", "state", "dtSoftplus", "dtLimit", "layout"]);
   const { a, dSkip, dtBias } = parameters;
-  const { form = "chunkwise", state, dtSoftplus = false, dtLimit, layout = "bhsd" } = options;
+  const { form = "chunkwise", state, dtSoftplus = false, dtLimit = [-3e38, 3e38], layout = "bhsd" } = options;
   expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
   const order = (head: string): string[] => (layout === "bhsd" ? [head, "tokens"] : ["tokens", head]);
   const names = expectShape(who, "x", x, ["batch", ...order("heads"), "headDim"]);
@@ -92,7 +94,7 @@ export function ssd(
   expectShape(who, "b", b, ["batch", ...order("groups"), "stateSize"], names);
   expectShape(who, "c", c, ["batch", ...order("groups"), "stateSize"], names);
   for (const [name, t] of Object.entries({ a, dSkip, dtBias }))
-    if (t) expectShape(who, name, t, ["heads"], names);
+    if (t !== undefined || name !== "dtBias") expectShape(who, name, t!, ["heads"], names);
   if (state) expectShape(who, "state", state, ["batch", "heads", "headDim", "stateSize"], names);
   expectFloat32(who, { x, dt, b, c, a, dSkip, dtBias, state });
   expectSome(who, { x, b });
@@ -102,7 +104,11 @@ export function ssd(
       who,
       `x has ${heads} heads, b ${groups} groups; the first must be a multiple of the second`,
     );
-  const [low, high] = dtLimit ?? [-3e38, 3e38];
+  expectBoolean(who, "dtSoftplus", dtSoftplus);
+  const limits: unknown = dtLimit;
+  if (!Array.isArray(limits) || limits.length !== 2)
+    throw new ConfigError(who, `dtLimit is ${String(limits)}; it must be a list of two numbers`);
+  const [low, high] = dtLimit;
   expectNumber(who, "dtLimit[0]", low);
   expectNumber(who, "dtLimit[1]", high, low);
   const chunkSize = options.chunkSize ?? (form === "chunkwise" ? 64 : undefined);

@@ -128,7 +128,7 @@ export function wkv(
       `of the state only ${given.join(" and ")} came; num, den and max belong together`,
     );
   for (const [name, t] of Object.entries({ k, v, timeDecay, timeFirst, ...options }))
-    if (t) expectDType(who, name, t, "f32");
+    if (t !== undefined) expectDType(who, name, t, "f32");
   const names = expectShape(who, "k", k, ["batch", "seq", "dim"]);
   expectShape(who, "v", v, ["batch", "seq", "dim"], names);
   expectShape(who, "timeDecay", timeDecay, ["dim"], names);
