@@ -1,7 +1,7 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { readManifest, repository } from "./workspace.js";
+import { publicFolders, readManifest, repository } from "./workspace.js";
 
 const folder = join(repository, ".github/workflows");
 const root = readManifest(repository) as unknown as { packageManager: string };
@@ -38,5 +38,31 @@ describe("workflows", () => {
     const text = readFileSync(join(folder, "check.yml"), "utf8");
     const { engines } = readManifest(repository) as unknown as { engines: { node: string } };
     expect(text).toContain(`node: ["${engines.node.replace(">=", "")}", "24"]`);
+  });
+
+  it("provenance is asked for by the workflow that publishes, and by no manifest: by hand there is none to prove", () => {
+    for (const folder of publicFolders()) {
+      const manifest: Record<string, unknown> = { ...readManifest(join(repository, folder)) };
+      expect(manifest["publishConfig"], folder).toEqual({ access: "public" });
+    }
+    expect(existsSync(join(repository, ".npmrc"))).toBe(false);
+    const publish = readFileSync(join(folder, "release.yml"), "utf8").split(/^ {2}publish:$/m)[1];
+    expect(publish).toMatch(/^ {6}id-token: write$/m);
+    expect(publish).toMatch(
+      /- run: npm run release\n {8}env:\n(?: {10}.*\n)* {10}NPM_CONFIG_PROVENANCE: "true"\n/,
+    );
+  });
+
+  it("CONTRIBUTING rolls back every package that is published", () => {
+    const text = readFileSync(join(repository, "CONTRIBUTING.md"), "utf8");
+    const names = /^for name in (.*); do$/m
+      .exec(text)?.[1]
+      ?.split(" ")
+      .map((name) => `@x/${name}`);
+    expect(names?.sort()).toEqual(
+      publicFolders()
+        .map((folder) => readManifest(join(repository, folder)).name)
+        .sort(),
+    );
   });
 });
