@@ -129,6 +129,53 @@ describe("delta rules", () => {
       await check({ tokens: 5, dim: 3, valueDim: 2, ...heads }, gate, erases, "mixed");
   });
 
+  it.each([1, 3, 70])(
+    "nothing, half, all and twice is erased, keys of length 1, %i tokens",
+    async (tokens) => {
+      const sizes = { tokens, dim: 3, valueDim: 2, heads: 1 };
+      for (const gate of ["none", "head", "channel"] as const)
+        await checkExact(device.gpu, {
+          operands: {
+            q: randomData([1, 1, tokens, 3], 1),
+            k: randomData([1, 1, tokens, 3], 2),
+            v: randomData([1, 1, tokens, 2], 3),
+            ...(gate === "none"
+              ? {}
+              : {
+                  g: cycle(
+                    [1, 1, tokens, ...(gate === "channel" ? [3] : [])],
+                    strengths.mixed.map((x) => -x),
+                  ),
+                }),
+            beta: cycle([1, 1, tokens], [0, 1, 2, 0.5, 1e-6]),
+            state: randomData([1, 1, 3, 2], 6),
+          },
+          gpu: ({ q, k, v, g, beta, state }) => {
+            const options = { scale: 0.7, state: state!, qkL2norm: true, l2Eps: 1e-3 };
+            const next =
+              gate === "none"
+                ? deltaRule(q!, k!, v!, beta!, options)
+                : (gate === "head" ? gatedDeltaRule : kda)(q!, k!, v!, g!, beta!, options);
+            return [next.out, next.state];
+          },
+          exact: (tape, t) => {
+            const unit = (x: readonly Scalar[]): Scalar[] =>
+              x.map((value, i) => {
+                const row = x.slice(i - (i % 3), i - (i % 3) + 3);
+                const square = tape.add(...row.map((y) => tape.mul(y, y)));
+                const inverse = tape.map(
+                  square,
+                  (y) => (y + 1e-3) ** -0.5,
+                  (y) => -0.5 * (y + 1e-3) ** -1.5,
+                );
+                return tape.mul(value, inverse);
+              });
+            return memoryReference(tape, { ...t, q: unit(t["q"]!), k: unit(t["k"]!) }, sizes, 0.7);
+          },
+        });
+    },
+  );
+
   it("as a GPU runs it", async () => {
     await check({ tokens: 67, dim: 4, valueDim: 5, heads: 2 }, "channel", true, "mixed", hardware);
     await check({ tokens: 5, dim: 2, valueDim: 3, heads: 1 }, "head", true, "mixed", hardware);

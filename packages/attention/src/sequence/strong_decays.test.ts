@@ -11,7 +11,7 @@ import {
   type Recurrence,
   type Strength,
 } from "./test-support.js";
-import { gatedRetention, rgLru, rwkv6, selectiveScan, ssd, wkv } from "./index.js";
+import { gatedRetention, retention, rgLru, rwkv6, selectiveScan, ssd, wkv } from "./index.js";
 
 /*
  * Every recurrence, value and gradient of every tensor, where decays are weak, strong and both: an element may be off by what
@@ -143,7 +143,55 @@ describe("gradients of strong and weak decays", () => {
     },
   );
 
-  it.each(cases)("ssd, %s, %i tokens", async (strength, tokens) => {
+  it.each(cases.flatMap(([strength, tokens]) => forms.map((form) => [strength, tokens, form] as const)))(
+    "retention, %s, %i tokens, %o",
+    async (strength, tokens, form) => {
+      const [dim, valueDim] = [3, 2];
+      // The least gamma lies below float32.
+      const gammas = [...strengths[strength].map((x) => Math.max(Math.exp(-x), 1e-300)), 1];
+      const heads = gammas.length;
+      await check({
+        operands: {
+          q: random([1, heads, tokens, dim], 1),
+          k: random([1, heads, tokens, dim], 2),
+          v: random([1, heads, tokens, valueDim], 3),
+          state: random([1, heads, dim, valueDim], 6),
+        },
+        gpu: ({ q, k, v, state }) => {
+          const next = retention(q!, k!, v!, {
+            ...form,
+            ...{ decay: gammas, decayNorm: true, offset: 2, scale: 0.5, state: state! },
+          });
+          return [next.out, next.state];
+        },
+        exact: (tape, { q, k, v, state }) => {
+          const out: Scalar[] = [];
+          const s = [...state!];
+          for (const [h, gamma] of gammas.entries())
+            for (let t = 0; t < tokens; t++) {
+              const row = h * tokens + t;
+              const norm = range(t + 3).reduce((sum, j) => sum + gamma ** j, 0) ** -0.5;
+              for (let e = 0; e < valueDim; e++) {
+                const terms = range(dim).map((d) => {
+                  const place = (h * dim + d) * valueDim + e;
+                  const enters = tape.mul(k![row * dim + d]!, v![row * valueDim + e]!);
+                  s[place] = tape.add(tape.scale(s[place]!, gamma), tape.scale(enters, 0.5));
+                  return tape.mul(q![row * dim + d]!, s[place]);
+                });
+                out.push(tape.scale(tape.add(...terms), norm));
+              }
+            }
+          return [...out, ...s];
+        },
+      });
+    },
+  );
+
+  it.each(
+    cases.flatMap(([strength, tokens]) =>
+      [{ form: "chunkwise" } as const, ...forms].map((form) => [strength, tokens, form] as const),
+    ),
+  )("ssd, %s, %i tokens, %o", async (strength, tokens, form) => {
     const [headDim, stateSize] = [2, 3];
     await check({
       operands: {
@@ -163,7 +211,7 @@ describe("gradients of strong and weak decays", () => {
           b!,
           c!,
           { a: a!, dSkip: dSkip!, dtBias: dtBias! },
-          { state: state!, dtSoftplus: true },
+          { ...form, state: state!, dtSoftplus: true },
         );
         return [next.out, next.state];
       },

@@ -2,7 +2,7 @@ import { describe, it } from "vitest";
 import type { Tensor } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import type { ComplexScalar, Scalar, Tape } from "./exact.reference.js";
-import { lru, s4d, s5 } from "./index.js";
+import { h3, lru, s4d, s5 } from "./index.js";
 import { cadd, cdiv, cexp, cmul, type Complex } from "./state_space.reference.js";
 import { checkExact, cycle, randomData, range } from "./test-support.js";
 
@@ -188,51 +188,98 @@ describe("gradients of strong and weak poles", () => {
   );
 
   const forms = ["conv", "recurrent"] as const;
-  it.each(cases.flatMap(([strength, tokens]) => forms.map((form) => [strength, tokens, form] as const)))(
-    "s4d, %s, %i tokens, %s",
-    async (strength, tokens, form) => {
-      const size = [1, states];
+  /** y_t = 2 Re(sum_n c_n x_t) + dSkip u_t of one channel whose B is 1, and the last state. */
+  function channel(
+    tape: Tape,
+    rule: Rule,
+    inputs: readonly Scalar[],
+    t: Readonly<Record<string, readonly Scalar[]>>,
+  ): Scalar[] {
+    const dt = tape.exp(t["logDt"]![0]!);
+    const x = range(states).map((n) => pair(t["state"]!, n));
+    const poles = range(states).map((n) => {
+      const re = tape.scale(tape.mul(dt, tape.exp(t["logAReal"]![n]!)), -1);
+      return discrete(tape, rule, [re, tape.mul(dt, t["aImag"]![n]!)], dt);
+    });
+    const out = inputs.map((value) => {
+      const terms = poles.map(({ a, f }, n) => {
+        x[n] = tape.cadd(tape.cmul(a, x[n]!), [tape.mul(f[0], value), tape.mul(f[1], value)]);
+        return tape.cmul(pair(t["c"]!, n), x[n])[0];
+      });
+      return tape.add(tape.scale(tape.add(...terms), 2), tape.mul(t["dSkip"]![0]!, value));
+    });
+    return [...out, ...x.flat()];
+  }
+  const channelOperands = (strength: keyof typeof strengths): Record<string, ReturnType<typeof cycle>> => ({
+    logDt: cycle([1], [-0.7]),
+    logAReal: cycle(
+      [1, states],
+      strengths[strength].map((x) => Math.log(2 * x)),
+    ),
+    aImag: cycle([1, states], [0.1, 2, 30]),
+    c: randomData([1, states, 2], 3),
+    dSkip: randomData([1], 4),
+    state: randomData([1, 1, states, 2], 5),
+  });
+
+  it.each(
+    cases.flatMap(([strength, tokens]) =>
+      forms.flatMap((form) => rules.map((rule) => [strength, tokens, form, rule] as const)),
+    ),
+  )("s4d, %s, %i tokens, %s, %s", async (strength, tokens, form, discretization) => {
+    await checkExact(device.gpu, {
+      operands: { u: randomData([1, tokens, 1], 1), ...channelOperands(strength) },
+      gpu: ({ u, state, logDt, logAReal, aImag, c, dSkip }) => {
+        const next = s4d(
+          u!,
+          { logDt: logDt!, logAReal: logAReal!, aImag: aImag!, c: c!, dSkip: dSkip! },
+          { state: state!, form, discretization },
+        );
+        return [next.out, next.state!];
+      },
+      exact: (tape, t) => channel(tape, discretization, t["u"]!, t),
+    });
+  });
+
+  it.each(cases.flatMap(([strength, tokens]) => rules.map((rule) => [strength, tokens, rule] as const)))(
+    "h3, %s, %i tokens, %s",
+    async (strength, tokens, discretization) => {
+      const one = (seed: number): ReturnType<typeof randomData> => randomData([1, 1], seed);
+      const { state, ...rest } = channelOperands(strength);
       await checkExact(device.gpu, {
         operands: {
           u: randomData([1, tokens, 1], 1),
-          logDt: cycle([1], [-0.7]),
-          logAReal: cycle(
-            size,
-            strengths[strength].map((x) => Math.log(2 * x)),
-          ),
-          aImag: cycle(size, [0.1, 2, 30]),
-          c: randomData([...size, 2], 3),
-          dSkip: randomData([1], 4),
-          state: randomData([1, ...size, 2], 5),
+          ...{ wQ: one(11), wK: one(12), wV: one(13), wO: one(14) },
+          shiftKernel: randomData([1, 2], 15),
+          shiftSkip: randomData([1], 16),
+          ...rest,
+          state: state!,
+          shift: randomData([1, 1, 1], 17),
         },
-        gpu: ({ u, state, logDt, logAReal, aImag, c, dSkip }) => {
-          const next = s4d(
-            u!,
-            { logDt: logDt!, logAReal: logAReal!, aImag: aImag!, c: c!, dSkip: dSkip! },
-            { state: state!, form },
-          );
-          return [next.out, next.state!];
+        gpu: ({ u, state, shift, ...parameters }) => {
+          const zeros = device.gpu.zeros([1]);
+          const next = h3(u!, { ...parameters, bQ: zeros, bK: zeros, bV: zeros, bO: zeros } as never, {
+            discretization,
+            state: { shift: shift!, outer: state! },
+          });
+          return [next.out, next.state!.shift, next.state!.outer];
         },
         exact: (tape, t) => {
-          const dt = tape.exp(t["logDt"]![0]!);
-          const x = range(states).map((n) => pair(t["state"]!, n));
-          const poles = range(states).map((n) =>
-            discrete(
-              tape,
-              "zoh",
-              [tape.scale(tape.mul(dt, tape.exp(t["logAReal"]![n]!)), -1), tape.mul(dt, t["aImag"]![n]!)],
-              dt,
-            ),
-          );
-          const out = range(tokens).map((step) => {
-            const value = t["u"]![step]!;
-            const terms = poles.map(({ a, f }, n) => {
-              x[n] = tape.cadd(tape.cmul(a, x[n]!), [tape.mul(f[0], value), tape.mul(f[1], value)]);
-              return tape.cmul(pair(t["c"]!, n), x[n])[0];
-            });
-            return tape.add(tape.scale(tape.add(...terms), 2), tape.mul(t["dSkip"]![0]!, value));
+          const keys = t["u"]!.map((u) => tape.mul(u, t["wK"]![0]!));
+          const kv = keys.map((key, step) => {
+            const before = step === 0 ? t["shift"]![0]! : keys[step - 1]!;
+            const k = tape.add(
+              tape.mul(t["shiftKernel"]![0]!, key),
+              tape.mul(t["shiftKernel"]![1]!, before),
+              tape.mul(t["shiftSkip"]![0]!, key),
+            );
+            return tape.mul(k, tape.mul(t["u"]![step]!, t["wV"]![0]!));
           });
-          return [...out, ...x.flat()];
+          const y = channel(tape, discretization, kv, t);
+          const out = t["u"]!.map((u, step) =>
+            tape.mul(t["wO"]![0]!, tape.mul(tape.mul(u, t["wQ"]![0]!), y[step]!)),
+          );
+          return [...out, keys[tokens - 1]!, ...y.slice(tokens)];
         },
       });
     },
