@@ -149,8 +149,12 @@ describe("byte-level BPE", () => {
     expect(stream.end()).toBe("\ufffd");
   });
 
-  it("refuses ids that are no tokens", () => {
-    for (const id of [-1, 400, 1.5, NaN, 2 ** 40])
+  it("an id that no token has gives nothing, at once and in a stream; what is not an id is refused", () => {
+    const [a, b] = [trained.tokenToId("a")!, trained.tokenToId("b")!];
+    expect(trained.decode([a, 400, b, 2 ** 40])).toBe("ab");
+    const stream = trained.decoder();
+    expect([stream.push(a), stream.push(400), stream.push(b), stream.end()]).toEqual(["a", "", "b", ""]);
+    for (const id of [-1, 1.5, NaN, "1" as unknown as number])
       expect(() => trained.decode([id]), String(id)).toThrow(TokenizerError);
   });
 

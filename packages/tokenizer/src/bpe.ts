@@ -1,51 +1,61 @@
-import { BYTE_SYMBOLS, SYMBOL_BYTES } from "./byte_symbols.js";
-import { TokenizerError } from "./errors.js";
+import { AddedTokens, type AddedToken } from "./added_tokens.js";
+import { expectIds, expectOptions, show } from "./arguments.js";
+import { BYTE_SYMBOLS, byteSymbols, neverInUtf8 } from "./byte_symbols.js";
+import { byteLevelStep, DecodeChain, tokenBytes, type DecodeSteps } from "./decoder_steps.js";
+import { TokenizerError, UnsupportedStepError } from "./errors.js";
+import { fit, type Lengths } from "./lengths.js";
 import { applyMerges, MergeTable } from "./merge.js";
-import { compilePattern, GPT2_PATTERN, WORD } from "./pattern.js";
-import { split, type SplitBehavior } from "./split.js";
+import { compilePattern, GPT2_PATTERN } from "./pattern.js";
+import { preTokenize, type PreTokenizer } from "./pre_tokenizer.js";
+import { decodeArguments, encodeArguments } from "./tokenizer.js";
 import type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer.js";
 import { learnMerges } from "./train.js";
-
-/** A token outside the merges, matched in the text as it stands. */
-export interface AddedToken {
-  readonly id: number;
-  readonly content: string;
-  readonly special?: boolean;
-  /** Also takes the white space before (after) it. */
-  readonly lstrip?: boolean;
-  readonly rstrip?: boolean;
-  /** Only where it is not part of a longer word. */
-  readonly singleWord?: boolean;
-  /** Matched after the normaliser has run. */
-  readonly normalized?: boolean;
-}
-
-/** One step of cutting a text into words. */
-export type PreTokenizer =
-  | {
-      readonly type: "split";
-      readonly pattern: RegExp;
-      readonly behavior: SplitBehavior;
-      readonly invert: boolean;
-    }
-  | { readonly type: "prefixSpace" };
+import { Vocabulary } from "./vocabulary.js";
 
 export interface BpeOptions {
   /** Names the tokenizer in errors. */
   readonly source?: string;
-  /** Token of each id below the added tokens', in GPT-2's byte symbols. */
+  /** Id of each token; a byte-level one is written in GPT-2's byte symbols. */
   readonly vocab: Readonly<Record<string, number>>;
   /** Pairs of tokens, the first merged first. */
   readonly merges: readonly (readonly [string, string])[];
   readonly addedTokens?: readonly AddedToken[];
   readonly normalize?: (text: string) => string;
   readonly preTokenizers?: readonly PreTokenizer[];
+  /** What merges begin with: the bytes of a word (default), or its characters. */
+  readonly alphabet?: "bytes" | "characters";
+  /** A character that is not a token is that of its bytes, <0x00> to <0xFF>. */
+  readonly byteFallback?: boolean;
+  /** Stands for a character that is not a token; without it such a character gives nothing. */
+  readonly unkToken?: string | undefined;
+  /** Unknown characters side by side are one unknown token. */
+  readonly fuseUnk?: boolean;
   /** A word that is a token is taken whole. */
   readonly ignoreMerges?: boolean;
   /** Special tokens before and after a text. */
   readonly template?: { readonly before: readonly number[]; readonly after: readonly number[] };
+  /** Cut and fill up. */
+  readonly lengths?: Lengths;
+  /** How tokens become text; default: bytes behind symbols. */
+  readonly decoder?: DecodeSteps;
   readonly bosToken?: string | undefined;
   readonly eosToken?: string | undefined;
+  /** The steps as `tokenizer.json` writes them, for `toTokenizerJson`. */
+  readonly written?: WrittenSteps | undefined;
+}
+
+/** Steps of a tokenizer.json, unread. */
+export interface WrittenSteps {
+  /** What the steps were read to: options that hold other ones are not those of the file. */
+  readonly read: Pick<BpeOptions, "normalize" | "preTokenizers" | "decoder" | "lengths">;
+  /** The pattern that words are cut by, where it is the only step. */
+  readonly pattern?: string;
+  readonly normalizer: unknown;
+  readonly pre_tokenizer: unknown;
+  readonly post_processor: unknown;
+  readonly decoder: unknown;
+  readonly truncation: unknown;
+  readonly padding: unknown;
 }
 
 export interface BpeTrainOptions {
@@ -53,27 +63,46 @@ export interface BpeTrainOptions {
   readonly vocabSize: number;
   /** Get the last ids. */
   readonly specialTokens?: readonly string[];
-  /** Split pattern; default GPT-2's. */
+  /** Split pattern in Oniguruma's dialect; default GPT-2's. */
   readonly pattern?: string;
   /** Stop at pairs that occur less often; default 1. */
   readonly minFrequency?: number;
-  readonly bosToken?: string;
-  readonly eosToken?: string;
+  readonly bosToken?: string | undefined;
+  readonly eosToken?: string | undefined;
 }
 
-const escape = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
-const isSpace = (char: string): boolean => /\p{White_Space}/u.test(char);
-const isWord = (char: string): boolean => WORD.test(char);
-/** The character that ends at (starts at) an index, or "" at the text's border. */
-const before = (text: string, at: number): string =>
-  /.$/su.exec(text.slice(Math.max(0, at - 2), at))?.[0] ?? "";
-const after = (text: string, at: number): string => /^./su.exec(text.slice(at, at + 2))?.[0] ?? "";
+const BPE_OPTIONS: readonly (keyof BpeOptions)[] = [
+  ...(["source", "vocab", "merges", "addedTokens", "normalize", "preTokenizers", "alphabet"] as const),
+  ...(["byteFallback", "unkToken", "fuseUnk", "ignoreMerges", "template", "lengths", "decoder"] as const),
+  ...(["bosToken", "eosToken", "written"] as const),
+];
+const TRAIN_OPTIONS: readonly (keyof BpeTrainOptions)[] = [
+  ...(["vocabSize", "specialTokens", "pattern", "minFrequency", "bosToken", "eosToken"] as const),
+];
 
 const CACHE_LIMIT = 50_000;
 const CACHED_LENGTH = 64;
+/** A word is shorter than this, in symbols. */
+const LONGEST_WORD = 2 ** 26;
+
+/** Ids of pairs and of what they make. @throws TokenizerError for unknown tokens and pairs that are listed twice */
+function mergeTable(source: string, vocabulary: Vocabulary, merges: BpeOptions["merges"]): MergeTable {
+  const table = new MergeTable(vocabulary.size);
+  merges.forEach(([left, right], rank) => {
+    const [a, b, result] = [vocabulary.id(left), vocabulary.id(right), vocabulary.id(left + right)];
+    const who = `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)})`;
+    if (a === undefined || b === undefined || result === undefined) {
+      const missing = a === undefined ? left : b === undefined ? right : left + right;
+      throw new TokenizerError(source, `${who}: ${JSON.stringify(missing)} is not a token`);
+    }
+    if (table.has(a, b)) throw new TokenizerError(source, `${who} is listed twice`);
+    table.add(a, b, result);
+  });
+  return table;
+}
 
 /**
- * Byte-level BPE: any text is a sequence of bytes, and bytes merge to tokens; nothing is unknown.
+ * Byte-pair encoding: the characters of a word, or its bytes, merge to tokens.
  *
  * Sennrich et al. 2016 (arXiv:1508.07909), on bytes as in Radford et al. 2019 (GPT-2). Time is linear in the text's
  * length up to a logarithm in that of its longest word.
@@ -84,221 +113,125 @@ export class BpeTokenizer implements Tokenizer {
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number | undefined;
   readonly #source: string;
-  readonly #ids: Map<string, number> = new Map<string, number>();
-  readonly #tokens: string[] = [];
+  readonly #vocabulary: Vocabulary;
   readonly #merges: MergeTable;
-  readonly #byteIds: Int32Array = new Int32Array(256);
-  readonly #added: Map<string, AddedToken>;
+  readonly #added: AddedTokens;
   readonly #addedById: Map<number, AddedToken>;
+  readonly #steps: readonly PreTokenizer[];
+  /** Words become byte symbols after the last step. */
+  readonly #endsInBytes: boolean;
+  readonly #unknown: number | undefined;
   readonly #cache: Map<string, number[]> = new Map<string, number[]>();
-  readonly #matchers: Map<string, RegExp | undefined> = new Map<string, RegExp | undefined>();
-  readonly #encoder: TextEncoder = new TextEncoder();
 
-  /** @throws TokenizerError for ids with gaps or repeats, missing bytes, and merges of or to unknown tokens. */
+  /** @throws TokenizerError for ids of two tokens, missing bytes, and merges of or to unknown tokens. */
   constructor(options: BpeOptions) {
-    this.options = options;
     const source = (this.#source = options.source ?? "BpeTokenizer");
-    const { vocab, merges, addedTokens = [] } = options;
-    for (const [token, id] of Object.entries(vocab)) {
-      if (!Number.isSafeInteger(id) || id < 0 || id > 2 ** 24)
-        throw new TokenizerError(
-          source,
-          `token ${JSON.stringify(token)} has id ${String(id)}; ids are integers from 0 on`,
-        );
-      if (this.#tokens[id] !== undefined)
-        throw new TokenizerError(
-          source,
-          `tokens ${JSON.stringify(this.#tokens[id])} and ${JSON.stringify(token)} have the same id ${id}`,
-        );
-      this.#tokens[id] = token;
-      this.#ids.set(token, id);
-    }
-    this.#added = new Map();
-    this.#addedById = new Map();
-    for (const added of addedTokens) {
-      const { id, content } = added;
-      if (content === "") throw new TokenizerError(source, `added token ${id} is empty`);
-      if (!Number.isSafeInteger(id) || id < 0 || id > 2 ** 24)
-        throw new TokenizerError(
-          source,
-          `added token ${JSON.stringify(content)} has id ${String(id)}; ids are integers from 0 on`,
-        );
-      if (this.#tokens[id] !== undefined && this.#tokens[id] !== content) {
-        throw new TokenizerError(
-          source,
-          `added token ${JSON.stringify(content)} has the id ${id} of ${JSON.stringify(this.#tokens[id])}`,
-        );
-      }
-      this.#tokens[id] = content;
-      this.#ids.set(content, id);
-      this.#added.set(content, added);
-      this.#addedById.set(id, added);
-    }
-    for (let id = 0; id < this.#tokens.length; id++) {
-      if (this.#tokens[id] === undefined)
-        throw new TokenizerError(
-          source,
-          `no token has the id ${id}; ids run without gaps to ${this.#tokens.length - 1}`,
-        );
-    }
-    this.vocabSize = this.#tokens.length;
-    BYTE_SYMBOLS.forEach((symbol, byte) => {
-      const id = this.#ids.get(symbol);
-      if (id === undefined)
-        throw new TokenizerError(
-          source,
-          `byte ${byte} (${JSON.stringify(symbol)}) is no token; a byte-level vocabulary holds all 256`,
-        );
-      this.#byteIds[byte] = id;
-    });
-    this.#merges = new MergeTable(this.vocabSize);
-    merges.forEach(([left, right], rank) => {
-      const [a, b, result] = [this.#ids.get(left), this.#ids.get(right), this.#ids.get(left + right)];
-      if (a === undefined || b === undefined || result === undefined) {
-        const missing = a === undefined ? left : b === undefined ? right : left + right;
-        throw new TokenizerError(
-          source,
-          `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}): ${JSON.stringify(missing)} is no token`,
-        );
-      }
-      if (this.#merges.has(a, b))
-        throw new TokenizerError(
-          source,
-          `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}) is listed twice`,
-        );
-      this.#merges.add(a, b, result);
-    });
+    expectOptions(source, options, BPE_OPTIONS);
+    this.options = options;
+    const { vocab, merges, addedTokens = [], preTokenizers = [], alphabet = "bytes" } = options;
+    this.#vocabulary = new Vocabulary(source, vocab, addedTokens);
+    this.vocabSize = this.#vocabulary.size;
+    this.#merges = mergeTable(source, this.#vocabulary, merges);
+    this.#added = new AddedTokens(addedTokens, options.normalize);
+    this.#addedById = new Map(addedTokens.map((token) => [token.id, token]));
+    this.#endsInBytes =
+      preTokenizers.at(-1)?.type === "bytes" ||
+      (alphabet === "bytes" && !preTokenizers.some((step) => step.type === "bytes"));
+    this.#steps = preTokenizers.at(-1)?.type === "bytes" ? preTokenizers.slice(0, -1) : preTokenizers;
     const named = (token: string | undefined): number | undefined =>
-      token === undefined ? undefined : this.#ids.get(token);
+      token === undefined ? undefined : this.#vocabulary.id(token);
+    this.#unknown = named(options.unkToken);
+    if (options.unkToken !== undefined && this.#unknown === undefined)
+      throw new TokenizerError(
+        source,
+        `the unknown token ${JSON.stringify(options.unkToken)} is not a token`,
+      );
+    const bytes = this.#endsInBytes || preTokenizers.some((step) => step.type === "bytes");
+    BYTE_SYMBOLS.forEach((symbol, byte) => {
+      if (!bytes || neverInUtf8(byte) || this.#unknown !== undefined) return;
+      if (this.#vocabulary.id(symbol) === undefined)
+        throw new UnsupportedStepError(
+          source,
+          `byte ${byte} (${JSON.stringify(symbol)}) is not a token; a byte-level vocabulary holds every byte of UTF-8`,
+        );
+    });
     this.bosTokenId = named(options.bosToken);
     this.eosTokenId = named(options.eosToken);
   }
 
-  /** Learn a vocabulary. Deterministic; see `learnMerges` for the rule. */
+  /** Learn a vocabulary. Deterministic; see `learnMerges` for the rule. @throws TokenizerError */
   static train(texts: Iterable<string>, options: BpeTrainOptions): BpeTokenizer {
-    const {
-      vocabSize,
-      specialTokens = [],
-      pattern = GPT2_PATTERN,
-      minFrequency = 1,
-      bosToken,
-      eosToken,
-    } = options;
+    const who = "BpeTokenizer.train";
+    expectOptions(who, options, TRAIN_OPTIONS);
+    const { vocabSize, specialTokens = [], pattern = GPT2_PATTERN, minFrequency = 1 } = options;
+    if (typeof texts !== "object" || (texts as unknown) === null || !(Symbol.iterator in texts))
+      throw new TokenizerError(who, `the texts are ${show(texts)}; they must be a list of strings`);
+    const special: unknown = specialTokens;
+    if (!Array.isArray(special) || !special.every((t) => typeof t === "string" && t !== ""))
+      throw new TokenizerError(who, `specialTokens is ${show(specialTokens)}; it must be a list of tokens`);
+    if (new Set(specialTokens).size !== specialTokens.length)
+      throw new TokenizerError(who, "specialTokens lists a token twice");
+    if (typeof pattern !== "string")
+      throw new TokenizerError(who, `pattern is ${show(pattern)}; it must be a string`);
+    if (typeof minFrequency !== "number" || !(minFrequency >= 0))
+      throw new TokenizerError(who, `minFrequency is ${show(minFrequency)}; it must be a number from 0 on`);
     const room = vocabSize - 256 - specialTokens.length;
     if (!Number.isInteger(vocabSize) || room < 0) {
       throw new TokenizerError(
-        "BpeTokenizer.train",
-        `vocabSize is ${vocabSize}; it must be an integer of at least ${256 + specialTokens.length} (256 bytes and ${specialTokens.length} special tokens)`,
+        who,
+        `vocabSize is ${show(vocabSize)}; it must be an integer of at least ${256 + specialTokens.length} (256 bytes and ${specialTokens.length} special tokens)`,
       );
     }
-    const regex = compilePattern("BpeTokenizer.train", pattern);
-    const { tokens, merges } = learnMerges(texts, regex, room, minFrequency);
-    const vocab: Record<string, number> = Object.fromEntries(tokens.map((token, id) => [token, id]));
+    const regex = compilePattern(who, pattern);
+    const { tokens, merges } = learnMerges(checked(who, texts), regex, room, minFrequency);
     const first = tokens.length;
+    const preTokenizers = splitBy(regex);
     return new BpeTokenizer({
-      vocab,
+      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
       merges,
       addedTokens: specialTokens.map((content, i) => ({ id: first + i, content, special: true })),
-      preTokenizers: [{ type: "split", pattern: regex, behavior: "Isolated", invert: false }],
-      bosToken,
-      eosToken,
+      preTokenizers,
+      bosToken: options.bosToken,
+      eosToken: options.eosToken,
+      written: stepsOfPattern(pattern, preTokenizers),
     });
   }
 
   tokenToId(token: string): number | undefined {
-    return this.#ids.get(token);
+    return this.#vocabulary.id(token);
   }
 
   idToToken(id: number): string | undefined {
-    return this.#tokens[id];
+    return this.#vocabulary.token(id);
   }
 
-  encode(text: string, options: EncodeOptions = {}): number[] {
-    const { addSpecialTokens = true, allowedSpecial = "all" } = options;
-    const out: number[] = addSpecialTokens ? [...(this.options.template?.before ?? [])] : [];
-    const { normalize } = this.options;
-    // Tokens that are matched before the normaliser, then those after it, then words.
-    for (const piece of this.#cut(text, false, allowedSpecial)) {
-      if (typeof piece === "number") out.push(piece);
+  encode(text: string, options?: EncodeOptions): number[] {
+    const { addSpecialTokens, allowedSpecial } = encodeArguments(this.#source, text, options);
+    const ids: number[] = [];
+    this.#added.cut(text, allowedSpecial).forEach((piece, i) => {
+      if (typeof piece === "number") ids.push(piece);
       else
-        for (const inner of this.#cut(normalize ? normalize(piece) : piece, true, allowedSpecial)) {
-          if (typeof inner === "number") out.push(inner);
-          else this.#encodeWords(inner, out);
-        }
-    }
-    if (addSpecialTokens) out.push(...(this.options.template?.after ?? []));
-    return out;
-  }
-
-  /** Alternation of the added tokens of one kind, the longest first. */
-  #matcher(normalized: boolean, allowed: "all" | "none" | readonly string[]): RegExp | undefined {
-    const key = `${String(normalized)} ${typeof allowed === "string" ? allowed : JSON.stringify(allowed)}`;
-    if (this.#matchers.has(key)) return this.#matchers.get(key);
-    const tokens = [...this.#added.values()]
-      .filter((t) => (t.normalized ?? false) === normalized)
-      .filter(
-        (t) => t.special !== true || allowed === "all" || (allowed !== "none" && allowed.includes(t.content)),
-      )
-      .sort((a, b) => b.content.length - a.content.length);
-    const regex =
-      tokens.length === 0 ? undefined : new RegExp(tokens.map((t) => escape(t.content)).join("|"), "gu");
-    if (this.#matchers.size > 64) this.#matchers.clear();
-    this.#matchers.set(key, regex);
-    return regex;
-  }
-
-  /** A text in pieces: ids of the added tokens in it, and what lies between them. */
-  #cut(text: string, normalized: boolean, allowed: "all" | "none" | readonly string[]): (string | number)[] {
-    const regex = this.#matcher(normalized, allowed);
-    if (!regex) return text === "" ? [] : [text];
-    const out: (string | number)[] = [];
-    let at = 0;
-    for (const { 0: content, index } of text.matchAll(regex)) {
-      const token = this.#added.get(content)!;
-      let [start, end] = [index, index + content.length];
-      if (start < at) continue;
-      if (token.singleWord && (isWord(before(text, start)) || isWord(after(text, end)))) continue;
-      if (token.lstrip) while (start > at && isSpace(text[start - 1]!)) start--;
-      if (token.rstrip) while (end < text.length && isSpace(text[end]!)) end++;
-      if (start > at) out.push(text.slice(at, start));
-      out.push(token.id);
-      at = end;
-    }
-    if (at < text.length) out.push(text.slice(at));
-    return out;
-  }
-
-  #encodeWords(text: string, out: number[]): void {
-    let words = [text];
-    for (const step of this.options.preTokenizers ?? []) {
-      words =
-        step.type === "prefixSpace"
-          ? words.map((w) => (w.startsWith(" ") ? w : ` ${w}`))
-          : words.flatMap((w) => split(w, step.pattern, step.behavior, step.invert));
-    }
-    for (const word of words) for (const id of this.#encodeWord(word)) out.push(id);
+        for (const word of preTokenize(piece, this.#steps, i === 0))
+          for (const id of this.#encodeWord(word)) ids.push(id);
+    });
+    const { before = [], after = [] } = (addSpecialTokens ? this.options.template : undefined) ?? {};
+    return fit(ids, { before: [...before], after: [...after] }, this.options.lengths ?? {});
   }
 
   #encodeWord(word: string): number[] {
     const cached = this.#cache.get(word);
     if (cached) return cached;
-    const bytes = this.#encoder.encode(word);
-    if (bytes.length >= 2 ** 26)
+    const symbols = this.#endsInBytes ? byteSymbols(word) : word;
+    if (symbols.length >= LONGEST_WORD)
       throw new TokenizerError(
         this.#source,
-        `a word has ${bytes.length} bytes; at most ${2 ** 26 - 1} are taken`,
+        `a word has ${symbols.length} symbols; at most ${LONGEST_WORD - 1} are taken`,
       );
-    let ids: number[] | undefined;
-    if (this.options.ignoreMerges === true) {
-      let symbols = "";
-      for (const byte of bytes) symbols += BYTE_SYMBOLS[byte]!;
-      const whole = this.#ids.get(symbols);
-      if (whole !== undefined && !this.#addedById.has(whole)) ids = [whole];
-    }
-    ids ??= applyMerges(
-      Array.from(bytes, (byte) => this.#byteIds[byte]!),
-      this.#merges,
-    );
+    const whole = this.options.ignoreMerges === true ? this.#vocabulary.id(symbols) : undefined;
+    const ids =
+      whole !== undefined && !this.#addedById.has(whole)
+        ? [whole]
+        : applyMerges(this.#symbolIds(symbols), this.#merges);
     if (word.length <= CACHED_LENGTH) {
       if (this.#cache.size >= CACHE_LIMIT) this.#cache.clear();
       this.#cache.set(word, ids);
@@ -306,40 +239,112 @@ export class BpeTokenizer implements Tokenizer {
     return ids;
   }
 
-  /** The bytes that ids stand for. @throws TokenizerError for an id that is no token's. */
-  decodeBytes(ids: Iterable<number>, options: DecodeOptions = {}): Uint8Array {
+  /** What merges begin with. */
+  #symbolIds(symbols: string): number[] {
     const out: number[] = [];
-    for (const id of ids) {
-      const token = this.#tokens[id];
-      if (token === undefined)
-        throw new TokenizerError(
-          this.#source,
-          `id ${String(id)} is no token; ids run from 0 to ${this.vocabSize - 1}`,
-        );
-      const added = this.#addedById.get(id);
-      if (added) {
-        if (options.skipSpecialTokens !== true || added.special !== true)
-          for (const byte of this.#encoder.encode(token)) out.push(byte);
-        continue;
-      }
-      for (const char of token) {
-        const byte = SYMBOL_BYTES.get(char);
-        if (byte !== undefined) out.push(byte);
-        else for (const b of this.#encoder.encode(char)) out.push(b);
+    let unknown = false;
+    for (const symbol of symbols) {
+      const id = this.#vocabulary.id(symbol);
+      const found = id === undefined ? this.#fallback(symbol) : [id];
+      if (found) {
+        out.push(...found);
+        unknown = false;
+      } else if (this.#unknown !== undefined) {
+        if (!unknown || this.options.fuseUnk !== true) out.push(this.#unknown);
+        unknown = true;
       }
     }
+    return out;
+  }
+
+  /** The byte tokens of a character, where the vocabulary has them all. */
+  #fallback(symbol: string): number[] | undefined {
+    if (this.options.byteFallback !== true) return undefined;
+    const ids = Array.from(new TextEncoder().encode(symbol), (byte) =>
+      this.#vocabulary.id(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`),
+    );
+    return ids.includes(undefined) ? undefined : (ids as number[]);
+  }
+
+  /** Tokens of ids, and whether each was added. */
+  *#tokens(ids: readonly number[], skipSpecial: boolean): Generator<[token: string, added: boolean]> {
+    for (const id of ids) {
+      const token = this.#vocabulary.token(id);
+      const added = this.#addedById.get(id);
+      if (token === undefined || (skipSpecial && added?.special === true)) continue;
+      yield [token, added !== undefined];
+    }
+  }
+
+  /** The bytes that ids stand for. @throws TokenizerError for ids that are not integers from 0 on */
+  decodeBytes(ids: Iterable<number>, options?: DecodeOptions): Uint8Array {
+    if (this.options.decoder && !this.options.decoder.includes(byteLevelStep))
+      return new TextEncoder().encode(this.decode(ids, options));
+    const { skipSpecialTokens } = decodeArguments(this.#source, options);
+    const out: number[] = [];
+    for (const [token, added] of this.#tokens(expectIds(this.#source, "the ids", ids), skipSpecialTokens))
+      for (const byte of tokenBytes(token, added)) out.push(byte);
     return Uint8Array.from(out);
   }
 
-  decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
-    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(this.decodeBytes(ids, options));
+  decode(ids: Iterable<number>, options?: DecodeOptions): string {
+    const { push, end } = this.#stream(options);
+    const text = push(expectIds(this.#source, "the ids", ids));
+    return text + end();
   }
 
-  decoder(options: DecodeOptions = {}): StreamDecoder {
-    const text = new TextDecoder("utf-8", { ignoreBOM: true });
-    return {
-      push: (...ids) => text.decode(this.decodeBytes(ids, options), { stream: true }),
-      end: () => text.decode(),
-    };
+  decoder(options?: DecodeOptions): StreamDecoder {
+    const { push, end } = this.#stream(options);
+    return { push: (...ids) => push(expectIds(this.#source, "the ids", ids)), end };
   }
+
+  #stream(options?: DecodeOptions): { push: (ids: readonly number[]) => string; end: () => string } {
+    const { skipSpecialTokens, after } = decodeArguments(this.#source, options);
+    const chain = new DecodeChain(this.options.decoder ?? [byteLevelStep]);
+    const push = (ids: readonly number[]): string => {
+      let text = "";
+      for (const [token, added] of this.#tokens(ids, skipSpecialTokens)) text += chain.push(token, added);
+      return text;
+    };
+    push(after);
+    return { push, end: () => chain.end() };
+  }
+}
+
+/** Texts that are known to be strings. */
+function* checked(who: string, texts: Iterable<unknown>): Generator<string> {
+  for (const text of texts) {
+    if (typeof text !== "string")
+      throw new TokenizerError(who, `a text is ${show(text)}; the texts must be a list of strings`);
+    yield text;
+  }
+}
+
+/** The step that cuts a text by one pattern. */
+export function splitBy(pattern: RegExp): readonly PreTokenizer[] {
+  return [{ type: "split", pattern, behavior: "Isolated", invert: false }];
+}
+
+/** The steps of a byte-level tokenizer that splits by one pattern, as a file writes them. */
+export function stepsOfPattern(pattern: string, preTokenizers: readonly PreTokenizer[]): WrittenSteps {
+  const byteLevel = (use: boolean): object => ({
+    type: "ByteLevel",
+    add_prefix_space: false,
+    trim_offsets: true,
+    use_regex: use,
+  });
+  const split = { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false };
+  return {
+    read: { preTokenizers },
+    pattern,
+    normalizer: null,
+    pre_tokenizer:
+      pattern === GPT2_PATTERN
+        ? byteLevel(true)
+        : { type: "Sequence", pretokenizers: [split, byteLevel(false)] },
+    post_processor: { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false },
+    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
+    truncation: null,
+    padding: null,
+  };
 }

@@ -21,3 +21,15 @@ export const SYMBOL_BYTES: ReadonlyMap<string, number> = new Map(
 export const BYTE_ALPHABET: readonly string[] = [...symbols].sort(
   (a, b) => a.codePointAt(0)! - b.codePointAt(0)!,
 );
+
+/** True for a byte that no UTF-8 text holds: c0, c1 and f5 to ff. */
+export const neverInUtf8 = (byte: number): boolean => byte === 0xc0 || byte === 0xc1 || byte >= 0xf5;
+
+const encoder = new TextEncoder();
+
+/** A text as the symbols of its UTF-8 bytes. */
+export function byteSymbols(text: string): string {
+  let out = "";
+  for (const byte of encoder.encode(text)) out += symbols[byte]!;
+  return out;
+}

@@ -15,3 +15,6 @@ export class TokenizerError extends Error {
     return typeof value === "object" && value !== null && BRAND in value;
   }
 }
+
+/** A file that may be right, but asks for a step that this package does not do itself; another reader may do it. */
+export class UnsupportedStepError extends TokenizerError {}

@@ -1,4 +1,5 @@
-import { BpeTokenizer } from "./bpe.js";
+import { expectOptions, expectText } from "./arguments.js";
+import { BpeTokenizer, splitBy, stepsOfPattern } from "./bpe.js";
 import { JsonReader } from "./json_reader.js";
 import { compilePattern, GPT2_PATTERN } from "./pattern.js";
 import { parseMerge, parseVocab } from "./vocabulary.js";
@@ -8,6 +9,9 @@ export function fromGpt2Files(
   files: { readonly vocab: unknown; readonly merges: string },
   options: { readonly addedTokens?: readonly string[] } = {},
 ): BpeTokenizer {
+  expectOptions("fromGpt2Files", files, ["vocab", "merges"]);
+  expectOptions("fromGpt2Files", options, ["addedTokens"]);
+  expectText("fromGpt2Files", "merges", files.merges);
   const r = new JsonReader("vocab.json");
   const vocab = parseVocab(r, "the file", files.vocab);
   const m = new JsonReader("merges.txt");
@@ -18,6 +22,7 @@ export function fromGpt2Files(
       line === "" || (i === 0 && line.startsWith("#version")) ? [] : [parseMerge(m, `line ${i + 1}`, line)],
     );
   const special = options.addedTokens ?? ["<|endoftext|>"];
+  const preTokenizers = splitBy(compilePattern("GPT-2", GPT2_PATTERN));
   return new BpeTokenizer({
     source: "vocab.json",
     vocab,
@@ -25,10 +30,9 @@ export function fromGpt2Files(
     addedTokens: special.flatMap((content) =>
       vocab[content] === undefined ? [] : [{ id: vocab[content], content, special: true }],
     ),
-    preTokenizers: [
-      { type: "split", pattern: compilePattern("GPT-2", GPT2_PATTERN), behavior: "Isolated", invert: false },
-    ],
+    preTokenizers,
     bosToken: special[0],
     eosToken: special[0],
+    written: stepsOfPattern(GPT2_PATTERN, preTokenizers),
   });
 }

@@ -1,10 +1,9 @@
-export {
-  BpeTokenizer,
-  type AddedToken,
-  type BpeOptions,
-  type BpeTrainOptions,
-  type PreTokenizer,
-} from "./bpe.js";
+export type { AddedToken } from "./added_tokens.js";
+export { BpeTokenizer, type BpeOptions, type BpeTrainOptions, type WrittenSteps } from "./bpe.js";
+export type { DecodeStep, DecodeSteps } from "./decoder_steps.js";
+export type { LengthOptions, Lengths } from "./lengths.js";
+export type { PreTokenizer } from "./pre_tokenizer.js";
+export type { SplitBehavior } from "./split.js";
 export { TokenizerError } from "./errors.js";
 export { loadTokenizer, type ReadText } from "./load.js";
 export { otherTokenizer } from "./other.js";
@@ -12,4 +11,4 @@ export { GPT2_PATTERN } from "./pattern.js";
 export { fromGpt2Files } from "./gpt2_files.js";
 export { fromTokenizerJson, isByteLevelBpe, type TokenizerJsonOptions } from "./tokenizer_json.js";
 export { toTokenizerJson } from "./to_tokenizer_json.js";
-export type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer.js";
+export type { AllowedSpecial, DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "./tokenizer.js";

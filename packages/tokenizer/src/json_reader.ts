@@ -1,17 +1,10 @@
-import { TokenizerError } from "./errors.js";
+import { show } from "./arguments.js";
+import { TokenizerError, UnsupportedStepError } from "./errors.js";
 
 export type Json = Readonly<Record<string, unknown>>;
 
 export function isRecord(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** A value as text: short, and safe for what nests deeply. */
-export function show(value: unknown): string {
-  if (value === undefined) return "absent";
-  if (Array.isArray(value)) return `a list of ${value.length}`;
-  if (typeof value === "object" && value !== null) return "an object";
-  return JSON.stringify(value).slice(0, 60);
 }
 
 /** Reads fields of a parsed file and says where something is wrong. */
@@ -22,6 +15,13 @@ export class JsonReader {
   }
   fail(where: string, message: string): never {
     throw new TokenizerError(this.file, `${where} ${message}`);
+  }
+  /** A step whose type is not among those that are read here. */
+  unsupported(where: string, type: string): never {
+    throw new UnsupportedStepError(
+      this.file,
+      `${where} is ${JSON.stringify(type)}; it is not supported here`,
+    );
   }
   object(where: string, value: unknown): Json {
     return isRecord(value) ? value : this.fail(where, `is ${show(value)}; it must be an object`);

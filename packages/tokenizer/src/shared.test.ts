@@ -72,7 +72,7 @@ describe("published tokenizers", () => {
     expect({ ...tokenizer.options.vocab }).toEqual(json("bpe-train/vocab.json"));
   });
 
-  it("Llama-2 style files go to the other library", async ({ skip }) => {
+  it("Llama-2 style files", async ({ skip }) => {
     const models = fileURLToPath(new URL("../../../../shared/models/stories260K/", import.meta.url));
     if (!existsSync(models)) skip("shared/models is not beside the repository");
     const tokenizer: Tokenizer = await loadTokenizer((name) =>

@@ -143,7 +143,6 @@ describe("hostile tokenizer files are refused by file, field and reason", () => 
   const cases: Record<string, [unknown, RegExp]> = {
     "no object": [[], /the file is a list|must be a valid object/],
     "no model": [{ ...file, model: undefined }, /model is absent|cannot be read/],
-    "a gap in the ids": [withModel({ vocab: { ...vocab, abc: 300 } }), /no token has the id 257/],
     "an id twice": [withModel({ vocab: { ...vocab, abc: 256 } }), /"ab" and "abc" have the same id 256/],
     "an id that is no integer": [withModel({ vocab: { ...vocab, abc: 1.5 } }), /"abc" has id 1\.5/],
     "an id that is huge": [withModel({ vocab: { ...vocab, abc: 1e15 } }), /"abc" has id/],
@@ -151,12 +150,12 @@ describe("hostile tokenizer files are refused by file, field and reason", () => 
       withModel({ vocab: { ...vocab, abc: "257" } }),
       /\["abc"\] is "257"; it must be an integer/,
     ],
-    "a byte missing": [
-      withModel({ vocab: { ...vocab, a: undefined, A: 32 } }),
-      /have the same id|no token has the id/,
-    ],
+    "a byte missing": [withModel({ vocab: { ...vocab, a: undefined, A: 32 } }), /"a" is not a token/],
     "no merges": [withModel({ merges: undefined }), /model\.merges is absent; it must be a list/],
-    "a merge of unknown tokens": [withModel({ merges: ["a z"] }), /merge 0 \("a", "z"\): "az" is no token/],
+    "a merge of unknown tokens": [
+      withModel({ merges: ["a z"] }),
+      /merge 0 \("a", "z"\): "az" is not a token/,
+    ],
     "a merge of one token": [
       withModel({ merges: ["ab"] }),
       /model\.merges\[0\] is "ab"; it must be two tokens/,
@@ -196,13 +195,9 @@ describe("hostile tokenizer files are refused by file, field and reason", () => 
       { ...file, added_tokens: [{ id: 259, content: "" }] },
       /added token 259 is empty/,
     ],
-    "an added token after a gap": [
-      { ...file, added_tokens: [{ id: 999, content: "<s>" }] },
-      /no token has the id 259/,
-    ],
     "a template of unknown tokens": [
       { ...file, post_processor: { type: "TemplateProcessing", single: [{ SpecialToken: { id: "<x>" } }] } },
-      /post_processor\.single\[0\]\.SpecialToken\.id is "<x>", which is no token/,
+      /post_processor\.single\[0\]\.SpecialToken\.id is "<x>", which is not a token/,
     ],
   };
   for (const [what, [root, reason]] of Object.entries(cases))
@@ -213,7 +208,7 @@ describe("hostile tokenizer files are refused by file, field and reason", () => 
   it("text that is no JSON, or none at all", async () => {
     const load = (files: Record<string, string>): Promise<unknown> =>
       loadTokenizer((name) => Promise.resolve(files[name]));
-    await expect(load({ "tokenizer.json": "{" })).rejects.toThrow(/tokenizer\.json: is no JSON/);
+    await expect(load({ "tokenizer.json": "{" })).rejects.toThrow(/tokenizer\.json: is not JSON/);
     await expect(load({})).rejects.toThrow(/neither tokenizer\.json nor vocab\.json and merges\.txt/);
   });
 });
