@@ -5,22 +5,16 @@ import { ROWS, tileColumns, tileLanes, type TileLanes } from "../engine/tile.wgs
 import {
   decayedScan,
   decayedStates,
-  decayedSteps,
-  decayedTile,
-  MAX_PIECES,
   scanBindings,
   scanParams,
   stateBindings,
   stateParams,
-  stepBindings,
-  stepParams,
-  tileBindings,
-  tileParams,
   type DecayedStateVariant,
-  type DecayedTileVariant,
   type ScanVariant,
-  type StepVariant,
-} from "./decayed_attention.wgsl.js";
+} from "./decayed_chunk_states.wgsl.js";
+import { decayedSteps, stepBindings, stepParams, type StepVariant } from "./decayed_recurrent.wgsl.js";
+import { MAX_PIECES } from "./decayed_rows.wgsl.js";
+import { decayedTile, tileBindings, tileParams, type DecayedTileVariant } from "./decayed_tile.wgsl.js";
 
 const tileKernel: Kernel<DecayedTileVariant> = defineKernel({
   name: "decayedAttention",

@@ -31,7 +31,8 @@ import {
 import { continuedConvolution, longConvolution } from "./long_convolution.js";
 import { poles } from "./poles.js";
 import { powerSums } from "./power_sums.js";
-import { advance, s4dPlan, type ChannelModel } from "./s4d.js";
+import { advance, type ChannelModel } from "./channel_model.js";
+import { s4dPlan } from "./s4d_layer.js";
 import {
   expectCall,
   newState,

@@ -29,7 +29,8 @@ export { SequenceState, type StatePlan } from "./sequence_state.js";
 export { lru, Lru, type LruConfig, type LruOptions, type LruParameters } from "./lru.js";
 export { s5, S5, type S5Config, type S5Options, type S5Parameters, type S5Rule } from "./s5.js";
 export type { DiagonalParameters } from "./diagonal.js";
-export { s4d, S4d, type S4dConfig, type S4dOptions, type S4dOutputs, type S4dParameters } from "./s4d.js";
+export { s4d, type S4dOptions, type S4dOutputs, type S4dParameters } from "./s4d.js";
+export { S4d, type S4dConfig } from "./s4d_layer.js";
 export {
   gatedLongConv,
   GatedLongConv,

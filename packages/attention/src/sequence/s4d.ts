@@ -1,5 +1,4 @@
 import {
-  add,
   applyOp,
   checkConfig,
   ConfigError,
@@ -8,41 +7,18 @@ import {
   elementwise,
   expectBoolean,
   expectDType,
-  expectInteger,
-  expectNumber,
   expectOneOf,
   expectShape,
   grid1d,
   linear,
-  randomNormal,
-  randomUniform,
-  vjp,
-  type Gpu,
   type Kernel,
-  type Module,
   type Tensor,
 } from "@x/kernels";
 import { expectTokens } from "../block.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  zeros,
-  type InitOptions,
-  type Plan,
-} from "../parameters.js";
-import { longConvolution } from "./long_convolution.js";
+import { convolved, stepped } from "./channel_model.js";
 import { poles } from "./poles.js";
 import { finalState, powerSums } from "./power_sums.js";
-import { gateHalves, gateHalvesBackward, recurrent, type RecurrentVariant } from "./s4d.wgsl.js";
-import {
-  expectCall,
-  newState,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "./sequence_state.js";
+import { gateHalves, gateHalvesBackward } from "./s4d.wgsl.js";
 
 export interface S4dParameters {
   /** [dim]: ln of the step. */
@@ -82,85 +58,6 @@ export interface S4dOutputs {
   readonly state?: Tensor;
   /** [dim, seq], with `returnKernel`. */
   readonly kernel?: Tensor;
-}
-
-/** The diagonal state space models of all channels as the forms take them. */
-export interface ChannelModel {
-  /** [dim, states, 4] of `poles`. */
-  readonly pole: Tensor;
-  readonly c: Tensor;
-}
-
-const recurrentKernel: Kernel<RecurrentVariant> = defineKernel({
-  name: "s4dRecurrent",
-  bindings: (v: RecurrentVariant) => ({
-    u: "read f32" as const,
-    pole: "read vec4u" as const,
-    c: "read vec2f" as const,
-    ...(v.state ? { state: "read vec2f" as const } : {}),
-    out: "write f32" as const,
-    state_out: "write vec2f" as const,
-  }),
-  params: { batch: "u32", seq: "u32", dim: "u32", states: "u32" },
-  wgsl: recurrent,
-});
-
-/** Outputs [batch, seq, dim] without the skip, by the convolution. */
-function convolved(u: Tensor, kernel: Tensor, { pole, c }: ChannelModel, state: Tensor | undefined): Tensor {
-  const y = longConvolution(u, kernel);
-  return state ? add(y, powerSums(c, pole, u.shape[1]!, state)) : y;
-}
-
-/** The same outputs and the last state in one pass over the tokens; its gradient is the convolution's. */
-function stepped(
-  u: Tensor,
-  { pole, c }: ChannelModel,
-  state: Tensor | undefined,
-): { y: Tensor; state: Tensor } {
-  const { gpu } = u;
-  const [batch, seq, dim] = u.shape as [number, number, number];
-  const states = pole.shape[1]!;
-  const lanes = Math.min(64, 2 ** Math.ceil(Math.log2(states)));
-  const inputs = [u, pole, c, state];
-  const [y, last] = applyOp({
-    name: "s4dRecurrent",
-    inputs,
-    forward: () => {
-      const [out, state_out] = [gpu.empty(u.shape), gpu.empty([batch, dim, states, 2])];
-      gpu.run(recurrentKernel, {
-        variant: { lanes, each: Math.ceil(states / lanes), state: state !== undefined },
-        bindings: { u, pole, c, state, out, state_out },
-        params: { batch, seq, dim, states },
-        workgroups: grid1d(batch * Math.ceil((dim * lanes) / 64)),
-      });
-      return { outputs: [out, state_out] };
-    },
-    backward: ({ grads, needs }) => {
-      const wrt = inputs.filter((t, i): t is Tensor => t !== undefined && needs[i] === true);
-      const run = vjp(
-        () => [
-          convolved(u, powerSums(c, pole, seq), { pole, c }, state),
-          ...(grads[1] ? [finalState(u, pole, state)] : []),
-        ],
-        wrt,
-      );
-      const gradients = run.pullback([grads[0], ...(grads[1] ? [grads[1]] : [])]);
-      let next = 0;
-      return needs.map((needed) => (needed ? gradients[next++] : undefined));
-    },
-  });
-  return { y: y!, state: last! };
-}
-
-/** Pieces up to which a state is moved on token by token. */
-const FEW = 16;
-
-/** Outputs without the skip and the next state of a sequence that goes on, in the form for its length. */
-export function advance(u: Tensor, model: ChannelModel, state: Tensor): { y: Tensor; state: Tensor } {
-  const { pole, c } = model;
-  if (u.shape[1]! <= FEW) return stepped(u, model, state);
-  const kernel = powerSums(c, pole, u.shape[1]!);
-  return { y: convolved(u, kernel, model, state), state: finalState(u, pole, state) };
 }
 
 const skipped = elementwise("s4dSkip", ["y", "u", "d"], (y, u, d) => e.add(y, e.mul(u, d)));
@@ -288,135 +185,4 @@ export function s4d(u: Tensor, parameters: S4dParameters, options: S4dOptions = 
       ...(returnKernel ? { kernel: kernel! } : {}),
     };
   });
-}
-
-export interface S4dConfig {
-  readonly dim: number;
-  /** States of a channel that are kept, one of each pair of conjugates. */
-  readonly stateSize: number;
-  /** Default "zoh". */
-  readonly discretization?: "zoh" | "bilinear";
-  /** Default "glu". */
-  readonly outputBlock?: "none" | "glu";
-  /** Steps at the beginning, log-uniform; default 0.001 to 0.1. */
-  readonly dtMin?: number;
-  readonly dtMax?: number;
-}
-
-/**
- * `s4d` as a layer: parameters log_dt [dim], log_A_real, A_imag [dim, stateSize], C [dim, stateSize, 2], D [dim], and
- * with the output block output_linear.weight [2 dim, dim], output_linear.bias [2 dim].
- */
-export class S4d implements Module {
-  readonly config: S4dConfig;
-  readonly #p: Record<string, Tensor>;
-
-  /** @throws ConfigError */
-  constructor(config: S4dConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("S4d", S4d.plan(config), parameters);
-    this.config = config;
-  }
-
-  /**
-   * Names, shapes and beginnings of the parameters: S4D-Lin, A_n = -1/2 + i pi n, steps log-uniform, C complex normal.
-   *
-   * @throws ConfigError
-   */
-  static plan(config: S4dConfig): Plan {
-    const who = "S4d";
-    checkConfig(who, config, ["dim", "stateSize", "discretization", "outputBlock", "dtMin", "dtMax"]);
-    const { dim, stateSize, discretization = "zoh", outputBlock = "glu" } = config;
-    expectInteger(who, "dim", dim, 1);
-    expectInteger(who, "stateSize", stateSize, 1);
-    expectOneOf(who, "discretization", discretization, ["zoh", "bilinear"]);
-    expectOneOf(who, "outputBlock", outputBlock, ["none", "glu"]);
-    return {
-      ...s4dPlan(who, dim, config),
-      ...(outputBlock === "glu"
-        ? { "output_linear.weight": matrix(2 * dim, dim), "output_linear.bias": zeros(2 * dim) }
-        : {}),
-    };
-  }
-
-  static init(gpu: Gpu, config: S4dConfig, options: InitOptions): S4d {
-    return new S4d(config, initParameters("S4d", gpu, S4d.plan(config), options));
-  }
-
-  /** The state of a decoding run, which `forward` moves on. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("S4d", gpu, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
-    const { dim, stateSize } = this.config;
-    return { state: { shape: [batch, dim, stateSize, 2] } };
-  }
-
-  /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("S4d", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    const { state, residual } = options;
-    const { discretization = "zoh", outputBlock = "glu" } = this.config;
-    const p = this.#p;
-    return x.gpu.scope(() => {
-      const next = s4d(
-        x,
-        {
-          logDt: p["log_dt"]!,
-          logAReal: p["log_A_real"]!,
-          aImag: p["A_imag"]!,
-          c: p["C"]!,
-          dSkip: p["D"]!,
-          wOut: p["output_linear.weight"],
-          bOut: p["output_linear.bias"],
-        },
-        {
-          discretization,
-          outputBlock,
-          residual,
-          form: state && (x.shape[1] ?? 0) <= FEW ? "recurrent" : "conv",
-          state: state?.tensors["state"],
-          returnState: state !== undefined,
-        },
-      );
-      state?.update({ state: next.state });
-      return next.out;
-    });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
-}
-
-/** The parameters of `channels` models, as S4D-Lin starts them. */
-export function s4dPlan(
-  who: string,
-  channels: number,
-  config: { readonly stateSize: number; readonly dtMin?: number; readonly dtMax?: number },
-): Plan {
-  const { stateSize, dtMin = 0.001, dtMax = 0.1 } = config;
-  expectNumber(who, "dtMax", dtMax, 1e-6);
-  expectNumber(who, "dtMin", dtMin, 1e-6, dtMax);
-  return {
-    log_dt: {
-      shape: [channels],
-      init: (gpu, shape, random) =>
-        randomUniform(gpu, shape, { ...random, low: Math.log(dtMin), high: Math.log(dtMax) }),
-    },
-    log_A_real: { shape: [channels, stateSize], init: Math.log(0.5) },
-    A_imag: {
-      shape: [channels, stateSize],
-      init: (gpu, shape) =>
-        gpu.tensor(
-          Array.from({ length: channels * stateSize }, (_, i) => Math.PI * (i % stateSize)),
-          shape,
-        ),
-    },
-    C: {
-      shape: [channels, stateSize, 2],
-      init: (gpu, shape, random) => randomNormal(gpu, shape, { ...random, std: Math.SQRT1_2 }),
-    },
-    D: { shape: [channels], init: (gpu, shape, random) => randomNormal(gpu, shape, random) },
-  };
 }

@@ -22,10 +22,6 @@ import {
   bcElement,
   chunkParams,
   LANES,
-  scanBackward,
-  scanBackwardChannels,
-  scanBackwardPrepare,
-  scanBackwardSummary,
   scanChunks,
   scanForward,
   scanParams,
@@ -35,6 +31,12 @@ import {
   type ForwardVariant,
   type ScanVariant,
 } from "./selective_scan.wgsl.js";
+import {
+  scanBackward,
+  scanBackwardChannels,
+  scanBackwardPrepare,
+  scanBackwardSummary,
+} from "./selective_scan_backward.wgsl.js";
 
 const forwardKernel: Kernel<ForwardVariant> = defineKernel({
   name: "selectiveScan",
