@@ -9,6 +9,7 @@ import { expertsCommand } from "./commands/experts.js";
 import { modelConfig } from "./config/index.js";
 import { checkLength, continuationLength, defaultWindow } from "./context.js";
 import { Continuation } from "./continuation.js";
+import { classedTokens } from "./experts.js";
 import { perplexity } from "./training/evaluate.js";
 import { generate } from "./generate.js";
 import { CausalLM } from "./model.js";
@@ -76,6 +77,31 @@ describe("the text of a continuation", () => {
     expect(run([" Tom"])).toEqual({ shown: " a", text: " a", stopped: true });
     // What stands in the prompt alone ends nothing.
     expect(run(["Tom was", "was"])).toEqual({ shown: " a Tom", text: " a Tom", stopped: false });
+  });
+
+  it("finds a stop string that begins far back in a long prompt, past ids that say nothing", async () => {
+    const tokenizer = (await spaced())!;
+    const first = tokenizer.encode("Tom was a Tom was");
+    const prompt = [...first, ...new Array<number>(2000).fill(tokenizer.vocabSize + 5)];
+    const [a] = tokenizer.encode("Tom was a").slice(tokenizer.encode("Tom was").length);
+    for (const [stop, stopped] of [
+      ["a Tom was a", true],
+      ["Tom a", false],
+    ] as const) {
+      const text = new Continuation(tokenizer, prompt, [stop]);
+      text.push(a!);
+      expect(text.stopped, stop).toBe(stopped);
+    }
+  });
+
+  it("the tokens of a text belong to its words, where a space is part of a token and lost at the start", async () => {
+    const tokenizer = (await spaced())!;
+    const text = "Tom was a Tom";
+    const kinds = classedTokens(text, tokenizer, (word) => word).map(({ id, kind }) => [
+      tokenizer.idToToken(id)!.replace("▁", ""),
+      kind,
+    ]);
+    for (const [piece, kind] of kinds) expect(kind).toContain(piece);
   });
 });
 

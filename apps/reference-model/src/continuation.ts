@@ -11,6 +11,24 @@ function pending(text: string, stops: readonly string[]): number {
   return longest;
 }
 
+/** A decoder that goes on after a prompt, and at least `reach` characters of the prompt's end if it has them. */
+function afterPrompt(
+  tokenizer: Tokenizer,
+  prompt: readonly number[],
+  reach: number,
+): { decoder: StreamDecoder; text: string } {
+  // Bytes and special tokens say less than a character each: more tokens are taken until the text is long enough.
+  for (let count = reach; ; count = 4 * count) {
+    const cut = Math.max(0, prompt.length - count);
+    const decoder = tokenizer.decoder({ skipSpecialTokens: true, after: prompt.slice(0, cut) });
+    const text = prompt
+      .slice(cut)
+      .map((id) => decoder.push(id))
+      .join("");
+    if (text.length >= reach || cut === 0) return { decoder, text };
+  }
+}
+
 /**
  * The text that new ids add to a prompt's, as it may be shown: whole characters, and nothing that could still turn out
  * to be the start of a stop string. The prompt's ids go through the same decoder, since what an id says depends on
@@ -19,7 +37,6 @@ function pending(text: string, stops: readonly string[]): number {
  * A stop string may begin in the prompt; it ends in the continuation.
  */
 export class Continuation {
-  readonly #tokenizer: Tokenizer;
   readonly #decoder: StreamDecoder;
   readonly #stop: readonly string[];
   /** Characters before the continuation that a stop string can begin in. */
@@ -30,12 +47,10 @@ export class Continuation {
   #stopped = false;
 
   constructor(tokenizer: Tokenizer, prompt: readonly number[], stop: readonly string[] = []) {
-    this.#tokenizer = tokenizer;
-    this.#decoder = tokenizer.decoder({ skipSpecialTokens: true });
     this.#stop = stop;
-    let text = "";
-    for (const id of prompt) text += this.#decode(id);
     const reach = Math.max(0, ...stop.map((s) => s.length - 1));
+    const { decoder, text } = afterPrompt(tokenizer, prompt, reach);
+    this.#decoder = decoder;
     this.#text = reach === 0 ? "" : text.slice(-reach);
     this.#before = this.#shown = this.#text.length;
   }
@@ -52,7 +67,7 @@ export class Continuation {
 
   /** Take an id; returns what can be shown then. */
   push(id: number): string {
-    this.#add(this.#decode(id));
+    this.#add(this.#decoder.push(id));
     return this.#show(
       this.#stopped ? this.#text.length : this.#text.length - pending(this.#text, this.#stop),
     );
@@ -62,11 +77,6 @@ export class Continuation {
   end(): string {
     if (!this.#stopped) this.#add(this.#decoder.end());
     return this.#show(this.#text.length);
-  }
-
-  /** A model may have more rows than its tokenizer has ids; those say nothing. */
-  #decode(id: number): string {
-    return this.#tokenizer.idToToken(id) === undefined ? "" : this.#decoder.push(id);
   }
 
   /** Text that ends before the first stop string, which needs a character of what is added. */

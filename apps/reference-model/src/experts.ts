@@ -50,10 +50,12 @@ export function classedTokens(
   for (const match of text.matchAll(/[\p{L}\p{N}']+|[^\s]/gu))
     kinds.fill(classOf(match[0]), match.index, match.index + match[0].length);
   let at = 0;
-  return tokenizer.encode(text, { addSpecialTokens: false }).map((id) => {
-    const piece = tokenizer.decode([id]);
+  const stream = tokenizer.decoder();
+  return tokenizer.encode(text, { addSpecialTokens: false }).map((id, i, ids) => {
+    // A character that the token begins is not in the stream yet, but shows in the token's text.
+    const piece = tokenizer.decode([id], { after: ids.slice(Math.max(0, i - 4), i) });
     const first = at + Math.max(0, piece.search(/\S/));
-    at += piece.length;
+    at += stream.push(id).length;
     return { id, kind: kinds[Math.min(first, text.length - 1)] ?? "space" };
   });
 }

@@ -230,7 +230,11 @@ export async function loadFolderTokenizer(folder: string): Promise<Tokenizer | u
   await finishPublication(folder);
   if (!(await exists(join(folder, "tokenizer.json"))) && !(await exists(join(folder, "vocab.json"))))
     return undefined;
-  return loadTokenizer(async (name) => readFile(join(folder, name), "utf8").catch(() => undefined));
+  // Texts of training and prompts have lengths of their own; a file's are those of a batch.
+  return loadTokenizer(async (name) => readFile(join(folder, name), "utf8").catch(() => undefined), {
+    truncation: false,
+    padding: false,
+  });
 }
 
 /** What a model's folder holds beside its weights and its configuration, by name: the tokenizer's files and the like. */

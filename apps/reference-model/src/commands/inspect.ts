@@ -75,7 +75,8 @@ export function inspectCommand(program: Command): void {
             const name = open.memory.experts > 1 ? `${Math.floor(key / width)}:${key % width}` : String(key);
             const said = Array.from(
               { length: n },
-              (_, j) => `${show(tokenizer.decode([tokens[i * n + j]!]))} ${p[i * n + j]!.toFixed(2)}`,
+              (_, j) =>
+                `${show(tokenizer.decode([tokens[i * n + j]!], { after: ids.slice(0, at + 1) }))} ${p[i * n + j]!.toFixed(2)}`,
             );
             rows.push([
               layer,
@@ -89,7 +90,7 @@ export function inspectCommand(program: Command): void {
         }
         const mixed = layers.some((layer) => (model.layers[layer]!.ffn.memory?.experts ?? 1) > 1);
         process.stdout.write(
-          `token ${at} of ${ids.length}: ${JSON.stringify(tokenizer.decode([ids[at]!]))}\n\n`,
+          `token ${at} of ${ids.length}: ${JSON.stringify(tokenizer.decode([ids[at]!], { after: ids.slice(0, at) }))}\n\n`,
         );
         process.stdout.write(
           table(["layer", mixed ? "expert:key" : "key", "m", "|m| |value|", "m value promotes"], rows),

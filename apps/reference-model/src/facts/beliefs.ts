@@ -51,7 +51,11 @@ export async function beliefs(
         log += row[own[t]!]!;
         said.push(row.indexOf(Math.max(...row)));
       }
-      out.push({ ...claim, probability: Math.exp(log), says: tokenizer.decode(said) });
+      out.push({
+        ...claim,
+        probability: Math.exp(log),
+        says: tokenizer.decode(said, { after: own.slice(0, first) }),
+      });
     }
   }
   return out;
