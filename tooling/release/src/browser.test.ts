@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { chromium, type Browser, type Page as Tab } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -20,6 +21,9 @@ const ALL = process.env["GOLDEN_IN_BROWSER"] === "all";
 
 beforeAll(async () => {
   await executeOrThrow(tool("tsc"), ["-b", ...publicFolders(), "tooling/conformance"], { cwd: repository });
+  await executeOrThrow(process.execPath, ["tooling/release/bundle.mjs", ...publicFolders()], {
+    cwd: repository,
+  });
 }, 180_000);
 
 describe("what a browser downloads", () => {
@@ -32,6 +36,14 @@ describe("what a browser downloads", () => {
   });
 });
 
+/** The first HTML block of the root README, which is a whole page; its path to the packages is the server's. */
+function staticPage(): string {
+  const text = readFileSync(join(repository, "README.md"), "utf8");
+  const page = /```html\n([\s\S]*?)```/.exec(text)?.[1];
+  if (page === undefined) throw new Error("README.md has no page");
+  return page;
+}
+
 describe("headless Chromium", () => {
   let browser: Browser | undefined;
   let site: Site | undefined;
@@ -40,7 +52,7 @@ describe("headless Chromium", () => {
   beforeAll(async () => {
     if (executablePath === undefined) return;
     const { code } = await bundle("browser/page.ts", "browser/files.js");
-    site = await serve(code, join(repository, "tooling/fixtures/golden"));
+    site = await serve(code, join(repository, "tooling/fixtures/golden"), staticPage());
     browser = await chromium.launch({ executablePath, headless: true, args: [...CHROMIUM_FLAGS] });
     tab = await browser.newPage();
     tab.on("pageerror", (error) => {
@@ -61,6 +73,41 @@ describe("headless Chromium", () => {
     console.log(`adapter in Chromium: ${JSON.stringify(found)}`);
     expect(found.name).not.toBe("");
   });
+
+  it("runs the README's page without a bundler: one file for each package, and errors with their names", async ({
+    skip,
+  }) => {
+    if (!browser || !site) return skip(reason);
+    const page = await browser.newPage();
+    const [said, loaded, failed]: [string[], string[], string[]] = [[], [], []];
+    page.on("console", (message) => said.push(message.text()));
+    page.on("pageerror", (error) => failed.push(String(error)));
+    page.on("request", (request) => loaded.push(new URL(request.url()).pathname));
+    await page.goto(`${site.url}static`);
+    await page.waitForFunction(() => document.body.textContent.includes("0.8505"), undefined, {
+      timeout: 60_000,
+    });
+    const text = await page.evaluate(() => document.body.textContent);
+    expect(text.trim()).toMatch(/^0\.8505, 0\.8279, 0\.0442$/);
+    expect([failed, said.filter((line) => /error/i.test(line))]).toEqual([[], []]);
+    const files = loaded.filter((path) => path.endsWith(".js"));
+    expect(files).toContain("/node_modules/@x/attention/dist/browser/index.js");
+    expect(files.length).toBeLessThanOrEqual(4);
+    // Text, since Vitest rewrites the imports of functions.
+    const names = await page.evaluate(`import("@x/kernels").then(async ({ openDevice, ShapeError }) => {
+      const gpu = await openDevice();
+      try {
+        gpu.tensor([1, 2], [3]);
+        return [];
+      } catch (error) {
+        return [error.name, String(error instanceof ShapeError), String(error)];
+      } finally {
+        gpu.destroy();
+      }
+    })`);
+    expect(names).toEqual(["ShapeError", "true", expect.stringMatching(/^ShapeError: /)]);
+    await page.close();
+  }, 120_000);
 
   for (const subgroups of [true, false]) {
     const how = subgroups ? "as the adapter is" : "without subgroups";

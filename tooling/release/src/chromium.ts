@@ -66,8 +66,11 @@ export interface Site {
   close(): Promise<void>;
 }
 
-/** Serve an empty page with a script, and the golden files below /golden/, on this machine only. */
-export async function serve(script: string, golden: string): Promise<Site> {
+/**
+ * Serve an empty page with a script, the golden files below /golden/, and at /static a page without a bundler whose
+ * packages lie below /node_modules/, on this machine only.
+ */
+export async function serve(script: string, golden: string, staticPage = ""): Promise<Site> {
   const server: Server = createServer((request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname));
     const send = (type: string, body: string | Uint8Array): void => {
@@ -77,6 +80,9 @@ export async function serve(script: string, golden: string): Promise<Site> {
     if (path === "/")
       send("text/html", '<!doctype html><title>x</title><script type="module" src="/page.js"></script>');
     else if (path === "/page.js") send("text/javascript", script);
+    else if (path === "/static") send("text/html", staticPage);
+    else if (/^\/node_modules\/@x\/[\w-]+\/dist\/browser\/[\w-]+\.js$/.test(path))
+      send("text/javascript", readFileSync(join(repository, path.replace("/node_modules/@x/", "packages/"))));
     else if (path.startsWith("/golden/") && existsSync(join(golden, path.slice(7)))) {
       const target = join(golden, path.slice(7));
       if (path.endsWith("/")) {

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { publicFolders, readManifest, repository } from "./workspace.js";
+import { publicFolders, readManifest, repository, workspaceFolders } from "./workspace.js";
 
 const folder = join(repository, ".github/workflows");
 const root = readManifest(repository) as unknown as { packageManager: string };
@@ -64,5 +64,13 @@ describe("workflows", () => {
         .map((folder) => readManifest(join(repository, folder)).name)
         .sort(),
     );
+  });
+
+  it("`npm run pack`, which the README names, packs what is published", () => {
+    const { scripts } = readManifest(repository) as unknown as { scripts: Record<string, string> };
+    expect(scripts["pack"]).toMatch(
+      / pnpm --recursive --filter "\.\/packages\/\*" pack --pack-destination tarballs$/,
+    );
+    expect(publicFolders()).toEqual(workspaceFolders().filter((path) => path.startsWith("packages/")));
   });
 });
