@@ -124,7 +124,7 @@ const CALLS: Readonly<Record<string, (gpu: Gpu) => readonly unknown[]>> = {
     f(gpu, 1, 3, 4),
     f(gpu, 1, 2, 3, 4),
     { filters: f(gpu, 2, 4, 3), skip: f(gpu, 2, 4) },
-    {},
+    { form: "direct", state: f(gpu, 1, 2, 2, 4), returnState: true },
   ],
 };
 

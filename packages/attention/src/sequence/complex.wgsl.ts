@@ -1,3 +1,7 @@
+/*
+ * Complex numbers: a fragment, which kernels include.
+ */
+
 /**
  * Complex numbers as vec2f (re, im). WGSL promises little of its sin, cos, exp and atan2 (sin and cos 2^-11), and a
  * state space model multiplies angles by thousands of steps: so angles are counted in turns, as integers, and go through

@@ -1,6 +1,16 @@
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { bind } from "../engine/tile.wgsl.js";
 
+/*
+ * The gradients of decays. A workgroup of `headDecayGradient` owns a chunk of one head, grid [chunks, heads, batch]; one of
+ * `channelDecayGradient` 64 channels of a chunk of one head, grid [chunks ceil(dim / 64), heads, batch]. What an invocation owns
+ * changes on the way: see each.
+ *
+ * Bindings: x, k [batch, heads, tokens, dim], y, v [batch, heads, tokens, valueDim], decay and out [batch, heads, tokens], of
+ * channels [batch, heads, tokens, dim], each where its strides say; states before and dstates after each chunk [batch, heads,
+ * chunks, dim, valueDim].
+ */
+
 /** The most tokens of a chunk whose pairs one workgroup holds. */
 export const PAIRS = 64;
 

@@ -1,6 +1,16 @@
 import { flatMain, type BindingSpec, type ParamType } from "@x/kernels";
 import { bind } from "../engine/tile.wgsl.js";
 
+/*
+ * Memories of keys and values, from which what stands at a key may be erased first. Forward and back over the whole sequence an
+ * invocation owns a column of the state of one head; the gradients of q and k are taken by rows, an invocation owning a row of
+ * the state of one chunk and head. Grids: batch heads valueDim, and batch heads chunks dim invocations, in workgroups of 64.
+ *
+ * Bindings: q, k, dq, dk [batch, heads, tokens, dim]; v, out, dout, missing, enters, denters, dv [batch, heads, tokens,
+ * valueDim]; beta [batch, heads, tokens]; gain [batch, heads, tokens] or [batch, heads, tokens, dim]: each where its strides
+ * say, and q, k, out and dout with their number of heads. states and dstates [batch, heads, slots, dim, valueDim].
+ */
+
 export interface RecurrenceVariant {
   /** Elements that an invocation holds: of a column of the state dim, of a row valueDim. */
   readonly held: number;

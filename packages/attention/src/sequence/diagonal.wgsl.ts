@@ -1,6 +1,19 @@
 import { flatMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 
+/*
+ * Diagonal models that all channels enter: the scan over tokens, and what enters it. Where there are more chunks than one,
+ * `scanEnds` walks each by itself, `scanCarry` joins them, and the scan starts each from what comes into it.
+ *
+ * An invocation owns one state of one chunk of one sequence, of the carry one state of one sequence, of `inputForward` one
+ * element of b; a workgroup of `inputBackward` owns one state. Grids: batch chunks states, batch states, states dim invocations
+ * in workgroups of 64, and `states` workgroups.
+ *
+ * Bindings: v, x, dv [batch, seq, states] of vec2, the real and the imaginary part; pole [states] of vec4<u32> (see `poles`);
+ * start [batch, states] or [batch, chunks, states]; borders [batch, chunks, states]; partial [batch, chunks, states] of vec4; b
+ * and db [states, dim] of vec2; weight and grad [2 states, dim].
+ */
+
 export interface ScanVariant {
   /** From the last token to the first, with the conjugate pole: the gradient. */
   readonly adjoint: boolean;
@@ -20,7 +33,7 @@ export const scanParams = {
   borders: "u32",
 } as const;
 
-/** A thread owns one state of one chunk of one sequence; neighbours in a workgroup own neighbouring states. */
+/** An invocation owns one state of one chunk of one sequence; neighbours in a workgroup own neighbouring states. */
 const head = (adjoint: boolean): string => /* wgsl */ `
 ${complexWgsl}
 fn place(b: u32, t: u32, p: u32) -> u32 {
@@ -46,7 +59,7 @@ ${head(v.adjoint)}
   borders[index] = s;
 }`;
 
-/** In place: borders[b, c, p] becomes what comes into chunk c. A thread owns one state of one sequence. */
+/** In place: borders[b, c, p] becomes what comes into chunk c. An invocation owns one state of one sequence. */
 export const scanCarry = (v: ScanVariant): string => /* wgsl */ `
 ${complexWgsl}
 ${flatMain("index", "params.batch * params.states")}

@@ -1,5 +1,13 @@
 import { complexWgsl } from "./complex.wgsl.js";
 
+/*
+ * The transformed form of a long convolution, by blocks of P tokens. A workgroup owns one block of two neighbouring channels of
+ * one sequence, in its memory; an invocation a share of the block's values. Grid: batch blocks ceil(dim / 2) workgroups, for the
+ * gradient of the filter blocks ceil(dim / 2).
+ *
+ * Bindings: spectra [batch, blocks, dim, P] of vec2, the real and the imaginary part; x and the results where the strides say.
+ */
+
 /** Lanes of a workgroup that transforms `size` numbers in its memory. */
 export const fftLanes = (size: number): number => Math.min(256, size / 4);
 

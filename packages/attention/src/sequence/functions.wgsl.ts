@@ -1,3 +1,7 @@
+/*
+ * Functions that WGSL lacks, or has with too few digits: fragments, which kernels include.
+ */
+
 // WGSL functions of gated recurrences that keep the digits of small results.
 
 export const sigmoidWgsl: string = /* wgsl */ `

@@ -5,6 +5,7 @@ import {
   defineKernel,
   e,
   elementwise,
+  expectBoolean,
   expectDType,
   expectInteger,
   expectOneOf,
@@ -163,6 +164,7 @@ export function gatedLongConv(
   checkConfig(who, options, ["form", "state", "returnState"]);
   const { form = "auto", state, returnState = state !== undefined } = options;
   expectOneOf(who, "form", form, ["auto", "direct", "fft"]);
+  expectBoolean(who, "returnState", returnState);
   const { filters, skip } = parameters;
   for (const [name, t] of Object.entries({ v, gates, filters, skip, state }))
     if (t !== undefined) expectDType(who, name, t, "f32");

@@ -1,3 +1,11 @@
+/*
+ * A gated convolution of a few tokens that follow a state. A workgroup owns 16 channels of one token, an invocation a share of
+ * one channel's taps. Grid: batch seq ceil(dim / 16) workgroups, laid out in two dimensions.
+ *
+ * Bindings: z [batch, seq, dim] or the first dim columns of gates; gates [batch, seq, (order + 1) dim]; filters [order, dim,
+ * taps]; skip [order, dim]; before and next [batch, taps - 1, dim]; out [batch, seq, dim].
+ */
+
 /** Channels of a workgroup, and lanes among which the taps of one are shared. */
 export const CHANNELS = 16;
 const SHARES = 4;

@@ -1,5 +1,13 @@
 import { flatMain } from "@x/kernels";
-/** Results that a thread computes from one window of the sequence it slides over. */
+
+/*
+ * The direct form of a long convolution. An invocation owns TILE consecutive results of one channel, of the gradient of the
+ * filter for all sequences. Grid: batch tiles dim (tiles dim) invocations in workgroups of 64.
+ *
+ * Bindings: x [batch, seq, dim]; w [dim, taps], for the gradient of the filter [batch, seq, dim]; out as x, or as the filter.
+ */
+
+/** Results that an invocation computes from one window of the sequence it slides over. */
 export const TILE = 8;
 
 /** y = filter * x, or the gradient of x or of the filter, as in the transformed form. */
@@ -8,7 +16,7 @@ export interface DirectVariant {
 }
 
 /**
- * A thread owns 8 consecutive results of one channel: acc_i = sum over s of x_s w[first + i - s], with 15 of w in
+ * An invocation owns 8 consecutive results of one channel: acc_i = sum over s of x_s w[first + i - s], with 15 of w in
  * registers, so that 8 loads of each serve 64 products. For y and (in reversed time) the gradient of x, w is the filter;
  * for the gradient of the filter, x is the gradient of y in reversed time and w the input.
  */

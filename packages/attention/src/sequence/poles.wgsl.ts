@@ -1,6 +1,13 @@
 import { flatMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 
+/*
+ * Poles of diagonal models from their parameters. An invocation owns one pole; grid: count invocations in workgroups of 64.
+ *
+ * Bindings: re, im, d_re, d_im [count]; log_dt, one for several poles, and d_log_dt [count]; out [count] of vec4<u32>, grad
+ * [count] of vec4.
+ */
+
 /** How parameters become poles; see `poles`. */
 export type PoleRule = "zoh" | "bilinear" | "discrete";
 

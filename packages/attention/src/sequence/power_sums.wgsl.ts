@@ -1,6 +1,18 @@
 import { flatMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 
+/*
+ * Sums of powers of poles: the kernel of a convolution, what a state adds to the outputs, and the last state.
+ *
+ * A workgroup of `powerSum` owns 64 (512) times of one channel of one sequence: grid batch dim tiles workgroups. An invocation of
+ * `moments` owns one state of one chunk of one sequence, of `lastState` one state of one sequence, of the backward kernels one
+ * state of one channel. Grids: batch chunks width, batch width and width invocations in workgroups of 64, width = dim states.
+ *
+ * Bindings: pole [dim, states] of vec4<u32> (see `poles`), d_pole of vec4; c, d_c [dim, states] and state, d_state, weight
+ * [batch, dim, states] of vec2, the real and the imaginary part; u and the sums [batch, seq, dim], a kernel [dim, seq]; partial
+ * [batch, chunks, dim, states] and moment [batch, dim, states] of vec4.
+ */
+
 /** Times that a lane of `powerSum` reaches by steps of 64 from one power. */
 export const STRIDES = 8;
 /** Tokens between two powers in `moments`: so far a pole is multiplied by itself. */
@@ -59,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 };
 
 /**
- * partial[b, chunk, h, n] = (sum of u_t a^e, sum of e u_t a^e) over the chunk's tokens, e = e(t) + offset. A thread owns a
+ * partial[b, chunk, h, n] = (sum of u_t a^e, sum of e u_t a^e) over the chunk's tokens, e = e(t) + offset. An invocation owns a
  * state of a chunk; 64 tokens at a time by Horner's rule, which gives the derivative too, then one power.
  */
 export const moments = (): string => /* wgsl */ `

@@ -2,6 +2,18 @@ import { flatMain } from "@x/kernels";
 import type { ParamType } from "@x/kernels";
 import { riseWgsl, sigmoidWgsl, softplusWgsl } from "./functions.wgsl.js";
 
+/*
+ * Griffin's recurrence. Where there are more chunks than one, the ends of the chunks are joined by `rgLruCarry`, and each chunk
+ * starts from what comes into it.
+ *
+ * An invocation owns a channel and a chunk of tokens, of the carry a channel of one sequence. Grid: batch chunks width
+ * invocations in workgroups of 64.
+ *
+ * Bindings: x, h, out, dout, lambda [batch, rows, width]; gates and dgates [blocks, batch rows, 2, block]; channels: rows of
+ * width values; segment_pos [batch, rows]; borders [batch, chunks, width] of vec2; dstate [batch, width]; parts
+ * [batch chunks, 3, width].
+ */
+
 /** Tokens whose parts of the parameters' gradients are summed by one invocation. */
 export const ROWS = 64;
 
@@ -25,7 +37,7 @@ export const rgLruParams: Record<string, ParamType> = {
 
 /**
  * What all share. gates [blocks, B T, 2, block] holds the two gates before bias and sigmoid; the rows of channels are the
- * input gate's bias, the recurrence gate's bias, aParam, and the incoming state of each sequence if there is one. An invocation owns a channel and a chunk of tokens.
+ * input gate's bias, the recurrence gate's bias, aParam, and the incoming state of each sequence if there is one.
  */
 const prelude = (v: RgLruVariant): string => /* wgsl */ `
 ${sigmoidWgsl}

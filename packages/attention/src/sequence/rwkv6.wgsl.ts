@@ -2,16 +2,25 @@ import { flatMain } from "@x/kernels";
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { bind, element, loader } from "../engine/tile.wgsl.js";
 
+/*
+ * RWKV-6's recurrence, whose decay differs by channel of the keys. An invocation of `rwkv6Walk` owns a row or a column of the
+ * matrix of one chunk, head and sequence: count = batch heads chunks dim. An invocation of `rwkv6Scan` owns one element of the
+ * matrix for all chunks: count = batch heads dim dim. Grids: count invocations in workgroups of 64.
+ *
+ * Bindings: xs, ys, zs, decay, out [batch, heads, tokens, dim], where the strides say; bonus [heads, dim]; start and last
+ * [batch, heads, dim, dim], or one for each chunk; each [batch, heads, chunks, dim, dim]; gains [batch, heads, chunks, dim].
+ */
+
 export interface WalkVariant {
   /** Features come by fours. */
   readonly vec: boolean;
-  /** Fours of features that a thread holds. */
+  /** Fours of features that an invocation holds. */
   readonly pieces: number;
   /** They are registers; else an array that a loop goes through, which a compiler for CPUs takes in far less time. */
   readonly registers: boolean;
   /** From the last token to the first. */
   readonly reverse: boolean;
-  /** The thread's index is the values', and decays run along what it holds; else the keys', with one decay. */
+  /** The invocation's index is the values', and decays run along what it holds; else the keys', with one decay. */
   readonly ofValues: boolean;
   /** A matrix to begin with; else zeros. */
   readonly initial: boolean;
@@ -43,12 +52,12 @@ export const walkBindings = (v: WalkVariant): Record<string, BindingSpec> => ({
 });
 
 /**
- * One thread walks the tokens of a chunk with one row or column M of a matrix in registers:
+ * One invocation walks the tokens of a chunk with one row or column M of a matrix in registers:
  *
  *   out_t = x_t . (M + bonus y_t z_t), then M = decay_t M + y_t z_t,
  *
- * where x, y are vectors along M and z is the thread's number. Forward with (r, k, v) this is the output, and M a column of S;
- * with (dout, v, k), one decay a thread, dr and a row of S. In reverse M is of the gradient of S: (k, r, dout) gives dv,
+ * where x, y are vectors along M and z is the invocation's number. Forward with (r, k, v) this is the output, and M a column of S;
+ * with (dout, v, k), one decay an invocation, dr and a row of S. In reverse M is of the gradient of S: (k, r, dout) gives dv,
  * (v, dout, r) dk.
  */
 export const rwkv6Walk = (v: WalkVariant): string => /* wgsl */ `
@@ -116,7 +125,7 @@ export const scanBindings = (v: ChunkScanVariant): Record<string, BindingSpec> =
   last: bind("write", "f32"),
 });
 
-/** S_{c+1} = gain_c S_c + U_c with a gain for a row, one thread for an element; `each` holds U and then S_c. */
+/** S_{c+1} = gain_c S_c + U_c with a gain for a row, one invocation for an element; `each` holds U and then S_c. */
 export const rwkv6Scan = (v: ChunkScanVariant): string => /* wgsl */ `
 ${flatMain("i", "params.count")}
   var s = ${v.initial ? "start[i]" : "0.0"};

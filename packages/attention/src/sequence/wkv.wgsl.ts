@@ -1,6 +1,17 @@
 import { flatMain } from "@x/kernels";
 import type { ParamType } from "@x/kernels";
 
+/*
+ * RWKV-4's WKV. Where there are more chunks than one, `wkvEnds` walks each chunk by itself, `wkvCarry` joins the chunks, and
+ * `wkvForward` starts each from its state; the backward does the same from the last chunk to the first.
+ *
+ * An invocation owns a channel and a chunk of tokens, of the carry a channel of one sequence, and of `wkvBackwardChannels` one
+ * element of the result. Grids: batch chunks width, batch width and 2 width invocations, in workgroups of 64.
+ *
+ * Bindings: k, v, out, g, dk, dv [batch, rows, width]; channels and dchannels [2, width]: timeDecay, then timeFirst; kept
+ * [batch, slots, width, 3] and adjoint [batch, chunks + 1, width, 3]: (num, den, top) of a state.
+ */
+
 /** Tokens between two states that are kept for the backward. */
 export const STEP = 16;
 
