@@ -65,11 +65,12 @@ export class CausalLM implements Module {
     seed: number,
     made: Tensor[],
     given?: Readonly<Record<string, Tensor>>,
+    missing?: (name: string) => Error,
   ) {
     this.gpu = gpu;
     this.config = config;
     const { vocabSize, dim } = config;
-    const root = { gpu, model: config, components, seed, made, layer: -1 };
+    const root = { gpu, model: config, components, seed, made, missing, layer: -1 };
     const at = (name: string): typeof root & { name: string; given: typeof given } => ({
       ...root,
       name,
@@ -122,14 +123,19 @@ export class CausalLM implements Module {
     }
   }
 
-  /** Weights by name. @throws ConfigError naming what is missing or has another shape. */
+  /**
+   * Weights by name; `missing` says why one is not there, for what the weights were read from.
+   *
+   * @throws ConfigError naming what is missing or has another shape
+   */
   static fromParameters(
     gpu: Gpu,
     config: ModelConfig,
     parameters: Readonly<Record<string, Tensor>>,
     components: Components = COMPONENTS,
+    missing?: (name: string) => Error,
   ): CausalLM {
-    return new CausalLM(gpu, config, components, 0, [], parameters);
+    return new CausalLM(gpu, config, components, 0, [], parameters, missing);
   }
 
   /**

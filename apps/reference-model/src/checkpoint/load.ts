@@ -7,7 +7,7 @@ import type { Components } from "../components/index.js";
 import { expectObject, Fields, modelConfig, type ModelConfig } from "../config/index.js";
 import { CausalLM } from "../model.js";
 import { exists, finishPublication, readJson } from "./files.js";
-import { BESIDE, COMPUTED, expertTensor } from "./names.js";
+import { BESIDE, COMPUTED, expertTensor, modelNames } from "./names.js";
 
 /** A file that is read in pieces. */
 async function fileSource(path: string): Promise<ByteSource & { close: () => Promise<void> }> {
@@ -99,25 +99,57 @@ async function openFolder(
   }
 }
 
-/** Parameters on the device under the model's names, with the experts of a layer stacked. */
-async function readParameters(
-  gpu: Gpu,
+/** A folder's weights, and how it refuses what it cannot give. */
+interface FolderWeights {
+  /** On the device, under the model's names, with the experts of a layer stacked. */
+  readonly parameters: Record<string, Tensor>;
+  /** Why a tensor is not among them. */
+  readonly missing: (name: string) => Error;
+}
+
+/** Types of weights. A tensor of another type is left where it is, unless the model needs it. */
+const WEIGHT_TYPES: readonly string[] = ["F64", "F32", "F16", "BF16"];
+
+/** The tensors of a folder under the model's names; tied embeddings are one, whichever of the two is there. */
+function underModelNames(
   folder: string,
-  config: ModelConfig,
-): Promise<Record<string, Tensor>> {
+  tensors: ReadonlyMap<string, Found>,
+  tied: boolean,
+): Map<string, Found> {
+  const rename = modelNames([...tensors.keys()]);
+  const out = new Map<string, Found>();
+  for (const [given, found] of tensors) {
+    if (COMPUTED.test(given)) continue;
+    const name = rename(given);
+    if (out.has(name))
+      throw new FormatError(
+        folder,
+        `tensors ${JSON.stringify(out.get(name)!.name)} and ${JSON.stringify(given)} are both the model's ${name}`,
+      );
+    out.set(name, found);
+  }
+  const head = out.get("lm_head.weight");
+  if (tied && head) {
+    out.delete("lm_head.weight");
+    if (!out.has("model.embed_tokens.weight")) out.set("model.embed_tokens.weight", head);
+  }
+  return out;
+}
+
+async function readParameters(gpu: Gpu, folder: string, config: ModelConfig): Promise<FolderWeights> {
   const { tensors, close } = await openFolder(folder);
   const out: Record<string, Tensor> = {};
   try {
     const stacks = new Map<string, Map<number, Found>>();
-    for (const [name, found] of tensors) {
-      if (COMPUTED.test(name) || (config.tieEmbeddings && name === "lm_head.weight")) continue;
+    const unread = new Map<string, Found>();
+    for (const [name, found] of underModelNames(folder, tensors, config.tieEmbeddings)) {
       const expert = expertTensor(name);
       if (expert) {
         const stack = stacks.get(expert.stack) ?? new Map<number, Found>();
         stacks.set(expert.stack, stack.set(expert.index, found));
-        continue;
-      }
-      out[name] = await upload(gpu, found);
+      } else if (WEIGHT_TYPES.includes(found.file.entry(found.name).dtype))
+        out[name] = await upload(gpu, found);
+      else unread.set(name, found);
     }
     for (const [key, stack] of stacks) {
       const first = stack.get(0);
@@ -139,7 +171,15 @@ async function readParameters(
       }
       out[key] = gpu.keep(gpu.tensor(data, [stack.size, ...shape]));
     }
-    return out;
+    const missing = (name: string): Error => {
+      const found = unread.get(name);
+      if (found) return wrongType(found);
+      const names = [...tensors.keys()];
+      const some = names.slice(0, 5).join(", ");
+      const held = names.length > 5 ? `${some} and ${names.length - 5} more` : some || "none";
+      return new ConfigError(folder, `tensor ${name} is missing (there are: ${held})`);
+    };
+    return { parameters: out, missing };
   } catch (error) {
     for (const tensor of Object.values(out)) tensor.dispose();
     throw error;
@@ -148,14 +188,16 @@ async function readParameters(
   }
 }
 
-async function floats({ file, name }: Found): Promise<Float32Array> {
-  const numbers = await file.numbers(name);
-  if (!(numbers instanceof Float32Array))
-    throw new FormatError(
-      file.file,
-      `tensor ${JSON.stringify(name)} is ${file.entry(name).dtype}; weights are F32, F16 or BF16`,
-    );
-  return numbers;
+const wrongType = ({ file, name }: Found): FormatError =>
+  new FormatError(
+    file.file,
+    `tensor ${JSON.stringify(name)} is ${file.entry(name).dtype}; weights are F32, F16 or BF16`,
+  );
+
+async function floats(found: Found): Promise<Float32Array> {
+  const { file, name } = found;
+  if (!WEIGHT_TYPES.includes(file.entry(name).dtype)) throw wrongType(found);
+  return (await file.numbers(name)) as Float32Array;
 }
 
 async function upload(gpu: Gpu, found: Found): Promise<Tensor> {
@@ -208,9 +250,9 @@ export async function loadCheckpoint(
 ): Promise<Checkpoint> {
   checkConfig("loadCheckpoint", options, ["change", "components"]);
   const { config, json } = await readConfig(folder, options.change);
-  const given = await readParameters(gpu, folder, config);
+  const { parameters: given, missing } = await readParameters(gpu, folder, config);
   try {
-    const model = CausalLM.fromParameters(gpu, config, given, options.components);
+    const model = CausalLM.fromParameters(gpu, config, given, options.components, missing);
     const used = new Set(Object.keys(model.state()));
     const extra = Object.keys(given).filter((name) => !used.has(name));
     if (extra.length > 0)

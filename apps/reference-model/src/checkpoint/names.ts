@@ -29,3 +29,24 @@ export function expertName(stack: string): ((index: number) => string) | undefin
   const name = experts.endsWith("block_sparse_moe.experts") ? TO_MIXTRAL[matrix]! : matrix;
   return (index) => `${experts}.${index}.${name}.weight`;
 }
+
+const HEAD = /(?:^|\.)lm_head\.weight$/;
+/** What stands before the names of the model's own tensors: "model." in most checkpoints. */
+const WRAPPER = /^((?:[A-Za-z_]\w*\.)*?)(?:embed_tokens\.weight$|layers\.\d+\.)/;
+
+/**
+ * The names that the model has for a checkpoint's tensors: those of a bare decoder ("layers.0..") and of one inside
+ * another module ("transformer.", "language_model.model.") begin with "model." here.
+ */
+export function modelNames(names: readonly string[]): (name: string) => string {
+  const found = names.flatMap((name) => {
+    const match = WRAPPER.exec(name);
+    return match ? [{ wrapper: match[1]!, embeds: name.endsWith("embed_tokens.weight") }] : [];
+  });
+  const wrapper = (found.find(({ embeds }) => embeds) ?? found[0])?.wrapper ?? "model.";
+  if (wrapper === "model.") return (name) => name;
+  return (name) => {
+    if (HEAD.test(name)) return "lm_head.weight";
+    return name.startsWith(wrapper) ? `model.${name.slice(wrapper.length)}` : name;
+  };
+}

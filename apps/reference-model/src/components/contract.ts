@@ -150,6 +150,8 @@ export interface Weights {
   readonly name: string;
   /** A checkpoint's tensors below that name; absent: initialise. */
   readonly given?: Readonly<Record<string, Tensor>> | undefined;
+  /** Why the checkpoint has no tensor of a full name. */
+  readonly missing?: ((name: string) => Error) | undefined;
   readonly seed: number;
   /** Collects what was made, so that a model that cannot be finished leaves nothing behind. */
   readonly made: Tensor[];

@@ -59,8 +59,9 @@ export class ParameterSet {
   }
 
   #take(name: string, shape: readonly number[], make: () => Tensor): Tensor {
-    const { gpu, given, name: part, made } = this.#weights;
+    const { gpu, given, missing, name: part, made } = this.#weights;
     let tensor: Tensor;
+    if (given && !given[name] && missing) throw missing(`${part}.${name}`);
     if (given) tensor = checkParameter(`${part}.${name}`, takeParameter(part, given, name), shape);
     else made.push((tensor = gpu.keep(make())));
     this.#all[name] = tensor;
