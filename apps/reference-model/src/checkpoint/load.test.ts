@@ -82,7 +82,7 @@ describe("weights as public checkpoints name them", () => {
       const json = JSON.parse(await readFile(index, "utf8")) as { weight_map: Record<string, string> };
       for (const file of new Set(Object.values(json.weight_map)))
         await rewrite(join(folder, file), rename(f));
-      const map = Object.entries(json.weight_map).map(([name, file]) => [f(name), file]);
+      const map = Object.entries(json.weight_map).map(([name, file]) => [f(name), file] as const);
       await writeFile(index, JSON.stringify({ ...json, weight_map: Object.fromEntries(map) }));
     });
     expect(changed).toEqual(await logits("llama-sharded"));
