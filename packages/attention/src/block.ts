@@ -74,7 +74,7 @@ export interface BlockContext {
 
 export function blockContext(config: BlockConfig, { rmsNorm = plainRmsNorm }: Parts = {}): BlockContext {
   const { numHeads, normEps: eps = 1e-6 } = config;
-  return { numHeads, norm: (x, weight) => rmsNorm(x, weight, { eps }) };
+  return { numHeads, norm: (x, weight) => rmsNorm(x, { weight, eps }) };
 }
 
 /** Attention over [batch, seq, heads, headDim] ("bshd"); where masks and caches come in. */

@@ -187,7 +187,10 @@ export class LongT5Attention implements Module {
         const { rows, query, key } = blocksOf(x.gpu, real, globalBlock);
         const sums = scatterAdd(tokensOnly.reshape([batch * seq, dim]), rows, batch * blocks);
         const norm = this.#parts.rmsNorm ?? plainRmsNorm;
-        const side = norm(sums.reshape([batch, blocks, dim]), weight("global_input_layer_norm"), { eps });
+        const side = norm(sums.reshape([batch, blocks, dim]), {
+          weight: weight("global_input_layer_norm"),
+          eps,
+        });
         const far = attentionOutputs(q, split("k_proj", side), split("v_proj", side), {
           scale: 1,
           modifiers: [bias("global_relative_attention_bias", this.#globalIndex)],

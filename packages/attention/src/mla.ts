@@ -180,12 +180,12 @@ export class MultiHeadLatentAttention implements Module {
           ...(positionIds && cache ? { positionIds, seqLen: cache.config.maxLength } : {}),
         });
       const compressed = p["q_a_proj.weight"]
-        ? this.#rmsNorm(linear(x, p["q_a_proj.weight"]), p["q_a_layernorm.weight"]!, { eps })
+        ? this.#rmsNorm(linear(x, p["q_a_proj.weight"]), { weight: p["q_a_layernorm.weight"]!, eps })
         : x;
       const q = splitHeads(compressed, numHeads, (p["q_b_proj.weight"] ?? p["q_proj.weight"])!);
       const [qN, qR] = split(q, [nopeDim, ropeDim]) as [Tensor, Tensor];
       const [a, r] = split(linear(x, p["kv_a_proj_with_mqa.weight"]!), [kvRank, ropeDim]) as [Tensor, Tensor];
-      const latent = this.#rmsNorm(a, p["kv_a_layernorm.weight"]!, { eps });
+      const latent = this.#rmsNorm(a, { weight: p["kv_a_layernorm.weight"]!, eps });
       const keyRope = turn(r.reshape([...r.shape.slice(0, 2), 1, ropeDim]));
       const rows = (): Tensor =>
         concat([latent.reshape([...latent.shape.slice(0, 2), 1, kvRank]), keyRope], 3);

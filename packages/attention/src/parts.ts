@@ -12,7 +12,7 @@ export interface Parts {
   readonly rope?: Rope | undefined;
 }
 
-export type RmsNorm = (x: Tensor, weight: Tensor, options: { readonly eps: number }) => Tensor;
+export type RmsNorm = (x: Tensor, options: { readonly weight: Tensor; readonly eps: number }) => Tensor;
 
 /** A rotary embedding: rows are counted from `positionOffset`, or stand at `positionIds`, all below `seqLen`. */
 export interface Rope {
@@ -32,7 +32,7 @@ const rmsScale = elementwise("rmsNorm", ["x", "square", "weight", "eps"], (x, sq
   e.mul(e.mul(x, e.rsqrt(e.add(square, eps))), weight),
 );
 
-export const plainRmsNorm: RmsNorm = (x, weight, { eps }) =>
+export const plainRmsNorm: RmsNorm = (x, { weight, eps }) =>
   x.gpu.scope(() => rmsScale(x, mean(mul(x, x), { axes: -1, keepDims: true }), weight, eps));
 
 const layerScale = elementwise(

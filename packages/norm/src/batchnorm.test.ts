@@ -137,14 +137,14 @@ eachForm("batchNorm", (device) => {
         { ...problem(5, true), momentum: 0.5, ...expected },
         operand([2, 4, 5], 1).data,
       );
-    const again = BatchNorm.fromParameters({}, { ...norm.parameters(), ...norm.buffers() });
+    const again = new BatchNorm({ dim: 5 }, { ...norm.parameters(), ...norm.buffers() });
     const { out } = batchNormReference({ ...problem(5, false), ...expected }, operand([2, 4, 5], 1).data);
     expect(relativeError(await again.forward(x, { training: false }).read(), out)).toBeLessThan(1e-5);
-    expect(() => norm.forward(x, {} as never)).toThrow(/training is undefined/);
+    expect(() => norm.forward(x, {} as never)).toThrow(/training is missing/);
   });
 
   it("refuses what does not fit, by name", () => {
-    expect(() => BatchNorm.fromParameters({ epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
+    expect(() => new BatchNorm({ dim: 4, epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
     const { gpu } = device;
     const x = gpu.zeros([2, 3, 4]);
     const stats = { runningMean: gpu.zeros([4]), runningVar: gpu.full([4], 1) };
@@ -161,6 +161,6 @@ eachForm("batchNorm", (device) => {
     expect(() => batchNorm(x, { training: true, ...stats, runningVariance: "sampel" } as never)).toThrow(
       /did you mean "sample"/,
     );
-    expect(() => batchNorm(x, { ...stats } as never)).toThrow(/training is undefined/);
+    expect(() => batchNorm(x, { ...stats } as never)).toThrow(/training is missing/);
   });
 });

@@ -1,24 +1,28 @@
 import {
   applyOp,
-  checkConfig,
-  expectBoolean,
+  boolean,
+  Component,
   defineKernel,
   expectDType,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
   expectShape,
   grid1d,
+  integer,
+  number,
+  oneOf,
+  ones,
+  schema,
   ShapeError,
   showShape,
   slice,
   stridedCopy,
   sumMiddle,
-  takeParameter,
+  tensor,
+  zeros,
   type BindingSpec,
-  type Gpu,
+  type Config,
   type Kernel,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import {
@@ -49,28 +53,35 @@ function chunksOf(rows: number, wanted: number): { chunk: number; chunks: number
   return { chunk, chunks: Math.max(1, Math.ceil(rows / chunk)) };
 }
 
-export interface BatchNormOptions {
-  /** Statistics of the batch, or the running ones. */
-  readonly training: boolean;
-  readonly runningMean: Tensor;
-  readonly runningVar: Tensor;
-  readonly weight?: Tensor | undefined;
-  readonly bias?: Tensor | undefined;
-  /** i32 [batch, seq]: 1 for valid tokens. Padded tokens give 0 and have no influence. */
-  readonly mask?: Tensor | undefined;
-  /** Default 1e-5. */
-  readonly eps?: number;
-  /** Weight of the new value in the running statistics; default 0.1. */
-  readonly momentum?: number;
-  /**
-   * What the running variance takes of a batch of N tokens: "sample", the squares' sum over N - 1, as PyTorch does, or
-   * "population", over N, as ONNX and TensorFlow do. Default "sample".
-   */
-  readonly runningVariance?: RunningVariance;
-}
-
-export type RunningVariance = "sample" | "population";
-const RUNNING_VARIANCES: readonly RunningVariance[] = ["sample", "population"];
+const FIELDS = {
+  eps: number("Added to the variance.", { min: 0, default: 1e-5 }),
+  momentum: number("Share of the new value in the running statistics.", { min: 0, max: 1, default: 0.1 }),
+  runningVariance: oneOf(
+    'What the running variance takes of a batch of N tokens: "sample", the sum of squares over N - 1, as PyTorch ' +
+      'does, or "population", over N, as ONNX and TensorFlow do.',
+    ["sample", "population"],
+    { default: "sample" },
+  ),
+};
+const OPTIONS = schema("batchNorm", {
+  training: boolean("Statistics of the batch, or the running ones."),
+  runningMean: tensor("Running mean, f32 [dim]."),
+  runningVar: tensor("Running variance, f32 [dim]."),
+  weight: tensor("Factor, f32 [dim].", { optional: true }),
+  bias: tensor("Shift, f32 [dim].", { optional: true }),
+  mask: tensor("i32 [batch, seq]: 1 for valid tokens. Padded tokens give 0 and have no influence.", {
+    optional: true,
+  }),
+  ...FIELDS,
+});
+const CALL = schema("BatchNorm.forward", {
+  training: boolean("Statistics of the batch, which move the running ones, or the running ones."),
+  mask: OPTIONS.fields.mask,
+});
+const BATCH_NORM = schema("BatchNorm", { dim: integer("Number of features.", { min: 1 }), ...FIELDS });
+export type BatchNormOptions = Config<typeof OPTIONS>;
+export type BatchNormConfig = Config<typeof BATCH_NORM>;
+export type BatchNormForwardOptions = Config<typeof CALL>;
 
 export interface BatchNormResult {
   readonly out: Tensor;
@@ -90,22 +101,9 @@ export interface BatchNormResult {
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult {
-  const who = "batchNorm";
-  checkConfig(who, options, [
-    "training",
-    "runningMean",
-    "runningVar",
-    "weight",
-    "bias",
-    "mask",
-    "eps",
-    "momentum",
-    "runningVariance",
-  ]);
-  const { training, runningMean, runningVar, weight, bias, mask, eps = 1e-5, momentum = 0.1 } = options;
-  const { runningVariance = "sample" } = options;
-  expectBoolean(who, "training", training);
-  expectOneOf(who, "runningVariance", runningVariance, RUNNING_VARIANCES);
+  const who = OPTIONS.name;
+  const { training, runningMean, runningVar, weight, bias, mask, eps, momentum, runningVariance } =
+    OPTIONS.read(options);
   expectDType(who, "x", x, "f32");
   if (x.rank < 2) throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [.., dim]`);
   const dim = x.shape.at(-1)!;
@@ -116,8 +114,6 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
     expectShape(who, "mask", mask, x.shape.slice(0, -1));
     expectDType(who, "mask", mask, "i32");
   }
-  expectNumber(who, "eps", eps, 0);
-  expectNumber(who, "momentum", momentum, 0, 1);
   for (const [name, t] of Object.entries({ runningMean, runningVar, weight, bias }))
     if (t) expectDType(who, name, t, "f32");
   const { gpu } = x;
@@ -199,72 +195,35 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): BatchNormResult
   return { out: out!, runningMean: nextMean ?? runningMean, runningVar: nextVar ?? runningVar };
 }
 
-export type BatchNormSettings = Pick<BatchNormOptions, "eps" | "momentum" | "runningVariance">;
-const SETTINGS = ["eps", "momentum", "runningVariance"];
+/**
+ * `batchNorm` with its weight (ones), bias (zeros) and running statistics: the buffers `running_mean` (zeros) and
+ * `running_var` (ones), which `forward` in training moves on in place.
+ */
+export class BatchNorm extends Component<typeof BATCH_NORM> {
+  static readonly schema = BATCH_NORM;
 
-/** BatchNorm with its parameters and running statistics (`buffers`), which `forward` in training moves on in place. */
-export class BatchNorm implements Module {
-  readonly weight: Tensor | undefined;
-  readonly bias: Tensor | undefined;
-  readonly eps: number;
-  readonly momentum: number;
-  readonly runningVariance: RunningVariance;
-  readonly runningMean: Tensor;
-  readonly runningVar: Tensor;
-
-  constructor(
-    tensors: {
-      weight?: Tensor | undefined;
-      bias?: Tensor | undefined;
-      runningMean: Tensor;
-      runningVar: Tensor;
-    },
-    settings: BatchNormSettings = {},
-  ) {
-    const { eps = 1e-5, momentum = 0.1, runningVariance = "sample" } = settings;
-    this.weight = tensors.weight;
-    this.bias = tensors.bias;
-    this.runningMean = tensors.runningMean;
-    this.runningVar = tensors.runningVar;
-    this.eps = eps;
-    this.momentum = momentum;
-    this.runningVariance = runningVariance;
+  /** Names, shapes and initial values of the parameters and buffers. @throws ConfigError */
+  static plan(config: BatchNormConfig): ParameterPlan {
+    const { dim } = BATCH_NORM.read(config);
+    return {
+      weight: ones(dim),
+      bias: zeros(dim),
+      running_mean: { ...zeros(dim), buffer: true },
+      running_var: { ...ones(dim), buffer: true },
+    };
   }
 
-  /** Weight of ones, bias of zeros, running mean 0 and variance 1. */
-  static init(gpu: Gpu, config: BatchNormSettings & { dim: number }): BatchNorm {
-    checkConfig("BatchNorm", config, ["dim", ...SETTINGS]);
-    const { dim } = config;
-    expectInteger("BatchNorm", "dim", dim, 1);
-    return new BatchNorm(
-      {
-        weight: gpu.keep(gpu.full([dim], 1)),
-        bias: gpu.keep(gpu.zeros([dim])),
-        runningMean: gpu.keep(gpu.zeros([dim])),
-        runningVar: gpu.keep(gpu.full([dim], 1)),
-      },
-      config,
-    );
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: BatchNormConfig, parameters: Parameters) {
+    super(BATCH_NORM, config, BatchNorm.plan(config), parameters);
   }
 
-  /** From `weight`, `bias`, `running_mean` and `running_var`. */
-  static fromParameters(config: BatchNormSettings, parameters: Readonly<Record<string, Tensor>>): BatchNorm {
-    checkConfig("BatchNorm", config, SETTINGS);
-    return new BatchNorm(
-      {
-        weight: parameters["weight"],
-        bias: parameters["bias"],
-        runningMean: takeParameter("BatchNorm", parameters, "running_mean"),
-        runningVar: takeParameter("BatchNorm", parameters, "running_var"),
-      },
-      config,
-    );
-  }
-
-  /** x [batch, seq, dim]; in training the running statistics move on. */
-  forward(x: Tensor, { training, mask }: { training: boolean; mask?: Tensor | undefined }): Tensor {
-    expectBoolean("BatchNorm", "training", training);
-    const { weight, bias, eps, momentum, runningMean, runningVar, runningVariance } = this;
+  /** x f32 [batch, seq, dim]; in training the running statistics move on. @throws ShapeError, DTypeError, ConfigError */
+  forward(x: Tensor, options: BatchNormForwardOptions): Tensor {
+    const { training, mask } = CALL.read(options);
+    const { eps, momentum, runningVariance } = this.config;
+    const { weight, bias, running_mean, running_var } = this.weights;
+    const [runningMean, runningVar] = [running_mean!, running_var!];
     const settings = { eps, momentum, runningVariance };
     return x.gpu.scope(() => {
       const next = batchNorm(x, { training, runningMean, runningVar, weight, bias, mask, ...settings });
@@ -277,14 +236,5 @@ export class BatchNorm implements Module {
       }
       return next.out;
     });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...(this.weight ? { weight: this.weight } : {}), ...(this.bias ? { bias: this.bias } : {}) };
-  }
-
-  /** What is saved beside the parameters, and not trained. */
-  buffers(): Record<string, Tensor> {
-    return { running_mean: this.runningMean, running_var: this.runningVar };
   }
 }

@@ -7,7 +7,7 @@ import { layerNorm } from "./layernorm.js";
 import { layerNormReference } from "./layernorm.reference.js";
 import { rmsNorm } from "./rmsnorm.js";
 import { rmsNormReference } from "./rmsnorm.reference.js";
-import { rmsNormGemma } from "./rmsnorm_gemma.js";
+import { gemmaRmsNorm } from "./gemma_rmsnorm.js";
 import { eachForm, SHAPES, upload, WIDE } from "./test-support.js";
 
 const KINDS = ["rms", "layer", "gemma"] as const;
@@ -54,7 +54,7 @@ eachForm("fusedAddNorm", (device) => {
       residualScale: number,
       seed: number,
     ): Promise<void> => {
-      const norm = { rms: rmsNorm, layer: layerNorm, gemma: rmsNormGemma }[kind];
+      const norm = { rms: rmsNorm, layer: layerNorm, gemma: gemmaRmsNorm }[kind];
       // A row of one feature has no deviation: eps is its divisor.
       const eps = shape.at(-1)! < 3 ? 0.5 : 1e-5;
       const made = [shape, shape, [shape.at(-1)!], shape, shape].map((s, n) =>
@@ -68,7 +68,7 @@ eachForm("fusedAddNorm", (device) => {
         },
         (): Tensor[] => {
           const total = add(mul(r, residualScale), x);
-          return [norm(total, w, { eps }), total];
+          return [norm(total, { weight: w, eps }), total];
         },
       ].map((op) => vjp(op, [x, r, w]));
       const [fused, apart] = runs.map((run) => [...run.outputs, ...run.pullback(cotangents)]) as [

@@ -1,35 +1,51 @@
 import {
   add,
-  checkConfig,
+  Component,
   ConfigError,
   e,
   elementwise,
   expectDType,
-  expectInteger,
-  expectNumber,
   expectShape,
+  integer,
   mul,
+  number,
+  ones,
+  schema,
   ShapeError,
   showShape,
-  takeParameter,
-  type Gpu,
-  type Module,
+  tensor,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { rowNorm } from "./row_norm.js";
 
-export interface GroupNormOptions {
-  /** Groups that the channels are cut into: 1 is a LayerNorm over all channels and places, `channels` an InstanceNorm. */
-  readonly numGroups: number;
-  readonly weight?: Tensor | undefined;
-  readonly bias?: Tensor | undefined;
-  /** Default 1e-5. */
-  readonly eps?: number;
-}
+const FIELDS = {
+  numGroups: integer(
+    "Groups that the channels are cut into: 1 is a LayerNorm over all channels and places, `dim` an InstanceNorm.",
+    { min: 1 },
+  ),
+  eps: number("Added to the variance.", { min: 0, default: 1e-5 }),
+};
+const OPTIONS = schema("groupNorm", {
+  ...FIELDS,
+  weight: tensor("Factor, [channels].", { optional: true }),
+  bias: tensor("Shift, [channels].", { optional: true }),
+});
+const GROUP_NORM = schema("GroupNorm", { dim: integer("Number of channels.", { min: 1 }), ...FIELDS });
+export type GroupNormOptions = Config<typeof OPTIONS>;
+export type GroupNormConfig = Config<typeof GROUP_NORM>;
 
 const affine = elementwise("groupNormAffine", ["x", "weight", "bias"], (x, weight, bias) =>
   e.add(e.mul(x, weight), bias),
 );
+
+function expectGroups(who: string, numGroups: number, channels: number): void {
+  if (channels % numGroups !== 0)
+    throw new ConfigError(who, `numGroups is ${numGroups}; it must divide the ${channels} channels`);
+}
 
 /**
  * GroupNorm: out = (x - mean) / sqrt(var + eps) * weight + bias, with mean and var (divided by the count) of each group
@@ -41,17 +57,13 @@ const affine = elementwise("groupNormAffine", ["x", "weight", "bias"], (x, weigh
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function groupNorm(x: Tensor, options: GroupNormOptions): Tensor {
-  const who = "groupNorm";
-  checkConfig(who, options, ["numGroups", "weight", "bias", "eps"]);
-  const { numGroups, weight, bias, eps = 1e-5 } = options;
+  const who = OPTIONS.name;
+  const { numGroups, weight, bias, eps } = OPTIONS.read(options);
   expectDType(who, "x", x, "f32", "f16");
   const [batch, channels] = x.shape;
   if (batch === undefined || channels === undefined)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [batch, channels, ...]`);
-  expectInteger(who, "numGroups", numGroups, 1);
-  if (channels % numGroups !== 0)
-    throw new ConfigError(who, `numGroups is ${numGroups}; it must divide the ${channels} channels`);
-  expectNumber(who, "eps", eps, 0);
+  expectGroups(who, numGroups, channels);
   const line = (name: string, t: Tensor | undefined): Tensor | undefined => {
     if (t === undefined) return undefined;
     expectShape(who, name, t, [channels]);
@@ -68,60 +80,26 @@ export function groupNorm(x: Tensor, options: GroupNormOptions): Tensor {
   });
 }
 
-/** GroupNorm with its weight and bias. */
-export class GroupNorm implements Module {
-  readonly weight: Tensor | undefined;
-  readonly bias: Tensor | undefined;
-  readonly numGroups: number;
-  readonly eps: number;
+/** `groupNorm` with its weight, initially ones, and its bias, initially zeros. */
+export class GroupNorm extends Component<typeof GROUP_NORM> {
+  static readonly schema = GROUP_NORM;
 
-  /** From `weight` and `bias`, each optional. @throws ConfigError */
-  constructor(
-    tensors: { readonly weight?: Tensor | undefined; readonly bias?: Tensor | undefined },
-    config: { readonly numGroups: number; readonly eps?: number },
-  ) {
-    const who = "GroupNorm";
-    checkConfig(who, tensors, ["weight", "bias"]);
-    checkConfig(who, config, ["numGroups", "eps"]);
-    const { numGroups, eps = 1e-5 } = config;
-    expectInteger(who, "numGroups", numGroups, 1);
-    expectNumber(who, "eps", eps, 0);
-    this.weight = tensors.weight;
-    this.bias = tensors.bias;
-    this.numGroups = numGroups;
-    this.eps = eps;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: GroupNormConfig): ParameterPlan {
+    const { dim, numGroups } = GROUP_NORM.read(config);
+    expectGroups(GROUP_NORM.name, numGroups, dim);
+    return { weight: ones(dim), bias: zeros(dim) };
   }
 
-  /** Weight of ones, bias of zeros. @throws ConfigError */
-  static init(gpu: Gpu, config: { dim: number; numGroups: number; eps?: number }): GroupNorm {
-    checkConfig("GroupNorm", config, ["dim", "numGroups", "eps"]);
-    const { dim, ...rest } = config;
-    expectInteger("GroupNorm", "dim", dim, 1);
-    expectInteger("GroupNorm", "numGroups", rest.numGroups, 1);
-    if (dim % rest.numGroups !== 0)
-      throw new ConfigError(
-        "GroupNorm",
-        `numGroups is ${rest.numGroups}; it must divide the ${dim} channels`,
-      );
-    return new GroupNorm({ weight: gpu.keep(gpu.full([dim], 1)), bias: gpu.keep(gpu.zeros([dim])) }, rest);
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: GroupNormConfig, parameters: Parameters) {
+    super(GROUP_NORM, config, GroupNorm.plan(config), parameters);
   }
 
-  /** From `weight` and, if it is there, `bias`. @throws ConfigError */
-  static fromParameters(
-    config: { numGroups: number; eps?: number },
-    parameters: Readonly<Record<string, Tensor>>,
-  ): GroupNorm {
-    const weight = takeParameter("GroupNorm", parameters, "weight");
-    return new GroupNorm({ weight, bias: parameters["bias"] }, config);
-  }
-
-  /** x [batch, channels, ...places]. @throws ShapeError, DTypeError */
+  /** x [batch, dim, ...places], f32 or f16; returns the same shape and dtype. @throws ShapeError, DTypeError */
   forward(x: Tensor): Tensor {
-    const { weight, bias, numGroups, eps } = this;
+    const { numGroups, eps } = this.config;
+    const { weight, bias } = this.weights;
     return groupNorm(x, { weight, bias, numGroups, eps });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...(this.weight ? { weight: this.weight } : {}), ...(this.bias ? { bias: this.bias } : {}) };
   }
 }

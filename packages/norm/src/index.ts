@@ -1,16 +1,33 @@
-export { rmsNorm, RMSNorm, type RMSNormOptions } from "./rmsnorm.js";
-export { rmsNormGemma, GemmaRMSNorm } from "./rmsnorm_gemma.js";
-export { layerNorm, LayerNorm } from "./layernorm.js";
-export { PartialRMSNorm, partialRmsNorm, type PartialRMSNormOptions } from "./prmsnorm.js";
-export { l2Normalize, ScaleNorm, scaleNorm } from "./scalenorm.js";
-export { GroupNorm, groupNorm, type GroupNormOptions } from "./groupnorm.js";
+export { rmsNorm, RMSNorm, type RMSNormConfig, type RMSNormOptions } from "./rmsnorm.js";
+export {
+  gemmaRmsNorm,
+  GemmaRMSNorm,
+  type GemmaRMSNormConfig,
+  type GemmaRMSNormOptions,
+} from "./gemma_rmsnorm.js";
+export { layerNorm, LayerNorm, type LayerNormConfig, type LayerNormOptions } from "./layernorm.js";
+export {
+  PartialRMSNorm,
+  partialRmsNorm,
+  type PartialRMSNormConfig,
+  type PartialRMSNormOptions,
+} from "./partial_rmsnorm.js";
+export {
+  l2Normalize,
+  ScaleNorm,
+  scaleNorm,
+  type L2NormalizeOptions,
+  type ScaleNormConfig,
+  type ScaleNormOptions,
+} from "./scalenorm.js";
+export { GroupNorm, groupNorm, type GroupNormConfig, type GroupNormOptions } from "./groupnorm.js";
 export {
   BatchNorm,
   batchNorm,
+  type BatchNormConfig,
+  type BatchNormForwardOptions,
   type BatchNormOptions,
   type BatchNormResult,
-  type BatchNormSettings,
-  type RunningVariance,
 } from "./batchnorm.js";
 export { QKNorm, qkNorm, type QKNormConfig, type QKNormOptions } from "./qk_norm.js";
 export { fusedAddNorm, type FusedAddNormOptions, type NormKind } from "./fused_add_norm.js";
@@ -28,5 +45,6 @@ export {
   type DepthConfig,
   type Placement,
   type ResidualStep,
+  type Sublayer,
   type StreamMap,
 } from "./placement.js";

@@ -13,7 +13,7 @@ eachForm("layerNorm", (device) => {
       const eps = dim < 3 ? 0.5 : 1e-5;
       await checkOp(
         device.gpu,
-        (x, w, b) => layerNorm(x, w, { eps, bias: b }),
+        (x, w, b) => layerNorm(x, { weight: w, eps, bias: b }),
         (x, w, b) => layerNormReference({ dim, eps }, x, w, b),
         [operand(shape, 1), operand([dim], 2), operand([dim], 3)],
       );
@@ -25,7 +25,7 @@ eachForm("layerNorm", (device) => {
     ])
       await checkOp(
         device.gpu,
-        (x, p) => layerNorm(x, weight ? p : undefined, { bias: bias ? p : undefined }),
+        (x, p) => layerNorm(x, { weight: weight ? p : undefined, bias: bias ? p : undefined }),
         (x, p) => layerNormReference({ dim: 9, eps: 1e-5 }, x, weight ? p : undefined, bias ? p : undefined),
         [operand([4, 9], 4), operand([9], 5)],
       );
@@ -35,7 +35,7 @@ eachForm("layerNorm", (device) => {
     const { gpu } = device;
     const x = gpu.tensor([3, -1, 0.7, 100], [4, 1]);
     const [w, b] = [gpu.tensor([0.3], [1]), gpu.tensor([0.9], [1])];
-    const run = vjp(() => [layerNorm(x, w, { eps: 0.25, bias: b })], [x, w, b]);
+    const run = vjp(() => [layerNorm(x, { weight: w, eps: 0.25, bias: b })], [x, w, b]);
     expect(await run.outputs[0]!.read()).toEqual(Float32Array.of(0.9, 0.9, 0.9, 0.9).map(Math.fround));
     const [dx, dw, db] = run.pullback([gpu.tensor([0.11, -0.7, 1.3, 0.5], [4, 1])]);
     // A product rounded once, or, fused into a difference, not at all; divided by sqrt(eps).
@@ -49,7 +49,10 @@ eachForm("layerNorm", (device) => {
     for (const shape of WIDE) {
       const dim = shape.at(-1)!;
       const [x, w, b] = [operand(shape, 1), operand([dim], 2), operand([dim], 3)];
-      const y = layerNorm(upload(device.gpu, x), upload(device.gpu, w), { bias: upload(device.gpu, b) });
+      const y = layerNorm(upload(device.gpu, x), {
+        weight: upload(device.gpu, w),
+        bias: upload(device.gpu, b),
+      });
       const expected = layerNormReference({ dim, eps: 1e-5 }, x.data, w.data, b.data);
       expect(relativeError(await y.read(), expected), String(shape)).toBeLessThan(2e-6);
     }
@@ -64,7 +67,7 @@ eachForm("layerNorm", (device) => {
     }
     await checkOp(
       device.gpu,
-      (x, w) => layerNorm(x, w),
+      (x, w) => layerNorm(x, { weight: w }),
       (x, w) => layerNormReference({ dim: 24, eps: 1e-5 }, x, w),
       [rowsOf([11, 24], (i) => Math.sin(i * i) - 3000), operand([24], 2)],
     );
@@ -81,8 +84,8 @@ eachForm("layerNorm", (device) => {
     const x = operand([5, 24], 9);
     const moved = { shape: x.shape, data: x.data.map((v) => Math.fround(4 * v + 2)) };
     const [a, b] = [
-      layerNorm(upload(device.gpu, x), undefined, { eps: 0 }),
-      layerNorm(upload(device.gpu, moved), undefined, { eps: 0 }),
+      layerNorm(upload(device.gpu, x), { eps: 0 }),
+      layerNorm(upload(device.gpu, moved), { eps: 0 }),
     ];
     expect(relativeError(await b.read(), await a.read())).toBeLessThan(1e-5);
   });
@@ -105,21 +108,21 @@ eachForm("LayerNorm", (device) => {
     expect(Object.keys(LayerNorm.init(gpu, { dim: 4 }).parameters())).toEqual(["weight", "bias"]);
     const plain = LayerNorm.init(gpu, { dim: 4, bias: false });
     expect(Object.keys(plain.parameters())).toEqual(["weight"]);
-    expect([...(await plain.weight!.read())]).toEqual([1, 1, 1, 1]);
+    expect([...(await plain.parameters()["weight"]!.read())]).toEqual([1, 1, 1, 1]);
     const x = upload(gpu, operand([3, 4], 1));
-    expect(await LayerNorm.fromParameters({}, plain.parameters()).forward(x).read()).toEqual(
+    expect(await new LayerNorm({ dim: 4, bias: false }, plain.parameters()).forward(x).read()).toEqual(
       await plain.forward(x).read(),
     );
   });
 
   it("refuses what does not fit, by name", () => {
-    expect(() => LayerNorm.fromParameters({ epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
+    expect(() => new LayerNorm({ dim: 4, epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
     const { gpu } = device;
     const x = gpu.zeros([2, 6]);
-    expect(() => layerNorm(x, gpu.zeros([7]))).toThrow(/layerNorm: weight has shape \[7\]/);
-    expect(() => layerNorm(x, undefined, { bias: gpu.zeros([1]) })).toThrow(ShapeError);
+    expect(() => layerNorm(x, { weight: gpu.zeros([7]) })).toThrow(/layerNorm: weight has shape \[7\]/);
+    expect(() => layerNorm(x, { bias: gpu.zeros([1]) })).toThrow(ShapeError);
     expect(() => layerNorm(gpu.zeros([2], "u32"))).toThrow(DTypeError);
-    expect(() => layerNorm(x, undefined, { epsilon: 1 } as never)).toThrow(/unknown key "epsilon"/);
+    expect(() => layerNorm(x, { epsilon: 1 } as never)).toThrow(/unknown key "epsilon"/);
     expect(() => LayerNorm.init(gpu, { dim: 2.5 })).toThrow(/dim is 2.5/);
   });
 });

@@ -1,5 +1,32 @@
-import { checkConfig, expectInteger, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
+import {
+  boolean,
+  Component,
+  integer,
+  number,
+  ones,
+  schema,
+  tensor,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
+  type Tensor,
+} from "@x/kernels";
 import { rowNorm } from "./row_norm.js";
+
+const eps = number("Added to the variance.", { min: 0, default: 1e-5 });
+const OPTIONS = schema("layerNorm", {
+  weight: tensor("Factor, [dim].", { optional: true }),
+  bias: tensor("Shift, [dim].", { optional: true }),
+  eps,
+});
+const LAYER_NORM = schema("LayerNorm", {
+  dim: integer("Width of x.", { min: 1 }),
+  eps,
+  bias: boolean("A learned shift after the factor.", { default: true }),
+});
+export type LayerNormOptions = Config<typeof OPTIONS>;
+export type LayerNormConfig = Config<typeof LAYER_NORM>;
 
 /**
  * LayerNorm: out = (x - mean) / sqrt(var + eps) * weight + bias over the last axis, var divided by dim.
@@ -9,52 +36,29 @@ import { rowNorm } from "./row_norm.js";
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function layerNorm(
-  x: Tensor,
-  weight?: Tensor,
-  options: { readonly eps?: number; readonly bias?: Tensor | undefined } = {},
-): Tensor {
-  checkConfig("layerNorm", options, ["eps", "bias"]);
-  return rowNorm(x, {
-    who: "layerNorm",
-    center: true,
-    divisor: "inside",
-    eps: options.eps ?? 1e-5,
-    weight,
-    bias: options.bias,
-  }).out;
+export function layerNorm(x: Tensor, options: LayerNormOptions = {}): Tensor {
+  const { weight, bias, eps } = OPTIONS.read(options);
+  return rowNorm(x, { who: OPTIONS.name, center: true, divisor: "inside", eps, weight, bias }).out;
 }
 
-/** LayerNorm with its weight and, if there is one, its bias. */
-export class LayerNorm implements Module {
-  readonly weight: Tensor | undefined;
-  readonly bias: Tensor | undefined;
-  readonly eps: number;
+/** `layerNorm` with its weight, initially ones, and unless `bias` is false a bias, initially zeros. */
+export class LayerNorm extends Component<typeof LAYER_NORM> {
+  static readonly schema = LAYER_NORM;
 
-  constructor(weight?: Tensor, bias?: Tensor, { eps = 1e-5 }: { eps?: number } = {}) {
-    this.weight = weight;
-    this.bias = bias;
-    this.eps = eps;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: LayerNormConfig): ParameterPlan {
+    const { dim, bias } = LAYER_NORM.read(config);
+    return { weight: ones(dim), ...(bias ? { bias: zeros(dim) } : {}) };
   }
 
-  /** Weight of ones, bias of zeros. */
-  static init(gpu: Gpu, config: { dim: number; eps?: number; bias?: boolean }): LayerNorm {
-    checkConfig("LayerNorm", config, ["dim", "eps", "bias"]);
-    expectInteger("LayerNorm", "dim", config.dim, 1);
-    const bias = config.bias === false ? undefined : gpu.keep(gpu.zeros([config.dim]));
-    return new LayerNorm(gpu.keep(gpu.full([config.dim], 1)), bias, config);
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: LayerNormConfig, parameters: Parameters) {
+    super(LAYER_NORM, config, LayerNorm.plan(config), parameters);
   }
 
-  static fromParameters(config: { eps?: number }, parameters: Readonly<Record<string, Tensor>>): LayerNorm {
-    checkConfig("LayerNorm", config, ["eps"]);
-    return new LayerNorm(takeParameter("LayerNorm", parameters, "weight"), parameters["bias"], config);
-  }
-
+  /** x [..., dim], f32 or f16; returns the same shape and dtype. @throws ShapeError, DTypeError */
   forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight, { eps: this.eps, bias: this.bias });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...(this.weight ? { weight: this.weight } : {}), ...(this.bias ? { bias: this.bias } : {}) };
+    const { weight, bias } = this.weights;
+    return layerNorm(x, { weight, bias, eps: this.config.eps });
   }
 }

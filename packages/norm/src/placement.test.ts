@@ -3,20 +3,21 @@ import { linear, tanh, type Tensor } from "@x/kernels";
 import { checkOp, operand, useGpu } from "@x/testing";
 import { layerNorm } from "./layernorm.js";
 import { layerNormReference } from "./layernorm.reference.js";
-import { deepnormConstants, placement, subLnGain, type Placement } from "./placement.js";
+import { deepnormConstants, placement, subLnGain, type Placement, type StreamMap } from "./placement.js";
 
 const dim = 6;
 type Rows = (x: Float64Array) => Float64Array;
+type Sub = (x: Float64Array, inner?: Rows) => Float64Array;
 const plus = (a: Float64Array, b: Float64Array, scale = 1): Float64Array =>
   a.map((v, i) => scale * v + b[i]!);
 
 /** x' of each placement from f, N and M, as the papers print it. */
 const REFERENCE: Readonly<
-  Record<Placement, (x: Float64Array, f: Rows, N: Rows, M: Rows, alpha: number) => Float64Array>
+  Record<Placement, (x: Float64Array, f: Sub, N: Rows, M: Rows, alpha: number) => Float64Array>
 > = {
   postLn: (x, f, N) => N(plus(x, f(x))),
   preLn: (x, f, N) => plus(x, f(N(x))),
-  subLn: (x, f, N) => plus(x, f(N(x))),
+  subLn: (x, f, N, M) => plus(x, f(N(x), M)),
   sandwich: (x, f, N, M) => plus(x, M(f(N(x)))),
   periLn: (x, f, N, M) => plus(x, M(f(N(x)))),
   deepnorm: (x, f, N, _, alpha) => N(plus(x, f(x), alpha)),
@@ -27,8 +28,8 @@ describe("placements", () => {
 
   it("put the norms where the papers do, with gradients", async () => {
     const apply =
-      (w: Float64Array): Rows =>
-      (x) => {
+      (w: Float64Array): Sub =>
+      (x, inner) => {
         const out = new Float64Array(x.length);
         for (let r = 0; r < x.length; r += dim)
           for (let o = 0; o < dim; o++) {
@@ -36,16 +37,17 @@ describe("placements", () => {
             for (let i = 0; i < dim; i++) sum += w[o * dim + i]! * x[r + i]!;
             out[r + o] = Math.tanh(sum);
           }
-        return out;
+        return inner ? inner(out) : out;
       };
     for (const name of Object.keys(REFERENCE) as Placement[])
       await checkOp(
         device.gpu,
         (x, w, n, m) =>
           placement(name)(x, {
-            sublayer: (t: Tensor) => tanh(linear(t, w)),
-            norm: (t: Tensor) => layerNorm(t, n),
-            normOut: (t: Tensor) => layerNorm(t, m),
+            sublayer: (t: Tensor, inner: StreamMap = (x) => x) => inner(tanh(linear(t, w))),
+            norm: (t: Tensor) => layerNorm(t, { weight: n }),
+            normOut: (t: Tensor) => layerNorm(t, { weight: m }),
+            normInner: (t: Tensor) => layerNorm(t, { weight: m }),
             alpha: 1.5,
           }),
         (x, w, n, m) =>
@@ -84,6 +86,7 @@ describe("placements", () => {
   it("refuses what does not fit, by name", () => {
     const step = { sublayer: (x: Tensor) => x, norm: (x: Tensor) => x };
     expect(() => placement("sandwich")(device.gpu.zeros([1, 1, 2]), step)).toThrow(/normOut is missing/);
+    expect(() => placement("subLn")(device.gpu.zeros([1, 1, 2]), step)).toThrow(/normInner is missing/);
     expect(() => placement("postLN" as never)).toThrow(/did you mean "postLn"/);
     expect(() =>
       deepnormConstants({ architecture: "encoderDecoder", encoderLayers: 2, decoderLayers: 2 }),

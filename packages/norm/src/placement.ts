@@ -6,12 +6,21 @@ export type StreamMap = (x: Tensor) => Tensor;
 /** Where a block puts its norms. */
 export type Placement = "postLn" | "preLn" | "subLn" | "sandwich" | "periLn" | "deepnorm";
 
-/** One residual step: the sublayer f, its norm N, the norm M of its output (sandwich), DeepNorm's alpha. */
+/** A sublayer f. With Sub-LN it is given the inner norm, which it applies before its output projection. */
+export type Sublayer = (x: Tensor, normInner?: StreamMap) => Tensor;
+
+/** One residual step. */
 export interface ResidualStep {
-  readonly sublayer: StreamMap;
+  /** f: attention or a feed-forward block. */
+  readonly sublayer: Sublayer;
+  /** N: the norm of the sublayer's input, or after the sum. */
   readonly norm: StreamMap;
+  /** M: the norm of the sublayer's output (sandwich, Peri-LN). */
   readonly normOut?: StreamMap | undefined;
-  readonly alpha?: number;
+  /** The norm inside the sublayer (Sub-LN). */
+  readonly normInner?: StreamMap | undefined;
+  /** DeepNorm's factor of the stream; default 1. */
+  readonly alpha?: number | undefined;
 }
 
 /** Vaswani et al. 2017, arXiv:1706.03762: x' = N(x + f(x)). */
@@ -24,8 +33,20 @@ export function preLn(x: Tensor, { sublayer, norm }: ResidualStep): Tensor {
   return x.gpu.scope(() => add(x, sublayer(norm(x))));
 }
 
-/** Magneto, Wang et al. 2022, arXiv:2210.06423: as preLn, where f has another norm before its output projection. */
-export const subLn: typeof preLn = preLn;
+/**
+ * Magneto, Wang et al. 2022, arXiv:2210.06423: x' = x + f(N(x), M): as preLn, with a second norm M inside the sublayer,
+ * before its output projection: o_proj(M(heads)) in attention, W2 M(act(W1 x)) in a feed-forward block.
+ *
+ * @throws ConfigError
+ */
+export function subLn(x: Tensor, { sublayer, norm, normInner }: ResidualStep): Tensor {
+  if (!normInner)
+    throw new ConfigError(
+      "subLn",
+      "normInner is missing; the sublayer has a norm before its output projection",
+    );
+  return x.gpu.scope(() => add(x, sublayer(norm(x), normInner)));
+}
 
 /** CogView, Ding et al. 2021, arXiv:2105.13290 (Gemma 2): x' = x + M(f(N(x))). */
 export function sandwich(x: Tensor, { sublayer, norm, normOut }: ResidualStep): Tensor {

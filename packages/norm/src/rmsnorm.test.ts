@@ -19,7 +19,7 @@ eachForm("rmsNorm", (device) => {
       ] as const)
         await checkOp(
           device.gpu,
-          (x, w, b) => rmsNorm(x, w, { eps, epsPlacement, bias: b }),
+          (x, w, b) => rmsNorm(x, { weight: w, eps, epsPlacement, bias: b }),
           (x, w, b) => rmsNormReference({ dim, eps, epsPlacement }, x, w, b),
           [x, w, b],
         );
@@ -36,7 +36,7 @@ eachForm("rmsNorm", (device) => {
     for (const shape of WIDE) {
       const dim = shape.at(-1)!;
       const [x, w] = [operand(shape, 1), operand([dim], 2)];
-      const y = rmsNorm(upload(device.gpu, x), upload(device.gpu, w));
+      const y = rmsNorm(upload(device.gpu, x), { weight: upload(device.gpu, w) });
       expect(
         relativeError(await y.read(), rmsNormReference({ dim, eps: 1e-6 }, x.data, w.data)),
         String(shape),
@@ -53,10 +53,7 @@ eachForm("rmsNorm", (device) => {
           numbers(rows * dim, rows + dim).map((v) => 8 * v),
           [rows, dim],
         );
-        const [a, b] = [
-          await rmsNorm(x, undefined, { eps: 0 }).read(),
-          await rmsNorm(scaled, undefined, { eps: 0 }).read(),
-        ];
+        const [a, b] = [await rmsNorm(x, { eps: 0 }).read(), await rmsNorm(scaled, { eps: 0 }).read()];
         expect(relativeError(b, a)).toBeLessThan(1e-6);
         for (let r = 0; r < rows; r++) {
           const row = Array.from(a.slice(r * dim, (r + 1) * dim));
@@ -72,7 +69,7 @@ eachForm("rmsNorm", (device) => {
     const w = upload(device.gpu, operand([5], 1));
     const cotangent = upload(device.gpu, operand([2, 5], 2));
     for (const epsPlacement of ["inside", "outside"] as const) {
-      const run = vjp(() => [rmsNorm(x, w, { epsPlacement, eps: 0.5 })], [x]);
+      const run = vjp(() => [rmsNorm(x, { weight: w, epsPlacement, eps: 0.5 })], [x]);
       const y = run.outputs[0]!;
       expect((await run.pullback([cotangent])[0]!.read()).every(Number.isFinite)).toBe(true);
       expect([...(await y.read())].every((v) => v === 0)).toBe(true);
@@ -84,8 +81,8 @@ eachForm("RMSNorm", (device) => {
   it("has a weight of ones and names it", async () => {
     const norm = RMSNorm.init(device.gpu, { dim: 6, eps: 1e-5 });
     expect(Object.keys(norm.parameters())).toEqual(["weight"]);
-    expect([...(await norm.weight.read())]).toEqual(Array(6).fill(1));
-    const again = RMSNorm.fromParameters({ eps: 1e-5 }, norm.parameters());
+    expect([...(await norm.parameters()["weight"]!.read())]).toEqual(Array(6).fill(1));
+    const again = new RMSNorm({ dim: 6, eps: 1e-5 }, norm.parameters());
     const x = upload(device.gpu, operand([3, 6], 1));
     expect(await again.forward(x).read()).toEqual(await norm.forward(x).read());
   });
@@ -96,28 +93,28 @@ eachForm("RMSNorm", (device) => {
     const norm = RMSNorm.init(gpu, { dim: 6, ...own, bias: true });
     expect(Object.keys(norm.parameters())).toEqual(["weight", "bias"]);
     const x = upload(gpu, operand([3, 6], 1));
-    expect(await norm.forward(x).read()).toEqual(await rmsNorm(x, undefined, own).read());
+    expect(await norm.forward(x).read()).toEqual(await rmsNorm(x, own).read());
     const given = { weight: upload(gpu, operand([6], 2)), bias: upload(gpu, operand([6], 3)) };
-    expect(await RMSNorm.fromParameters(own, given).forward(x).read()).toEqual(
-      await rmsNorm(x, given.weight, { ...own, bias: given.bias }).read(),
+    expect(await new RMSNorm({ dim: 6, ...own, bias: true }, given).forward(x).read()).toEqual(
+      await rmsNorm(x, { weight: given.weight, ...own, bias: given.bias }).read(),
     );
   });
 
   it("refuses what does not fit, by name", () => {
     const { gpu } = device;
     const x = gpu.zeros([2, 6]);
-    expect(() => rmsNorm(x, gpu.zeros([5]))).toThrow(/rmsNorm: weight has shape \[5\]; it must be \[6\]/);
-    expect(() => rmsNorm(x, undefined, { bias: gpu.zeros([6, 1]) })).toThrow(ShapeError);
+    expect(() => rmsNorm(x, { weight: gpu.zeros([5]) })).toThrow(
+      /rmsNorm: weight has shape \[5\]; it must be \[6\]/,
+    );
+    expect(() => rmsNorm(x, { bias: gpu.zeros([6, 1]) })).toThrow(ShapeError);
     expect(() => rmsNorm(gpu.zeros([2, 6], "i32"))).toThrow(DTypeError);
     expect(() => rmsNorm(gpu.zeros([2, 0]))).toThrow(/last axis must not be empty/);
-    expect(() => rmsNorm(x, undefined, { eps: -1 })).toThrow(/eps is -1/);
-    expect(() => rmsNorm(x, undefined, { epsPlacment: "inside" } as never)).toThrow(
-      /did you mean "epsPlacement"/,
-    );
-    expect(() => rmsNorm(x, undefined, { epsPlacement: "in" as never })).toThrow(ConfigError);
+    expect(() => rmsNorm(x, { eps: -1 })).toThrow(/eps is -1/);
+    expect(() => rmsNorm(x, { epsPlacment: "inside" } as never)).toThrow(/did you mean "epsPlacement"/);
+    expect(() => rmsNorm(x, { epsPlacement: "in" as never })).toThrow(ConfigError);
     expect(() => RMSNorm.init(gpu, { dim: 0 })).toThrow(/dim is 0/);
-    expect(() => RMSNorm.fromParameters({}, {})).toThrow(/parameter weight is missing/);
+    expect(() => new RMSNorm({ dim: 6 }, {})).toThrow(/parameter weight is missing/);
     const given = { weight: gpu.zeros([6]) };
-    expect(() => RMSNorm.fromParameters({ epsilon: 1e-5 } as never, given)).toThrow(/unknown key "epsilon"/);
+    expect(() => new RMSNorm({ dim: 6, epsilon: 1e-5 } as never, given)).toThrow(/unknown key "epsilon"/);
   });
 });

@@ -1,90 +1,74 @@
 import {
-  checkConfig,
-  expectInteger,
-  expectOneOf,
-  takeParameter,
-  type Gpu,
-  type Module,
+  boolean,
+  Component,
+  integer,
+  number,
+  ones,
+  oneOf,
+  schema,
+  tensor,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { rowNorm } from "./row_norm.js";
 
-export interface RMSNormOptions {
-  /** Default 1e-6. */
-  readonly eps?: number;
-  /** x / sqrt(mean(x^2) + eps), as everyone trains, or x / (sqrt(mean(x^2)) + eps), as in the authors' code. */
-  readonly epsPlacement?: "inside" | "outside";
-  readonly bias?: Tensor | undefined;
-}
+const FIELDS = {
+  eps: number("Added to the mean square, or to its root.", { min: 0, default: 1e-6 }),
+  epsPlacement: oneOf(
+    'Where eps is added: under the root, as everyone trains, or "outside" it, as in the authors\' code.',
+    ["inside", "outside"],
+    { default: "inside" },
+  ),
+};
+const OPTIONS = schema("rmsNorm", {
+  weight: tensor("Factor, [dim].", { optional: true }),
+  bias: tensor("Shift, [dim].", { optional: true }),
+  ...FIELDS,
+});
+const RMS_NORM = schema("RMSNorm", {
+  dim: integer("Width of x.", { min: 1 }),
+  ...FIELDS,
+  bias: boolean("A learned shift after the factor.", { default: false }),
+});
+export type RMSNormOptions = Config<typeof OPTIONS>;
+export type RMSNormConfig = Config<typeof RMS_NORM>;
 
 /**
- * RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight (+ bias) over the last axis.
+ * RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight + bias over the last axis; with eps "outside" the divisor is
+ * sqrt(mean(x^2)) + eps.
  *
- * x [..., dim], weight and bias [dim]; f32 or f16, statistics in f32.
- * Zhang and Sennrich 2019, arXiv:1910.07467, equation 4.
+ * x [..., dim], weight and bias [dim], each optional; f32 or f16, statistics in f32. Zhang and Sennrich 2019,
+ * arXiv:1910.07467, equation 4.
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function rmsNorm(x: Tensor, weight?: Tensor, options: RMSNormOptions = {}): Tensor {
-  checkConfig("rmsNorm", options, ["eps", "epsPlacement", "bias"]);
-  const { eps = 1e-6, epsPlacement = "inside", bias } = options;
-  expectOneOf("rmsNorm", "epsPlacement", epsPlacement, ["inside", "outside"]);
-  return rowNorm(x, { who: "rmsNorm", divisor: epsPlacement, eps, weight, bias }).out;
+export function rmsNorm(x: Tensor, options: RMSNormOptions = {}): Tensor {
+  const { eps, epsPlacement, weight, bias } = OPTIONS.read(options);
+  return rowNorm(x, { who: OPTIONS.name, divisor: epsPlacement, eps, weight, bias }).out;
 }
 
-/** RMSNorm with its weight and, if there is one, its bias. */
-export class RMSNorm implements Module {
-  readonly weight: Tensor;
-  readonly bias: Tensor | undefined;
-  readonly eps: number;
-  readonly epsPlacement: "inside" | "outside";
+/** `rmsNorm` with its weight, initially ones, and with `bias` a bias, initially zeros. */
+export class RMSNorm extends Component<typeof RMS_NORM> {
+  static readonly schema = RMS_NORM;
 
-  constructor(
-    weight: Tensor,
-    {
-      eps = 1e-6,
-      epsPlacement = "inside",
-      bias,
-    }: { eps?: number; epsPlacement?: "inside" | "outside"; bias?: Tensor | undefined } = {},
-  ) {
-    this.weight = weight;
-    this.bias = bias;
-    this.eps = eps;
-    this.epsPlacement = epsPlacement;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: RMSNormConfig): ParameterPlan {
+    const { dim, bias } = RMS_NORM.read(config);
+    return { weight: ones(dim), ...(bias ? { bias: zeros(dim) } : {}) };
   }
 
-  /** Weight of ones; with `bias`, a bias of zeros. */
-  static init(
-    gpu: Gpu,
-    config: { dim: number; eps?: number; epsPlacement?: "inside" | "outside"; bias?: boolean },
-  ): RMSNorm {
-    checkConfig("RMSNorm", config, ["dim", "eps", "epsPlacement", "bias"]);
-    const { dim, bias = false, ...options } = config;
-    expectInteger("RMSNorm", "dim", dim, 1);
-    return new RMSNorm(gpu.keep(gpu.full([dim], 1)), {
-      ...options,
-      bias: bias ? gpu.keep(gpu.zeros([dim])) : undefined,
-    });
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: RMSNormConfig, parameters: Parameters) {
+    super(RMS_NORM, config, RMSNorm.plan(config), parameters);
   }
 
-  /** From `weight` and, if it is there, `bias`. */
-  static fromParameters(
-    config: { eps?: number; epsPlacement?: "inside" | "outside" },
-    parameters: Readonly<Record<string, Tensor>>,
-  ): RMSNorm {
-    checkConfig("RMSNorm", config, ["eps", "epsPlacement"]);
-    return new RMSNorm(takeParameter("RMSNorm", parameters, "weight"), {
-      ...config,
-      bias: parameters["bias"],
-    });
-  }
-
+  /** x [..., dim], f32 or f16; returns the same shape and dtype. @throws ShapeError, DTypeError */
   forward(x: Tensor): Tensor {
-    const { eps, epsPlacement, bias } = this;
-    return rmsNorm(x, this.weight, { eps, epsPlacement, bias });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { weight: this.weight, ...(this.bias ? { bias: this.bias } : {}) };
+    const { eps, epsPlacement } = this.config;
+    const { weight, bias } = this.weights;
+    return rmsNorm(x, { weight, bias, eps, epsPlacement });
   }
 }

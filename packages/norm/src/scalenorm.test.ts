@@ -10,7 +10,7 @@ eachForm("scaleNorm", (device) => {
       const dim = shape.at(-1)!;
       await checkOp(
         device.gpu,
-        (x, g) => scaleNorm(x, g),
+        (x, g) => scaleNorm(x, { g }),
         (x, g) => scaleNormReference({ dim, eps: 1e-5 }, x, g[0]),
         [operand(shape, 1), operand([1], 2)],
       );
@@ -20,7 +20,7 @@ eachForm("scaleNorm", (device) => {
   it("divides rows shorter than eps by eps, gradients too", async () => {
     await checkOp(
       device.gpu,
-      (x, g) => scaleNorm(x, g, { eps: 100 }),
+      (x, g) => scaleNorm(x, { g, eps: 100 }),
       (x, g) => scaleNormReference({ dim: 7, eps: 100 }, x, g[0]),
       [operand([3, 7], 1), operand([1], 2)],
     );
@@ -36,7 +36,7 @@ eachForm("scaleNorm", (device) => {
     for (const shape of WIDE) {
       const dim = shape.at(-1)!;
       const x = operand(shape, 1);
-      const y = await scaleNorm(upload(device.gpu, x), device.gpu.tensor([3], [1])).read();
+      const y = await scaleNorm(upload(device.gpu, x), { g: device.gpu.tensor([3], [1]) }).read();
       expect(relativeError(y, scaleNormReference({ dim, eps: 1e-5 }, x.data, 3))).toBeLessThan(2e-6);
       for (let r = 0; r < 2; r++) {
         const row = Array.from(y.slice(r * dim, (r + 1) * dim));
@@ -49,20 +49,20 @@ eachForm("scaleNorm", (device) => {
     const norm = ScaleNorm.init(device.gpu, { dim: 16 });
     expect(await norm.parameters()["g"]!.item()).toBe(4);
     const x = upload(device.gpu, operand([2, 16], 1));
-    expect(await ScaleNorm.fromParameters({}, norm.parameters()).forward(x).read()).toEqual(
+    expect(await new ScaleNorm({ dim: 16 }, norm.parameters()).forward(x).read()).toEqual(
       await norm.forward(x).read(),
     );
-    expect(() => ScaleNorm.fromParameters({}, {})).toThrow(/parameter g is missing/);
+    expect(() => new ScaleNorm({ dim: 16 }, {})).toThrow(/parameter g is missing/);
   });
 
   it("refuses what does not fit, by name", () => {
-    expect(() => ScaleNorm.fromParameters({ epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
+    expect(() => new ScaleNorm({ dim: 6, epsilon: 1 } as never, {})).toThrow(/unknown key "epsilon"/);
     const x = device.gpu.zeros([2, 6]);
-    expect(() => scaleNorm(x, device.gpu.zeros([6]))).toThrow(
+    expect(() => scaleNorm(x, { g: device.gpu.zeros([6]) })).toThrow(
       /scaleNorm: g has shape \[6\]; it must be \[1\]/,
     );
-    expect(() => scaleNorm(x, device.gpu.zeros([1]), { eps: -1 })).toThrow(/eps is -1/);
-    expect(() => scaleNorm(x, device.gpu.zeros([1]), { epx: 1 } as never)).toThrow(
+    expect(() => scaleNorm(x, { g: device.gpu.zeros([1]), eps: -1 })).toThrow(/eps is -1/);
+    expect(() => scaleNorm(x, { g: device.gpu.zeros([1]), epx: 1 } as never)).toThrow(
       /scaleNorm: unknown key "epx"/,
     );
     expect(() => l2Normalize(x, { epx: 1 } as never)).toThrow(/unknown key "epx"/);

@@ -1,64 +1,69 @@
 import {
-  checkConfig,
+  Component,
   expectDType,
-  expectInteger,
+  integer,
+  number,
+  schema,
   ShapeError,
   showShape,
-  takeParameter,
-  type Gpu,
-  type Module,
+  tensor,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { rowNorm } from "./row_norm.js";
 
-/** x / max(||x||, eps) over the last axis. */
-export function l2Normalize(x: Tensor, options: { readonly eps?: number } = {}): Tensor {
-  checkConfig("l2Normalize", options, ["eps"]);
-  return rowNorm(x, { who: "l2Normalize", divisor: "length", eps: options.eps ?? 1e-12 }).out;
+const L2 = schema("l2Normalize", { eps: number("Least divisor.", { min: 0, default: 1e-12 }) });
+const eps = number("Least divisor.", { min: 0, default: 1e-5 });
+const OPTIONS = schema("scaleNorm", { g: tensor("The factor of all features, f32 [1]."), eps });
+const SCALE_NORM = schema("ScaleNorm", { dim: integer("Width of x.", { min: 1 }), eps });
+export type L2NormalizeOptions = Config<typeof L2>;
+export type ScaleNormOptions = Config<typeof OPTIONS>;
+export type ScaleNormConfig = Config<typeof SCALE_NORM>;
+
+/**
+ * Rows of length 1: out = x / max(||x||_2, eps) over the last axis.
+ *
+ * x [..., dim], f32 or f16; the length is taken in f32.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
+export function l2Normalize(x: Tensor, options: L2NormalizeOptions = {}): Tensor {
+  return rowNorm(x, { who: L2.name, divisor: "length", eps: L2.read(options).eps }).out;
 }
 
 /**
  * ScaleNorm: out = g x / max(||x||_2, eps), with one scalar g that starts at sqrt(dim).
  *
- * x [..., dim], g [1]. Nguyen and Salazar 2019, arXiv:1910.05895.
+ * x [..., dim], f32 or f16; g f32 [1]. Nguyen and Salazar 2019, arXiv:1910.05895.
  *
- * @throws ShapeError, DTypeError
+ * @throws ShapeError, DTypeError, ConfigError
  */
-export function scaleNorm(x: Tensor, g: Tensor, options: { readonly eps?: number } = {}): Tensor {
-  const who = "scaleNorm";
-  checkConfig(who, options, ["eps"]);
+export function scaleNorm(x: Tensor, options: ScaleNormOptions): Tensor {
+  const who = OPTIONS.name;
+  const { g, eps } = OPTIONS.read(options);
   if (g.size !== 1) throw new ShapeError(who, `g has shape ${showShape(g.shape)}; it must be [1]`);
   expectDType(who, "g", g, "f32");
-  return rowNorm(x, { who, divisor: "length", eps: options.eps ?? 1e-5, gain: g }).out;
+  return rowNorm(x, { who, divisor: "length", eps, gain: g }).out;
 }
 
-/** ScaleNorm with its one parameter, g. */
-export class ScaleNorm implements Module {
-  readonly g: Tensor;
-  readonly eps: number;
+/** `scaleNorm` with its one parameter g, initially sqrt(dim). */
+export class ScaleNorm extends Component<typeof SCALE_NORM> {
+  static readonly schema = SCALE_NORM;
 
-  constructor(g: Tensor, { eps = 1e-5 }: { eps?: number } = {}) {
-    this.g = g;
-    this.eps = eps;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: ScaleNormConfig): ParameterPlan {
+    return { g: { shape: [1], init: Math.sqrt(SCALE_NORM.read(config).dim) } };
   }
 
-  /** g = sqrt(dim). */
-  static init(gpu: Gpu, config: { dim: number; eps?: number }): ScaleNorm {
-    checkConfig("ScaleNorm", config, ["dim", "eps"]);
-    expectInteger("ScaleNorm", "dim", config.dim, 1);
-    return new ScaleNorm(gpu.keep(gpu.full([1], Math.sqrt(config.dim))), config);
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: ScaleNormConfig, parameters: Parameters) {
+    super(SCALE_NORM, config, ScaleNorm.plan(config), parameters);
   }
 
-  static fromParameters(config: { eps?: number }, parameters: Readonly<Record<string, Tensor>>): ScaleNorm {
-    checkConfig("ScaleNorm", config, ["eps"]);
-    return new ScaleNorm(takeParameter("ScaleNorm", parameters, "g"), config);
-  }
-
+  /** x [..., dim], f32 or f16; returns the same shape and dtype. @throws ShapeError, DTypeError */
   forward(x: Tensor): Tensor {
-    return scaleNorm(x, this.g, { eps: this.eps });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { g: this.g };
+    return scaleNorm(x, { g: this.weights["g"]!, eps: this.config.eps });
   }
 }

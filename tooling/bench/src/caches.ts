@@ -243,8 +243,8 @@ function plainDecoder(
       let h = x;
       layers.forEach(({ attention, ffn }, l) => {
         h = gpu.scope(() => {
-          const mixed = attention.forward(rmsNorm(h, ones), { cache: caches[l]!, residual: h });
-          return ffn.forward(rmsNorm(mixed, ones), { residual: mixed });
+          const mixed = attention.forward(rmsNorm(h, { weight: ones }), { cache: caches[l]!, residual: h });
+          return ffn.forward(rmsNorm(mixed, { weight: ones }), { residual: mixed });
         });
       });
       return h;

@@ -28,7 +28,7 @@ import {
   layerNorm,
   partialRmsNorm,
   rmsNorm,
-  rmsNormGemma,
+  gemmaRmsNorm,
   scaleNorm,
 } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
@@ -206,11 +206,11 @@ function kernelCases(gpu: Gpu): Case[] {
         });
       },
     },
-    ...both("RMSNorm", () => [rmsNorm(x, weight)], [x, weight]),
-    ...both("LayerNorm", () => [layerNorm(x, weight, { bias })], [x, weight, bias]),
-    ...both("pRMSNorm", () => [partialRmsNorm(x, weight, { p: 0.0625 })], [x, weight]),
-    ...both("RMSNorm, 1 + weight", () => [rmsNormGemma(x, weight)], [x, weight]),
-    ...both("ScaleNorm", () => [scaleNorm(x, g)], [x, g]),
+    ...both("RMSNorm", () => [rmsNorm(x, { weight })], [x, weight]),
+    ...both("LayerNorm", () => [layerNorm(x, { weight, bias })], [x, weight, bias]),
+    ...both("pRMSNorm", () => [partialRmsNorm(x, { weight, p: 0.0625 })], [x, weight]),
+    ...both("RMSNorm, 1 + weight", () => [gemmaRmsNorm(x, { weight })], [x, weight]),
+    ...both("ScaleNorm", () => [scaleNorm(x, { g })], [x, g]),
     forward("fused add and RMSNorm", 4, fused),
     backward("fused add and RMSNorm", 4, fused, [x, y, weight]),
     forward("BatchNorm, training", 3, batch(true)),
@@ -286,9 +286,9 @@ function stepCases(gpu: Gpu): Case[] {
   const dim = 256;
   const stats = { runningMean: gpu.zeros([dim]), runningVar: gpu.full([dim], 1) };
   return [
-    stepCase(gpu, "step with RMSNorm", (x, w) => rmsNorm(x, w)),
-    stepCase(gpu, "step with LayerNorm", (x, w, bias) => layerNorm(x, w, { bias })),
-    stepCase(gpu, "step with pRMSNorm", (x, w) => partialRmsNorm(x, w, { p: 0.0625 })),
+    stepCase(gpu, "step with RMSNorm", (x, w) => rmsNorm(x, { weight: w })),
+    stepCase(gpu, "step with LayerNorm", (x, w, bias) => layerNorm(x, { weight: w, bias })),
+    stepCase(gpu, "step with pRMSNorm", (x, w) => partialRmsNorm(x, { weight: w, p: 0.0625 })),
     stepCase(
       gpu,
       "step with BatchNorm",

@@ -81,7 +81,7 @@ type LayerTensors = Readonly<Record<LayerParameter, Tensor>>;
 function decoderLayer(x: Tensor, w: LayerTensors, mix: (q: Tensor, k: Tensor, v: Tensor) => Tensor): Tensor {
   const { heads, kvHeads, headDim, eps, dim } = LAYER;
   const seq = x.shape[0]!;
-  const normed = rmsNorm(x, w["input_layernorm.weight"], { eps });
+  const normed = rmsNorm(x, { weight: w["input_layernorm.weight"], eps });
   const project = (name: LayerParameter, n: number): Tensor =>
     linear(normed, w[name]).reshape([1, seq, n, headDim]);
   const mixed = mix(
@@ -91,7 +91,7 @@ function decoderLayer(x: Tensor, w: LayerTensors, mix: (q: Tensor, k: Tensor, v:
   ).reshape([seq, dim]);
   const middle = linear(mixed, w["o_proj.weight"], undefined, { residual: x });
   return gluFfn(
-    rmsNorm(middle, w["post_attention_layernorm.weight"], { eps }),
+    rmsNorm(middle, { weight: w["post_attention_layernorm.weight"], eps }),
     { wGate: w["gate_proj.weight"], wUp: w["up_proj.weight"], wDown: w["down_proj.weight"] },
     { residual: middle },
   );
@@ -116,9 +116,9 @@ const window = (options: Options) => ({
 
 const PROGRAMS: Readonly<Record<Kind, Build>> = {
   matmul: (gpu, t) => eager(gpu, () => [matmul(t["a"]!, t["b"]!)]),
-  rmsNorm: (gpu, t, o) => eager(gpu, () => [rmsNorm(t["x"]!, t["weight"], { eps: o["eps"]! })]),
+  rmsNorm: (gpu, t, o) => eager(gpu, () => [rmsNorm(t["x"]!, { weight: t["weight"], eps: o["eps"]! })]),
   layerNorm: (gpu, t, o) =>
-    eager(gpu, () => [layerNorm(t["x"]!, t["weight"], { eps: o["eps"]!, bias: t["bias"] })]),
+    eager(gpu, () => [layerNorm(t["x"]!, { weight: t["weight"], eps: o["eps"]!, bias: t["bias"] })]),
   softmax: (gpu, t) => eager(gpu, () => [softmax(t["x"]!)]),
   attention: (gpu, t, o) => {
     const [q, k, v] = ["q", "k", "v"].map((n) => t[n]!.reshape([1, ...t[n]!.shape])) as [

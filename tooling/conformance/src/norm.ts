@@ -9,13 +9,14 @@ import {
   placement,
   qkNorm,
   rmsNorm,
-  rmsNormGemma,
+  gemmaRmsNorm,
   scaleNorm,
   subLnGain,
   type DepthConfig,
   type NormKind,
   type Placement,
   type StreamMap,
+  type Sublayer,
 } from "@x/norm";
 import { flag, number, optionalNumber, text } from "./config.js";
 import type { Runner, RunnerContext } from "./runner.js";
@@ -30,25 +31,25 @@ function normOf({ config, params }: RunnerContext, place: string): StreamMap {
   const weight = params[`${place}.weight`];
   const bias = params[`${place}.bias`];
   const eps = number(config, "eps", kind === "layer" ? 1e-5 : 1e-6);
-  if (kind === "layer") return (x) => layerNorm(x, weight, { eps, bias });
-  if (kind === "gemma") return (x) => rmsNormGemma(x, weight, { eps });
-  if (kind === "rms") return (x) => rmsNorm(x, weight, { eps });
+  if (kind === "layer") return (x) => layerNorm(x, { weight, eps, bias });
+  if (kind === "gemma") return (x) => gemmaRmsNorm(x, { weight, eps });
+  if (kind === "rms") return (x) => rmsNorm(x, { weight, eps });
   throw new ConfigError("placement", `norm is ${JSON.stringify(kind)}`);
 }
 
 /** A sublayer of the golden cases. */
-function sublayerOf(context: RunnerContext, kind: string, i: number): StreamMap {
-  const { config, params } = context;
+function sublayerOf({ config, params }: RunnerContext, kind: string, i: number): Sublayer {
   const p = (name: string): Tensor => params[`sub.${i}.${name}`]!;
   const optional = (name: string): Tensor | undefined => params[`sub.${i}.${name}`];
-  const inner: StreamMap = config["placement"] === "subLn" ? normOf(context, `inner.${i}`) : (x) => x;
+  const same: StreamMap = (x) => x;
   switch (kind) {
     case "linearTanh":
       return (x) => tanh(linear(x, p("w"), optional("b")));
     case "ffn":
-      return (x) => linear(inner(relu(linear(x, p("w1"), optional("b1")))), p("w2"), optional("b2"));
+      return (x, inner = same) =>
+        linear(inner(relu(linear(x, p("w1"), optional("b1")))), p("w2"), optional("b2"));
     case "attention":
-      return (x) => {
+      return (x, inner = same) => {
         const [batch, seq, dim] = x.shape as [number, number, number];
         const heads = number(config, "numHeads");
         const split = (t: Tensor): Tensor => t.reshape([batch, seq, heads, dim / heads]);
@@ -87,7 +88,8 @@ const placed: Runner = (context) => {
       norm: normOf(context, `norm.${i}`),
       // Its parameters may all be absent: a plain norm is still a norm.
       normOut: name === "sandwich" || name === "periLn" ? normOf(context, `normOut.${i}`) : undefined,
-      alpha: constants?.alpha ?? 1,
+      normInner: name === "subLn" ? normOf(context, `inner.${i}`) : undefined,
+      alpha: constants?.alpha,
     });
   });
   if (flag(config, "finalNorm", false)) x = normOf(context, "finalNorm")(x);
@@ -100,20 +102,23 @@ const placed: Runner = (context) => {
 
 export const norm: Readonly<Record<string, Runner>> = {
   layernorm: ({ config, inputs, params }) => ({
-    out: layerNorm(inputs["x"]!, params["weight"], {
+    out: layerNorm(inputs["x"]!, {
+      weight: params["weight"],
       eps: number(config, "eps", 1e-5),
       bias: params["bias"],
     }),
   }),
   rmsnorm: ({ config, inputs, params }) => ({
-    out: rmsNorm(inputs["x"]!, params["weight"], {
+    out: rmsNorm(inputs["x"]!, {
+      weight: params["weight"],
       eps: number(config, "eps", 1e-6),
       epsPlacement: text(config, "epsPlacement", "inside") as "inside" | "outside",
       bias: params["bias"],
     }),
   }),
   prmsnorm: ({ config, inputs, params }) => ({
-    out: partialRmsNorm(inputs["x"]!, params["weight"], {
+    out: partialRmsNorm(inputs["x"]!, {
+      weight: params["weight"],
       p: number(config, "p"),
       rounding: text(config, "rounding", "floor") as "floor" | "ceil",
       eps: number(config, "eps", 1e-8),
@@ -122,10 +127,10 @@ export const norm: Readonly<Record<string, Runner>> = {
     }),
   }),
   rmsnorm_gemma: ({ config, inputs, params }) => ({
-    out: rmsNormGemma(inputs["x"]!, params["weight"], { eps: number(config, "eps", 1e-6) }),
+    out: gemmaRmsNorm(inputs["x"]!, { weight: params["weight"], eps: number(config, "eps", 1e-6) }),
   }),
   scalenorm: ({ config, inputs, params }) => ({
-    out: scaleNorm(inputs["x"]!, params["g"]!, { eps: number(config, "eps", 1e-5) }),
+    out: scaleNorm(inputs["x"]!, { g: params["g"]!, eps: number(config, "eps", 1e-5) }),
   }),
   batchnorm: ({ config, inputs, params }) => {
     const training = flag(config, "training", false);

@@ -108,7 +108,7 @@ async function kernels(gpu: Gpu): Promise<number> {
 async function norm(gpu: Gpu): Promise<number> {
   const layer = RMSNorm.init(gpu, { dim: 65, eps: 1e-5 });
   const weight = operand([65], 2).data;
-  layer.weight.write(weight);
+  layer.parameters()["weight"]!.write(weight);
   const { data } = operand([3, 65], 1);
   const expected = range(3 * 65).map((i) => {
     const r = Math.floor(i / 65) * 65;

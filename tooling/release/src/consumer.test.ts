@@ -171,7 +171,7 @@ import { DuplicatePackageError, openDevice, valueAndGrad } from "@x/kernels";
 import { rmsNorm } from "@x/norm";
 const gpu = await openDevice();
 const x = gpu.tensor([1, 2, 3, 4], [1, 4]);
-for (const use of [() => rmsNorm(x, gpu.full([4], 1)), () => valueAndGrad(() => rmsNorm(x, gpu.full([4], 1)), { x })])
+for (const use of [() => rmsNorm(x, { weight: gpu.full([4], 1) }), () => valueAndGrad(() => rmsNorm(x, { weight: gpu.full([4], 1) }), { x })])
   try {
     use();
     console.log("not refused");

@@ -1,4 +1,4 @@
-import { BatchNorm, layerNorm, partialRmsNorm, rmsNorm, rmsNormGemma, scaleNorm } from "@x/norm";
+import { BatchNorm, layerNorm, partialRmsNorm, rmsNorm, gemmaRmsNorm, scaleNorm } from "@x/norm";
 import { Fields } from "../config/index.js";
 import type { Norm, NormFactory } from "./contract.js";
 import { ParameterSet } from "./parameters.js";
@@ -9,7 +9,7 @@ const rms: NormFactory = (spec, weights, dim): Norm => {
   const epsPlacement = f.oneOf("epsPlacement", ["inside", "outside"], "inside");
   const set = new ParameterSet(weights);
   const weight = set.constant("weight", [dim], 1);
-  return { forward: (x) => rmsNorm(x, weight, { eps, epsPlacement }), parameters: () => set.all() };
+  return { forward: (x) => rmsNorm(x, { weight, eps, epsPlacement }), parameters: () => set.all() };
 };
 
 /** Factor 1 + weight (Gemma). */
@@ -17,7 +17,7 @@ const gemma: NormFactory = (spec, weights, dim): Norm => {
   const eps = new Fields(`${weights.name}: norm`, spec, ["type", "eps"]).number("eps", 1e-6);
   const set = new ParameterSet(weights);
   const weight = set.constant("weight", [dim], 0);
-  return { forward: (x) => rmsNormGemma(x, weight, { eps }), parameters: () => set.all() };
+  return { forward: (x) => gemmaRmsNorm(x, { weight, eps }), parameters: () => set.all() };
 };
 
 const layer: NormFactory = (spec, weights, dim): Norm => {
@@ -26,7 +26,7 @@ const layer: NormFactory = (spec, weights, dim): Norm => {
   const set = new ParameterSet(weights);
   const weight = set.constant("weight", [dim], 1);
   const bias = f.flag("bias", true) ? set.constant("bias", [dim], 0) : undefined;
-  return { forward: (x) => layerNorm(x, weight, { eps, bias }), parameters: () => set.all() };
+  return { forward: (x) => layerNorm(x, { weight, eps, bias }), parameters: () => set.all() };
 };
 
 /** The root mean square of the first `p` of the features: `p` (0.0625), `rounding`, `eps`, `epsPlacement`. */
@@ -40,7 +40,7 @@ const partial: NormFactory = (spec, weights, dim): Norm => {
   } as const;
   const set = new ParameterSet(weights);
   const weight = set.constant("weight", [dim], 1);
-  return { forward: (x) => partialRmsNorm(x, weight, options), parameters: () => set.all() };
+  return { forward: (x) => partialRmsNorm(x, { weight, ...options }), parameters: () => set.all() };
 };
 
 /** One factor for a row of length 1. */
@@ -48,7 +48,7 @@ const scale: NormFactory = (spec, weights, dim): Norm => {
   const eps = new Fields(`${weights.name}: norm`, spec, ["type", "eps"]).number("eps", 1e-5);
   const set = new ParameterSet(weights);
   const g = set.constant("g", [1], Math.sqrt(dim));
-  return { forward: (x) => scaleNorm(x, g, { eps }), parameters: () => set.all() };
+  return { forward: (x) => scaleNorm(x, { g, eps }), parameters: () => set.all() };
 };
 
 /**
@@ -57,20 +57,17 @@ const scale: NormFactory = (spec, weights, dim): Norm => {
  */
 const batch: NormFactory = (spec, weights, dim): Norm => {
   const f = new Fields(`${weights.name}: norm`, spec, ["type", "eps", "momentum"]);
+  const config = { dim, eps: f.number("eps", 1e-5), momentum: f.number("momentum", 0.1) };
   const [set, running] = [new ParameterSet(weights), new ParameterSet(weights)];
-  const norm = new BatchNorm(
-    {
-      weight: set.constant("weight", [dim], 1),
-      bias: set.constant("bias", [dim], 0),
-      runningMean: running.constant("running_mean", [dim], 0),
-      runningVar: running.constant("running_var", [dim], 1),
-    },
-    { eps: f.number("eps", 1e-5), momentum: f.number("momentum", 0.1) },
-  );
+  set.constant("weight", [dim], 1);
+  set.constant("bias", [dim], 0);
+  running.constant("running_mean", [dim], 0);
+  running.constant("running_var", [dim], 1);
+  const norm = new BatchNorm(config, { ...set.all(), ...running.all() });
   return {
     forward: (x, { training }) => norm.forward(x, { training }),
-    parameters: () => set.all(),
-    buffers: () => running.all(),
+    parameters: () => norm.parameters(),
+    buffers: () => norm.buffers(),
   };
 };
 

@@ -187,7 +187,8 @@ export class Mamba2Block implements Module {
     const { normGroups, normBeforeGate, normEps } = sizes(this.config);
     const parts = [normGroups, y.shape[2]! / normGroups];
     const rms = (t: Tensor): Tensor =>
-      plainRmsNorm(t.reshape([...t.shape.slice(0, 2), ...parts]), this.#p["norm.weight"]!.reshape(parts), {
+      plainRmsNorm(t.reshape([...t.shape.slice(0, 2), ...parts]), {
+        weight: this.#p["norm.weight"]!.reshape(parts),
         eps: normEps,
       }).reshape(t.shape);
     return normBeforeGate ? gate(rms(y), z) : rms(gate(y, z));

@@ -1,6 +1,6 @@
 import type { DType } from "../dtype.js";
 import type { Gpu } from "../gpu.js";
-import type { Module } from "../module.js";
+import { namedParameters, type Module } from "../module.js";
 import type { Tensor } from "../tensor.js";
 import { expectFunction, expectObject } from "../validate.js";
 import {
@@ -49,6 +49,11 @@ export interface ComponentClass<C, Given, Parts> {
   new (config: Given, parameters: Parameters, parts?: Parts): C;
 }
 
+/** A component that another one calls. */
+export interface ComponentPart extends Module {
+  buffers?(): Record<string, Tensor>;
+}
+
 /** Who speaks of a class that lacks what a component must declare. */
 const BASE = "Component";
 
@@ -66,7 +71,7 @@ const BASE = "Component";
  *     super(RMSNORM, config, RMSNorm.plan(config), parameters);
  *   }
  *   forward(x: Tensor): Tensor {
- *     return rmsNorm(x, { weight: this.weights.weight, eps: this.config.eps });
+ *     return rmsNorm(x, { weight: this.weights["weight"], eps: this.config.eps });
  *   }
  * }
  * ```
@@ -76,15 +81,27 @@ export abstract class Component<S extends Schema> implements Module {
   /** Parameters and buffers by their planned names. */
   protected readonly weights: Parameters;
   readonly #plan: ParameterPlan;
+  readonly #parts: Readonly<Record<string, ComponentPart | undefined>>;
   readonly #owned: { dispose(): void }[] = [];
 
-  /** @throws ConfigError, ShapeError and DTypeError, each naming the first key or parameter that is not as planned */
-  constructor(schema: S, config: Config<S>, plan: ParameterPlan, parameters: Parameters) {
+  /**
+   * @param parts components that this one calls (the norm of its queries), under the names that checkpoints give them;
+   * their parameters and buffers are counted with this component's, and they stay their maker's to dispose
+   * @throws ConfigError, ShapeError and DTypeError, each naming the first key or parameter that is not as planned
+   */
+  constructor(
+    schema: S,
+    config: Config<S>,
+    plan: ParameterPlan,
+    parameters: Parameters,
+    parts: Readonly<Record<string, ComponentPart | undefined>> = {},
+  ) {
     expectObject(BASE, "schema", schema);
     expectFunction(BASE, "schema.read", Reflect.get(schema, "read"));
     this.config = schema.read(config) as Resolved<S>;
     this.weights = checkParameters(schema.name, plan, parameters);
     this.#plan = plan;
+    this.#parts = parts;
   }
 
   /**
@@ -114,14 +131,18 @@ export abstract class Component<S extends Schema> implements Module {
     }
   }
 
-  /** What training changes, by name. */
+  /** What training changes, by name; the parameters of parts stand under the part's name. */
   parameters(): Record<string, Tensor> {
-    return this.#named(false);
+    return { ...this.#named(false), ...namedParameters(this.#parts) };
   }
 
   /** What checkpoints hold besides the parameters. */
   buffers(): Record<string, Tensor> {
-    return this.#named(true);
+    const ofParts = Object.entries(this.#parts).map(([name, part]): [string, Module] => [
+      name,
+      { parameters: () => part?.buffers?.() ?? {} },
+    ]);
+    return { ...this.#named(true), ...namedParameters(Object.fromEntries(ofParts)) };
   }
 
   #named(buffers: boolean): Record<string, Tensor> {

@@ -39,4 +39,11 @@ export {
   type Parameters,
   type PlannedParameter,
 } from "./parameters.js";
-export { Component, type ComponentClass, type State, type Stateful, type StateOptions } from "./component.js";
+export {
+  Component,
+  type ComponentClass,
+  type ComponentPart,
+  type State,
+  type Stateful,
+  type StateOptions,
+} from "./component.js";

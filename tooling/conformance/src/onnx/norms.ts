@@ -23,7 +23,7 @@ export const normOperators: OnnxMappings = {
     const eps = node.number("epsilon", 1e-5);
     node.number("stash_type", 1);
     return [
-      layerNorm(flat, line(node.need(1)), { eps, bias: line(node.input(2)) }).reshape(x.shape),
+      layerNorm(flat, { weight: line(node.need(1)), eps, bias: line(node.input(2)) }).reshape(x.shape),
       node.wants(1) ? mean(flat, { axes: 1 }).reshape(reduced) : undefined,
       node.wants(2) ? rsqrt(add(variance(flat, { axes: 1 }), eps)).reshape(reduced) : undefined,
     ];
@@ -32,7 +32,7 @@ export const normOperators: OnnxMappings = {
     const x = node.need(0);
     node.number("stash_type", 1);
     const eps = node.number("epsilon", 1e-5);
-    return [rmsNorm(rows(node, x).flat, line(node.need(1)), { eps }).reshape(x.shape)];
+    return [rmsNorm(rows(node, x).flat, { weight: line(node.need(1)), eps }).reshape(x.shape)];
   },
   GroupNormalization: (node) => {
     node.number("stash_type", 1);

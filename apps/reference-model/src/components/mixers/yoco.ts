@@ -79,7 +79,7 @@ class YocoCross implements Mixer {
 
   prepare(x: Tensor, context: ForwardContext, state: MixerState | undefined): void {
     if (!this.#first) return;
-    const source = rmsNorm(x, this.#p["kv_layer_norm.weight"], { eps: 1e-6 });
+    const source = rmsNorm(x, { weight: this.#p["kv_layer_norm.weight"], eps: 1e-6 });
     const k = this.#heads(source, "k_proj", this.#numKvHeads);
     const v = this.#heads(source, "v_proj", this.#numKvHeads);
     const turned = this.#encoding?.rotate?.(k, k, context).k ?? k;
