@@ -50,6 +50,7 @@ const QK_NORM = schema("QKNorm", {
   numHeads: integer("Heads of the queries.", { min: 1 }),
   numKvHeads: integer("Heads of the keys.", { min: 1, defaultDoc: "numHeads" }),
   bias: boolean('A learned shift; kinds "layer" and "rms".', { defaultDoc: 'true for "layer"' }),
+  gPerHead: boolean('Kind "l2": a g for each head of the queries in place of one.', { default: false }),
   length: integer("Typical length of a text, from which l2 takes its initial g = log2(length^2 - length).", {
     min: 2,
     default: 1024,
@@ -101,8 +102,8 @@ export function qkNorm(x: Tensor, options: QKNormOptions): Tensor {
 
 /**
  * `qkNorm` of queries and keys with its parameters: `q_norm.weight` and `k_norm.weight`, initially ones (zeros for
- * "gemma"), with `bias` also `q_norm.bias` and `k_norm.bias`, initially zeros; for "l2" one `g` [1], which multiplies
- * the query, so that attention runs with scale 1.
+ * "gemma"), with `bias` also `q_norm.bias` and `k_norm.bias`, initially zeros; for "l2" `g` [1] or [numHeads],
+ * which multiplies the query, so that attention runs with scale 1.
  */
 export class QKNorm extends Component<typeof QK_NORM> {
   static readonly schema = QK_NORM;
@@ -110,10 +111,13 @@ export class QKNorm extends Component<typeof QK_NORM> {
   /** Names, shapes and initial values of the parameters. @throws ConfigError */
   static plan(config: QKNormConfig): ParameterPlan {
     const { kind, scope, headDim, numHeads, numKvHeads = numHeads, length, ...rest } = QK_NORM.read(config);
-    const { bias = kind === "layer" } = rest;
+    const { bias = kind === "layer", gPerHead } = rest;
+    if (gPerHead && kind !== "l2")
+      throw new ConfigError(QK_NORM.name, `gPerHead is true; only kind "l2" has a g`);
     if (bias && kind !== "layer" && kind !== "rms")
       throw new ConfigError(QK_NORM.name, `bias is true; only kinds "layer" and "rms" have one`);
-    if (kind === "l2") return { g: { shape: [1], init: Math.log2(length ** 2 - length) } };
+    if (kind === "l2")
+      return { g: { shape: [gPerHead ? numHeads : 1], init: Math.log2(length ** 2 - length) } };
     const side = (heads: number): ParameterPlan => {
       const width = scope === "all" ? heads * headDim : headDim;
       return {
@@ -153,7 +157,7 @@ export class QKNorm extends Component<typeof QK_NORM> {
     return q.gpu.scope(() => {
       const [query, key] = [of("q_norm", q), of("k_norm", k)];
       const { g } = this.weights;
-      return { q: g ? mul(query, g) : query, k: key };
+      return { q: g ? mul(query, g.reshape([g.size, 1])) : query, k: key };
     });
   }
 }
