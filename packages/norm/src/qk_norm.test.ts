@@ -72,7 +72,7 @@ eachForm("qkNorm", (device) => {
     expect((await ones.q.read())[0]).toBeCloseTo(Math.log2(6) / 2, 5);
     const each = new QKNorm({ kind: "l2", gPerHead: true, ...shape }, { g: gpu.tensor([1, 2, 3, 4], [4]) });
     const { q: scaled } = each.forward(gpu.full([1, 1, 4, 4], 1), gpu.full([1, 1, 2, 4], 1));
-    expect([...(await scaled.read())]).toEqual([1, 2, 3, 4].flatMap((g) => Array(4).fill(g / 2)));
+    expect([...(await scaled.read())]).toEqual([1, 2, 3, 4].flatMap((g) => [g, g, g, g].map((v) => v / 2)));
     expect(() => QKNorm.plan({ kind: "rms", gPerHead: true, ...shape })).toThrow(/only kind "l2" has a g/);
     expect(() => new QKNorm({ kind: "rms", ...shape }, {})).toThrow(/q_norm.weight is missing/);
   });
