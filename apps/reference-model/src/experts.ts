@@ -5,7 +5,7 @@ import type { CausalLM } from "./model.js";
 import { wordClass } from "./stories.js";
 
 /** What the experts of one layer do on a text; matrices are by rows. */
-interface LayerRouting {
+export interface LayerRouting {
   /** Name of the layer's feed-forward block. */
   readonly name: string;
   readonly numExperts: number;
@@ -162,7 +162,8 @@ export async function expertReport(
   }
 }
 
-const percent = (x: number): string => `${(100 * x).toFixed(0)}%`;
+/** A share as a percentage. */
+export const percent = (x: number): string => `${(100 * x).toFixed(0)}%`;
 
 /** The report for a terminal: of each layer, the load of its experts and the classes that each takes most of. */
 export function expertTable(report: ExpertReport, top = 4): string {
@@ -189,46 +190,4 @@ export function expertTable(report: ExpertReport, top = 4): string {
     }
   }
   return `${lines.join("\n")}\n`;
-}
-
-const escape = (text: string): string => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
-
-/** The report as SVG: for each layer a bar of load for each expert above a map of what share of a class it takes. */
-export function expertSvg(report: ExpertReport): string {
-  const [cell, rowHeight, bars, left, gap] = [26, 16, 60, 120, 70];
-  const rows = report.classes.length;
-  const width = left + Math.max(...report.layers.map((l) => l.numExperts)) * cell + 40;
-  const each = bars + rows * rowHeight + gap;
-  const parts: string[] = [];
-  report.layers.forEach((layer, at) => {
-    const y = 30 + at * each;
-    parts.push(
-      `<text x="8" y="${y - 8}" font-weight="bold">${escape(layer.name)}</text>`,
-      `<text x="${left - 6}" y="${y + bars}" text-anchor="end">load</text>`,
-    );
-    const highest = Math.max(...layer.load);
-    layer.load.forEach((share, e) => {
-      const x = left + e * cell;
-      const h = (bars - 14) * (share / highest);
-      parts.push(
-        `<rect x="${x + 2}" y="${(y + bars - h).toFixed(1)}" width="${cell - 4}" height="${h.toFixed(1)}" fill="#1f77b4"><title>expert ${e}: ${percent(share)}</title></rect>`,
-        `<text x="${x + cell / 2}" y="${(y + bars - h - 3).toFixed(1)}" text-anchor="middle" font-size="9">${percent(share)}</text>`,
-      );
-    });
-    report.classes.forEach(({ name, tokens }, i) => {
-      const top = y + bars + 4 + i * rowHeight;
-      parts.push(`<text x="${left - 6}" y="${top + 12}" text-anchor="end">${escape(name)}</text>`);
-      layer.typeShare[i]!.forEach((share, e) => {
-        parts.push(
-          `<rect x="${left + e * cell}" y="${top}" width="${cell - 1}" height="${rowHeight - 1}" fill="#d62728" fill-opacity="${share.toFixed(3)}" stroke="#eee"><title>${escape(name)} (${tokens} tokens), expert ${e}: ${percent(share)}</title></rect>`,
-        );
-      });
-    });
-  });
-  const height = 30 + report.layers.length * each;
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="11">
-<rect width="${width}" height="${height}" fill="white"/>
-${parts.join("\n")}
-</svg>
-`;
 }

@@ -113,3 +113,14 @@ export * from "./optim/index.js";
 export * from "./random/index.js";
 export * from "./contract/index.js";
 export { addInto, sumMiddle, sumToShape } from "./reduce.js";
+export {
+  svgLine,
+  svgPath,
+  svgPicture,
+  svgRect,
+  svgText,
+  svgTextWidth,
+  type SvgColour,
+  type SvgShapeOptions,
+  type SvgTextOptions,
+} from "./svg.js";

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ConfigError } from "@x/kernels";
+import { ConfigError, svgTextWidth } from "@x/kernels";
 import {
   bigBird,
   blockLocal,
@@ -192,5 +192,11 @@ describe("patterns", () => {
     const svg = slidingWindow(1).svg({ queries: 4 }, { blocks: [2, 2], title: "a < b" });
     expect(svg).toMatch(/^<svg .*<\/svg>\n$/s);
     expect(svg).toContain("a &#60; b");
+    expect(svg).toMatch(/>key, 0 to 3<.*/);
+    expect(svg).toMatch(/>query, 0 to 3</);
+    // A title that is longer than the cells widens the picture.
+    const title = "slidingWindow(1).or(globalTokens(2)).and(causal())";
+    const [, width] = /viewBox="0 0 (\d+) /.exec(slidingWindow(1).svg({ queries: 4 }, { title }))!;
+    expect(Number(width)).toBeGreaterThan(svgTextWidth(title, 13));
   });
 });

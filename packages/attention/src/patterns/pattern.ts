@@ -1,7 +1,7 @@
 import { checkConfig, ConfigError, expectInteger } from "@x/kernels";
 import { buildRule } from "./build.js";
 import { checkPattern, isCausal, type Part, type PatternConfig } from "./config.js";
-import { svgPicture, textPicture, type PictureOptions } from "./picture.js";
+import { patternSvg, textPicture, type PictureOptions } from "./picture.js";
 import { predicate, type Rule } from "./rule.js";
 import { countBlocks, visits } from "./visits.js";
 
@@ -109,7 +109,7 @@ export class Pattern {
 
   /** The mask of one head as an SVG picture, with the blocks that the kernels visit. */
   svg(size: PatternSize, options: PictureOptions = {}): string {
-    return svgPicture(this.sees(size), filled(size), options);
+    return patternSvg(this.sees(size), filled(size), options);
   }
 }
 

@@ -1,4 +1,4 @@
-import { checkConfig, expectInteger } from "@x/kernels";
+import { checkConfig, expectInteger, svgPath, svgPicture, svgRect, svgText, svgTextWidth } from "@x/kernels";
 
 export interface PictureOptions {
   /** Which head; default 0. */
@@ -34,23 +34,42 @@ export function textPicture(sees: Sees, size: Size, options: PictureOptions): st
   return [...(options.title ? [options.title] : []), ...lines].join("\n");
 }
 
-/** Cells of 8 units; a query's visible neighbours join into one rectangle. */
-export function svgPicture(sees: Sees, size: Size, options: PictureOptions): string {
+const CELL = 8;
+/** Heights of a title's and of a label's letters. */
+const [TITLE, LABEL] = [13, 11];
+
+type Span = readonly [from: number, to: number];
+
+/** Rectangles of cells as one path. */
+const rectangles = (
+  left: number,
+  top: number,
+  cells: readonly (readonly [rows: Span, columns: Span])[],
+): string =>
+  cells
+    .map(([[r0, r1], [c0, c1]]) => {
+      const [width, height] = [(c1 - c0) * CELL, (r1 - r0) * CELL];
+      return `M${left + c0 * CELL} ${top + r0 * CELL}h${width}v${height}h-${width}z`;
+    })
+    .join("");
+
+/** Cells of 8 units, queries downwards and keys to the right; a query's visible neighbours join into one rectangle. */
+export function patternSvg(sees: Sees, size: Size, options: PictureOptions): string {
   check(options);
   const { queries, keys, queryOffset } = size;
   const { head = 0, blocks, title } = options;
-  const [cell, top] = [8, title ? 20 : 0];
-  const [width, height] = [keys * cell, queries * cell];
-  const cells: string[] = [];
-  const visited: string[] = [];
+  const [width, height] = [keys * CELL, queries * CELL];
+  const cells: [Span, Span][] = [];
+  const visited: [Span, Span][] = [];
   for (let i = 0; i < queries; i++)
     for (let j = 0; j < keys; j++) {
       if (!sees(head, i + queryOffset, j)) continue;
       const from = j;
       while (j + 1 < keys && sees(head, i + queryOffset, j + 1)) j++;
-      cells.push(
-        `M${from * cell} ${top + i * cell}h${(j + 1 - from) * cell}v${cell}h-${(j + 1 - from) * cell}z`,
-      );
+      cells.push([
+        [i, i + 1],
+        [from, j + 1],
+      ]);
     }
   if (blocks) {
     const [rows, columns] = blocks;
@@ -60,20 +79,33 @@ export function svgPicture(sees: Sees, size: Size, options: PictureOptions): str
         let any = false;
         for (let i = r; i < r + h && !any; i++)
           for (let j = c; j < c + w && !any; j++) any = sees(head, i + queryOffset, j);
-        if (any) visited.push(`M${c * cell} ${top + r * cell}h${w * cell}v${h * cell}h-${w * cell}z`);
+        if (any)
+          visited.push([
+            [r, r + h],
+            [c, c + w],
+          ]);
       }
   }
-  const text = (s: string): string => s.replace(/[<&>]/g, (c) => `&#${c.charCodeAt(0)};`);
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1 -1 ${width + 2} ${top + height + 2}" width="${width + 2}" height="${top + height + 2}">`,
-    ...(title
-      ? [`<text x="0" y="14" font-family="sans-serif" font-size="13" fill="#555">${text(title)}</text>`]
-      : []),
-    `<rect x="0" y="${top}" width="${width}" height="${height}" fill="#f3f3f3"/>`,
-    ...(visited.length > 0 ? [`<path d="${visited.join("")}" fill="#cfe0f5"/>`] : []),
-    `<path d="${cells.join("")}" fill="#2f6db3"/>`,
-    `<rect x="0" y="${top}" width="${width}" height="${height}" fill="none" stroke="#999"/>`,
-    "</svg>",
-    "",
-  ].join("\n");
+  const name = title ?? "attention pattern";
+  const [keyLabel, queryLabel] = [
+    `key, 0 to ${keys - 1}`,
+    `query, ${queryOffset} to ${queryOffset + queries - 1}`,
+  ];
+  const [left, top] = [LABEL + 12, title ? TITLE + 14 : 6];
+  // What is longer than the cells gets the room that it needs.
+  const right = Math.max(
+    left + width + 6,
+    left + svgTextWidth(keyLabel, LABEL) + 6,
+    title ? left + svgTextWidth(title, TITLE) + 6 : 0,
+  );
+  const bottom = top + Math.max(height, svgTextWidth(queryLabel, LABEL));
+  return svgPicture(right, bottom + LABEL + 10, name, [
+    ...(title ? [svgText(left, TITLE + 4, title, { size: TITLE })] : []),
+    svgRect(left, top, width, height, { fill: "field" }),
+    ...(visited.length > 0 ? [svgPath(rectangles(left, top, visited), { fill: "area" })] : []),
+    ...(cells.length > 0 ? [svgPath(rectangles(left, top, cells), { fill: "first" })] : []),
+    svgRect(left, top, width, height, { stroke: "grid" }),
+    svgText(left - 7, bottom, queryLabel, { size: LABEL, upwards: true }),
+    svgText(left, bottom + LABEL + 4, keyLabel, { size: LABEL }),
+  ]);
 }
