@@ -1,5 +1,11 @@
-import type { Draw } from "@x/attention";
-import { ConfigError, randomNormal, takeParameter, type Tensor } from "@x/kernels";
+import {
+  ConfigError,
+  randomNormal,
+  takeParameter,
+  type Draw,
+  type ParameterPlan,
+  type Tensor,
+} from "@x/kernels";
 import type { ModelConfig } from "../config/index.js";
 import type { Weights } from "./contract.js";
 
@@ -26,12 +32,15 @@ function checkParameter(name: string, tensor: Tensor, shape: readonly number[]):
   return tensor;
 }
 
+/** What a set of parameters needs to know; without a gain, none is applied. */
+type PartWeights = Omit<Weights, "encoding" | "components" | "gain"> & { readonly gain?: number };
+
 /** A part's tensors: each taken from the checkpoint, its shape checked, or made. */
 export class ParameterSet {
-  readonly #weights: Omit<Weights, "encoding" | "components" | "gain">;
+  readonly #weights: PartWeights;
   readonly #all: Record<string, Tensor> = {};
 
-  constructor(weights: Omit<Weights, "encoding" | "components" | "gain">) {
+  constructor(weights: PartWeights) {
     this.#weights = weights;
   }
 
@@ -66,6 +75,22 @@ export class ParameterSet {
     else made.push((tensor = gpu.keep(make())));
     this.#all[name] = tensor;
     return tensor;
+  }
+
+  /**
+   * The parameters and buffers of a component's plan. Matrices that write into the residual stream shrink with depth
+   * (GPT-2); they and those of values take the layer's gain (DeepNorm, Sub-LN).
+   */
+  planned(plan: ParameterPlan): Record<string, Tensor> {
+    const { model, gain } = this.#weights;
+    return Object.fromEntries(
+      Object.entries(plan).map(([name, { shape, init, role }]) => {
+        if (typeof init === "function") return [name, this.drawn(name, shape, init)];
+        if (typeof init === "number") return [name, this.constant(name, shape, init)];
+        const std = role === "output" ? (init.std * outStd(model)) / STD : init.std;
+        return [name, this.normal(name, shape, role === undefined ? std : std * (gain ?? 1))];
+      }),
+    );
   }
 
   all(): Record<string, Tensor> {
