@@ -1,9 +1,10 @@
 // Everything that a command needs before it runs, done once: dependencies, build, a WebGPU adapter.
 //   node tooling/setup/setup.mjs [-- COMMAND ARGUMENTS...]
 // Node's own modules only: this runs on a fresh clone.
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ensureAdapter, ensureBrowser } from "./adapter.mjs";
@@ -123,6 +124,22 @@ const programs = {
   test: "tooling/setup/test.mjs",
 };
 
+/**
+ * Run a program until it ends, and return its exit code. Signals are the program's to answer: it may have something to
+ * save, so this process hands them on and waits.
+ */
+function runProgram(name, args) {
+  // Paths on the command line are the caller's: npm changes to the package's folder, and says where it was called.
+  const cwd = process.env.INIT_CWD ?? process.cwd();
+  const child = spawn(process.execPath, [join(root, programs[name]), ...args], { cwd, stdio: "inherit" });
+  for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"]) process.on(signal, () => child.kill(signal));
+  return new Promise((resolve) => {
+    child.once("error", (error) => fail(`${name} could not be started: ${error.message}`));
+    // A shell has the exit code 128 and the signal's number for a program that a signal ended.
+    child.once("exit", (code, signal) => resolve(code ?? 128 + constants.signals[signal]));
+  });
+}
+
 const separator = process.argv.indexOf("--");
 const [name, ...rest] = separator < 0 ? [] : process.argv.slice(separator + 1);
 if (name !== undefined && !(name in programs))
@@ -134,11 +151,5 @@ if (name !== "test") ensureBuild(stamp);
 if (ensureAdapter(stamp)) writeStamp(stamp);
 if (name === "test" && ensureBrowser(stamp)) writeStamp(stamp);
 if (name !== undefined) {
-  // Paths on the command line are the caller's: npm changes to the package's folder, and says where it was called.
-  const cwd = process.env.INIT_CWD ?? process.cwd();
-  const result = spawnSync(process.execPath, [join(root, programs[name]), ...rest], {
-    cwd,
-    stdio: "inherit",
-  });
-  process.exit(result.status ?? 1);
+  process.exitCode = await runProgram(name, rest);
 }

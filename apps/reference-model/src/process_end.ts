@@ -6,7 +6,6 @@ import { TokenizerError } from "@x/tokenizer";
 
 /** Exit codes of signals are 128 and the number of the signal, as a shell has them. */
 const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
-const SIGPIPE = 13;
 /** A terminal and npm both send the signal of one Ctrl-C: what follows within this time, in milliseconds, is the same one. */
 const ONE_SIGNAL = 500;
 
@@ -15,6 +14,8 @@ let stopRequested: (() => void) | undefined;
 let signalAt: number | undefined;
 let exitCode = 0;
 let ending = false;
+/** The end came from outside, while the command was at work. */
+let cutOff = false;
 
 /**
  * Do something when the process ends, however it ends: show the cursor again, free the GPU, remove a temporary folder.
@@ -51,7 +52,7 @@ function receive(number: number): void {
   signalAt = now;
   exitCode = 128 + number;
   if (first && stopRequested) stopRequested();
-  else void end(exitCode);
+  else void end(exitCode, undefined, "cut off");
 }
 
 const isSystemError = (error: unknown): error is NodeJS.ErrnoException =>
@@ -78,9 +79,17 @@ function flush(stream: NodeJS.WriteStream): Promise<void> {
   });
 }
 
-async function end(code: number, error?: unknown): Promise<void> {
-  if (ending) return;
+async function end(code: number, error?: unknown, work: "done" | "cut off" = "done"): Promise<void> {
+  if (ending) {
+    // A last line that finds the disk full is a failure too. Work that was cut off fails because its device is gone.
+    if (cutOff) return;
+    if (exitCode === 0) exitCode = code;
+    if (error !== undefined) report(error);
+    return;
+  }
+  exitCode = code;
   ending = true;
+  cutOff = work === "cut off";
   while (cleanups.length > 0) {
     try {
       cleanups.at(-1)!();
@@ -90,7 +99,9 @@ async function end(code: number, error?: unknown): Promise<void> {
   }
   if (error !== undefined) report(error);
   await Promise.all([flush(process.stdout), flush(process.stderr)]);
-  process.exit(code);
+  // A stream says in a later turn that it could not be written.
+  await new Promise((resolve) => setImmediate(resolve));
+  process.exit(exitCode);
 }
 
 /** Run the program, and end the process whatever comes. */
@@ -101,8 +112,8 @@ export async function runProcess(main: () => Promise<unknown>): Promise<void> {
     });
   process.on("uncaughtException", (error) => void end(1, error));
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    // `generate | head`: the reader has what it wants.
-    if (error.code === "EPIPE") void end(128 + SIGPIPE);
+    // `generate | head`: the reader has what it wants, and that is a success. Another code would make npm report a failure.
+    if (error.code === "EPIPE") void end(0, undefined, "cut off");
     else void end(1, Object.assign(error, { message: `standard output: ${error.message}` }));
   });
   // Nothing can be said where nobody listens; the work goes on.

@@ -1,6 +1,6 @@
 import { constants } from "node:fs";
 import { access, mkdir, open, readdir, readFile, realpath, rename, rm, stat } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { ConfigError, FormatError } from "@x/kernels";
 
 /**
@@ -119,6 +119,8 @@ async function writeToDevice(path: string, data: string | Uint8Array): Promise<v
 const STAGED = ".writing";
 /** The same from the moment at which they count; what a folder holds of the same names is replaced by them. */
 const PUBLISHED = ".written";
+/** What shows that a folder can be made or written to; as long as `STAGED`. */
+const PROBE = ".probing";
 /** Which files those are. */
 const LIST = "files.json";
 
@@ -163,7 +165,11 @@ export async function publish(
         await syncFolder(dirname(folder));
         return;
       }
-      const removed = (await readdir(folder)).filter((name) => replaces(name) && !written.includes(name));
+      // What a process left that was killed while it wrote one of these files by itself goes too.
+      const left = written.map((name) => `${name}${TEMPORARY}`);
+      const removed = (await readdir(folder)).filter(
+        (name) => left.includes(name) || (replaces(name) && !written.includes(name)),
+      );
       await writeThrough(join(staged, LIST), JSON.stringify({ written, removed } satisfies PublishedList));
       await syncFolder(staged);
       await rename(staged, join(folder, PUBLISHED));
@@ -215,21 +221,29 @@ export async function expectWritable(option: string, path: string, kind: OutputK
   if (kind === "folder" && info && !info.isDirectory()) fail(`${path} is a file; it must be a folder`);
   if (kind === "file" && info && !info.isFile()) return;
   let folder = info && kind === "file" ? dirname(await realpath(path)) : resolve(path);
+  // What is not there yet, whose names the file system may not take.
+  const names: string[] = [];
   if (!info && kind === "file") {
+    names.push(`${basename(folder)}${TEMPORARY}`);
     folder = dirname(folder);
     if (!(await exists(folder))) fail(`${path} cannot be written: the folder ${folder} does not exist`);
   }
-  while (!(await exists(folder)) && dirname(folder) !== folder) folder = dirname(folder);
+  while (!(await exists(folder)) && dirname(folder) !== folder) {
+    names.push(`${basename(folder)}${PROBE}`);
+    folder = dirname(folder);
+  }
   if (!(await stat(folder)).isDirectory()) fail(`${path} cannot be written: ${folder} is not a folder`);
-  const probe = join(folder, `.probe${TEMPORARY}`);
-  try {
-    if (info && kind === "file") await access(path, constants.W_OK);
-    // A page: a disk that is full takes an empty file and nothing more.
-    await writeThrough(probe, new Uint8Array(4096));
-  } catch (cause) {
-    fail(`${path} cannot be written: ${reasonOf(cause)}`);
-  } finally {
-    await rm(probe, { force: true }).catch(() => undefined);
+  for (const name of names.length > 0 ? names : [PROBE]) {
+    const probe = join(folder, name);
+    try {
+      if (info && kind === "file") await access(path, constants.W_OK);
+      // A page: a disk that is full takes an empty file and nothing more.
+      await writeThrough(probe, new Uint8Array(4096));
+    } catch (cause) {
+      fail(`${path} cannot be written: ${reasonOf(cause)}`);
+    } finally {
+      await rm(probe, { force: true }).catch(() => undefined);
+    }
   }
 }
 
