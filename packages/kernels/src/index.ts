@@ -55,18 +55,31 @@ export {
   checkConfig,
   expectBoolean,
   expectDType,
+  expectFunction,
+  expectGpu,
   expectInteger,
+  expectNoMore,
   expectNumber,
   expectObject,
   expectOneOf,
+  expectOptionalTensors,
+  expectRecord,
   expectShape,
   expectTensor,
+  expectTensors,
   nearest,
   normalizeAxis,
   showShape,
   sizeOf,
 } from "./validate.js";
-export { namedParameters, subParameters, takeParameter, type Module } from "./module.js";
+export {
+  expectParameters,
+  namedParameters,
+  subParameters,
+  takeParameter,
+  takeParameters,
+  type Module,
+} from "./module.js";
 export * from "./component/index.js";
 export { e, input, type Expr, type Operand } from "./expr/expr.js";
 export { derive } from "./expr/derive.js";

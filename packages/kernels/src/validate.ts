@@ -1,5 +1,6 @@
 import { ConfigError, DTypeError, ShapeError } from "./errors.js";
 import type { DType } from "./dtype.js";
+import type { Gpu } from "./gpu.js";
 import { show, TENSOR_BRAND } from "./show.js";
 
 export { TENSOR_BRAND };
@@ -42,6 +43,18 @@ export function expectTensor(who: string, name: string, value: unknown): void {
 /** Check the tensors of a call by name; what may be left out is left out of `tensors` by the caller. */
 export function expectTensors(who: string, tensors: Readonly<Record<string, unknown>>): void {
   for (const [name, value] of Object.entries(tensors)) expectTensor(who, name, value);
+}
+
+/** Check the tensors of a call that may be left out: each is undefined or a tensor. */
+export function expectOptionalTensors(who: string, tensors: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(tensors))
+    if (value !== undefined) expectTensor(who, name, value);
+}
+
+/** Check that an argument is a device: without types it may be left out. */
+export function expectGpu(who: string, value: unknown): asserts value is Gpu {
+  if (typeof value !== "object" || value === null || !("run" in value) || !("currentScope" in value))
+    throw new ConfigError(who, `gpu is ${show(value)}; it must be a device (openDevice opens one)`);
 }
 
 /** Check that a list of tensors is one, and holds a tensor. */
@@ -180,12 +193,20 @@ export function expectObject(who: string, name: string, value: unknown): asserts
     throw new ConfigError(who, `${name} is ${show(value)}; it must be an object`);
 }
 
+/** Check that an argument is an object of named values: not a list, and not a tensor. */
+export function expectRecord(
+  who: string,
+  name: string,
+  value: unknown,
+): asserts value is Readonly<Record<string, unknown>> {
+  expectObject(who, name, value);
+  if (Array.isArray(value) || ArrayBuffer.isView(value) || TENSOR_BRAND in value)
+    throw new ConfigError(who, `${name} is ${show(value)}; it must be an object`);
+}
+
 /** Refuse a configuration that is missing, and keys that are not known, naming the nearest known one. */
 export function checkConfig(who: string, config: unknown, known: readonly string[]): void {
-  const name = `the configuration (${known.join(", ")})`;
-  expectObject(who, name, config);
-  if (Array.isArray(config) || ArrayBuffer.isView(config) || TENSOR_BRAND in config)
-    throw new ConfigError(who, `${name} is ${show(config)}; it must be an object`);
+  expectRecord(who, `the configuration (${known.join(", ")})`, config);
   for (const key of Object.keys(config)) {
     if (known.includes(key)) continue;
     const near = nearest(key, known);

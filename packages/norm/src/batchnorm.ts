@@ -5,6 +5,7 @@ import {
   defineKernel,
   expectDType,
   expectShape,
+  expectTensor,
   grid1d,
   integer,
   number,
@@ -220,6 +221,7 @@ export class BatchNorm extends Component<typeof BATCH_NORM> {
 
   /** x f32 [batch, seq, dim]; in training the running statistics move on. @throws ShapeError, DTypeError, ConfigError */
   forward(x: Tensor, options: BatchNormForwardOptions): Tensor {
+    expectTensor(CALL.name, "x", x);
     const { training, mask } = CALL.read(options);
     const { eps, momentum, runningVariance } = this.config;
     const { weight, bias, running_mean, running_var } = this.weights;

@@ -1,6 +1,7 @@
 import {
   boolean,
   Component,
+  expectTensor,
   integer,
   number,
   oneOf,
@@ -54,6 +55,7 @@ export type PartialRMSNormConfig = Config<typeof PARTIAL_RMS_NORM>;
  */
 export function partialRmsNorm(x: Tensor, options: PartialRMSNormOptions): Tensor {
   const { p, rounding, eps, epsPlacement, weight, bias } = OPTIONS.read(options);
+  expectTensor(OPTIONS.name, "x", x);
   const k = Math.max(1, Math[rounding]((x.shape.at(-1) ?? 0) * p));
   return rowNorm(x, { who: OPTIONS.name, divisor: epsPlacement, eps, k, weight, bias }).out;
 }

@@ -1,4 +1,15 @@
-import { add, checkConfig, ConfigError, expectInteger, expectOneOf, mul, type Tensor } from "@x/kernels";
+import {
+  add,
+  checkConfig,
+  ConfigError,
+  expectFunction,
+  expectInteger,
+  expectNumber,
+  expectOneOf,
+  expectTensor,
+  mul,
+  type Tensor,
+} from "@x/kernels";
 
 /** A sublayer or a norm: a map of the stream. */
 export type StreamMap = (x: Tensor) => Tensor;
@@ -23,13 +34,28 @@ export interface ResidualStep {
   readonly alpha?: number | undefined;
 }
 
+/** Check a step's stream and maps; any placement takes the keys of all of them. @throws ConfigError */
+function check(who: string, x: Tensor, step: ResidualStep): void {
+  expectTensor(who, "x", x);
+  checkConfig(who, step, ["sublayer", "norm", "normOut", "normInner", "alpha"]);
+  expectFunction(who, "sublayer", step.sublayer);
+  expectFunction(who, "norm", step.norm);
+  for (const name of ["normOut", "normInner"] as const)
+    if (step[name] !== undefined) expectFunction(who, name, step[name]);
+  if (step.alpha !== undefined) expectNumber(who, "alpha", step.alpha);
+}
+
 /** Vaswani et al. 2017, arXiv:1706.03762: x' = N(x + f(x)). */
-export function postLn(x: Tensor, { sublayer, norm }: ResidualStep): Tensor {
+export function postLn(x: Tensor, step: ResidualStep): Tensor {
+  check("postLn", x, step);
+  const { sublayer, norm } = step;
   return x.gpu.scope(() => norm(add(x, sublayer(x))));
 }
 
 /** Xiong et al. 2020, arXiv:2002.04745: x' = x + f(N(x)); the stack ends with a final norm. */
-export function preLn(x: Tensor, { sublayer, norm }: ResidualStep): Tensor {
+export function preLn(x: Tensor, step: ResidualStep): Tensor {
+  check("preLn", x, step);
+  const { sublayer, norm } = step;
   return x.gpu.scope(() => add(x, sublayer(norm(x))));
 }
 
@@ -39,7 +65,9 @@ export function preLn(x: Tensor, { sublayer, norm }: ResidualStep): Tensor {
  *
  * @throws ConfigError
  */
-export function subLn(x: Tensor, { sublayer, norm, normInner }: ResidualStep): Tensor {
+export function subLn(x: Tensor, step: ResidualStep): Tensor {
+  check("subLn", x, step);
+  const { sublayer, norm, normInner } = step;
   if (!normInner)
     throw new ConfigError(
       "subLn",
@@ -49,7 +77,9 @@ export function subLn(x: Tensor, { sublayer, norm, normInner }: ResidualStep): T
 }
 
 /** CogView, Ding et al. 2021, arXiv:2105.13290 (Gemma 2): x' = x + M(f(N(x))). */
-export function sandwich(x: Tensor, { sublayer, norm, normOut }: ResidualStep): Tensor {
+export function sandwich(x: Tensor, step: ResidualStep): Tensor {
+  check("sandwich", x, step);
+  const { sublayer, norm, normOut } = step;
   if (!normOut)
     throw new ConfigError("sandwich", "normOut is missing; the branch's output has a norm of its own");
   return x.gpu.scope(() => add(x, normOut(sublayer(norm(x)))));
@@ -59,7 +89,9 @@ export function sandwich(x: Tensor, { sublayer, norm, normOut }: ResidualStep): 
 export const periLn: typeof sandwich = sandwich;
 
 /** Wang et al. 2022, arXiv:2203.00555: x' = N(alpha x + f(x)). */
-export function deepnorm(x: Tensor, { sublayer, norm, alpha = 1 }: ResidualStep): Tensor {
+export function deepnorm(x: Tensor, step: ResidualStep): Tensor {
+  check("deepnorm", x, step);
+  const { sublayer, norm, alpha = 1 } = step;
   return x.gpu.scope(() => norm(add(mul(x, alpha), sublayer(x))));
 }
 

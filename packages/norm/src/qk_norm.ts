@@ -2,6 +2,8 @@ import {
   boolean,
   Component,
   ConfigError,
+  expectTensor,
+  expectTensors,
   integer,
   mul,
   number,
@@ -69,6 +71,7 @@ export type QKNormConfig = Config<typeof QK_NORM>;
  */
 export function qkNorm(x: Tensor, options: QKNormOptions): Tensor {
   const who = OPTIONS.name;
+  expectTensor(who, "x", x);
   const { kind, scope, weight, bias, headLayout, eps = kind === "l2" ? 1e-12 : 1e-6 } = OPTIONS.read(options);
   if (bias && kind !== "layer" && kind !== "rms")
     throw new ConfigError(who, `bias is given; only kinds "layer" and "rms" have one`);
@@ -141,7 +144,7 @@ export class QKNorm extends Component<typeof QK_NORM> {
   /**
    * Queries [batch, seq, numHeads, headDim] and keys [batch, seq, numKvHeads, headDim], f32 or f16.
    *
-   * @throws ShapeError, DTypeError
+   * @throws ShapeError, DTypeError, ConfigError
    */
   forward(q: Tensor, k: Tensor): { q: Tensor; k: Tensor } {
     const { kind, scope, eps } = this.config;
@@ -154,6 +157,7 @@ export class QKNorm extends Component<typeof QK_NORM> {
         weight: this.weights[`${name}.weight`],
         bias: this.weights[`${name}.bias`],
       });
+    expectTensors("QKNorm.forward", { q, k });
     return q.gpu.scope(() => {
       const [query, key] = [of("q_norm", q), of("k_norm", k)];
       const { g } = this.weights;

@@ -5,6 +5,7 @@ import {
   expectDType,
   expectNumber,
   expectShape,
+  expectTensor,
   grid1d,
   mul,
   rowVariant,
@@ -91,9 +92,10 @@ function check(spec: RowNormSpec, x: Tensor, width: number): void {
   if (width === 0)
     throw new ShapeError(who, `x has shape ${showShape(x.shape)}; its last axis must not be empty`);
   for (const [name, t] of Object.entries({ x, weight, bias, residual }))
-    if (t) expectDType(who, name, t, "f32", "f16");
-  for (const [name, t] of Object.entries({ weight, bias })) if (t) expectShape(who, name, t, [width]);
-  if (residual) {
+    if (t !== undefined) expectDType(who, name, t, "f32", "f16");
+  for (const [name, t] of Object.entries({ weight, bias }))
+    if (t !== undefined) expectShape(who, name, t, [width]);
+  if (residual !== undefined) {
     expectDType(who, "residual", residual, x.dtype);
     expectShape(who, "residual", residual, x.shape);
   }
@@ -114,6 +116,7 @@ export function rowNorm(x: Tensor, spec: RowNormSpec): RowNormResult {
     residual,
     residualScale = 1,
   } = spec;
+  expectTensor(who, "x", x);
   const width = x.shape.at(-1) ?? 0;
   check(spec, x, width);
   const { gpu } = x;

@@ -7,10 +7,10 @@ import { applyOp } from "../tape.js";
 import type { Tensor } from "../tensor.js";
 import {
   checkConfig,
+  expectGpu,
   expectInteger,
   expectIntegers,
   expectNumber,
-  expectObject,
   expectShape,
   expectTensor,
   sizeOf,
@@ -83,9 +83,7 @@ function checkDraw(
   options: unknown,
   own: readonly string[],
 ): void {
-  expectObject(who, "gpu", gpu);
-  if (!("run" in gpu))
-    throw new ConfigError(who, "its first argument must be a device (openDevice opens one)");
+  expectGpu(who, gpu);
   expectIntegers(who, "shape", shape, 0);
   checkConfig(who, options, [...own, ...DRAW]);
 }

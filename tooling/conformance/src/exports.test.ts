@@ -1,0 +1,27 @@
+import { type Gpu, openDevice } from "@x/kernels";
+import * as norm from "@x/norm";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { NORM } from "./arguments/norm.js";
+import { callables, faults, type ValidCalls } from "./arguments/probe.js";
+
+const PACKAGES: readonly (readonly [string, Readonly<Record<string, unknown>>, ValidCalls])[] = [
+  ["@x/norm", norm, NORM],
+];
+
+let gpu: Gpu;
+beforeAll(async () => {
+  gpu = await openDevice();
+});
+afterAll(() => {
+  gpu.destroy();
+});
+
+describe.each(PACKAGES)("%s refuses what its exports do not take, by typed errors", (_, exported, calls) => {
+  it("and every export stands in the list", () => {
+    expect(Object.keys(calls).sort()).toEqual(callables(exported).sort());
+  });
+
+  it.each(Object.keys(calls))("%s", async (name) => {
+    expect(await faults(gpu, calls[name]!)).toEqual([]);
+  });
+});
