@@ -5,10 +5,11 @@ import { readDocuments } from "../data.js";
 import { expertReport, expertTable } from "../experts.js";
 import { expertSvg } from "../experts_picture.js";
 import { writeStory } from "../stories.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFile } from "./output_option.js";
 import { expectTokenizer, integerIn, modelOption, withDevice } from "./shared.js";
 
-interface ExpertsFlags {
+interface ExpertsFlags extends ComponentsFlag {
   model: string;
   data?: string;
   stories: number;
@@ -26,6 +27,7 @@ export function expertsCommand(program: Command): void {
       "what the experts of a model specialise in: load and entropy of each layer, and the classes of tokens (names, verbs, punctuation, ..) that each expert takes",
     )
     .addOption(modelOption())
+    .addOption(componentsOption())
     .option("-d, --data <path>", "UTF-8 text file or folder (default: unseen stories)")
     .option("-n, --stories <n>", "stories to read where no text is given", integerIn(1), 60)
     .option("--top <n>", "classes to name for an expert", integerIn(1), 4)
@@ -33,8 +35,9 @@ export function expertsCommand(program: Command): void {
     .addOption(outputFile("--out <file>", "also write the figures as JSON"))
     .option("--json", "print the figures as JSON instead of the table")
     .action(async (flags: ExpertsFlags) => {
+      const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model);
+        const { model } = await loadCheckpoint(gpu, flags.model, { components });
         const tokenizer = await expectTokenizer("experts", flags.model);
         const documents =
           flags.data === undefined

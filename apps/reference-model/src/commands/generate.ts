@@ -6,6 +6,7 @@ import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, continuationLength } from "../context.js";
 import { checkGeneration, generate } from "../generate.js";
 import type { CausalLM } from "../model.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import {
   extension,
   integerIn,
@@ -18,7 +19,7 @@ import {
   withDevice,
 } from "./shared.js";
 
-interface GenerateFlags {
+interface GenerateFlags extends ComponentsFlag {
   model: string;
   prompt?: string;
   ids?: string;
@@ -118,8 +119,12 @@ async function run(flags: GenerateFlags): Promise<void> {
   if (flags.ids !== undefined && flags.prompt !== undefined)
     throw new ConfigError("generate", "--ids and --prompt are both given; the text begins with one of them");
   const seed = flags.seed ?? Math.floor(Math.random() * 2 ** 32);
+  const components = await componentsOf(flags);
   await withDevice(async (gpu) => {
-    const { model } = await loadCheckpoint(gpu, flags.model, { change: extension(flags.ropeScaling) });
+    const { model } = await loadCheckpoint(gpu, flags.model, {
+      change: extension(flags.ropeScaling),
+      components,
+    });
     const tokenizer = await loadFolderTokenizer(flags.model);
     const { ids, shown } = await promptOf(flags, model, tokenizer);
     const warning = checkLength("generate", model, ids.length);
@@ -161,6 +166,7 @@ export function generateCommand(program: Command): void {
     .command("generate", { isDefault: true })
     .description("continue a text, streaming it to the terminal")
     .addOption(modelOption())
+    .addOption(componentsOption())
     .option(
       "-p, --prompt <text>",
       "what to continue; - for standard input; without it, standard input if it is piped, else a new text",

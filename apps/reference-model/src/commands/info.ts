@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { loadCheckpoint, readConfig } from "../checkpoint/load.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { modelOption, withDevice } from "./shared.js";
 
 /** `info`: the adapter and a model. */
@@ -8,7 +9,9 @@ export function infoCommand(program: Command): void {
     .command("info")
     .description("the adapter, and a model's parameters and cache")
     .addOption(modelOption())
-    .action(async (flags: { model: string }) => {
+    .addOption(componentsOption())
+    .action(async (flags: ComponentsFlag & { model: string }) => {
+      const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
         const { info, features, limits } = gpu;
         const lines = [
@@ -17,7 +20,7 @@ export function infoCommand(program: Command): void {
           `limits             ${Math.round(limits.maxStorageBufferBindingSize / 2 ** 20)} MiB a binding, ${Math.round(limits.maxBufferSize / 2 ** 20)} MiB a buffer, ${limits.maxStorageBuffersPerShaderStage} buffers, ${limits.maxComputeWorkgroupStorageSize / 1024} KiB of workgroup memory`,
         ];
         const { config } = await readConfig(flags.model);
-        const { model } = await loadCheckpoint(gpu, flags.model);
+        const { model } = await loadCheckpoint(gpu, flags.model, { components });
         const { total, active } = model.countParameters();
         const state = model.createState({ maxLength: config.maxLength });
         lines.push(

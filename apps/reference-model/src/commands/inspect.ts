@@ -3,10 +3,11 @@ import { topKeys, valueTokens } from "@x/ffn";
 import { ConfigError, gather, transpose } from "@x/kernels";
 import { loadCheckpoint } from "../checkpoint/load.js";
 import { LayerMemory } from "../facts/layer_memory.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectTokenizer, integer, integerIn, modelOption, text, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
-interface InspectFlags {
+interface InspectFlags extends ComponentsFlag {
   model: string;
   prompt: string;
   layer?: number;
@@ -24,14 +25,16 @@ export function inspectCommand(program: Command): void {
     .command("inspect")
     .description("which keys of the feed-forward blocks fire for a token, and what they add says")
     .addOption(modelOption())
+    .addOption(componentsOption())
     .requiredOption("-p, --prompt <text>", "the text; its last token is looked at", text)
     .option("--layer <n>", "one layer (default: all whose block is a memory)", integerIn(0))
     .option("--token <n>", "another token, by its number; negative from the end", integer)
     .option("-k, --keys <n>", "keys of a layer", integerIn(1), 5)
     .option("-w, --words <n>", "tokens of a value", integerIn(1), 6)
     .action(async (flags: InspectFlags) => {
+      const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model);
+        const { model } = await loadCheckpoint(gpu, flags.model, { components });
         const tokenizer = await expectTokenizer("inspect", flags.model);
         const ids = tokenizer.encode(flags.prompt);
         if (ids.length === 0) throw new ConfigError("inspect", "the prompt is empty");

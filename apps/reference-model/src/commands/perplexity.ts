@@ -3,9 +3,10 @@ import { loadCheckpoint } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, defaultWindow } from "../context.js";
 import { readDocuments } from "../data.js";
 import { perplexity } from "../training/evaluate.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectTokenizer, extension, integerIn, modelOption, ropeOption, withDevice } from "./shared.js";
 
-interface PerplexityFlags {
+interface PerplexityFlags extends ComponentsFlag {
   model: string;
   data: string;
   seqLen?: number;
@@ -19,6 +20,7 @@ export function perplexityCommand(program: Command): void {
     .command("perplexity")
     .description("perplexity of a text")
     .addOption(modelOption())
+    .addOption(componentsOption())
     .requiredOption("-d, --data <path>", "UTF-8 text file or folder")
     .option("--seq-len <n>", "window (default: 128, within the context)", integerIn(1))
     .option("--json", "print one line of JSON: {perplexity, loss, tokens}")
@@ -26,8 +28,12 @@ export function perplexityCommand(program: Command): void {
     .addHelpText("after", `\n${CONTEXT_RULE}`)
     .action(async (flags: PerplexityFlags) => {
       const documents = await readDocuments(flags.data);
+      const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model, { change: extension(flags.ropeScaling) });
+        const { model } = await loadCheckpoint(gpu, flags.model, {
+          change: extension(flags.ropeScaling),
+          components,
+        });
         const tokenizer = await expectTokenizer("perplexity", flags.model);
         const seqLen = flags.seqLen ?? defaultWindow(model, 128);
         const warning = checkLength("perplexity: --seq-len", model, seqLen);
