@@ -5,7 +5,10 @@ import { useGpu } from "@x/testing";
 import { perplexityCommand } from "./commands/perplexity.js";
 import { generateCommand } from "./commands/generate.js";
 import { inspectCommand } from "./commands/inspect.js";
+import { editCommand } from "./commands/edit.js";
 import { expertsCommand } from "./commands/experts.js";
+import { storiesCommands } from "./commands/stories.js";
+import { trainCommand } from "./commands/train.js";
 import { modelConfig } from "./config/index.js";
 import { checkLength, continuationLength, defaultWindow } from "./context.js";
 import { Continuation } from "./continuation.js";
@@ -164,6 +167,16 @@ describe("options are checked before any work", () => {
     [["generate", "--top-p", "2"], /--top-p.*from 0 to 1/],
     [["generate", "--temperature", "-1"], /--temperature.*at least 0/],
     [["generate", "-n", "99999999999999999999"], /--max-new-tokens.*integer/],
+    [["train", "--data", "t", "--out", "o", "--batch", "-2"], /--batch.*must be: integer >= 1/],
+    [["train", "--data", "t", "--out", "o", "--learning-rate", "fast"], /--learning-rate.*number >= 0/],
+    [["train", "--data", "t", "--out", "o", "--validation", "0.9"], /--validation.*>= 0 <= 0.5/],
+    [["train", "--data", "t", "--out", "o", "--heads", "1.5"], /--heads.*integer >= 1/],
+    [["evaluate-stories", "--training", "t", "--top-p", "3"], /--top-p.*from 0 to 1/],
+    [["edit", "--facts", "f", "--clamp", "0"], /--clamp.*must be a number/],
+    [["edit", "--facts", "f", "--ridge", "-1"], /--ridge.*of at least 0/],
+    [["edit", "--subject", ""], /--subject.*must not be empty/],
+    [["edit", "--target", "\uFFFD"], /--target.*UTF-8/],
+    [["edit", "--json", "x.json"], /unknown option '--json'/],
     [["generate", "--stop", ""], /--stop.*must not be empty/],
     [["generate", "-p", "caf\uFFFD"], /--prompt.*UTF-8/],
     [["generate", "--ids", "[1]", "-p", "Tom"], /--ids and --prompt are both given/],
@@ -172,7 +185,16 @@ describe("options are checked before any work", () => {
     [["experts", "--stories", "-3"], /--stories.*at least 1/],
   ])("%j", async (args, message) => {
     const program = new Command().exitOverride().configureOutput({ writeErr: () => undefined });
-    for (const add of [generateCommand, perplexityCommand, inspectCommand, expertsCommand]) add(program);
+    for (const add of [
+      generateCommand,
+      perplexityCommand,
+      inspectCommand,
+      expertsCommand,
+      trainCommand,
+      storiesCommands,
+      editCommand,
+    ])
+      add(program);
     for (const command of program.commands)
       command.exitOverride().configureOutput({ writeErr: () => undefined });
     await expect(program.parseAsync(args, { from: "user" })).rejects.toThrow(message);

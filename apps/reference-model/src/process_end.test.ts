@@ -198,8 +198,8 @@ describe("the end of a process", () => {
     ["logits", "--ids", "stories.txt", "--out"],
     ["experts", "--svg"],
     ["experts", "--out"],
-    ["edit", "--json"],
-    ["edit-survey", "--facts", "stories.txt", "--json"],
+    ["edit", "--report"],
+    ["edit-survey", "--facts", "stories.txt", "--report"],
     ["evaluate-stories", "--training", "stories.txt", "--out"],
     ["compare", "a.json", "--table"],
   ];

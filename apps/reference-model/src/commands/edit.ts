@@ -10,7 +10,7 @@ import { editFacts } from "../facts/edit_facts.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
 import { componentsOf } from "./components_option.js";
 import { outputFolder } from "./output_option.js";
-import { expectTokenizer, repeatable, withDevice } from "./shared.js";
+import { expectTokenizer, repeatable, text, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
 interface EditFlags extends EditMethodFlags {
@@ -51,9 +51,9 @@ export function editCommand(program: Command): void {
       "--facts <file>",
       'JSON: {"facts":[{"subject","prompts","target"},..],"keep":[..],"checks":{..},"contexts":[..]}',
     )
-    .option("--subject <text>", "what the fact is about")
+    .option("--subject <text>", "what the fact is about", text)
     .addOption(repeatable("--prompt <text>", "how it is told, {} for the subject"))
-    .option("--target <text>", "what the model is to say then, with the space before it")
+    .option("--target <text>", "what the model is to say then, with the space before it", text)
     .addOption(repeatable("--keep <subject>", "another subject, of which nothing is to change"))
     .addOption(outputFolder("-o, --out <dir>", "where the edited model goes"));
   addEditOptions(command).action(async (flags: EditFlags) => {
@@ -103,7 +103,7 @@ export function editCommand(program: Command): void {
       process.stdout.write(
         `perplexity ${before.perplexity.toFixed(4)} -> ${after.perplexity.toFixed(4)}; the values of layer ${layer} moved by ${percent(change)}\n`,
       );
-      if (flags.json !== undefined) {
+      if (flags.report !== undefined) {
         const groups = Object.fromEntries(
           Object.keys(checks).map((name) => [
             name,
@@ -123,7 +123,7 @@ export function editCommand(program: Command): void {
           change,
           perplexity: { before: before.perplexity, after: after.perplexity },
         };
-        await writeAtomically(flags.json, `${JSON.stringify(figures, null, 2)}\n`);
+        await writeAtomically(flags.report, `${JSON.stringify(figures, null, 2)}\n`);
       }
       if (flags.out !== undefined)
         await saveCheckpoint(flags.out, model, json, { files: await filesBeside(flags.model) });

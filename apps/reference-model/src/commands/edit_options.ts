@@ -5,7 +5,7 @@ import type { CausalLM } from "../model.js";
 import { sentencesOf, writeStory } from "../stories.js";
 import { componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFile } from "./output_option.js";
-import { BUNDLED, integerIn, modelOption, number } from "./shared.js";
+import { BUNDLED, integerIn, modelOption, numberIn } from "./shared.js";
 
 /** How facts are edited, as options of a command. */
 export interface EditMethodFlags extends ComponentsFlag {
@@ -21,7 +21,7 @@ export interface EditMethodFlags extends ComponentsFlag {
   readonly keepWeight: number;
   readonly contexts: number;
   readonly text?: string;
-  readonly json?: string;
+  readonly report?: string;
 }
 
 /** Seeds of the generator's stories that sample text and evaluation take: not those of the training text. */
@@ -42,15 +42,24 @@ export function addEditOptions(command: Command): Command {
         .choices(["rome", "memit"])
         .default("rome"),
     )
-    .option("--lambda <x>", "memit: weight of what is to stay (default: every fact is met exactly)", number)
-    .option("--ridge <x>", "added to the covariance's diagonal, in parts of its mean", number, 0.01)
+    .option(
+      "--lambda <x>",
+      "memit: weight of what is to stay (default: every fact is met exactly)",
+      numberIn(0),
+    )
+    .option("--ridge <x>", "added to the covariance's diagonal, in parts of its mean", numberIn(0), 0.01)
     .option("--steps <n>", "steps of the search for the value", integerIn(1), 60)
-    .option("--enough <x>", "-log p of the target that ends the search", number, 0.005)
-    .option("--clamp <x>", "longest change of the output, in lengths of the output", number, 4)
-    .option("--keep-weight <x>", "weight of the keys of kept subjects, where the text has 1", number, 10)
+    .option("--enough <x>", "-log p of the target that ends the search", numberIn(0), 0.005)
+    .option(
+      "--clamp <x>",
+      "longest change of the output, in lengths of the output",
+      numberIn(Number.MIN_VALUE),
+      4,
+    )
+    .option("--keep-weight <x>", "weight of the keys of kept subjects, where the text has 1", numberIn(0), 10)
     .option("--contexts <n>", "beginnings of sample texts that come before the prompts", integerIn(0), 12)
     .option("--text <path>", "sample text of the model's kind (default: the generator's stories)")
-    .addOption(outputFile("--json <file>", "also write the figures as JSON"));
+    .addOption(outputFile("--report <file>", "also write the figures as JSON"));
 }
 
 /** Sample text, and the part of it that only judges. */

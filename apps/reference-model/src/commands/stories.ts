@@ -6,7 +6,7 @@ import { evaluateStories, perplexity } from "../training/evaluate.js";
 import { writeStory } from "../stories.js";
 import { componentsOf, componentsOption } from "./components_option.js";
 import { outputFile } from "./output_option.js";
-import { expectTokenizer, integerIn, modelOption, number, withDevice } from "./shared.js";
+import { expectTokenizer, integerIn, modelOption, numberIn, withDevice } from "./shared.js";
 
 /** `stories`: write the repository's own text; `evaluate-stories`: judge a model that was trained on it. */
 export function storiesCommands(program: Command): void {
@@ -33,8 +33,8 @@ export function storiesCommands(program: Command): void {
     .requiredOption("--training <file>", "the text it was trained on")
     .option("-n, --count <n>", "stories to sample", integerIn(1), 100)
     .option("--first-unseen <n>", "seed of the first story that was not trained on", integerIn(0), 1_000_000)
-    .option("--temperature <x>", "divides the logits", number, 0.8)
-    .option("--top-p <x>", "keep the fewest tokens that hold this probability", number, 0.95)
+    .option("--temperature <x>", "divides the logits", numberIn(0), 0.8)
+    .option("--top-p <x>", "keep the fewest tokens that hold this probability", numberIn(0, 1), 0.95)
     .addOption(componentsOption())
     .addOption(outputFile("--out <file>", "also write the result as JSON"))
     .action(

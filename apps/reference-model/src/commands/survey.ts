@@ -59,8 +59,8 @@ export function surveyCommand(program: Command): void {
           ],
         ),
       );
-      if (flags.json !== undefined)
-        await writeAtomically(flags.json, `${JSON.stringify({ layer: options.layer, rows }, null, 2)}\n`);
+      if (flags.report !== undefined)
+        await writeAtomically(flags.report, `${JSON.stringify({ layer: options.layer, rows }, null, 2)}\n`);
       model.dispose();
     });
   });

@@ -5,7 +5,7 @@ import { readJson } from "../checkpoint/files.js";
 import { CHECKPOINT_DTYPES, type CheckpointDType } from "../checkpoint/save.js";
 import { expectObject } from "../config/index.js";
 import { onStop } from "../process_end.js";
-import { optionOf, TRAINING_DEFAULTS, type TrainingOptions } from "../training/options.js";
+import { optionOf, TRAINING, TRAINING_DEFAULTS, type TrainingOptions } from "../training/options.js";
 import { recipe, RECIPE_DEFAULTS, type RecipeOptions } from "../training/recipe.js";
 import { train, type Start, type TrainingRun } from "../training/train.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
@@ -102,12 +102,8 @@ function optionsOf(flags: TrainFlags, file: Readonly<Record<string, unknown>>): 
   const options: Record<keyof TrainingOptions, number> = { ...TRAINING_DEFAULTS };
   for (const key of Object.keys(TRAINING_DEFAULTS) as (keyof TrainingOptions)[]) {
     const value = flags[key] ?? file[key] ?? options[key];
-    if (typeof value !== "number")
-      throw new ConfigError(
-        flags.config ?? "train",
-        `${key} is ${JSON.stringify(value)}; it must be a number`,
-      );
-    options[key] = value;
+    TRAINING.fields[key].check(flags.config ?? "train", key, value);
+    options[key] = value as number;
   }
   return options;
 }

@@ -1,36 +1,23 @@
-import { Option, type Command } from "commander";
-import { RECIPE_DEFAULTS, type RecipeOptions } from "../training/recipe.js";
-import { optionOf, type TrainingOptions } from "../training/options.js";
-import { integer, number } from "./shared.js";
+import { InvalidArgumentError, Option, type Command } from "commander";
+import { ConfigError, type Schema } from "@x/kernels";
+import { optionOf, TRAINING, type TrainingOptions } from "../training/options.js";
+import { RECIPE } from "../training/recipe.js";
 
-const TRAINING: Readonly<Record<keyof TrainingOptions, string>> = {
-  steps: "steps of the optimizer",
-  batch: "sequences of a step",
-  seqLen: "tokens of a sequence",
-  learningRate: "of AdamW, at its highest",
-  warmup: "steps in which the learning rate rises",
-  finalRate: "share of the learning rate at the last step; a cosine leads there",
-  weightDecay: "of the matrices, times the learning rate",
-  clip: "norm of all gradients at most",
-  seed: "of the weights and the order of the text",
-  validation: "share of the documents that is kept for validation",
-  documentStarts: "share of the sequences that begin where a document begins; the others begin anywhere",
-  evaluateEvery: "steps from one validation to the next",
-  saveEvery: "steps from one save of the run to the next",
-};
-
-const RECIPE: Readonly<Record<keyof RecipeOptions, string>> = {
-  dim: "width",
-  layers: "decoder blocks",
-  heads: "query heads",
-  kvHeads: "key and value heads",
-  hiddenDim:
-    "width of a feed-forward block or expert; 0: two thirds of 4 dim, over the experts that are used",
-  experts: "experts of a block; 0: a dense block",
-  expertsPerToken: "experts that a token uses",
-  window: "keys that a query sees; 0: all",
-  maxLength: "longest sequence",
-};
+/** The option of a numeric key of a schema: its text is read, and refused by the schema's rule. */
+function numericOption(schema: Schema, key: string, title: string, given: unknown): Option {
+  const field = schema.fields[key]!;
+  const option = new Option(`${optionOf(key)} <x>`, `${title}${field.doc} (default: ${String(given)})`);
+  return option.argParser((text: string) => {
+    const value = text.trim() === "" ? NaN : Number(text);
+    try {
+      field.check(schema.name, optionOf(key), value);
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error;
+      throw new InvalidArgumentError(`It must be: ${field.rule}.`);
+    }
+    return value;
+  });
+}
 
 /** An option for each key, save some, with what it is where it is not given. */
 export function addTrainingOptions(
@@ -38,17 +25,13 @@ export function addTrainingOptions(
   defaults: TrainingOptions,
   save: readonly (keyof TrainingOptions)[] = [],
 ): void {
-  const offered = (Object.keys(TRAINING) as (keyof TrainingOptions)[]).filter((key) => !save.includes(key));
-  for (const key of offered)
-    command.addOption(
-      new Option(`${optionOf(key)} <x>`, `${TRAINING[key]} (default: ${defaults[key]})`).argParser(number),
-    );
+  for (const [key, value] of Object.entries(defaults))
+    if (!(save as readonly string[]).includes(key))
+      command.addOption(numericOption(TRAINING, key, "", value));
 }
 
 /** The options that shape a model of the recipe. */
 export function addRecipeOptions(command: Command): void {
-  for (const [key, value] of Object.entries(RECIPE_DEFAULTS) as [keyof RecipeOptions, number][])
-    command.addOption(
-      new Option(`${optionOf(key)} <n>`, `recipe: ${RECIPE[key]} (default: ${value})`).argParser(integer),
-    );
+  for (const key of RECIPE.keys)
+    command.addOption(numericOption(RECIPE, key, "recipe: ", RECIPE.fields[key as "dim"].default));
 }

@@ -161,7 +161,7 @@ describe("the commands", () => {
   it("edit writes a model that says the new object, and the figures", async () => {
     const [out, json] = [join(folder, "edited"), join(folder, "edited.json")];
     const one = ["--subject", "fox", "--prompt", prompt, "--target", " bread"];
-    const text = await run("edit", ...one, "--contexts", "1", "--out", out, "--json", json);
+    const text = await run("edit", ...one, "--contexts", "1", "--out", out, "--report", json);
     expect(text).toMatch(/the fact +1 +0\.0 % +100\.0 %/);
     const figures = JSON.parse(await readFile(json, "utf8")) as { groups: Record<string, unknown> };
     expect(figures.groups["the fact"]).toMatchObject({ claims: 1, before: { said: 0 }, after: { said: 1 } });

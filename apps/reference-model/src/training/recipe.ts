@@ -1,33 +1,24 @@
 import { gluHiddenDim } from "@x/ffn";
-import { ConfigError, expectInteger } from "@x/kernels";
+import { ConfigError, integer, schema, type Resolved } from "@x/kernels";
 
 /** The shape of a model of the current recipe. */
-export interface RecipeOptions {
-  readonly dim: number;
-  readonly layers: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  /** Width of one feed-forward block or expert; 0: two thirds of 4 dim (over the experts that are used). */
-  readonly hiddenDim: number;
-  /** Experts and how many a token uses; 0 experts: a dense block. */
-  readonly experts: number;
-  readonly expertsPerToken: number;
-  /** Keys that a query sees; 0: all. */
-  readonly window: number;
-  readonly maxLength: number;
-}
+export const RECIPE = schema("recipe", {
+  dim: integer("width", { min: 1, default: 96 }),
+  layers: integer("decoder blocks", { min: 1, default: 4 }),
+  heads: integer("query heads", { min: 1, default: 6 }),
+  kvHeads: integer("key and value heads", { min: 1, default: 2 }),
+  hiddenDim: integer(
+    "width of a feed-forward block or expert; 0: two thirds of 4 dim, over the experts that are used",
+    { min: 0, default: 0 },
+  ),
+  experts: integer("experts of a block; 0: a dense block", { min: 0, default: 4 }),
+  expertsPerToken: integer("experts that a token uses", { min: 1, default: 2 }),
+  window: integer("keys that a query sees; 0: all", { min: 0, default: 64 }),
+  maxLength: integer("longest sequence", { min: 1, default: 512 }),
+});
+export type RecipeOptions = Resolved<typeof RECIPE>;
 
-export const RECIPE_DEFAULTS: RecipeOptions = {
-  dim: 96,
-  layers: 4,
-  heads: 6,
-  kvHeads: 2,
-  hiddenDim: 0,
-  experts: 4,
-  expertsPerToken: 2,
-  window: 64,
-  maxLength: 512,
-};
+export const RECIPE_DEFAULTS: RecipeOptions = RECIPE.read({});
 
 /**
  * The recipe as a public config.json: RoPE, pre-norm RMSNorm, SwiGLU, GQA, sliding windows, and a mixture of experts
@@ -36,10 +27,8 @@ export const RECIPE_DEFAULTS: RecipeOptions = {
  * @throws ConfigError
  */
 export function recipe(options: RecipeOptions): Record<string, unknown> {
-  const who = "recipe";
-  for (const [key, value] of Object.entries(options))
-    expectInteger(who, key, value, ["hiddenDim", "experts", "window"].includes(key) ? 0 : 1);
-  const { dim, layers, heads, kvHeads, experts, expertsPerToken, window, maxLength } = options;
+  const who = RECIPE.name;
+  const { dim, layers, heads, kvHeads, experts, expertsPerToken, window, maxLength } = RECIPE.read(options);
   if (dim % heads !== 0)
     throw new ConfigError(who, `dim is ${dim}; it must be a multiple of heads, ${heads}`);
   const headDim = dim / heads;

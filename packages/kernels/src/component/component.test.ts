@@ -42,6 +42,35 @@ describe("Component", () => {
     expect(await read({})).toEqual(await read({ seed: 0 }));
   });
 
+  it("refuses to draw parameters without a device", () => {
+    expect(() => Scale.init(undefined as never, { dim: 4 })).toThrow(
+      "Scale: gpu is undefined; it must be a device",
+    );
+  });
+
+  it("counts the parameters and buffers of parts under their names", () => {
+    class Outer extends Component<typeof SCALE> {
+      static readonly schema = SCALE;
+      static readonly plan = (config: Config<typeof SCALE>): ParameterPlan => ({ w: ones(config.dim) });
+      constructor(
+        config: Config<typeof SCALE>,
+        parameters: Parameters,
+        parts: { readonly inner?: Scale } = {},
+      ) {
+        super(SCALE, config, Outer.plan(config), parameters, { scale: parts.inner });
+      }
+    }
+    const before = device.gpu.memory().liveBytes;
+    const inner = Scale.init(device.gpu, { dim: 2 });
+    const outer = Outer.init(device.gpu, { dim: 2 }, {}, { inner });
+    expect(Object.keys(outer.parameters())).toEqual(["w", "scale.weight", "scale.proj.weight"]);
+    expect(Object.keys(outer.buffers())).toEqual(["scale.running_mean"]);
+    outer.dispose();
+    expect(inner.parameters()["weight"]!.disposed).toBe(false);
+    inner.dispose();
+    expect(device.gpu.memory().liveBytes).toBe(before);
+  });
+
   it("passes parts on", async () => {
     using scale = Scale.init(device.gpu, { dim: 2 }, {}, { factor: 3 });
     expect([...(await scale.forward(device.gpu.tensor([1, 2], [2])).read())]).toEqual([3, 6]);

@@ -2,7 +2,7 @@ import type { DType } from "../dtype.js";
 import type { Gpu } from "../gpu.js";
 import { namedParameters, type Module } from "../module.js";
 import type { Tensor } from "../tensor.js";
-import { expectFunction, expectObject } from "../validate.js";
+import { expectFunction, expectGpu, expectObject } from "../validate.js";
 import {
   checkParameters,
   initParameters,
@@ -120,6 +120,7 @@ export abstract class Component<S extends Schema> implements Module {
     // The base class and a subclass without the two declarations can be called from JavaScript.
     expectObject(BASE, "schema", this.schema);
     expectFunction(BASE, "plan", Reflect.get(this, "plan"));
+    expectGpu(this.schema.name, gpu);
     const parameters = initParameters(this.schema.name, gpu, this.plan(config), options);
     try {
       const component = new this(config, parameters, parts);
