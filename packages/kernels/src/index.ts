@@ -62,7 +62,6 @@ export {
   expectNumber,
   expectObject,
   expectOneOf,
-  expectOptionalTensors,
   expectRecord,
   expectShape,
   expectTensor,
@@ -72,14 +71,7 @@ export {
   showShape,
   sizeOf,
 } from "./validate.js";
-export {
-  expectParameters,
-  namedParameters,
-  subParameters,
-  takeParameter,
-  takeParameters,
-  type Module,
-} from "./module.js";
+export { namedParameters, subParameters, takeParameter, type Module } from "./module.js";
 export * from "./component/index.js";
 export { e, input, type Expr, type Operand } from "./expr/expr.js";
 export { derive } from "./expr/derive.js";

@@ -1,6 +1,6 @@
 import { ConfigError } from "./errors.js";
 import { Tensor } from "./tensor.js";
-import { checkConfig, expectRecord, expectTensor } from "./validate.js";
+import { expectRecord, expectTensor } from "./validate.js";
 
 /** A component with named parameters; the names are the checkpoint's, dotted ("q_proj.weight"). */
 export interface Module {
@@ -31,33 +31,6 @@ export function subParameters(
   const start = `${prefix}.`;
   const entries = Object.entries(parameters).filter(([name]) => name.startsWith(start));
   return Object.fromEntries(entries.map(([name, tensor]) => [name.slice(start.length), tensor]));
-}
-
-/**
- * The parameters of a component by name: all of `required`, those of `optional` that are there, and no others.
- *
- * @throws ConfigError naming what is missing or unknown, or what is not a tensor
- */
-export function takeParameters<R extends string, O extends string = never>(
-  who: string,
-  parameters: Readonly<Record<string, Tensor>>,
-  required: readonly R[],
-  optional: readonly O[] = [],
-): Record<R, Tensor> & Partial<Record<O, Tensor>> {
-  checkConfig(who, parameters, [...required, ...optional]);
-  for (const name of required) takeParameter(who, parameters, name);
-  expectParameters(who, parameters);
-  return { ...parameters } as Record<R, Tensor> & Partial<Record<O, Tensor>>;
-}
-
-/** Check that parameters are an object of tensors by name; one that is undefined counts as left out. */
-export function expectParameters(
-  who: string,
-  parameters: unknown,
-): asserts parameters is Readonly<Record<string, Tensor>> {
-  expectRecord(who, "parameters", parameters);
-  for (const [name, tensor] of Object.entries(parameters))
-    if (tensor !== undefined) expectTensor(who, `parameter ${name}`, tensor);
 }
 
 /** A parameter that must be there. @throws ConfigError naming what is missing and what was given. */

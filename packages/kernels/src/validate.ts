@@ -45,12 +45,6 @@ export function expectTensors(who: string, tensors: Readonly<Record<string, unkn
   for (const [name, value] of Object.entries(tensors)) expectTensor(who, name, value);
 }
 
-/** Check the tensors of a call that may be left out: each is undefined or a tensor. */
-export function expectOptionalTensors(who: string, tensors: Readonly<Record<string, unknown>>): void {
-  for (const [name, value] of Object.entries(tensors))
-    if (value !== undefined) expectTensor(who, name, value);
-}
-
 /** Check that an argument is a device: without types it may be left out. */
 export function expectGpu(who: string, value: unknown): asserts value is Gpu {
   if (typeof value !== "object" || value === null || !("run" in value) || !("currentScope" in value))

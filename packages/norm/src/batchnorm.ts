@@ -35,6 +35,7 @@ import {
   sums,
   type BatchNormVariant,
 } from "./batchnorm.wgsl.js";
+import { affinePlan } from "./affine.js";
 
 interface Source {
   readonly bindings: (v: BatchNormVariant) => Record<string, BindingSpec>;
@@ -207,8 +208,7 @@ export class BatchNorm extends Component<typeof BATCH_NORM> {
   static plan(config: BatchNormConfig): ParameterPlan {
     const { dim } = BATCH_NORM.read(config);
     return {
-      weight: ones(dim),
-      bias: zeros(dim),
+      ...affinePlan(dim, true),
       running_mean: { ...zeros(dim), buffer: true },
       running_var: { ...ones(dim), buffer: true },
     };

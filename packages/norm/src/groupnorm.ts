@@ -9,17 +9,16 @@ import {
   integer,
   mul,
   number,
-  ones,
   schema,
   ShapeError,
   showShape,
   tensor,
-  zeros,
   type Config,
   type ParameterPlan,
   type Parameters,
   type Tensor,
 } from "@x/kernels";
+import { affinePlan } from "./affine.js";
 import { rowNorm } from "./row_norm.js";
 
 const FIELDS = {
@@ -88,7 +87,7 @@ export class GroupNorm extends Component<typeof GROUP_NORM> {
   static plan(config: GroupNormConfig): ParameterPlan {
     const { dim, numGroups } = GROUP_NORM.read(config);
     expectGroups(GROUP_NORM.name, numGroups, dim);
-    return { weight: ones(dim), bias: zeros(dim) };
+    return affinePlan(dim, true);
   }
 
   /** @throws ConfigError, ShapeError, DTypeError */

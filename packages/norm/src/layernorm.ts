@@ -3,15 +3,14 @@ import {
   Component,
   integer,
   number,
-  ones,
   schema,
   tensor,
-  zeros,
   type Config,
   type ParameterPlan,
   type Parameters,
   type Tensor,
 } from "@x/kernels";
+import { affinePlan } from "./affine.js";
 import { rowNorm } from "./row_norm.js";
 
 const eps = number("Added to the variance.", { min: 0, default: 1e-5 });
@@ -48,7 +47,7 @@ export class LayerNorm extends Component<typeof LAYER_NORM> {
   /** Names, shapes and initial values of the parameters. @throws ConfigError */
   static plan(config: LayerNormConfig): ParameterPlan {
     const { dim, bias } = LAYER_NORM.read(config);
-    return { weight: ones(dim), ...(bias ? { bias: zeros(dim) } : {}) };
+    return affinePlan(dim, bias);
   }
 
   /** @throws ConfigError, ShapeError, DTypeError */

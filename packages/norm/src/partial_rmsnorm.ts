@@ -5,15 +5,14 @@ import {
   integer,
   number,
   oneOf,
-  ones,
   schema,
   tensor,
-  zeros,
   type Config,
   type ParameterPlan,
   type Parameters,
   type Tensor,
 } from "@x/kernels";
+import { affinePlan } from "./affine.js";
 import { rowNorm } from "./row_norm.js";
 
 const FIELDS = {
@@ -67,7 +66,7 @@ export class PartialRMSNorm extends Component<typeof PARTIAL_RMS_NORM> {
   /** Names, shapes and initial values of the parameters. @throws ConfigError */
   static plan(config: PartialRMSNormConfig): ParameterPlan {
     const { dim, bias } = PARTIAL_RMS_NORM.read(config);
-    return { weight: ones(dim), ...(bias ? { bias: zeros(dim) } : {}) };
+    return affinePlan(dim, bias);
   }
 
   /** @throws ConfigError, ShapeError, DTypeError */

@@ -8,7 +8,6 @@ import {
   mul,
   number,
   oneOf,
-  ones,
   prefixed,
   schema,
   ShapeError,
@@ -21,6 +20,7 @@ import {
   type Parameters,
   type Tensor,
 } from "@x/kernels";
+import { affinePlan } from "./affine.js";
 import { gemmaRmsNorm } from "./gemma_rmsnorm.js";
 import { layerNorm } from "./layernorm.js";
 import { rmsNorm } from "./rmsnorm.js";
@@ -123,10 +123,7 @@ export class QKNorm extends Component<typeof QK_NORM> {
       return { g: { shape: [gPerHead ? numHeads : 1], init: Math.log2(length ** 2 - length) } };
     const side = (heads: number): ParameterPlan => {
       const width = scope === "all" ? heads * headDim : headDim;
-      return {
-        weight: kind === "gemma" ? zeros(width) : ones(width),
-        ...(bias ? { bias: zeros(width) } : {}),
-      };
+      return kind === "gemma" ? { weight: zeros(width) } : affinePlan(width, bias);
     };
     return { ...prefixed("q_norm", side(numHeads)), ...prefixed("k_norm", side(numKvHeads)) };
   }

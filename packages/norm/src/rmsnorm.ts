@@ -3,16 +3,15 @@ import {
   Component,
   integer,
   number,
-  ones,
   oneOf,
   schema,
   tensor,
-  zeros,
   type Config,
   type ParameterPlan,
   type Parameters,
   type Tensor,
 } from "@x/kernels";
+import { affinePlan } from "./affine.js";
 import { rowNorm } from "./row_norm.js";
 
 const FIELDS = {
@@ -57,7 +56,7 @@ export class RMSNorm extends Component<typeof RMS_NORM> {
   /** Names, shapes and initial values of the parameters. @throws ConfigError */
   static plan(config: RMSNormConfig): ParameterPlan {
     const { dim, bias } = RMS_NORM.read(config);
-    return { weight: ones(dim), ...(bias ? { bias: zeros(dim) } : {}) };
+    return affinePlan(dim, bias);
   }
 
   /** @throws ConfigError, ShapeError, DTypeError */

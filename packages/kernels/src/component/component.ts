@@ -139,11 +139,10 @@ export abstract class Component<S extends Schema> implements Module {
 
   /** What checkpoints hold besides the parameters. */
   buffers(): Record<string, Tensor> {
-    const ofParts = Object.entries(this.#parts).map(([name, part]): [string, Module] => [
-      name,
-      { parameters: () => part?.buffers?.() ?? {} },
-    ]);
-    return { ...this.#named(true), ...namedParameters(Object.fromEntries(ofParts)) };
+    const ofParts = Object.entries(this.#parts).flatMap(([name, part]) =>
+      Object.entries(part?.buffers?.() ?? {}).map(([key, tensor]) => [`${name}.${key}`, tensor] as const),
+    );
+    return { ...this.#named(true), ...Object.fromEntries(ofParts) };
   }
 
   #named(buffers: boolean): Record<string, Tensor> {

@@ -1,5 +1,5 @@
-import { mul, type Tensor } from "@x/kernels";
-import { l2Normalize } from "@x/norm";
+import type { Tensor } from "@x/kernels";
+import { QKNorm } from "@x/norm";
 import { expectObject, Fields, type ComponentSpec } from "../../config/index.js";
 import type { ForwardContext, Part, Weights } from "../contract.js";
 import { below, find } from "../find.js";
@@ -22,19 +22,20 @@ interface Heads {
  * `l2`: queries and keys of length 1, and scores g q.k without 1 / sqrt(headDim): `eps` (1e-12), `perHead` (false: one
  * g for all heads), `length` (the model's: g starts at log2(length^2 - length)). Henry et al. 2020, arXiv:2010.04245.
  */
-function l2(f: Fields, weights: Weights, { numHeads }: Heads): QueryKeyNorm {
-  const eps = f.number("eps", 1e-12);
-  const length = f.integer("length", weights.model.maxLength, 2);
-  const heads = f.flag("perHead", false) ? numHeads : 1;
+function l2(f: Fields, weights: Weights, heads: Heads): QueryKeyNorm {
+  const config = {
+    kind: "l2",
+    eps: f.number("eps", 1e-12),
+    length: f.integer("length", weights.model.maxLength, 2),
+    gPerHead: f.flag("perHead", false),
+    ...heads,
+  } as const;
   const set = new ParameterSet(below(weights, "qk_norm"));
-  const g = set.constant("g", [heads], Math.log2(length ** 2 - length));
+  const norm = new QKNorm(config, set.planned(QKNorm.plan(config)));
   return {
-    scale: 1,
-    forward: (q, k) => ({
-      q: mul(l2Normalize(q, { eps }), g.reshape([heads, 1])),
-      k: l2Normalize(k, { eps }),
-    }),
-    parameters: () => ({ "qk_norm.g": set.all()["g"]! }),
+    scale: norm.scale,
+    forward: (q, k) => norm.forward(q, k),
+    parameters: () => ({ "qk_norm.g": norm.parameters()["g"]! }),
   };
 }
 
