@@ -15,7 +15,7 @@ function run(program, args) {
 /** The version that @x/kernels names at run time is the one in its manifest. */
 function syncVersion() {
   const { version } = JSON.parse(readFileSync("packages/kernels/package.json", "utf8"));
-  const file = "packages/kernels/src/abi.ts";
+  const file = "packages/kernels/src/base/abi.ts";
   const after = readFileSync(file, "utf8").replace(/^(export const VERSION = )"[^"]*";$/m, `$1"${version}";`);
   if (!after.includes(`VERSION = "${version}"`)) throw new Error(`${file} has no VERSION`);
   writeFileSync(file, after);

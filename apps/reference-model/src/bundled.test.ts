@@ -7,8 +7,8 @@ import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
 import { loadCheckpoint, loadFolderTokenizer } from "./checkpoint/load.js";
-import { generate } from "./generate.js";
-import { acceptsSentence, sentencesOf, writeStory } from "./stories.js";
+import { generate } from "./model/generate.js";
+import { acceptsSentence, sentencesOf, writeStory } from "./corpus/stories.js";
 import { perplexity } from "./training/evaluate.js";
 
 const folder = fileURLToPath(new URL("../checkpoint", import.meta.url));

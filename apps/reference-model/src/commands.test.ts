@@ -10,12 +10,12 @@ import { expertsCommand } from "./commands/experts.js";
 import { storiesCommands } from "./commands/stories.js";
 import { trainCommand } from "./commands/train.js";
 import { modelConfig } from "./config/index.js";
-import { checkLength, continuationLength, defaultWindow } from "./context.js";
-import { Continuation } from "./continuation.js";
-import { classedTokens } from "./experts.js";
+import { checkLength, continuationLength, defaultWindow } from "./model/context.js";
+import { Continuation } from "./model/continuation.js";
+import { classedTokens } from "./experts/report.js";
 import { perplexity } from "./training/evaluate.js";
-import { generate } from "./generate.js";
-import { CausalLM } from "./model.js";
+import { generate } from "./model/generate.js";
+import { CausalLM } from "./model/model.js";
 import { someIds, tinyParts } from "./test-support.js";
 
 /** A tokenizer of the Llama-2 kind: a space stands before each word, and is dropped at the start of a text. */

@@ -6,7 +6,7 @@ import { argmax, ConfigError, FormatError } from "@x/kernels";
 import { Safetensors } from "@x/kernels/safetensors";
 import { repository, sharedFolder, useGpu } from "@x/testing";
 import { loadCheckpoint, loadFolderTokenizer, readConfig } from "./checkpoint/load.js";
-import { generate } from "./generate.js";
+import { generate } from "./model/generate.js";
 
 interface Expected {
   readonly cases: {

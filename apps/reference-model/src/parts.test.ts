@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { ConfigError, slice } from "@x/kernels";
 import { numbers, relativeError, useGpu } from "@x/testing";
 import { modelConfig } from "./config/index.js";
-import { CausalLM } from "./model.js";
+import { CausalLM } from "./model/model.js";
 import { checkModel, tinyParts } from "./test-support.js";
 
 const cases: Record<string, Record<string, unknown>> = {

@@ -5,7 +5,7 @@ import { operand, relativeError, useGpu } from "@x/testing";
 import { COMPONENTS, type ForwardContext } from "./components/index.js";
 import { queryKeyNorm } from "./components/mixers/qk_norm.js";
 import { modelConfig } from "./config/index.js";
-import { CausalLM } from "./model.js";
+import { CausalLM } from "./model/model.js";
 import { checkModel, tinyParts } from "./test-support.js";
 
 const L = { originalMaxPositionEmbeddings: 16 };

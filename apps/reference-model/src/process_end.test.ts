@@ -14,8 +14,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { repository } from "@x/testing";
-import { DOCUMENT_BREAK } from "./data.js";
-import { writeStory } from "./stories.js";
+import { DOCUMENT_BREAK } from "./corpus/data.js";
+import { writeStory } from "./corpus/stories.js";
 
 const cli = fileURLToPath(new URL("../dist/cli.js", import.meta.url));
 const setup = join(repository, "tooling/setup/setup.mjs");

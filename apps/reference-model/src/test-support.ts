@@ -2,7 +2,7 @@ import { expect } from "vitest";
 import { type Gpu, valueAndGrad } from "@x/kernels";
 import { relativeError } from "@x/kernels/testing";
 import { modelConfig } from "./config/index.js";
-import { CausalLM } from "./model.js";
+import { CausalLM } from "./model/model.js";
 
 /** A tiny model of parts; `change` names what differs from the plain recipe. */
 export function tinyParts(change: Record<string, unknown> = {}): Record<string, unknown> {

@@ -8,17 +8,22 @@ export {
   type AttentionResult,
   type MaskFunction,
 } from "./engine/options.js";
-export { KVCache, type KVCacheConfig } from "./kv_cache.js";
-export { LatentCache, type LatentCacheConfig } from "./latent_cache.js";
-export type { TokenPositions } from "./slots.js";
-export { cachedAttention, type CachedAttentionOptions } from "./cached_attention.js";
-export { mergeAttention, type AttentionPart } from "./merge.js";
-export { gatheredAttention } from "./gathered_attention.js";
-export { topkSearch, type SearchResult, type TopkSearchOptions } from "./topk_search.js";
-export { ApproximateIndex, ExactIndex, type MemoryIndex, type VectorIndex } from "./memory_index.js";
+export { KVCache, type KVCacheConfig } from "./cache/kv_cache.js";
+export { LatentCache, type LatentCacheConfig } from "./cache/latent_cache.js";
+export type { TokenPositions } from "./cache/slots.js";
+export { cachedAttention, type CachedAttentionOptions } from "./cache/cached_attention.js";
+export { mergeAttention, type AttentionPart } from "./engine/merge.js";
+export { gatheredAttention } from "./retrieval/gathered_attention.js";
+export { topkSearch, type SearchResult, type TopkSearchOptions } from "./retrieval/topk_search.js";
+export {
+  ApproximateIndex,
+  ExactIndex,
+  type MemoryIndex,
+  type VectorIndex,
+} from "./retrieval/memory_index.js";
 export type { Draw, InitOptions, ParameterPlan, Plan } from "./parameters.js";
-export type { Parts, RmsNorm, Rope } from "./parts.js";
-export type { BlockConfig } from "./block.js";
+export type { Parts, RmsNorm, Rope } from "./block/parts.js";
+export type { BlockConfig } from "./block/block.js";
 export {
   MultiHeadAttention,
   type AttentionHooks,
@@ -26,20 +31,20 @@ export {
   type MultiHeadAttentionConfig,
   type MultiHeadAttentionOptions,
   type PositionContext,
-} from "./multi_head_attention.js";
-export { MultiHeadLatentAttention, type MlaConfig, type MlaOptions, type MlaOutputs } from "./mla.js";
+} from "./heads/multi_head_attention.js";
+export { MultiHeadLatentAttention, type MlaConfig, type MlaOptions, type MlaOutputs } from "./heads/mla.js";
 export {
   TransformerXlAttention,
   type SegmentOptions,
   type TransformerXlAttentionConfig,
   type TransformerXlAttentionOptions,
   type TransformerXlCache,
-} from "./transformer_xl.js";
-export { TransformerXl, type TransformerXlConfig } from "./transformer_xl_stack.js";
-export { RecurrentMemoryTransformer, type RmtConfig, type RmtOptions } from "./rmt.js";
-export { RmtState } from "./rmt_state.js";
-export { TopDownTransformer, type TopDownConfig, type TopDownOptions } from "./top_down.js";
-export { Sled, sledWindows, type SledCache, type SledConfig, type SledWindow } from "./sled.js";
+} from "./recurrence/transformer_xl.js";
+export { TransformerXl, type TransformerXlConfig } from "./recurrence/transformer_xl_stack.js";
+export { RecurrentMemoryTransformer, type RmtConfig, type RmtOptions } from "./recurrence/rmt.js";
+export { RmtState } from "./recurrence/rmt_state.js";
+export { TopDownTransformer, type TopDownConfig, type TopDownOptions } from "./hierarchy/top_down.js";
+export { Sled, sledWindows, type SledCache, type SledConfig, type SledWindow } from "./hierarchy/sled.js";
 export {
   Yoco,
   YocoCache,
@@ -47,18 +52,22 @@ export {
   type YocoConfig,
   type YocoOptions,
   type YocoOutputs,
-} from "./yoco.js";
+} from "./hierarchy/yoco.js";
 export {
   MemorizingAttention,
   type KnnMemory,
   type MemorizingConfig,
   type MemorizingOptions,
-} from "./memorizing.js";
-export { MemorizingState } from "./memorizing_state.js";
-export { UnlimiformerAttention, type UnlimiformerConfig, type UnlimiformerOptions } from "./unlimiformer.js";
-export { LongformerAttention, type LongformerConfig, type LongformerOptions } from "./longformer.js";
-export { LongT5Attention, relativeBucket, type LongT5Config } from "./longt5.js";
-export { longNetAttention, type LongNetOptions } from "./longnet.js";
+} from "./retrieval/memorizing.js";
+export { MemorizingState } from "./retrieval/memorizing_state.js";
+export {
+  UnlimiformerAttention,
+  type UnlimiformerConfig,
+  type UnlimiformerOptions,
+} from "./retrieval/unlimiformer.js";
+export { LongformerAttention, type LongformerConfig, type LongformerOptions } from "./sparse/longformer.js";
+export { LongT5Attention, relativeBucket, type LongT5Config } from "./sparse/longt5.js";
+export { longNetAttention, type LongNetOptions } from "./sparse/longnet.js";
 export {
   bigBird,
   blockLocal,

@@ -10,21 +10,21 @@ export { glu, GLU_KINDS, type GluWeights } from "./glu.js";
 export type { GluKind } from "@x/kernels";
 export { GatedFeedForward, gluFfn, type GluFfnConfig, type GluFfnWeights } from "./glu_ffn.js";
 export { gluHiddenDim, type GluHiddenDimOptions } from "./glu_hidden_dim.js";
-export { kanBspline, type SplineOptions } from "./kan_bspline.js";
-export { kan, type BaseActivation, type KanOptions, type KanWeights } from "./kan.js";
+export { kanBspline, type SplineOptions } from "./kan/bases/bspline.js";
+export { kan, type BaseActivation, type KanOptions, type KanWeights } from "./kan/kan.js";
 export {
   ChebyshevKanLinear,
   kanChebyshev,
   type ChebyshevKanConfig,
   type KanChebyshevOptions,
-} from "./kan_chebyshev.js";
+} from "./kan/bases/chebyshev.js";
 export {
   FourierKanLinear,
   kanFourier,
   type FourierKanConfig,
   type KanFourierOptions,
   type KanFourierWeights,
-} from "./kan_fourier.js";
+} from "./kan/bases/fourier.js";
 export {
   WaveletKanLinear,
   kanWavelet,
@@ -32,7 +32,7 @@ export {
   type KanWaveletOptions,
   type KanWaveletWeights,
   type WaveletKind,
-} from "./kan_wavelet.js";
+} from "./kan/bases/wavelet.js";
 export {
   ffnKeys,
   ffnMemory,
@@ -45,30 +45,30 @@ export {
   type KeyActivity,
   type RankBy,
   type TopKeys,
-} from "./ffn_memory.js";
-export { keyCovariance } from "./key_covariance.js";
-export { rome, type RomeFact, type RomeResult } from "./rome.js";
-export { memit, type MemitFacts, type MemitOptions } from "./memit.js";
-export { spdSolve } from "./spd_solve.js";
+} from "./memory/ffn_memory.js";
+export { keyCovariance } from "./memory/key_covariance.js";
+export { rome, type RomeFact, type RomeResult } from "./memory/rome.js";
+export { memit, type MemitFacts, type MemitOptions } from "./memory/memit.js";
+export { spdSolve } from "./memory/spd_solve.js";
 export {
   kanGridUpdate,
   type KanGrid,
   type KanGridData,
   type KanGridUpdateOptions,
-} from "./kan_grid_update.js";
+} from "./kan/grid_update.js";
 export {
   kanActivationRegularization,
   kanWeightRegularization,
   type KanRegularization,
   type KanRegularizationWeights,
-} from "./kan_regularization.js";
-export { KanLinear, type KanLinearConfig } from "./kan_linear.js";
-export type { KanInit, KanLayer, KanShape } from "./kan_layer.js";
+} from "./kan/regularization.js";
+export { KanLinear, type KanLinearConfig } from "./kan/linear.js";
+export type { KanInit, KanLayer, KanShape } from "./kan/layer.js";
 export {
   KAN_BASES,
   KanFeedForward,
   kanLayer,
   type KanBasis,
   type KanFeedForwardConfig,
-} from "./kan_feed_forward.js";
-export { factValue, type FactValue, type FactValueOptions } from "./fact_value.js";
+} from "./kan/feed_forward.js";
+export { factValue, type FactValue, type FactValueOptions } from "./memory/fact_value.js";

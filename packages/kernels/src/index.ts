@@ -1,13 +1,13 @@
-export { openDevice, type OpenDeviceOptions } from "./device.js";
-export { Gpu } from "./gpu.js";
-export type { Recording } from "./recording.js";
-export type { KernelTime } from "./timing.js";
-export { tune, type Tuning, type TuningStore } from "./tune.js";
-export { Tensor } from "./tensor.js";
-export type { DType, HostArray } from "./dtype.js";
-export { BYTES_PER_ELEMENT, fromHalfBits, toBfloat16Bits, toHalfBits } from "./dtype.js";
-export type { MemoryStatistics } from "./memory.js";
-export { VERSION } from "./abi.js";
+export { openDevice, type OpenDeviceOptions } from "./device/device.js";
+export { Gpu } from "./device/gpu.js";
+export type { Recording } from "./device/recording.js";
+export type { KernelTime } from "./queue/timing.js";
+export { tune, type Tuning, type TuningStore } from "./ops/matmul/tune.js";
+export { Tensor } from "./tensor/tensor.js";
+export type { DType, HostArray } from "./base/dtype.js";
+export { BYTES_PER_ELEMENT, fromHalfBits, toBfloat16Bits, toHalfBits } from "./base/dtype.js";
+export type { MemoryStatistics } from "./memory/memory.js";
+export { VERSION } from "./base/abi.js";
 export {
   defineKernel,
   grid1d,
@@ -22,8 +22,8 @@ export {
   type ParamType,
   type ParamValue,
   type TensorSlice,
-} from "./kernel.js";
-export { flatGrid, flatMain } from "./flat_grid.js";
+} from "./kernel/kernel.js";
+export { flatGrid, flatMain } from "./kernel/flat_grid.js";
 export {
   applyOp,
   checkpoint,
@@ -36,7 +36,7 @@ export {
   type ForwardResult,
   type OpSpec,
   type Pullback,
-} from "./tape.js";
+} from "./tensor/tape.js";
 export {
   AdapterNotFoundError,
   ConfigError,
@@ -50,7 +50,7 @@ export {
   OutOfMemoryError,
   ShapeError,
   type KernelsErrorCode,
-} from "./errors.js";
+} from "./base/errors.js";
 export {
   checkConfig,
   expectBoolean,
@@ -70,8 +70,8 @@ export {
   normalizeAxis,
   showShape,
   sizeOf,
-} from "./validate.js";
-export { namedParameters, subParameters, takeParameter, type Module } from "./module.js";
+} from "./base/validate.js";
+export { namedParameters, subParameters, takeParameter, type Module } from "./component/module.js";
 export * from "./component/index.js";
 export { e, input, type Expr, type Operand } from "./expr/expr.js";
 export { derive } from "./expr/derive.js";
@@ -117,7 +117,7 @@ export * from "./ops/index.js";
 export * from "./optim/index.js";
 export * from "./random/index.js";
 export * from "./contract/index.js";
-export { addInto, sumMiddle, sumToShape } from "./reduce.js";
+export { addInto, sumMiddle, sumToShape } from "./tensor/reduce.js";
 export {
   svgLine,
   svgPath,

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { FormatError } from "./errors.js";
+import { FormatError } from "./base/errors.js";
 import { Safetensors, writeSafetensors, type TensorData } from "./safetensors.js";
 import { fuzz } from "./test-support.js";
 

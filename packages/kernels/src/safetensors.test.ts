@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { FormatError } from "./errors.js";
+import { FormatError } from "./base/errors.js";
 import { Safetensors, writeSafetensors } from "./safetensors.js";
 
 const FILE = "model.safetensors";

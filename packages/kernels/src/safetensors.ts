@@ -2,8 +2,8 @@
  * The safetensors format: eight bytes with the header's length, a JSON header, then the tensors without gaps.
  * The reader trusts nothing: names, types, shapes, offsets and lengths are checked before a byte is used.
  */
-import { fromHalfBits, toBfloat16Bits, toHalfBits } from "./dtype.js";
-import { FormatError } from "./errors.js";
+import { fromHalfBits, toBfloat16Bits, toHalfBits } from "./base/dtype.js";
+import { FormatError } from "./base/errors.js";
 
 /** Bits of an element of each type that the format knows. */
 const BITS = {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError } from "./errors.js";
+import { ConfigError } from "./base/errors.js";
 import { svgLine, svgPicture, svgRect, svgText, svgTextWidth } from "./svg.js";
 
 describe("svg", () => {

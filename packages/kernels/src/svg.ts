@@ -2,7 +2,7 @@
  * Parts of SVG pictures: every picture of this repository is made of these. A picture has a background of its own, and
  * its colours follow the reader's colour scheme, so that it is readable on any page.
  */
-import { ConfigError } from "./errors.js";
+import { ConfigError } from "./base/errors.js";
 
 /** What each colour is in light and in dark mode. */
 const COLOURS = {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll } from "vitest";
-import { provideGpu } from "./gpu.node.js";
-import { openDevice, type OpenDeviceOptions } from "./device.js";
-import type { Gpu } from "./gpu.js";
+import { provideGpu } from "./device/gpu.node.js";
+import { openDevice, type OpenDeviceOptions } from "./device/device.js";
+import type { Gpu } from "./device/gpu.js";
 
 export * from "./testing.js";
 

@@ -1,11 +1,11 @@
 /**
  * Checks for ops of your own: a float64 reference decides on the value, its central differences on the gradients.
  */
-import { KernelsError } from "./errors.js";
-import type { Gpu } from "./gpu.js";
-import { vjp } from "./tape.js";
-import type { Tensor } from "./tensor.js";
-import { sizeOf } from "./validate.js";
+import { KernelsError } from "./base/errors.js";
+import type { Gpu } from "./device/gpu.js";
+import { vjp } from "./tensor/tape.js";
+import type { Tensor } from "./tensor/tensor.js";
+import { sizeOf } from "./base/validate.js";
 
 function demand(error: number, tolerance: number, what: string): void {
   if (!(error < tolerance))

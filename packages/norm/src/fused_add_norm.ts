@@ -1,5 +1,5 @@
 import { ConfigError, number, oneOf, schema, tensor, type Config, type Tensor } from "@x/kernels";
-import { rowNorm, type RowNormResult } from "./row_norm.js";
+import { rowNorm, type RowNormResult } from "./row_norm/row_norm.js";
 
 const OPTIONS = schema("fusedAddNorm", {
   kind: oneOf("The norm.", ["rms", "layer", "gemma"]),

@@ -10,7 +10,7 @@ import {
   type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { rowNorm } from "./row_norm.js";
+import { rowNorm } from "./row_norm/row_norm.js";
 
 const eps = number("Added to the mean square.", { min: 0, default: 1e-6 });
 const OPTIONS = schema("gemmaRmsNorm", {

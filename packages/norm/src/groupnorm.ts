@@ -19,7 +19,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { affinePlan } from "./affine.js";
-import { rowNorm } from "./row_norm.js";
+import { rowNorm } from "./row_norm/row_norm.js";
 
 const FIELDS = {
   numGroups: integer(

@@ -28,10 +28,10 @@ export {
   type BatchNormForwardOptions,
   type BatchNormOptions,
   type BatchNormResult,
-} from "./batchnorm.js";
+} from "./batchnorm/batchnorm.js";
 export { QKNorm, qkNorm, type QKNormConfig, type QKNormOptions } from "./qk_norm.js";
 export { fusedAddNorm, type FusedAddNormOptions, type NormKind } from "./fused_add_norm.js";
-export { type RowNormResult } from "./row_norm.js";
+export { type RowNormResult } from "./row_norm/row_norm.js";
 export {
   deepnorm,
   deepnormConstants,

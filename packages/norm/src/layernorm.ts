@@ -11,7 +11,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { affinePlan } from "./affine.js";
-import { rowNorm } from "./row_norm.js";
+import { rowNorm } from "./row_norm/row_norm.js";
 
 const eps = number("Added to the variance.", { min: 0, default: 1e-5 });
 const OPTIONS = schema("layerNorm", {

@@ -13,7 +13,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { affinePlan } from "./affine.js";
-import { rowNorm } from "./row_norm.js";
+import { rowNorm } from "./row_norm/row_norm.js";
 
 const FIELDS = {
   p: number("Share of the features that the statistic is taken from; the paper: 0.0625.", {

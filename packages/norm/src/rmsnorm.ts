@@ -12,7 +12,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { affinePlan } from "./affine.js";
-import { rowNorm } from "./row_norm.js";
+import { rowNorm } from "./row_norm/row_norm.js";
 
 const FIELDS = {
   eps: number("Added to the mean square, or to its root.", { min: 0, default: 1e-6 }),

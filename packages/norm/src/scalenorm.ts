@@ -12,7 +12,7 @@ import {
   type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { rowNorm } from "./row_norm.js";
+import { rowNorm } from "./row_norm/row_norm.js";
 
 const L2 = schema("l2Normalize", { eps: number("Least divisor.", { min: 0, default: 1e-12 }) });
 const eps = number("Least divisor.", { min: 0, default: 1e-5 });

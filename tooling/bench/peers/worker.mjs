@@ -1,5 +1,5 @@
 // The process that holds one back end of one peer: node worker.mjs LIBRARY BACKEND, where LIBRARY is jax or tfjs.
-// It runs in the folder where the peers are installed, and answers requests as src/protocol.ts says.
+// It runs in the folder where the peers are installed, and answers requests as src/comparison/protocol.ts says.
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";

@@ -3,13 +3,13 @@ import { Command, InvalidArgumentError } from "commander";
 import { openDevice } from "@x/kernels";
 import { cpus, loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
-import { CASES, COLD_CASES, LARGE_CASES } from "./cases.js";
-import { Holder, peerImplementations, PROJECT, type Implementation } from "./implementation.js";
-import type { Limits } from "./limits.js";
-import { installPeers } from "./peers.js";
-import { showLimits, table, writeJson, type Report } from "./report.js";
-import { limitsOf, measureCase, measureCold, type Row } from "./run.js";
-import { SUITES } from "./suites.js";
+import { CASES, COLD_CASES, LARGE_CASES } from "./comparison/cases.js";
+import { Holder, peerImplementations, PROJECT, type Implementation } from "./comparison/implementation.js";
+import type { Limits } from "./measure/limits.js";
+import { installPeers } from "./comparison/peers.js";
+import { showLimits, table, writeJson, type Report } from "./comparison/report.js";
+import { limitsOf, measureCase, measureCold, type Row } from "./comparison/run.js";
+import { SUITES } from "./suites/suites.js";
 
 interface Flags {
   readonly peers?: true;

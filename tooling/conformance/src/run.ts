@@ -1,16 +1,16 @@
 import { readdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { FormatError, type Gpu } from "@x/kernels";
-import { attention, masks } from "./attention.js";
-import { ffn } from "./ffn.js";
-import { readGolden } from "./format.js";
-import { moe } from "./moe.js";
-import { gatedRecurrence } from "./gated_recurrence.js";
-import { norm } from "./norm.js";
-import { positional } from "./positional.js";
-import { retention } from "./retention.js";
+import { attention, masks } from "./runners/attention.js";
+import { ffn } from "./runners/ffn.js";
+import { readGolden } from "./golden/format.js";
+import { moe } from "./runners/moe.js";
+import { gatedRecurrence } from "./runners/gated_recurrence.js";
+import { norm } from "./runners/norm.js";
+import { positional } from "./runners/positional.js";
+import { retention } from "./runners/retention.js";
 import { runCase, type CaseResult, type Runner } from "./runner.js";
-import { stateSpace } from "./state_space.js";
+import { stateSpace } from "./runners/state_space.js";
 
 /** Runners by area and mechanism. */
 export const RUNNERS: Readonly<Record<string, Readonly<Record<string, Runner>>>> = {

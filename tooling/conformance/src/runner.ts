@@ -1,7 +1,7 @@
 import { vjp, type Gpu, type Tensor } from "@x/kernels";
 import { relativeError } from "@x/kernels/testing";
-import { chunksOf } from "./chunks.js";
-import type { GoldenArray, GoldenCase } from "./format.js";
+import { chunksOf } from "./golden/chunks.js";
+import type { GoldenArray, GoldenCase } from "./golden/format.js";
 
 /** What a mechanism's runner is given: configuration, and tensors by their golden names. */
 export interface RunnerContext {

@@ -28,7 +28,7 @@ async function workspaceAt(version: string, change: Change): Promise<string> {
     "package.json",
     "pnpm-workspace.yaml",
     ".changeset/config.json",
-    "packages/kernels/src/abi.ts",
+    "packages/kernels/src/base/abi.ts",
   ]) {
     mkdirSync(dirname(join(root, file)), { recursive: true });
     cpSync(join(repository, file), join(root, file));
@@ -73,7 +73,7 @@ async function release(version: string, change: Change): Promise<Record<string, 
   const root = await workspaceAt(version, change);
   await executeOrThrow(process.execPath, [VERSION_SCRIPT], { cwd: root });
   const result = released(root);
-  expect(readFileSync(join(root, "packages/kernels/src/abi.ts"), "utf8")).toContain(
+  expect(readFileSync(join(root, "packages/kernels/src/base/abi.ts"), "utf8")).toContain(
     `VERSION = "${result["@x/kernels"]!.version}"`,
   );
   return result;

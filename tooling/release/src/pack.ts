@@ -89,7 +89,7 @@ export function linkPackage(folder: string, name: string, target: string): void 
 export function nestCopy(folder: string, name: string, inside: string, version: string): void {
   const to = join(folder, "node_modules", inside, "node_modules", name);
   cpSync(join(folder, "node_modules", name), to, { recursive: true });
-  const file = join(to, "dist/abi.js");
+  const file = join(to, "dist/base/abi.js");
   const text = readFileSync(file, "utf8");
   writeFileSync(file, text.replace(/VERSION = "[^"]*"/, `VERSION = "${version}"`));
 }

@@ -5,7 +5,7 @@ import { Safetensors, type ByteSource } from "@x/kernels/safetensors";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
 import type { Components } from "../components/index.js";
 import { expectObject, Fields, modelConfig, type ModelConfig } from "../config/index.js";
-import { CausalLM } from "../model.js";
+import { CausalLM } from "../model/model.js";
 import { exists, finishPublication, readJson } from "./files.js";
 import { BESIDE, COMPUTED, expertTensor, modelNames } from "./names.js";
 

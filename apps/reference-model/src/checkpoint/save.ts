@@ -1,6 +1,6 @@
 import { checkConfig, ConfigError } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
-import type { CausalLM } from "../model.js";
+import type { CausalLM } from "../model/model.js";
 import { publish, type WriteInto } from "./files.js";
 import { BESIDE, expertName } from "./names.js";
 

@@ -1,8 +1,8 @@
 import { Option, type Command } from "commander";
-import { readDocuments } from "../data.js";
+import { readDocuments } from "../corpus/data.js";
 import type { EditOptions } from "../facts/edit_facts.js";
-import type { CausalLM } from "../model.js";
-import { sentencesOf, writeStory } from "../stories.js";
+import type { CausalLM } from "../model/model.js";
+import { sentencesOf, writeStory } from "../corpus/stories.js";
 import { componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFile } from "./output_option.js";
 import { BUNDLED, integerIn, modelOption, numberIn } from "./shared.js";

@@ -1,10 +1,10 @@
 import type { Command } from "commander";
 import { writeAtomically } from "../checkpoint/files.js";
 import { loadCheckpoint } from "../checkpoint/load.js";
-import { readDocuments } from "../data.js";
-import { expertReport, expertTable } from "../experts.js";
-import { expertSvg } from "../experts_picture.js";
-import { writeStory } from "../stories.js";
+import { readDocuments } from "../corpus/data.js";
+import { expertReport, expertTable } from "../experts/report.js";
+import { expertSvg } from "../experts/picture.js";
+import { writeStory } from "../corpus/stories.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFile } from "./output_option.js";
 import { expectTokenizer, integerIn, modelOption, withDevice } from "./shared.js";

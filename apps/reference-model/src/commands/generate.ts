@@ -3,9 +3,9 @@ import type { Command } from "commander";
 import { ConfigError, FormatError } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
-import { checkLength, CONTEXT_RULE, continuationLength } from "../context.js";
-import { checkGeneration, generate } from "../generate.js";
-import type { CausalLM } from "../model.js";
+import { checkLength, CONTEXT_RULE, continuationLength } from "../model/context.js";
+import { checkGeneration, generate } from "../model/generate.js";
+import type { CausalLM } from "../model/model.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import {
   extension,

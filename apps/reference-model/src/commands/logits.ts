@@ -3,7 +3,7 @@ import { FormatError } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import { readJson, writeAtomically } from "../checkpoint/files.js";
 import { loadCheckpoint } from "../checkpoint/load.js";
-import { checkLength, CONTEXT_RULE } from "../context.js";
+import { checkLength, CONTEXT_RULE } from "../model/context.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFile } from "./output_option.js";
 import { extension, modelOption, ropeOption, withDevice } from "./shared.js";

@@ -1,9 +1,9 @@
 import type { Command } from "commander";
 import { writeAtomically } from "../checkpoint/files.js";
 import { loadCheckpoint } from "../checkpoint/load.js";
-import { DOCUMENT_BREAK, readDocuments } from "../data.js";
+import { DOCUMENT_BREAK, readDocuments } from "../corpus/data.js";
 import { evaluateStories, perplexity } from "../training/evaluate.js";
-import { writeStory } from "../stories.js";
+import { writeStory } from "../corpus/stories.js";
 import { componentsOf, componentsOption } from "./components_option.js";
 import { outputFile } from "./output_option.js";
 import { expectTokenizer, integerIn, modelOption, numberIn, withDevice } from "./shared.js";

@@ -1,6 +1,6 @@
 import { gather, logSoftmax } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import type { CausalLM } from "../model.js";
+import type { CausalLM } from "../model/model.js";
 import { padded, positionsOf, tokensOf, TOGETHER } from "./fact.js";
 
 export interface Claim {

@@ -1,7 +1,7 @@
 import { memit, rome } from "@x/ffn";
 import { add, concat, ConfigError, matmul, mul, slice, type Tensor } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import type { CausalLM } from "../model.js";
+import type { CausalLM } from "../model/model.js";
 import { editDirections, factKeys, usualKeys, type DirectionOptions } from "./edit_direction.js";
 import { factRows, type Fact } from "./fact.js";
 import { LayerMemory } from "./layer_memory.js";

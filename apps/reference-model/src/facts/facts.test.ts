@@ -12,8 +12,8 @@ import { readEditFile } from "./edit_file.js";
 import { beliefs } from "./beliefs.js";
 import { editFacts, type EditOptions } from "./edit_facts.js";
 import type { Fact } from "./fact.js";
-import type { CausalLM } from "../model.js";
-import { writeStory } from "../stories.js";
+import type { CausalLM } from "../model/model.js";
+import { writeStory } from "../corpus/stories.js";
 
 const bundled = fileURLToPath(new URL("../../checkpoint", import.meta.url));
 const fox = fileURLToPath(new URL("../../edits/fox.json", import.meta.url));

@@ -1,7 +1,7 @@
 import { keyCovariance } from "@x/ffn";
 import { add, concat, ConfigError, gather, mul, type Tensor } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import { encodeDocuments } from "../data.js";
+import { encodeDocuments } from "../corpus/data.js";
 import { padded, positionsOf, TOGETHER, type FactRow } from "./fact.js";
 import type { LayerMemory } from "./layer_memory.js";
 

@@ -3,7 +3,7 @@ import { add, matmul, mul } from "@x/kernels";
 import { relativeError, useGpu } from "@x/testing";
 import { modelConfig } from "../config/index.js";
 import { LayerMemory } from "./layer_memory.js";
-import { CausalLM } from "../model.js";
+import { CausalLM } from "../model/model.js";
 import { someIds, tinyParts } from "../test-support.js";
 
 const device = useGpu();

@@ -1,6 +1,6 @@
 import { add, ConfigError, type Tensor } from "@x/kernels";
 import type { BlockMemory, FfnRunner } from "../components/index.js";
-import type { CausalLM } from "../model.js";
+import type { CausalLM } from "../model/model.js";
 
 /** The feed-forward block of one layer laid open: its keys can be read and its output changed. */
 export class LayerMemory {

@@ -5,7 +5,7 @@ import { matmul } from "@x/kernels";
 import { operand, relativeError } from "@x/testing";
 import type { BpeTokenizer } from "@x/tokenizer";
 import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
-import { writeStory } from "../stories.js";
+import { writeStory } from "../corpus/stories.js";
 import { editDirections } from "./edit_direction.js";
 import { editFacts, type EditOptions } from "./edit_facts.js";
 import { beliefs } from "./beliefs.js";

@@ -1,7 +1,7 @@
 import { mul } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import { perplexity } from "../training/evaluate.js";
-import type { CausalLM } from "../model.js";
+import type { CausalLM } from "../model/model.js";
 import { beliefs, type Claim } from "./beliefs.js";
 import { editFacts, type EditOptions } from "./edit_facts.js";
 import { LayerMemory } from "./layer_memory.js";

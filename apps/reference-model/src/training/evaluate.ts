@@ -1,9 +1,9 @@
 import { ConfigError, type Gpu } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import { encodeDocuments, evaluationBatches } from "../data.js";
-import { generate, type GenerateOptions } from "../generate.js";
-import type { CausalLM } from "../model.js";
-import { acceptsSentence, sentencesOf } from "../stories.js";
+import { encodeDocuments, evaluationBatches } from "../corpus/data.js";
+import { generate, type GenerateOptions } from "../model/generate.js";
+import type { CausalLM } from "../model/model.js";
+import { acceptsSentence, sentencesOf } from "../corpus/stories.js";
 
 /**
  * exp of the mean cross-entropy of documents, each ended by the end-of-text token, in windows of `seqLen`.

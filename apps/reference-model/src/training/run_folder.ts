@@ -4,7 +4,7 @@ import { ConfigError, FormatError, type AdamW } from "@x/kernels";
 import { Safetensors, writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import { exists, makeFolder, readJson, remove, writeAtomically } from "../checkpoint/files.js";
 import { saveCheckpoint } from "../checkpoint/save.js";
-import type { CausalLM } from "../model.js";
+import type { CausalLM } from "../model/model.js";
 import { optionOf, type TrainingOptions } from "./options.js";
 import type { OptimizerState } from "./step.js";
 

@@ -9,8 +9,8 @@ import {
   type Schedule,
   type Tensor,
 } from "@x/kernels";
-import { evaluationBatches, type Batch } from "../data.js";
-import type { CausalLM } from "../model.js";
+import { evaluationBatches, type Batch } from "../corpus/data.js";
+import type { CausalLM } from "../model/model.js";
 import type { TrainingOptions } from "./options.js";
 
 /** What an optimizer had when it was saved, by name. */

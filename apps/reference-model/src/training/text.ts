@@ -3,8 +3,8 @@ import { ConfigError } from "@x/kernels";
 import { BpeTokenizer, toTokenizerJson, type Tokenizer } from "@x/tokenizer";
 import { filesBeside, loadFolderTokenizer, readConfig } from "../checkpoint/load.js";
 import { modelConfig } from "../config/index.js";
-import { documentStarts, encodeDocuments, type Batch, trainingBatch } from "../data.js";
-import { HostRandom } from "../random.js";
+import { documentStarts, encodeDocuments, type Batch, trainingBatch } from "../corpus/data.js";
+import { HostRandom } from "../corpus/random.js";
 import type { TrainingOptions } from "./options.js";
 
 const END_OF_TEXT = "<|endoftext|>";

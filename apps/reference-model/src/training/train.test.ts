@@ -8,9 +8,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
 import { loadCheckpoint } from "../checkpoint/load.js";
 import { saveCheckpoint } from "../checkpoint/save.js";
-import { DOCUMENT_BREAK, documentStarts, trainingBatch } from "../data.js";
+import { DOCUMENT_BREAK, documentStarts, trainingBatch } from "../corpus/data.js";
 import { recipe, RECIPE_DEFAULTS } from "./recipe.js";
-import { writeStory } from "../stories.js";
+import { writeStory } from "../corpus/stories.js";
 import { TRAINING_DEFAULTS } from "./options.js";
 import { train, type TrainingRun } from "./train.js";
 

@@ -19,16 +19,16 @@ import {
   keyBackwardBindings,
   queryBackwardBindings,
   type DeltaVariant,
-} from "./backward.wgsl.js";
+} from "./wgsl/backward.wgsl.js";
 import { collectKernel, linesOf, type Lines } from "./collect.js";
 import { fold } from "./fold.js";
-import { flashForward, forwardBindings, forwardParams } from "./forward.wgsl.js";
+import { flashForward, forwardBindings, forwardParams } from "./wgsl/forward.wgsl.js";
 import { emptyRows } from "./lse.js";
 import type { AttentionOptions, AttentionResult } from "./options.js";
 import { problemOf } from "./problem.js";
-import { mergeBindings, mergeParams, mergeText, partsFor, type MergeVariant } from "./split.wgsl.js";
+import { mergeBindings, mergeParams, mergeText, partsFor, type MergeVariant } from "./wgsl/split.wgsl.js";
 import { termGradients, type Collect } from "./term_gradients.js";
-import { flashParams, type FlashVariant } from "./tile.wgsl.js";
+import { flashParams, type FlashVariant } from "./wgsl/tile.wgsl.js";
 
 const subgroups = (v: FlashVariant): boolean => v.lanes > 0;
 const forwardKernel: Kernel<FlashVariant> = defineKernel({

@@ -1,5 +1,5 @@
 import { defineKernel, grid1d, type Kernel } from "@x/kernels";
-import { collectBindings, collectParams, collectText, type CollectVariant } from "./collect.wgsl.js";
+import { collectBindings, collectParams, collectText, type CollectVariant } from "./wgsl/collect.wgsl.js";
 import type { Problem } from "./problem.js";
 
 export const collectKernel: Kernel<CollectVariant> = defineKernel({

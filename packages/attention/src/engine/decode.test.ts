@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { e, input, RelativeIndex, vjp, type ScoreModifier, type Tensor } from "@x/kernels";
 import { numbers, product, relativeError, useGpu } from "@x/testing";
 import { attention, attentionOutputs, globalTokens, slidingWindow, type AttentionOptions } from "../index.js";
-import { partsFor } from "./split.wgsl.js";
+import { partsFor } from "./wgsl/split.wgsl.js";
 
 const [HEADS, DIM] = [4, 8];
 

@@ -1,5 +1,5 @@
 import { concat, type BindingSpec, type ParamType, type Tensor } from "@x/kernels";
-import type { ScoreVariant } from "./scores.wgsl.js";
+import type { ScoreVariant } from "./wgsl/scores.wgsl.js";
 
 /**
  * A kernel may bind as few as 8 tensors (WebGPU's promise). Where its masks and terms are more than fit beside its

@@ -22,8 +22,8 @@ import {
   type MaskFunction,
 } from "./options.js";
 import { planFor, type Plan, type PlanShape } from "./plan.js";
-import type { ScoreTerm } from "./scores.wgsl.js";
-import { ROWS, tileColumns, tileLanes, type FlashVariant } from "./tile.wgsl.js";
+import type { ScoreTerm } from "./wgsl/scores.wgsl.js";
+import { ROWS, tileColumns, tileLanes, type FlashVariant } from "./wgsl/tile.wgsl.js";
 
 interface Sizes {
   readonly batch: number;

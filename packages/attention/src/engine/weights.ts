@@ -19,7 +19,7 @@ import { collectKernel, linesOf } from "./collect.js";
 import { fold } from "./fold.js";
 import { OPTIONS, type AttentionOptions } from "./options.js";
 import { problemOf } from "./problem.js";
-import { LOW } from "./scores.wgsl.js";
+import { LOW } from "./wgsl/scores.wgsl.js";
 import { termGradients, type Collect } from "./term_gradients.js";
 
 /** What `attentionScores` and `attentionWeights` take of attention's options. */

@@ -2,8 +2,8 @@ import { expect } from "vitest";
 import { vjp, type Gpu, type Tensor } from "@x/kernels";
 import { numbers, relativeError, type Operand } from "@x/testing";
 import { expectCausal, expectConstantMemory, expectSame, inPieces, random, rows } from "../test-support.js";
-import { Tape, type Scalar } from "./exact.reference.js";
-import type { SequenceOptions, SequenceState } from "./sequence_state.js";
+import { Tape, type Scalar } from "./state/exact.reference.js";
+import type { SequenceOptions, SequenceState } from "./state/sequence_state.js";
 
 /** What every layer offers: the whole sequence, or a chunk with a state. */
 interface SequenceLayer {

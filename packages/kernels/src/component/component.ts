@@ -1,8 +1,8 @@
-import type { DType } from "../dtype.js";
-import type { Gpu } from "../gpu.js";
-import { namedParameters, type Module } from "../module.js";
-import type { Tensor } from "../tensor.js";
-import { expectFunction, expectGpu, expectObject } from "../validate.js";
+import type { DType } from "../base/dtype.js";
+import type { Gpu } from "../device/gpu.js";
+import { namedParameters, type Module } from "./module.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { expectFunction, expectGpu, expectObject } from "../base/validate.js";
 import {
   checkParameters,
   initParameters,

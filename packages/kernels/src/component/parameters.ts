@@ -1,8 +1,8 @@
-import { ShapeError, ConfigError } from "../errors.js";
-import type { Gpu } from "../gpu.js";
+import { ShapeError, ConfigError } from "../base/errors.js";
+import type { Gpu } from "../device/gpu.js";
 import { randomNormal } from "../random/index.js";
-import type { Tensor } from "../tensor.js";
-import { checkConfig, expectDType, showShape } from "../validate.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { checkConfig, expectDType, showShape } from "../base/validate.js";
 import { integer, schema, type Config } from "./schema.js";
 
 /** Draws a parameter by a rule of the mechanism; random values come from the given seed and stream. */

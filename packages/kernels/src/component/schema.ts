@@ -1,5 +1,5 @@
-import { ConfigError } from "../errors.js";
-import { show } from "../show.js";
+import { ConfigError } from "../base/errors.js";
+import { show } from "../base/show.js";
 import {
   checkConfig,
   expectBoolean,
@@ -7,8 +7,8 @@ import {
   expectNumber,
   expectOneOf,
   expectTensor,
-} from "../validate.js";
-import type { Tensor } from "../tensor.js";
+} from "../base/validate.js";
+import type { Tensor } from "../tensor/tensor.js";
 
 /** Whether a key must be given, may be left out, or has a default. */
 export type Presence = "required" | "optional" | "default";

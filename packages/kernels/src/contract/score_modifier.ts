@@ -1,7 +1,7 @@
-import { ConfigError } from "../errors.js";
+import { ConfigError } from "../base/errors.js";
 import type { Expr } from "../expr/expr.js";
-import type { Gpu } from "../gpu.js";
-import type { Tensor } from "../tensor.js";
+import type { Gpu } from "../device/gpu.js";
+import type { Tensor } from "../tensor/tensor.js";
 
 /**
  * What an attention score may become besides scale q.k: the contract between positional encodings, which make

@@ -1,5 +1,5 @@
-import { ConfigError } from "../errors.js";
-import { nearest } from "../validate.js";
+import { ConfigError } from "../base/errors.js";
+import { nearest } from "../base/validate.js";
 import { e, input, type Expr } from "./expr.js";
 
 /** Activations that fused ops know by name. */

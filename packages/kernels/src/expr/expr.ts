@@ -1,5 +1,5 @@
-import { ConfigError } from "../errors.js";
-import { show } from "../show.js";
+import { ConfigError } from "../base/errors.js";
+import { show } from "../base/show.js";
 
 /**
  * Elementwise expressions: a small language whose values are float32 (or lanes of it). From one definition come

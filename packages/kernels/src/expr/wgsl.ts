@@ -1,4 +1,4 @@
-import { ConfigError } from "../errors.js";
+import { ConfigError } from "../base/errors.js";
 import { topological } from "./derive.js";
 import type { Expr } from "./expr.js";
 

@@ -1,6 +1,6 @@
 import { e, type Expr } from "../expr/expr.js";
-import type { Tensor } from "../tensor.js";
-import { expectNoMore, expectTensor } from "../validate.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { expectNoMore, expectTensor } from "../base/validate.js";
 import { elementwise } from "./elementwise.js";
 
 type Unary = (x: Tensor) => Tensor;

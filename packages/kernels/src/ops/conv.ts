@@ -1,10 +1,10 @@
-import { flatMain } from "../flat_grid.js";
-import { ShapeError } from "../errors.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import { sumMiddle } from "../reduce.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
-import { checkConfig, expectDType, expectShape, expectTensors, showShape } from "../validate.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { ShapeError } from "../base/errors.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { sumMiddle } from "../tensor/reduce.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { checkConfig, expectDType, expectShape, expectTensors, showShape } from "../base/validate.js";
 import { cast } from "./elementwise.js";
 import { concat, slice } from "./shape.js";
 

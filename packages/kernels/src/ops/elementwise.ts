@@ -1,10 +1,10 @@
-import { flatMain } from "../flat_grid.js";
-import { ConfigError, ShapeError } from "../errors.js";
-import { checkDType, isFloat, type DType } from "../dtype.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { ConfigError, ShapeError } from "../base/errors.js";
+import { checkDType, isFloat, type DType } from "../base/dtype.js";
 import { derive, topological } from "../expr/derive.js";
 import { e, input, isExpr, type Expr } from "../expr/expr.js";
 import { exprToWgsl } from "../expr/wgsl.js";
-import type { Gpu } from "../gpu.js";
+import type { Gpu } from "../device/gpu.js";
 import {
   defineKernel,
   grid1d,
@@ -12,12 +12,12 @@ import {
   type Kernel,
   type ParamType,
   type ParamValue,
-} from "../kernel.js";
-import { show } from "../show.js";
-import { sumToShape } from "../reduce.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
-import { expectNoMore, expectTensor, showShape, sizeOf } from "../validate.js";
+} from "../kernel/kernel.js";
+import { show } from "../base/show.js";
+import { sumToShape } from "../tensor/reduce.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { expectNoMore, expectTensor, showShape, sizeOf } from "../base/validate.js";
 
 /**
  * How an operand is indexed. `same`: element i; `one`: a single element; `row`: element i mod P (a trailing part

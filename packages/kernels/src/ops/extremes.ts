@@ -1,9 +1,9 @@
-import { flatMain } from "../flat_grid.js";
-import { ShapeError } from "../errors.js";
-import type { DType } from "../dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { ShapeError } from "../base/errors.js";
+import type { DType } from "../base/dtype.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
   expectBoolean,
@@ -13,7 +13,7 @@ import {
   normalizeAxis,
   showShape,
   sizeOf,
-} from "../validate.js";
+} from "../base/validate.js";
 import { extremeRank } from "./order.wgsl.js";
 import { reducedAxes, type ReduceOptions } from "./reductions.js";
 

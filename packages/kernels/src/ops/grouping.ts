@@ -1,8 +1,8 @@
-import { flatMain } from "../flat_grid.js";
-import { DTypeError } from "../errors.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import type { Tensor } from "../tensor.js";
-import { expectInteger, expectNoMore, expectTensor } from "../validate.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { DTypeError } from "../base/errors.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { expectInteger, expectNoMore, expectTensor } from "../base/validate.js";
 
 /** Positions of a list sorted by key, keeping their order within a key. */
 export interface Grouping {

@@ -36,5 +36,5 @@ export {
   negativeLogLikelihood,
   type CrossEntropyOptions,
   type NegativeLogLikelihoodOptions,
-} from "./losses.js";
-export { linearCrossEntropy, type LinearCrossEntropyOptions } from "./linear_cross_entropy.js";
+} from "./losses/losses.js";
+export { linearCrossEntropy, type LinearCrossEntropyOptions } from "./losses/linear_cross_entropy.js";

@@ -1,10 +1,17 @@
-import { flatMain } from "../flat_grid.js";
-import { DTypeError, ShapeError } from "../errors.js";
-import { isFloat } from "../dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
-import { expectInteger, expectNoMore, expectTensor, normalizeAxis, showShape, sizeOf } from "../validate.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { DTypeError, ShapeError } from "../base/errors.js";
+import { isFloat } from "../base/dtype.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
+import {
+  expectInteger,
+  expectNoMore,
+  expectTensor,
+  normalizeAxis,
+  showShape,
+  sizeOf,
+} from "../base/validate.js";
 import { groupBy } from "./grouping.js";
 import { slice, transpose } from "./shape.js";
 

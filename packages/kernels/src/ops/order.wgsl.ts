@@ -1,4 +1,4 @@
-import { isFloat, type DType } from "../dtype.js";
+import { isFloat, type DType } from "../base/dtype.js";
 
 /**
  * WGSL of `order_key(x)`: a u32 whose order is that of the elements. -0 equals 0; every NaN is one key, above all

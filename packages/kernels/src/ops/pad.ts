@@ -1,5 +1,5 @@
-import { ConfigError, ShapeError } from "../errors.js";
-import type { Tensor } from "../tensor.js";
+import { ConfigError, ShapeError } from "../base/errors.js";
+import type { Tensor } from "../tensor/tensor.js";
 import {
   expectInteger,
   expectNoMore,
@@ -7,7 +7,7 @@ import {
   expectTensor,
   normalizeAxis,
   showShape,
-} from "../validate.js";
+} from "../base/validate.js";
 import { gather } from "./indexing.js";
 import { concat, slice } from "./shape.js";
 

@@ -1,9 +1,9 @@
 import { e, type Expr } from "../expr/expr.js";
-import { sumToShape } from "../reduce.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
-import { ConfigError } from "../errors.js";
-import { expectNoMore, expectTensor } from "../validate.js";
+import { sumToShape } from "../tensor/reduce.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { ConfigError } from "../base/errors.js";
+import { expectNoMore, expectTensor } from "../base/validate.js";
 import { elementwise } from "./elementwise.js";
 
 /** a^b for real a: 1 at b = 0; of a negative a by the parity of b, and NaN where b is not an integer. */

@@ -1,8 +1,8 @@
-import { DTypeError } from "../errors.js";
-import { isFloat } from "../dtype.js";
-import { sumMiddle } from "../reduce.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
+import { DTypeError } from "../base/errors.js";
+import { isFloat } from "../base/dtype.js";
+import { sumMiddle } from "../tensor/reduce.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
   expectBoolean,
@@ -10,7 +10,7 @@ import {
   expectTensor,
   normalizeAxis,
   sizeOf,
-} from "../validate.js";
+} from "../base/validate.js";
 import { mul, sub, square } from "./arithmetic.js";
 import { broadcastTo } from "./shape.js";
 

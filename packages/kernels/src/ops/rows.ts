@@ -1,5 +1,5 @@
-import type { Gpu } from "../gpu.js";
-import type { Tensor } from "../tensor.js";
+import type { Gpu } from "../device/gpu.js";
+import type { Tensor } from "../tensor/tensor.js";
 
 /** What changes the text of a kernel that gives each row of a matrix to one group of lanes. */
 export interface RowVariant {

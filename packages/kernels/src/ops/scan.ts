@@ -1,11 +1,11 @@
-import { flatMain } from "../flat_grid.js";
-import { ConfigError, ShapeError } from "../errors.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { ConfigError, ShapeError } from "../base/errors.js";
 import { derive } from "../expr/derive.js";
 import { e, input, type Expr } from "../expr/expr.js";
 import { exprToWgsl } from "../expr/wgsl.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
   expectBoolean,
@@ -15,7 +15,7 @@ import {
   normalizeAxis,
   showShape,
   sizeOf,
-} from "../validate.js";
+} from "../base/validate.js";
 import { concat, slice } from "./shape.js";
 
 export interface ScanOptions {

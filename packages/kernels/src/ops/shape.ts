@@ -1,7 +1,7 @@
-import { ConfigError, DTypeError, ShapeError } from "../errors.js";
-import { sumMiddle, sumToShape } from "../reduce.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
+import { ConfigError, DTypeError, ShapeError } from "../base/errors.js";
+import { sumMiddle, sumToShape } from "../tensor/reduce.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
   expectInteger,
@@ -12,7 +12,7 @@ import {
   normalizeAxis,
   showShape,
   sizeOf,
-} from "../validate.js";
+} from "../base/validate.js";
 import { broadcastShapes } from "./elementwise.js";
 import { stridedCopy, stridesOf } from "./strided.js";
 

@@ -1,9 +1,9 @@
-import { DTypeError, ShapeError } from "../errors.js";
-import { isFloat } from "../dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
-import { checkConfig, expectBoolean, expectTensor, normalizeAxis, showShape } from "../validate.js";
+import { DTypeError, ShapeError } from "../base/errors.js";
+import { isFloat } from "../base/dtype.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { checkConfig, expectBoolean, expectTensor, normalizeAxis, showShape } from "../base/validate.js";
 import { rowElement, rowMain, rowPrelude, rowTop, rowVariant, type RowVariant } from "./rows.js";
 import { alongAxis } from "./shape.js";
 

@@ -1,7 +1,7 @@
-import { ShapeError } from "../errors.js";
-import type { DType } from "../dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import type { Tensor } from "../tensor.js";
+import { ShapeError } from "../base/errors.js";
+import type { DType } from "../base/dtype.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import type { Tensor } from "../tensor/tensor.js";
 
 interface StridedVariant {
   readonly dtype: DType;

@@ -1,9 +1,9 @@
-import { flatMain } from "../flat_grid.js";
-import { ConfigError } from "../errors.js";
-import type { Gpu } from "../gpu.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import type { Tensor } from "../tensor.js";
-import { checkConfig, expectDType, expectNumber, expectShape } from "../validate.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { ConfigError } from "../base/errors.js";
+import type { Gpu } from "../device/gpu.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { checkConfig, expectDType, expectNumber, expectShape } from "../base/validate.js";
 
 export interface AdamWOptions {
   readonly learningRate: number;

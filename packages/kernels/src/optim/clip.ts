@@ -1,7 +1,7 @@
-import { ConfigError } from "../errors.js";
-import { defineKernel, type Kernel } from "../kernel.js";
-import type { Tensor } from "../tensor.js";
-import { expectNumber } from "../validate.js";
+import { ConfigError } from "../base/errors.js";
+import { defineKernel, type Kernel } from "../kernel/kernel.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { expectNumber } from "../base/validate.js";
 
 const MAX_GROUPS = 64;
 const GROUP_ELEMENTS = 16384;

@@ -1,5 +1,5 @@
-import { ConfigError } from "../errors.js";
-import { expectInteger, expectNumber } from "../validate.js";
+import { ConfigError } from "../base/errors.js";
+import { expectInteger, expectNumber } from "../base/validate.js";
 
 /** Learning rate of a step, counted from 0. */
 export type Schedule = (step: number) => number;

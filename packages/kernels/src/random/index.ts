@@ -1,2 +1,2 @@
 export { dropout, randomNormal, randomUniform, type RandomOptions } from "./random.js";
-export { repetitionPenalty, sample, type SampleOptions } from "./sample.js";
+export { repetitionPenalty, sample, type SampleOptions } from "../ops/sample.js";

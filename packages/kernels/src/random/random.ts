@@ -1,10 +1,10 @@
-import { flatMain } from "../flat_grid.js";
-import { ConfigError, DTypeError } from "../errors.js";
-import { isFloat } from "../dtype.js";
-import type { Gpu } from "../gpu.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel.js";
-import { applyOp } from "../tape.js";
-import type { Tensor } from "../tensor.js";
+import { flatMain } from "../kernel/flat_grid.js";
+import { ConfigError, DTypeError } from "../base/errors.js";
+import { isFloat } from "../base/dtype.js";
+import type { Gpu } from "../device/gpu.js";
+import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { applyOp } from "../tensor/tape.js";
+import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
   expectGpu,
@@ -14,7 +14,7 @@ import {
   expectShape,
   expectTensor,
   sizeOf,
-} from "../validate.js";
+} from "../base/validate.js";
 import { philox } from "./philox.wgsl.js";
 
 /** Which numbers: equal options give equal numbers, on every adapter and in every order of calls. */

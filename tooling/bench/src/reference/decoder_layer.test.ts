@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { normals } from "../data.js";
+import { normals } from "../measure/data.js";
 import {
   LAYER,
   LAYER_PARAMETERS,

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
 import { modelConfig } from "../../config/index.js";
-import { CausalLM } from "../../model.js";
+import { CausalLM } from "../../model/model.js";
 import { someIds, tinyParts } from "../../test-support.js";
 
 const device = useGpu();

@@ -1,5 +1,5 @@
-import { ShapeError } from "../../errors.js";
-import { showShape } from "../../validate.js";
+import { ShapeError } from "../../base/errors.js";
+import { showShape } from "../../base/validate.js";
 
 /** Merge batch axes that both operands step through alike, to at most four. */
 export function batchLayout(

@@ -1,4 +1,4 @@
-import type { Gpu } from "../../gpu.js";
+import type { Gpu } from "../../device/gpu.js";
 import { tileOf } from "./tiled.wgsl.js";
 
 /** The ways to compute a product; `auto` chooses by shape, and by what `tune` measured or the adapter's features. */

@@ -1,9 +1,9 @@
-import { DTypeError, ShapeError } from "../../errors.js";
-import { isFloat } from "../../dtype.js";
-import { defineKernel, type Kernel } from "../../kernel.js";
-import { applyOp } from "../../tape.js";
-import type { Tensor } from "../../tensor.js";
-import { checkConfig, expectShape, expectTensors, showShape } from "../../validate.js";
+import { DTypeError, ShapeError } from "../../base/errors.js";
+import { isFloat } from "../../base/dtype.js";
+import { defineKernel, type Kernel } from "../../kernel/kernel.js";
+import { applyOp } from "../../tensor/tape.js";
+import type { Tensor } from "../../tensor/tensor.js";
+import { checkConfig, expectShape, expectTensors, showShape } from "../../base/validate.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
 import { chooseRows, chooseTile, chooseTileForm } from "./form.js";

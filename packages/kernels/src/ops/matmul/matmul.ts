@@ -1,10 +1,10 @@
-import { DTypeError, ShapeError } from "../../errors.js";
-import { isFloat, type DType } from "../../dtype.js";
+import { DTypeError, ShapeError } from "../../base/errors.js";
+import { isFloat, type DType } from "../../base/dtype.js";
 import { activationExpr, type Activation } from "../../expr/activation.js";
 import type { Expr } from "../../expr/expr.js";
-import { sumMiddle, sumToShape } from "../../reduce.js";
-import { applyOp, isTracked } from "../../tape.js";
-import type { Tensor } from "../../tensor.js";
+import { sumMiddle, sumToShape } from "../../tensor/reduce.js";
+import { applyOp, isTracked } from "../../tensor/tape.js";
+import type { Tensor } from "../../tensor/tensor.js";
 import {
   checkConfig,
   expectBoolean,
@@ -12,7 +12,7 @@ import {
   expectTensor,
   expectTensors,
   showShape,
-} from "../../validate.js";
+} from "../../base/validate.js";
 import { add } from "../arithmetic.js";
 import { cast, elementwise } from "../elementwise.js";
 import type { MatmulForm } from "./form.js";

@@ -1,9 +1,9 @@
-import { ConfigError, ShapeError } from "../../errors.js";
+import { ConfigError, ShapeError } from "../../base/errors.js";
 import type { Expr } from "../../expr/expr.js";
-import type { Gpu } from "../../gpu.js";
-import { defineKernel, type Kernel } from "../../kernel.js";
-import type { Tensor } from "../../tensor.js";
-import { showShape } from "../../validate.js";
+import type { Gpu } from "../../device/gpu.js";
+import { defineKernel, type Kernel } from "../../kernel/kernel.js";
+import type { Tensor } from "../../tensor/tensor.js";
+import { showShape } from "../../base/validate.js";
 import { broadcastShapes } from "../elementwise.js";
 import { batchLayout } from "./batch.js";
 import { chooseForm, chooseRows, chooseTile, hasFixedSubgroups, type MatmulForm } from "./form.js";

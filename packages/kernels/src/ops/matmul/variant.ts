@@ -1,5 +1,5 @@
 import type { Expr } from "../../expr/expr.js";
-import type { BindingSpec, ParamType } from "../../kernel.js";
+import type { BindingSpec, ParamType } from "../../kernel/kernel.js";
 
 /** What changes the code of a matmul. Shapes are not in it, only whether an extent is a multiple of four. */
 export interface MatmulVariant {

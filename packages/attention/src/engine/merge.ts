@@ -1,0 +1,39 @@
+import { e, elementwise, expectShape, type Tensor } from "@x/kernels";
+import { finite } from "./lse.js";
+
+/** Attention over one set of keys: its output [batch, heads, queries, dim] and log-sum-exp [batch, heads, queries]. */
+export interface AttentionPart {
+  readonly out: Tensor;
+  readonly lse: Tensor;
+}
+
+const mix = elementwise("mergeAttention", ["a", "b", "la", "lb"], (a, b, la, lb) => {
+  const gap = e.min(e.max(e.sub(finite(la), finite(lb)), -80), 80);
+  const weight = e.sigmoid(gap);
+  return e.add(e.mul(weight, a), e.mul(e.sub(1, weight), b));
+});
+const join = elementwise("mergeLse", ["la", "lb", "none"], (la, lb, none) => {
+  const [x, y] = [finite(la), finite(lb)];
+  const high = e.max(x, y);
+  const sum = e.add(high, e.log(e.add(e.exp(e.sub(x, high)), e.exp(e.sub(y, high)))));
+  return e.select(e.lt(high, -1e29), none, sum);
+});
+
+/**
+ * One softmax over two disjoint sets of keys from the attention over each: with w = exp(lse_a) / (exp(lse_a) +
+ * exp(lse_b)), out = w out_a + (1 - w) out_b and lse = log(exp(lse_a) + exp(lse_b)). Rows that are empty in both stay 0.
+ */
+export function mergeAttention(a: AttentionPart, b: AttentionPart): AttentionPart {
+  const who = "mergeAttention";
+  const names = expectShape(who, "out", a.out, ["batch", "heads", "queries", "dim"]);
+  expectShape(who, "out", b.out, ["batch", "heads", "queries", "dim"], names);
+  expectShape(who, "lse", a.lse, ["batch", "heads", "queries"], names);
+  expectShape(who, "lse", b.lse, ["batch", "heads", "queries"], names);
+  return a.out.gpu.scope(() => {
+    const column = (lse: Tensor): Tensor => lse.reshape([...lse.shape, 1]);
+    return {
+      out: mix(a.out, b.out, column(a.lse), column(b.lse)),
+      lse: join(a.lse, b.lse, -Infinity),
+    };
+  });
+}

@@ -1,0 +1,143 @@
+import {
+  checkConfig,
+  concat,
+  expectInteger,
+  expectShape,
+  noGrad,
+  slice,
+  stopGradient,
+  transpose,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
+import { attentionOutputs } from "../engine/attention.js";
+import { KVCache } from "../cache/kv_cache.js";
+import { newestEntries, type KnnMemory, type MemorizingConfig } from "./memorizing.js";
+import type { AttentionPart } from "../engine/merge.js";
+
+/** What the state borrows from its layer; heads are [batch, heads, seq, headDim]. */
+export interface MemorizingSteps {
+  readonly heads: (x: Tensor) => { q: Tensor; k: Tensor; v: Tensor };
+  readonly combine: (q: Tensor, local: AttentionPart, memory: KnnMemory | undefined) => Tensor;
+  readonly project: (o: Tensor, residual: Tensor | undefined) => Tensor;
+}
+
+/**
+ * A memorizing layer inside a segment: keys and values of the segment so far, and the memory of those before, which
+ * takes the segment in when it is full.
+ */
+export class MemorizingState {
+  readonly #gpu: Gpu;
+  readonly #segmentLen: number;
+  readonly #memorySize: number;
+  readonly #batch: number;
+  readonly #local: KVCache;
+  readonly #steps: MemorizingSteps;
+  #memory: KnnMemory | undefined;
+  #filled = 0;
+
+  constructor(
+    gpu: Gpu,
+    config: MemorizingConfig & { readonly segmentLen: number },
+    options: { readonly batch: number; readonly memory?: KnnMemory | undefined },
+    steps: MemorizingSteps,
+  ) {
+    checkConfig("MemorizingState", options, ["batch", "memory"]);
+    expectInteger("MemorizingState", "batch", options.batch, 1);
+    const { headDim, numHeads, numKvHeads = numHeads, segmentLen, memorySize = 0 } = config;
+    this.#gpu = gpu;
+    this.#segmentLen = segmentLen;
+    this.#memorySize = memorySize;
+    this.#batch = options.batch;
+    this.#steps = steps;
+    this.#local = new KVCache(gpu, { batch: options.batch, numKvHeads, headDim, maxLength: segmentLen });
+    if (options.memory)
+      this.#remember(stopGradient(options.memory.keys), stopGradient(options.memory.values));
+  }
+
+  /** The memory as the last full segment left it. */
+  get memory(): KnnMemory | undefined {
+    return this.#memory;
+  }
+
+  /** Bytes of memory that one token takes: 2 numKvHeads headDim numbers. */
+  get bytesPerToken(): number {
+    return this.#local.bytesPerToken;
+  }
+
+  /** Rows of the next tokens [batch, seq, dim], any number of them. */
+  step(x: Tensor, residual?: Tensor): Tensor {
+    const { seq } = expectShape("MemorizingState.step", "x", x, [this.#batch, "seq", null]) as {
+      seq: number;
+    };
+    return this.#gpu.scope(() =>
+      noGrad(() => {
+        const outs: Tensor[] = [];
+        for (let start = 0; start < seq;) {
+          const end = start + Math.min(this.#segmentLen - this.#filled, seq - start);
+          outs.push(this.#piece(slice(x, { axis: 1, start, end })));
+          this.#filled += end - start;
+          start = end;
+          if (this.#filled === this.#segmentLen) this.finishSegment();
+        }
+        return this.#steps.project(outs.length === 1 ? outs[0]! : concat(outs, 2), residual);
+      }),
+    );
+  }
+
+  #piece(x: Tensor): Tensor {
+    const { q, k, v } = this.#steps.heads(x);
+    const bshd = (t: Tensor): Tensor => transpose(t, [0, 2, 1, 3]);
+    const positions = this.#local.append(bshd(k), bshd(v));
+    const { out, lse } = attentionOutputs(bshd(q), this.#local.keys, this.#local.values, {
+      causal: true,
+      layout: "bshd",
+      scale: 1,
+      positions,
+    });
+    return this.#steps.combine(q, { out: bshd(out), lse }, this.#memory);
+  }
+
+  /** End the segment here, full or not: its keys and values become memory. */
+  finishSegment(): void {
+    if (this.#filled === 0) return;
+    const filled = this.#filled;
+    const [keys, values] = this.#gpu.scope(() =>
+      noGrad(() => {
+        const entries = (t: Tensor, before: Tensor | undefined): Tensor =>
+          newestEntries(
+            before,
+            transpose(slice(t, { axis: 1, end: filled }), [0, 2, 1, 3]),
+            this.#memorySize,
+          );
+        return [
+          entries(this.#local.keys, this.#memory?.keys),
+          entries(this.#local.values, this.#memory?.values),
+        ] as const;
+      }),
+    );
+    this.#remember(keys, values);
+    this.#local.clear();
+    this.#filled = 0;
+  }
+
+  #remember(keys: Tensor, values: Tensor): void {
+    this.#memory?.keys.dispose();
+    this.#memory?.values.dispose();
+    this.#memory = { keys: this.#gpu.keep(keys), values: this.#gpu.keep(values) };
+  }
+
+  /** Forget everything. */
+  clear(): void {
+    this.#memory?.keys.dispose();
+    this.#memory?.values.dispose();
+    this.#memory = undefined;
+    this.#local.clear();
+    this.#filled = 0;
+  }
+
+  dispose(): void {
+    this.clear();
+    this.#local.dispose();
+  }
+}

@@ -1,0 +1,25 @@
+import type { Tensor } from "@x/kernels";
+import { deltaKeys, memory, type DeltaRuleOptions, type MemoryOutputs } from "./options.js";
+
+/**
+ * The gated delta rule: a delta rule whose state fades by one number for a head and token,
+ *
+ *   S' = e^(g_t) S_{t-1}, u_t = beta_t (v_t - k_t S'), S_t = S' + k_t^T u_t, out_t = scale q_t S_t.
+ *
+ * g [batch, heads, tokens], at most 0, is the log decay; the other tensors, heads and options are those of `deltaRule`.
+ * Differentiable in all six.
+ *
+ * Yang et al. 2024, arXiv:2412.06464 (the operator of Qwen3-Next).
+ *
+ * @throws ConfigError, DTypeError, ShapeError
+ */
+export function gatedDeltaRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  g: Tensor,
+  beta: Tensor,
+  options: DeltaRuleOptions = {},
+): MemoryOutputs {
+  return memory("gatedDeltaRule", { q, k, v, g, beta }, options, deltaKeys);
+}

@@ -1,0 +1,229 @@
+import {
+  causalConv1d,
+  checkConfig,
+  concat,
+  ConfigError,
+  e,
+  elementwise,
+  exp,
+  expectDType,
+  expectInteger,
+  expectShape,
+  linear,
+  log,
+  mul,
+  randomNormal,
+  randomUniform,
+  slice,
+  sub,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
+import { expectFloat32 } from "../decay/decayed_attention.js";
+import {
+  checkParameters,
+  initParameters,
+  matrix,
+  zeros,
+  type Draw,
+  type InitOptions,
+  type Plan,
+} from "../../parameters.js";
+import { rgLru } from "./rg_lru.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "../state/sequence_state.js";
+
+export interface GriffinConfig {
+  /** Width of x and of the output. */
+  readonly dim: number;
+  /** Width of the recurrence; default dim. */
+  readonly lruWidth?: number;
+  /** Blocks of the gates' weights; default 1. */
+  readonly numBlocks?: number;
+  /** Taps of the convolution; default 4. */
+  readonly convSize?: number;
+}
+
+/** The states before and after a call, as tensors with gradients. */
+export interface GriffinStates {
+  /** [batch, convSize - 1, lruWidth]: the convolution's last inputs. */
+  readonly convState: Tensor;
+  /** [batch, lruWidth] */
+  readonly state: Tensor;
+}
+
+export interface GriffinOptions extends SequenceOptions {
+  /** i32 [batch, seq]: position of each token in its document; neither state nor convolution crosses a 0. */
+  readonly segmentPos?: Tensor | undefined;
+}
+
+const normal =
+  (std: number): Draw =>
+  (gpu, shape, random) =>
+    randomNormal(gpu, shape, { ...random, std });
+
+/** softplus(a_param) = -ln |a|, |a|^2 uniform between 0.9^2 and 0.999^2. */
+const ring: Draw = (gpu, shape, random) => {
+  const square = randomUniform(gpu, shape, { ...random, low: 0.9 ** 2, high: 0.999 ** 2 });
+  return log(sub(exp(mul(log(square), -0.5)), 1));
+};
+
+const addTap = elementwise(
+  "segmentTap",
+  ["sum", "x", "weight", "position", "age"],
+  (sum, x, weight, position, age) => e.add(sum, e.select(e.le(age, position), e.mul(x, weight), 0)),
+);
+
+/**
+ * Griffin's recurrent block: out = (rgLru(conv(x W_x^T + b_x)) * geluTanh(x W_y^T + b_y)) W_out^T + b_out. No norm and
+ * no residual of its own; Griffin puts two of them before each layer of local attention.
+ *
+ * x [batch, seq, dim], f32. Parameters linear_x, linear_y, linear_out (`.weight` [out, in], `.bias`), conv_1d.w
+ * [lruWidth, convSize], conv_1d.b, rg_lru.input_gate and rg_lru.a_gate (`.w` [blocks, block, block], `.b`),
+ * rg_lru.a_param [lruWidth].
+ * De et al. 2024, arXiv:2402.19427, section 2.
+ */
+export class GriffinBlock implements Module {
+  readonly config: GriffinConfig;
+  readonly #p: Record<string, Tensor>;
+
+  /** @throws ConfigError */
+  constructor(config: GriffinConfig, parameters: Readonly<Record<string, Tensor>>) {
+    this.#p = checkParameters("GriffinBlock", GriffinBlock.plan(config), parameters);
+    this.config = config;
+  }
+
+  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
+  static plan(config: GriffinConfig): Plan {
+    const { dim, lruWidth, numBlocks, convSize } = sizes(config);
+    const block = lruWidth / numBlocks;
+    const gate = { shape: [numBlocks, block, block], init: normal(block ** -0.5) };
+    const bias = { shape: [numBlocks, block], init: 0 };
+    return {
+      "linear_x.weight": matrix(lruWidth, dim),
+      "linear_x.bias": zeros(lruWidth),
+      "linear_y.weight": matrix(lruWidth, dim),
+      "linear_y.bias": zeros(lruWidth),
+      "conv_1d.w": { shape: [lruWidth, convSize], init: normal((0.01 / convSize) ** 0.5) },
+      "conv_1d.b": zeros(lruWidth),
+      "rg_lru.input_gate.w": gate,
+      "rg_lru.input_gate.b": bias,
+      "rg_lru.a_gate.w": gate,
+      "rg_lru.a_gate.b": bias,
+      "rg_lru.a_param": { shape: [lruWidth], init: ring },
+      "linear_out.weight": matrix(dim, lruWidth),
+      "linear_out.bias": zeros(dim),
+    };
+  }
+
+  /** |a| between 0.9 and 0.999, normal matrices. */
+  static init(gpu: Gpu, config: GriffinConfig, options: InitOptions): GriffinBlock {
+    return new GriffinBlock(config, initParameters("GriffinBlock", gpu, GriffinBlock.plan(config), options));
+  }
+
+  /** An empty state; its size does not depend on the text's length. */
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("GriffinBlock", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    const { lruWidth, convSize } = sizes(this.config);
+    return {
+      convState: { shape: [batch, convSize - 1, lruWidth] },
+      state: { shape: [batch, lruWidth] },
+    };
+  }
+
+  forward(x: Tensor, options: GriffinOptions = {}): Tensor {
+    expectCall("GriffinBlock", x, this.config.dim, options, (batch) => this.#statePlan(batch), [
+      "segmentPos",
+    ]);
+    return carried(x, options, (given) => this.outputs(x, given));
+  }
+
+  /** The output and the states after it, from the states before it (zero by default). */
+  outputs(
+    x: Tensor,
+    options: Before<GriffinStates> & Omit<GriffinOptions, "state"> = {},
+  ): GriffinStates & { readonly out: Tensor } {
+    const who = "GriffinBlock";
+    checkConfig(who, options, ["convState", "state", "residual", "segmentPos"]);
+    const { dim, lruWidth, convSize } = sizes(this.config);
+    const { convState, state, residual, segmentPos } = options;
+    const { batch, tokens } = expectInput(who, x, dim, residual);
+    expectFloat32(who, { convState, state });
+    if (state) expectShape(who, "state", state, [batch, lruWidth]);
+    if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, lruWidth]);
+    if (segmentPos !== undefined) {
+      expectShape(who, "segmentPos", segmentPos, [batch, tokens]);
+      expectDType(who, "segmentPos", segmentPos, "i32");
+    }
+    const p = this.#p;
+    return x.gpu.scope(() => {
+      const y = linear(x, p["linear_y.weight"]!, p["linear_y.bias"], { activation: "geluTanh" });
+      const inner = linear(x, p["linear_x.weight"]!, p["linear_x.bias"]);
+      const [weight, bias] = [p["conv_1d.w"]!, p["conv_1d.b"]!];
+      const conv = segmentPos
+        ? segmentConv(inner, weight, { bias, state: convState, segmentPos })
+        : causalConv1d(inner, weight, { bias, state: convState });
+      const gates = {
+        wInput: p["rg_lru.input_gate.w"]!,
+        bInput: p["rg_lru.input_gate.b"]!,
+        wRec: p["rg_lru.a_gate.w"]!,
+        bRec: p["rg_lru.a_gate.b"]!,
+        aParam: p["rg_lru.a_param"]!,
+      };
+      const z = rgLru(conv.out, gates, { state, segmentPos });
+      const out = linear(mul(z.out, y), p["linear_out.weight"]!, p["linear_out.bias"], { residual });
+      return { out, convState: conv.state, state: z.state };
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...this.#p };
+  }
+}
+
+/** `causalConv1d` whose taps do not reach across the beginning of a document. */
+function segmentConv(
+  x: Tensor,
+  weight: Tensor,
+  options: { readonly bias: Tensor; readonly state: Tensor | undefined; readonly segmentPos: Tensor },
+): { out: Tensor; state: Tensor } {
+  const [batch, rows, dim] = x.shape as [number, number, number];
+  const taps = weight.shape[1]!;
+  const before = options.state ?? x.gpu.zeros([batch, taps - 1, dim]);
+  const all = taps > 1 ? concat([before, x], 1) : x;
+  const position = options.segmentPos.reshape([batch, rows, 1]);
+  let out = options.bias;
+  for (let tap = 0; tap < taps; tap++) {
+    const shifted = slice(all, { axis: 1, start: tap, end: tap + rows });
+    const factor = slice(weight, { axis: 1, start: tap, end: tap + 1 }).reshape([dim]);
+    out = addTap(out, shifted, factor, position, taps - 1 - tap);
+  }
+  return { out, state: slice(all, { axis: 1, start: rows }) };
+}
+
+function sizes(config: GriffinConfig): Required<GriffinConfig> {
+  const who = "GriffinBlock";
+  checkConfig(who, config, ["dim", "lruWidth", "numBlocks", "convSize"]);
+  const { dim, lruWidth = dim, numBlocks = 1, convSize = 4 } = config;
+  for (const [name, n] of Object.entries({ dim, lruWidth, numBlocks, convSize }))
+    expectInteger(who, name, n, 1);
+  if (lruWidth % numBlocks !== 0)
+    throw new ConfigError(
+      who,
+      `lruWidth is ${lruWidth}, numBlocks ${numBlocks}; the second must divide the first`,
+    );
+  return { dim, lruWidth, numBlocks, convSize };
+}

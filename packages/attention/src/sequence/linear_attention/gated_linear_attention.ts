@@ -1,0 +1,24 @@
+import type { Tensor } from "@x/kernels";
+import { memory, memoryKeys, type MemoryOptions, type MemoryOutputs } from "../delta/options.js";
+
+/**
+ * Gated linear attention: linear attention without feature maps whose state fades by channel of the keys,
+ *
+ *   S_t = diag(e^(g_t)) S_{t-1} + k_t^T v_t, out_t = scale q_t S_t.
+ *
+ * q, k, v and their heads are those of `deltaRule`; g [batch, heads, tokens, dim], at most 0, is the log decay, or
+ * [batch, heads, tokens] where the channels of a head fade together. All f32; differentiable in all five.
+ *
+ * Yang et al. 2023, arXiv:2312.06635, equation 3.
+ *
+ * @throws ConfigError, DTypeError, ShapeError
+ */
+export function gatedLinearAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  g: Tensor,
+  options: MemoryOptions = {},
+): MemoryOutputs {
+  return memory("gatedLinearAttention", { q, k, v, g }, options, memoryKeys, "either");
+}

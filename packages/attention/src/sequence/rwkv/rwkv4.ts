@@ -1,0 +1,267 @@
+import {
+  add,
+  checkConfig,
+  e,
+  elementwise,
+  expectInteger,
+  expectShape,
+  linear,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
+import { expectFloat32 } from "../decay/decayed_attention.js";
+import {
+  checkParameters,
+  initParameters,
+  matrix,
+  type Draw,
+  type InitOptions,
+  type Plan,
+} from "../../parameters.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "../state/sequence_state.js";
+import { lastToken, shifted } from "../state/token_shift.js";
+import { wkv, type WkvState } from "./wkv.js";
+
+export interface Rwkv4TimeMixConfig {
+  /** Width of x and of the output. */
+  readonly dim: number;
+  /** Width of r, k and v; default dim. */
+  readonly attentionDim?: number;
+}
+
+export interface Rwkv4ChannelMixConfig {
+  /** Width of x and of the output. */
+  readonly dim: number;
+  /** Width of k; default 4 dim. */
+  readonly ffnDim?: number;
+}
+
+/** What a channel mix carries: the last token of x, [batch, dim]. */
+export interface Rwkv4ShiftState {
+  readonly prev: Tensor;
+}
+
+/** What a time mix carries; no gradient flows through the sums. */
+export interface Rwkv4TimeMixStates extends Rwkv4ShiftState, WkvState {}
+
+const mix = elementwise("tokenShiftMix", ["x", "before", "mix"], (x, before, m) =>
+  e.add(e.mul(x, m), e.mul(before, e.sub(1, m))),
+);
+const gated = elementwise("sigmoid(r) y", ["r", "y"], (r, y) => e.mul(e.sigmoid(r), y));
+
+/** (i / n)^power for channel i. */
+const ramp =
+  (power: number): Draw =>
+  (gpu, [n = 0]) =>
+    gpu.tensor(
+      Float32Array.from({ length: n }, (_, i) => (i / n) ** power),
+      [n],
+    );
+
+/** From -5 to 3: channels that remember long, and channels that forget at once. */
+const decays: Draw = (gpu, [n = 0]) =>
+  gpu.tensor(
+    Float32Array.from({ length: n }, (_, i) => -5 + 8 * (i / Math.max(1, n - 1)) ** 0.7),
+    [n],
+  );
+
+/** ln 0.3, and a zigzag of 0.5 around it. */
+const bonuses: Draw = (gpu, [n = 0]) =>
+  gpu.tensor(
+    Float32Array.from({ length: n }, (_, i) => Math.log(0.3) + 0.5 * (((i + 1) % 3) - 1)),
+    [n],
+  );
+
+/** Check a call of either layer. */
+function checkCall(
+  who: string,
+  x: Tensor,
+  dim: number,
+  { prev, residual }: { readonly prev?: Tensor | undefined; readonly residual?: Tensor | undefined },
+): void {
+  const { batch } = expectInput(who, x, dim, residual);
+  expectFloat32(who, { prev });
+  if (prev) expectShape(who, "prev", prev, [batch, dim]);
+}
+
+/**
+ * RWKV-4's time mixing: with x'_j = x_t mix_j + x_{t-1} (1 - mix_j), r, k, v = x'_r W_r^T, x'_k W_k^T, x'_v W_v^T;
+ * out = (sigmoid(r) wkv(k, v)) W_o^T, where wkv is a mean of the values so far that fades by e^-w a token
+ * (w = e^time_decay) and gives the current one the bonus time_first.
+ *
+ * x [batch, seq, dim], f32. Parameters time_mix_r, time_mix_k, time_mix_v [dim], time_decay, time_first [attentionDim],
+ * receptance, key, value, output (`.weight` [out, in]).
+ * Peng et al. 2023, arXiv:2305.13048, section 3.1.
+ */
+export class Rwkv4TimeMix implements Module {
+  readonly config: Rwkv4TimeMixConfig;
+  readonly #p: Record<string, Tensor>;
+
+  /** @throws ConfigError */
+  constructor(config: Rwkv4TimeMixConfig, parameters: Readonly<Record<string, Tensor>>) {
+    this.#p = checkParameters("Rwkv4TimeMix", Rwkv4TimeMix.plan(config), parameters);
+    this.config = config;
+  }
+
+  /** Names, shapes and beginnings of the parameters: those of RWKV-4's first layer. @throws ConfigError */
+  static plan(config: Rwkv4TimeMixConfig): Plan {
+    const who = "Rwkv4TimeMix";
+    checkConfig(who, config, ["dim", "attentionDim"]);
+    const { dim, attentionDim = dim } = config;
+    expectInteger(who, "dim", dim, 1);
+    expectInteger(who, "attentionDim", attentionDim, 1);
+    return {
+      time_mix_r: { shape: [dim], init: ramp(0.5) },
+      time_mix_k: { shape: [dim], init: ramp(1) },
+      time_mix_v: { shape: [dim], init: ramp(1) },
+      time_decay: { shape: [attentionDim], init: decays },
+      time_first: { shape: [attentionDim], init: bonuses },
+      "receptance.weight": matrix(attentionDim, dim),
+      "key.weight": matrix(attentionDim, dim),
+      "value.weight": matrix(attentionDim, dim),
+      "output.weight": matrix(dim, attentionDim),
+    };
+  }
+
+  static init(gpu: Gpu, config: Rwkv4TimeMixConfig, options: InitOptions): Rwkv4TimeMix {
+    const plan = Rwkv4TimeMix.plan(config);
+    return new Rwkv4TimeMix(config, initParameters("Rwkv4TimeMix", gpu, plan, options));
+  }
+
+  get #width(): number {
+    return this.config.attentionDim ?? this.config.dim;
+  }
+
+  /** An empty state; its size does not depend on the text's length. */
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Rwkv4TimeMix", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return {
+      prev: { shape: [batch, this.config.dim] },
+      num: { shape: [batch, this.#width] },
+      den: { shape: [batch, this.#width] },
+      max: { shape: [batch, this.#width], initial: -1e38 },
+    };
+  }
+
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
+    expectCall("Rwkv4TimeMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
+    return carried(x, options, (given) => this.outputs(x, given));
+  }
+
+  /** The output and the states after it, from the states before it (those of an empty text by default). */
+  outputs(
+    x: Tensor,
+    options: Before<Rwkv4TimeMixStates> & Pick<SequenceOptions, "residual"> = {},
+  ): Rwkv4TimeMixStates & { readonly out: Tensor } {
+    const who = "Rwkv4TimeMix";
+    checkConfig(who, options, ["prev", "num", "den", "max", "residual"]);
+    const { prev, residual, ...sums } = options;
+    checkCall(who, x, this.config.dim, { prev, residual });
+    const p = this.#p;
+    return x.gpu.scope(() => {
+      const before = shifted(x, prev);
+      const project = (name: string, factor: string): Tensor =>
+        linear(mix(x, before, p[`time_mix_${factor}`]!), p[`${name}.weight`]!);
+      const [k, v] = [project("key", "k"), project("value", "v")];
+      const { out: y, ...next } = wkv(k, v, p["time_decay"]!, p["time_first"]!, sums);
+      const out = linear(gated(project("receptance", "r"), y), p["output.weight"]!, undefined, { residual });
+      return { out, prev: lastToken(x), ...next };
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...this.#p };
+  }
+}
+
+/**
+ * RWKV-4's channel mixing: with x'_j = x_t mix_j + x_{t-1} (1 - mix_j), out = sigmoid(x'_r W_r^T)
+ * (relu(x'_k W_k^T)^2 W_v^T).
+ *
+ * x [batch, seq, dim], f32. Parameters time_mix_k, time_mix_r [dim], key.weight [ffnDim, dim], receptance.weight
+ * [dim, dim], value.weight [dim, ffnDim]. Peng et al. 2023, arXiv:2305.13048, section 3.1.
+ */
+export class Rwkv4ChannelMix implements Module {
+  readonly config: Rwkv4ChannelMixConfig;
+  readonly #p: Record<string, Tensor>;
+
+  /** @throws ConfigError */
+  constructor(config: Rwkv4ChannelMixConfig, parameters: Readonly<Record<string, Tensor>>) {
+    this.#p = checkParameters("Rwkv4ChannelMix", Rwkv4ChannelMix.plan(config), parameters);
+    this.config = config;
+  }
+
+  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
+  static plan(config: Rwkv4ChannelMixConfig): Plan {
+    const who = "Rwkv4ChannelMix";
+    checkConfig(who, config, ["dim", "ffnDim"]);
+    const { dim, ffnDim = 4 * dim } = config;
+    expectInteger(who, "dim", dim, 1);
+    expectInteger(who, "ffnDim", ffnDim, 1);
+    return {
+      time_mix_k: { shape: [dim], init: ramp(1) },
+      time_mix_r: { shape: [dim], init: ramp(1) },
+      "key.weight": matrix(ffnDim, dim),
+      "receptance.weight": matrix(dim, dim),
+      "value.weight": matrix(dim, ffnDim),
+    };
+  }
+
+  static init(gpu: Gpu, config: Rwkv4ChannelMixConfig, options: InitOptions): Rwkv4ChannelMix {
+    const plan = Rwkv4ChannelMix.plan(config);
+    return new Rwkv4ChannelMix(config, initParameters("Rwkv4ChannelMix", gpu, plan, options));
+  }
+
+  /** An empty state: one token. */
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Rwkv4ChannelMix", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    return { prev: { shape: [batch, this.config.dim] } };
+  }
+
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
+    expectCall("Rwkv4ChannelMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
+    return carried(x, options, (given) => this.outputs(x, given));
+  }
+
+  /** The output and the last token, from the token before x (zero by default). */
+  outputs(
+    x: Tensor,
+    options: Before<Rwkv4ShiftState> & Pick<SequenceOptions, "residual"> = {},
+  ): Rwkv4ShiftState & { readonly out: Tensor } {
+    const who = "Rwkv4ChannelMix";
+    checkConfig(who, options, ["prev", "residual"]);
+    const { prev, residual } = options;
+    checkCall(who, x, this.config.dim, { prev, residual });
+    const p = this.#p;
+    return x.gpu.scope(() => {
+      const before = shifted(x, prev);
+      const k = linear(mix(x, before, p["time_mix_k"]!), p["key.weight"]!, undefined, {
+        activation: "squaredRelu",
+      });
+      const r = linear(mix(x, before, p["time_mix_r"]!), p["receptance.weight"]!);
+      const y = gated(r, linear(k, p["value.weight"]!));
+      return { out: residual ? add(y, residual) : y, prev: lastToken(x) };
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...this.#p };
+  }
+}

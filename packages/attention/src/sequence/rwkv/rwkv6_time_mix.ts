@@ -1,0 +1,243 @@
+import {
+  checkConfig,
+  ConfigError,
+  e,
+  elementwise,
+  expectInteger,
+  expectNumber,
+  expectShape,
+  linear,
+  matmul,
+  mean,
+  randomUniform,
+  slice,
+  square,
+  sub,
+  transpose,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
+import {
+  checkParameters,
+  initParameters,
+  matrix,
+  ones,
+  zeros,
+  type Draw,
+  type InitOptions,
+  type Plan,
+} from "../../parameters.js";
+import { expectFloat32 } from "../decay/decayed_attention.js";
+import { rwkv6 } from "./rwkv6.js";
+import {
+  carried,
+  expectCall,
+  expectInput,
+  newState,
+  type Before,
+  type SequenceOptions,
+  type SequenceState,
+  type StateOptions,
+  type StatePlan,
+} from "../state/sequence_state.js";
+import { lastToken, shifted } from "../state/token_shift.js";
+
+export interface Rwkv6TimeMixConfig {
+  /** Width of x and of the output. */
+  readonly dim: number;
+  readonly numHeads: number;
+  /** Of the norm of each head's output; default 64e-5. */
+  readonly normEps?: number | undefined;
+  /** Rank of what x adds to each of the five mixes; default 32. */
+  readonly mixRank?: number | undefined;
+  /** Rank of what x adds to the decay; default 64. */
+  readonly decayRank?: number | undefined;
+}
+
+/** What a time mix carries: S [batch, numHeads, headDim, headDim], and the last token of x [batch, dim]. */
+export interface Rwkv6TimeMixStates {
+  readonly state: Tensor;
+  readonly prev: Tensor;
+}
+
+/** The mixes in the order of time_maa_w2. */
+const MIXES = ["w", "k", "v", "r", "g"] as const;
+
+const mixed = elementwise("tokenShift", ["x", "before", "mix"], (x, before, m) =>
+  e.add(x, e.mul(e.sub(before, x), m)),
+);
+const mixedMore = elementwise("tokenShiftByToken", ["x", "before", "mix", "more"], (x, before, m, more) =>
+  e.add(x, e.mul(e.sub(before, x), e.add(m, more))),
+);
+const normed = elementwise(
+  "rwkv6HeadNormGate",
+  ["o", "variance", "eps", "weight", "bias", "g"],
+  (o, variance, eps, weight, bias, g) =>
+    e.mul(e.add(e.mul(e.mul(o, e.rsqrt(e.add(variance, eps))), weight), bias), e.silu(g)),
+);
+
+/** f of each of n channels. */
+const channels =
+  (f: (i: number, n: number) => number): Draw =>
+  (gpu, shape) => {
+    const n = shape.reduce((a, b) => a * b, 1);
+    return gpu.tensor(
+      Float32Array.from({ length: n }, (_, i) => f(i, n)),
+      shape,
+    );
+  };
+const uniform =
+  (bound: number): Draw =>
+  (gpu, shape, random) =>
+    randomUniform(gpu, shape, { ...random, low: -bound, high: bound });
+
+/** Share of the way from the first to the last channel. */
+const share = (i: number, n: number): number => i / Math.max(1, n - 1);
+
+/**
+ * RWKV-6's time mixing. With xx = x_{t-1} - x_t, the mixes depend on the token: l = tanh((x + xx maa_x) A), cut into five,
+ * x_j = x + xx (maa_j + l_j B_j); r, k, v = x_r W_r^T, x_k W_k^T, x_v W_v^T, g = silu(x_g W_g^T), and the decay
+ * w = time_decay + tanh(x_w D_1) D_2; out = (norm_head(rwkv6(r, k, v, w)) g) W_o^T, the norm with weight and bias.
+ *
+ * x [batch, tokens, dim], f32. Parameters as in checkpoints: time_maa_x, _w, _k, _v, _r, _g [dim], time_maa_w1
+ * [dim, 5 mixRank] (A), time_maa_w2 [5, mixRank, dim] (B), time_decay [dim], time_decay_w1 [dim, decayRank], time_decay_w2
+ * [decayRank, dim], time_faaaa [numHeads, headDim] (the bonus), receptance, key, value, gate, output (`.weight` [dim, dim]),
+ * ln_x (`.weight`, `.bias` [dim]). Peng et al. 2024, arXiv:2404.05892, section 4.
+ */
+export class Rwkv6TimeMix implements Module {
+  readonly config: Rwkv6TimeMixConfig;
+  readonly #p: Record<string, Tensor>;
+
+  /** @throws ConfigError */
+  constructor(config: Rwkv6TimeMixConfig, parameters: Readonly<Record<string, Tensor>>) {
+    this.#p = checkParameters("Rwkv6TimeMix", Rwkv6TimeMix.plan(config), parameters);
+    this.config = config;
+  }
+
+  /** Names, shapes and beginnings of the parameters: those of RWKV-6's first layer. @throws ConfigError */
+  static plan(config: Rwkv6TimeMixConfig): Plan {
+    const who = "Rwkv6TimeMix";
+    checkConfig(who, config, ["dim", "numHeads", "normEps", "mixRank", "decayRank"]);
+    const { dim, numHeads, normEps = 64e-5, mixRank = 32, decayRank = 64 } = config;
+    for (const [name, n] of Object.entries({ dim, numHeads, mixRank, decayRank }))
+      expectInteger(who, name, n, 1);
+    expectNumber(who, "normEps", normEps, 0);
+    if (dim % numHeads !== 0)
+      throw new ConfigError(
+        who,
+        `dim is ${dim}, numHeads ${numHeads}; the first must be a multiple of the second`,
+      );
+    const falling = channels((i, n) => 1 - i / n);
+    return {
+      time_maa_x: { shape: [dim], init: falling },
+      ...Object.fromEntries(MIXES.map((name) => [`time_maa_${name}`, { shape: [dim], init: falling }])),
+      time_maa_w1: { shape: [dim, 5 * mixRank], init: uniform(1e-4) },
+      time_maa_w2: { shape: [5, mixRank, dim], init: uniform(1e-2) },
+      time_decay: { shape: [dim], init: channels((i, n) => -6 + 5 * share(i, n) ** 0.7) },
+      time_decay_w1: { shape: [dim, decayRank], init: uniform(1e-4) },
+      time_decay_w2: { shape: [decayRank, dim], init: uniform(1e-2) },
+      time_faaaa: {
+        shape: [numHeads, dim / numHeads],
+        init: channels((i, n) => 0.5 * (1 - share(i, n)) + 0.1 * (((i + 1) % 3) - 1)),
+      },
+      "receptance.weight": matrix(dim, dim),
+      "key.weight": matrix(dim, dim),
+      "value.weight": matrix(dim, dim),
+      "gate.weight": matrix(dim, dim),
+      "output.weight": matrix(dim, dim),
+      "ln_x.weight": ones(dim),
+      "ln_x.bias": zeros(dim),
+    };
+  }
+
+  static init(gpu: Gpu, config: Rwkv6TimeMixConfig, options: InitOptions): Rwkv6TimeMix {
+    const plan = Rwkv6TimeMix.plan(config);
+    return new Rwkv6TimeMix(config, initParameters("Rwkv6TimeMix", gpu, plan, options));
+  }
+
+  /** An empty state; its size does not depend on the text's length. */
+  createState(gpu: Gpu, options: StateOptions): SequenceState {
+    return newState("Rwkv6TimeMix", gpu, options, (batch) => this.#statePlan(batch));
+  }
+
+  #statePlan(batch: number): StatePlan {
+    const { dim, numHeads } = this.config;
+    const headDim = dim / numHeads;
+    return {
+      state: { shape: [batch, numHeads, headDim, headDim] },
+      prev: { shape: [batch, dim] },
+    };
+  }
+
+  /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
+  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
+    expectCall("Rwkv6TimeMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
+    return carried(x, options, (given) => this.outputs(x, given));
+  }
+
+  /** The output and the states after it, from the states before it (those of an empty text by default). */
+  outputs(
+    x: Tensor,
+    options: Before<Rwkv6TimeMixStates> & Pick<SequenceOptions, "residual"> = {},
+  ): Rwkv6TimeMixStates & { readonly out: Tensor } {
+    const who = "Rwkv6TimeMix";
+    checkConfig(who, options, ["state", "prev", "residual"]);
+    const { state, prev, residual } = options;
+    const { dim, numHeads, normEps = 64e-5, mixRank = 32 } = this.config;
+    const { batch, tokens } = expectInput(who, x, dim, residual);
+    expectFloat32(who, { prev, state });
+    if (prev) expectShape(who, "prev", prev, [batch, dim]);
+    const headDim = dim / numHeads;
+    if (state) expectShape(who, "state", state, [batch, numHeads, headDim, headDim]);
+    const p = this.#p;
+    const rows = batch * tokens;
+    return x.gpu.scope(() => {
+      const before = shifted(x, prev);
+      const low = matmul(mixed(x, before, p["time_maa_x"]!), p["time_maa_w1"]!, { activation: "tanh" });
+      const more = matmul(transpose(low.reshape([rows, 5, mixRank]), [1, 0, 2]), p["time_maa_w2"]!);
+      const [xw, xk, xv, xr, xg] = MIXES.map((name, i) =>
+        mixedMore(
+          x,
+          before,
+          p[`time_maa_${name}`]!,
+          slice(more, { axis: 0, start: i, end: i + 1 }).reshape(x.shape),
+        ),
+      ) as [Tensor, Tensor, Tensor, Tensor, Tensor];
+      const heads = [batch, tokens, numHeads, headDim];
+      const project = (input: Tensor, name: string): Tensor =>
+        linear(input, p[`${name}.weight`]!).reshape(heads);
+      const w = matmul(matmul(xw, p["time_decay_w1"]!, { activation: "tanh" }), p["time_decay_w2"]!, {
+        bias: p["time_decay"]!,
+      });
+      const { out: o, state: next } = rwkv6(
+        project(xr, "receptance"),
+        project(xk, "key"),
+        project(xv, "value"),
+        w.reshape(heads),
+        p["time_faaaa"]!,
+        { state, layout: "bshd" },
+      );
+      const last = { axes: -1, keepDims: true };
+      const centered = sub(o, mean(o, last));
+      const perHead = (name: string): Tensor => p[name]!.reshape([numHeads, headDim]);
+      const y = normed(
+        centered,
+        mean(square(centered), last),
+        normEps,
+        perHead("ln_x.weight"),
+        perHead("ln_x.bias"),
+        project(xg, "gate"),
+      );
+      return {
+        out: linear(y.reshape(x.shape), p["output.weight"]!, undefined, { residual }),
+        state: next,
+        prev: lastToken(x),
+      };
+    });
+  }
+
+  parameters(): Record<string, Tensor> {
+    return { ...this.#p };
+  }
+}

@@ -1,0 +1,253 @@
+import {
+  cast,
+  checkConfig,
+  ConfigError,
+  e,
+  elementwise,
+  expectDType,
+  expectInteger,
+  expectNumber,
+  expectShape,
+  mul,
+  RelativeIndex,
+  scatterAdd,
+  slice,
+  sum,
+  transpose,
+  type Gpu,
+  type Module,
+  type Tensor,
+} from "@x/kernels";
+import { attentionOutputs } from "../engine/attention.js";
+import { mergeHeads, splitHeads } from "../heads/heads.js";
+import { hideRows } from "../block/hidden_rows.js";
+import { mergeAttention } from "../engine/merge.js";
+import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "../parameters.js";
+import { plainRmsNorm, type Parts } from "../block/parts.js";
+
+export interface LongT5Config {
+  readonly dim: number;
+  readonly numHeads: number;
+  readonly headDim: number;
+  /** Keys to see on each side. */
+  readonly radius: number;
+  /** Tokens of a block that one transient global token stands for; 0 (default): local attention only. */
+  readonly globalBlock?: number;
+  /** Buckets of the relative bias, both directions together; default 32. */
+  readonly numBuckets?: number;
+  /** Distance from which on the last bucket holds; default 128. */
+  readonly maxDistance?: number;
+  /** Default 1e-6. */
+  readonly normEps?: number;
+}
+
+/**
+ * Bucket of a relative position (key - query): exact for small distances, logarithmic up to maxDistance, positive
+ * ones in the upper half (Raffel et al. 2020, arXiv:1910.10683).
+ */
+export function relativeBucket(relative: number, numBuckets: number, maxDistance: number): number {
+  const half = numBuckets / 2;
+  const start = relative > 0 ? half : 0;
+  const [a, exact] = [Math.abs(relative), half / 2];
+  if (a < exact) return start + a;
+  const log = Math.floor((Math.log(a / exact) / Math.log(maxDistance / exact)) * (half - exact));
+  return start + Math.min(half - 1, exact + log);
+}
+
+// Blocks whose last token is real; each real token's block, the tail in the last; -1 for padding.
+const blockOf = elementwise("longT5Block", ["real", "at", "full"], (real, at, full) =>
+  e.select(e.mul(real, e.min(full, 1)), e.min(at, e.sub(full, 1)), -1),
+);
+const blockRow = elementwise("longT5Row", ["block", "first"], (block, first) =>
+  e.select(e.lt(block, 0), -1, e.add(block, first)),
+);
+const firstOf = elementwise("longT5Query", ["block"], (block) => e.max(block, 0));
+const keyOf = elementwise("longT5Key", ["at", "full"], (at, full) => e.select(e.lt(at, full), at, -1));
+
+/**
+ * LongT5 encoder attention, local and transient global: s_ij = q_i . k_j + relBias[bucket(j - i)] for |i - j| <=
+ * radius; t_iJ = q_i . (side_J W_k) + globalRelBias[bucket(J - block(i))], side_J = RMSNorm(sum of the block's x);
+ * one softmax over both. No scaling of scores. Padded rows give 0.
+ *
+ * x [batch, seq, dim], padding on the right. Parameters q_proj, k_proj, v_proj [numHeads headDim, dim], o_proj [dim,
+ * numHeads headDim], relative_attention_bias [numBuckets, numHeads], with globalBlock also
+ * global_relative_attention_bias [numBuckets, numHeads] and global_input_layer_norm [dim] (all `.weight`).
+ * Guo et al. 2021, arXiv:2112.07916, section 3.
+ */
+export class LongT5Attention implements Module {
+  readonly config: LongT5Config;
+  readonly #p: Record<string, Tensor>;
+  #drawn: readonly Tensor[] = [];
+  readonly #parts: Parts;
+  readonly #index: RelativeIndex;
+  readonly #globalIndex: RelativeIndex;
+
+  /** @throws ConfigError */
+  constructor(config: LongT5Config, parameters: Readonly<Record<string, Tensor>>, parts: Parts = {}) {
+    this.#p = checkParameters("LongT5Attention", LongT5Attention.plan(config), parameters);
+    this.config = config;
+    this.#parts = parts;
+    const { numBuckets = 32, maxDistance = 128 } = config;
+    const index = (): RelativeIndex =>
+      new RelativeIndex(numBuckets, (distance) => relativeBucket(-distance, numBuckets, maxDistance));
+    [this.#index, this.#globalIndex] = [index(), index()];
+  }
+
+  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
+  static plan(config: LongT5Config): Plan {
+    const who = "LongT5Attention";
+    checkConfig(who, config, [
+      "dim",
+      "numHeads",
+      "headDim",
+      "radius",
+      "globalBlock",
+      "numBuckets",
+      "maxDistance",
+      "normEps",
+    ]);
+    const { dim, numHeads, headDim, radius, globalBlock = 0 } = config;
+    const { numBuckets = 32, maxDistance = 128, normEps = 1e-6 } = config;
+    for (const [name, n] of Object.entries({ dim, numHeads, headDim })) expectInteger(who, name, n, 1);
+    expectInteger(who, "radius", radius, 0);
+    expectInteger(who, "globalBlock", globalBlock, 0);
+    expectInteger(who, "numBuckets", numBuckets, 4);
+    if (numBuckets % 4 !== 0)
+      throw new ConfigError(who, `numBuckets is ${numBuckets}; it must be a multiple of 4`);
+    expectInteger(who, "maxDistance", maxDistance, numBuckets / 4 + 1);
+    expectNumber(who, "normEps", normEps, 0);
+    const inner = numHeads * headDim;
+    return {
+      "q_proj.weight": matrix(inner, dim),
+      "k_proj.weight": matrix(inner, dim),
+      "v_proj.weight": matrix(inner, dim),
+      "o_proj.weight": matrix(dim, inner),
+      "relative_attention_bias.weight": matrix(numBuckets, numHeads),
+      ...(globalBlock > 0
+        ? {
+            "global_relative_attention_bias.weight": matrix(numBuckets, numHeads),
+            "global_input_layer_norm.weight": ones(dim),
+          }
+        : {}),
+    };
+  }
+
+  static init(gpu: Gpu, config: LongT5Config, options: InitOptions, parts: Parts = {}): LongT5Attention {
+    const plan = LongT5Attention.plan(config);
+    const drawn = initParameters("LongT5Attention", gpu, plan, options);
+    const made = new LongT5Attention(config, drawn, parts);
+    made.#drawn = Object.values(drawn);
+    return made;
+  }
+
+  parameters(): Readonly<Record<string, Tensor>> {
+    return this.#p;
+  }
+
+  /** `keyMask`: i32 [batch, seq], 1 is a token, 0 padding. @throws ShapeError, DTypeError */
+  forward(x: Tensor, options: { readonly keyMask?: Tensor | undefined } = {}): Tensor {
+    const who = "LongT5Attention";
+    checkConfig(who, options, ["keyMask"]);
+    const { dim, numHeads, radius, globalBlock = 0, normEps: eps = 1e-6 } = this.config;
+    const { keyMask } = options;
+    const names = expectShape(who, "x", x, ["batch", "seq", dim]);
+    if (keyMask) {
+      expectShape(who, "keyMask", keyMask, ["batch", "seq"], names);
+      expectDType(who, "keyMask", keyMask, "i32");
+    }
+    const [batch, seq] = x.shape as [number, number, number];
+    const weight = (name: string): Tensor => this.#p[`${name}.weight`]!;
+    const split = (name: string, from: Tensor): Tensor => splitHeads(from, numHeads, weight(name));
+    const bias = (name: string, index: RelativeIndex) =>
+      ({
+        kind: "relative",
+        name,
+        axes: "h",
+        tensor: transpose(weight(name), [1, 0]),
+        index,
+      }) as const;
+    return x.gpu.scope(() => {
+      const tokensOnly = hideRows(who, x, keyMask);
+      const [q, k, v] = ["q_proj", "k_proj", "v_proj"].map((name) => split(name, tokensOnly)) as [
+        Tensor,
+        Tensor,
+        Tensor,
+      ];
+      const near = attentionOutputs(q, k, v, {
+        scale: 1,
+        window: { left: radius, right: radius },
+        modifiers: [bias("relative_attention_bias", this.#index)],
+        keyMask,
+        layout: "bshd",
+      });
+      const real = keyMask ? cast(keyMask, "f32") : x.gpu.full([batch, seq], 1);
+      let context = near.out;
+      const blocks = globalBlock > 0 ? Math.floor(seq / globalBlock) : 0;
+      if (blocks > 0) {
+        const { rows, query, key } = blocksOf(x.gpu, real, globalBlock);
+        const sums = scatterAdd(tokensOnly.reshape([batch * seq, dim]), rows, batch * blocks);
+        const norm = this.#parts.rmsNorm ?? plainRmsNorm;
+        const side = norm(sums.reshape([batch, blocks, dim]), {
+          weight: weight("global_input_layer_norm"),
+          eps,
+        });
+        const far = attentionOutputs(q, split("k_proj", side), split("v_proj", side), {
+          scale: 1,
+          modifiers: [bias("global_relative_attention_bias", this.#globalIndex)],
+          positions: { query, key, minDistance: -blocks, maxDistance: blocks },
+          layout: "bshd",
+        });
+        const heads = (t: Tensor): Tensor => transpose(t, [0, 2, 1, 3]);
+        context = heads(
+          mergeAttention({ out: heads(near.out), lse: near.lse }, { out: heads(far.out), lse: far.lse }).out,
+        );
+      }
+      const live = keyMask ? mul(context, real.reshape([batch, seq, 1, 1])) : context;
+      return mergeHeads(live, weight("o_proj"));
+    });
+  }
+
+  /** Free the tables, and the parameters that `init` drew; given ones belong to the caller. */
+  dispose(): void {
+    for (const tensor of this.#drawn) tensor.dispose();
+    this.#index.dispose();
+    this.#globalIndex.dispose();
+  }
+}
+
+/** Which block each token adds to (row of [batch * blocks], -1 none), and positions of tokens and blocks. */
+function blocksOf(gpu: Gpu, real: Tensor, size: number): { rows: Tensor; query: Tensor; key: Tensor } {
+  const [batch, seq] = real.shape as [number, number];
+  const blocks = Math.floor(seq / size);
+  const column = (n: number, of: (i: number) => number, shape: number[]): Tensor =>
+    gpu.tensor(
+      Float32Array.from({ length: n }, (_, i) => of(i)),
+      shape,
+    );
+  const ends = slice(slice(real, { axis: 1, start: 0, end: blocks * size }).reshape([batch, blocks, size]), {
+    axis: 2,
+    start: size - 1,
+    end: size,
+  }).reshape([batch, blocks]);
+  const full = sum(ends, { axes: 1, keepDims: true });
+  const block = blockOf(
+    real,
+    column(seq, (i) => Math.floor(i / size), [1, seq]),
+    full,
+  );
+  const rows = blockRow(
+    block,
+    column(batch, (b) => b * blocks, [batch, 1]),
+  );
+  return {
+    rows: cast(rows.reshape([batch * seq]), "i32"),
+    query: cast(firstOf(block), "i32"),
+    key: cast(
+      keyOf(
+        column(blocks, (J) => J, [1, blocks]),
+        full,
+      ),
+      "i32",
+    ),
+  };
+}

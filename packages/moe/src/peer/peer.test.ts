@@ -1,0 +1,293 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { ConfigError, matmul, ShapeError, vjp } from "@x/kernels";
+import { checkOp, numbers, operand, relativeError, useGpu } from "@x/testing";
+import { peer, Peer, peerKeys, productKeyTopk, type PeerOptions } from "../index.js";
+import { addRow, gelu, row, sigmoid, silu, softmax, sum, times, topk } from "../moe.reference.js";
+
+/** Best of all n^2 sums for one query. */
+function exhaustive(query: number[], keys: ArrayLike<number>, offset: number, n: number, k: number) {
+  const d = query.length / 2;
+  const first = times(keys, query.slice(0, d), n, offset);
+  const second = times(keys, query.slice(d), n, offset + n * d);
+  const all = first.flatMap((a) => second.map((b) => a + b));
+  const indices = topk(all, k);
+  return { indices, scores: indices.map((i) => all[i]!) };
+}
+
+describe("productKeyTopk", () => {
+  const device = useGpu();
+
+  it("equals the exhaustive search, ties included", async () => {
+    const { gpu } = device;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          N: fc.integer({ min: 1, max: 9 }),
+          H: fc.integer({ min: 1, max: 3 }),
+          n: fc.constantFrom(1, 4, 7, 33),
+          d: fc.integer({ min: 1, max: 4 }),
+          k: fc.integer({ min: 1, max: 33 }),
+          own: fc.boolean(),
+          // Keys of few values make many sums equal, exactly.
+          coarse: fc.boolean(),
+          seed: fc.integer({ min: 1, max: 99 }),
+        }),
+        async ({ N, H, n, d, k, own, coarse, seed }) => {
+          const K = Math.min(k, n);
+          const values = (size: number, at: number): Float64Array =>
+            numbers(size, seed + at).map((v) => (coarse ? Math.round(2 * v) : Math.fround(v)));
+          const query = values(N * H * 2 * d, 1);
+          const keys = values((own ? H : 1) * 2 * n * d, 2);
+          const found = gpu.scope(() =>
+            productKeyTopk(
+              gpu.tensor(query, [1, N, H, 2 * d]),
+              gpu.tensor(keys, own ? [H, 2, n, d] : [2, n, d]),
+              { topK: K },
+            ),
+          );
+          const [scores, indices] = [await found.scores.read(), await found.indices.read()];
+          for (let r = 0; r < N * H; r++) {
+            const expected = exhaustive(row(query, r, 2 * d), keys, own ? (r % H) * 2 * n * d : 0, n, K);
+            const got = Array.from(scores.slice(r * K, (r + 1) * K));
+            got.forEach((v, i) => {
+              expect(Math.abs(v - expected.scores[i]!)).toBeLessThan(2e-6);
+            });
+            if (coarse) expect(Array.from(indices.slice(r * K, (r + 1) * K))).toEqual(expected.indices);
+            else expect(new Set(indices.slice(r * K, (r + 1) * K)).size).toBe(K);
+          }
+          found.scores.dispose();
+          found.indices.dispose();
+        },
+      ),
+      { numRuns: 30 },
+    );
+  });
+
+  it.each([false, true])("gradients, keys per head %s", async (own) => {
+    const [N, H, n, d, K] = [5, 2, 6, 3, 4];
+    await checkOp(
+      device.gpu,
+      (query, keys) => productKeyTopk(query, keys, { topK: K }).scores,
+      (query, keys) =>
+        Array.from(
+          { length: N * H },
+          (_, r) => exhaustive(row(query, r, 2 * d), keys, own ? (r % H) * 2 * n * d : 0, n, K).scores,
+        ).flat(),
+      [operand([1, N, H, 2 * d], 1), operand(own ? [H, 2, n, d] : [2, n, d], 2)],
+      { h: 1e-5 },
+    );
+  });
+
+  it("refuses what does not fit", () => {
+    const { gpu } = device;
+    const query = gpu.zeros([1, 2, 3, 4]);
+    expect(() => productKeyTopk(query, gpu.zeros([2, 5, 3]), { topK: 1 })).toThrow(ShapeError);
+    expect(() => productKeyTopk(query, gpu.zeros([2, 2, 5, 2]), { topK: 1 })).toThrow(ShapeError);
+    expect(() => productKeyTopk(query, gpu.zeros([2, 5, 2]), { topK: 6 })).toThrow(/topK is 6/);
+  });
+});
+
+for (const [label, features] of [
+  ["with the adapter's subgroups", {}],
+  ["without subgroups", { subgroups: false }],
+] as const)
+  describe(`peer ${label}`, () => {
+    const device = useGpu({ features });
+    const [N, H, dk] = [6, 2, 4];
+
+    it.each<Partial<PeerOptions> & { dim?: number; own?: boolean; n?: number }>([
+      {},
+      { scoreActivation: "sigmoid", own: true, dim: 8 },
+      { scoreActivation: "relu", activation: "swish" },
+      { queryNorm: "batch", normEps: 1e-3 },
+      { n: 2, dim: 4 },
+    ])("%j: float64 values and gradients", async ({ dim: D = 5, own = false, n = 4, ...options }) => {
+      const {
+        scoreActivation = "softmax",
+        activation = "gelu",
+        queryNorm = "none",
+        normEps = 1e-5,
+      } = options;
+      const K = Math.min(3, n);
+      const features = H * dk;
+      const score = (s: number[]): number[] =>
+        scoreActivation === "softmax"
+          ? softmax(s)
+          : s.map(scoreActivation === "sigmoid" ? sigmoid : (v) => Math.max(v, 0));
+      const batch = queryNorm === "batch";
+      await checkOp(
+        device.gpu,
+        (...[x, wQuery, keys, expertDown, expertUp, normWeight, normBias]) => {
+          const r = peer(
+            x!,
+            {
+              wQuery: wQuery!,
+              keys: keys!,
+              expertDown: expertDown!,
+              expertUp: expertUp!,
+              normWeight,
+              normBias,
+            },
+            { numHeads: H, topK: K, queryDim: dk, ...options },
+          );
+          return [r.out, r.weights];
+        },
+        (...[x, wQuery, keys, down, up, normWeight, normBias]) => {
+          let q = Array.from({ length: N }, (_, t) => times(wQuery!, row(x!, t, D), features));
+          if (batch) {
+            const mean = q[0]!.map((_, f) => sum(q.map((r) => r[f]!)) / N);
+            const variance = mean.map((m, f) => sum(q.map((r) => (r[f]! - m) ** 2)) / N);
+            q = q.map((r) =>
+              r.map(
+                (v, f) =>
+                  ((v - mean[f]!) / Math.sqrt(variance[f]! + normEps)) * normWeight![f]! + normBias![f]!,
+              ),
+            );
+          }
+          const out = new Float64Array(N * D);
+          const weights: number[] = [];
+          for (let t = 0; t < N; t++)
+            for (let h = 0; h < H; h++) {
+              const offset = own ? h * n * dk : 0;
+              const found = exhaustive(q[t]!.slice(h * dk, (h + 1) * dk), keys!, offset, n, K);
+              const w = score(found.scores);
+              weights.push(...w);
+              found.indices.forEach((e, i) => {
+                const dot = sum(row(x!, t, D).map((v, d) => v * down![e * D + d]!));
+                addRow(out, t, row(up!, e, D), w[i]! * (activation === "swish" ? silu(dot) : gelu(dot)));
+              });
+            }
+          return [...out, ...weights];
+        },
+        [
+          operand([1, N, D], 1),
+          operand([features, D], 2),
+          operand(own ? [H, 2, n, dk / 2] : [2, n, dk / 2], 3),
+          operand([n * n, D], 4),
+          operand([n * n, D], 5),
+          ...(batch ? [operand([features], 6), operand([features], 7)] : []),
+        ],
+        { h: 1e-5, gradientTolerance: 2e-4 },
+      );
+    });
+  });
+
+describe("peer", () => {
+  const device = useGpu();
+
+  it("with one expert a head every weight is 1 and the router gets no gradient", async () => {
+    const { gpu } = device;
+    const layer = Peer.init(
+      gpu,
+      { dim: 8, numKeys: 5, numHeads: 3, topK: 1, queryDim: 4 },
+      { seed: 1, std: 0.5 },
+    );
+    const p = layer.parameters();
+    const x = gpu.tensor(numbers(40, 1), [1, 5, 8]);
+    const r = vjp(
+      () => [layer.forward(x).out],
+      [p["to_queries.weight"]!, p["keys"]!, p["weight_up_embed.weight"]!],
+    );
+    const [dq, dk, du] = r.pullback([gpu.full([1, 5, 8], 1)]);
+    expect(Array.from(await dq!.read()).every((v) => v === 0)).toBe(true);
+    expect(Array.from(await dk!.read()).every((v) => v === 0)).toBe(true);
+    expect(Array.from(await du!.read()).some((v) => v !== 0)).toBe(true);
+  });
+
+  it("finds experts among 65 536, with the same bits each time and gradients in the touched rows alone", async () => {
+    const { gpu } = device;
+    const layer = Peer.init(
+      gpu,
+      { dim: 16, numKeys: 256, numHeads: 4, topK: 16, queryDim: 8 },
+      { seed: 1, std: 0.3 },
+    );
+    const p = layer.parameters();
+    const x = gpu.tensor(numbers(33 * 16, 1), [1, 33, 16]);
+    const run = async (): Promise<{ ids: number[]; all: number[][] }> => {
+      const r = vjp(() => {
+        const { out, indices } = layer.forward(x);
+        return [out, indices];
+      }, Object.values(p));
+      const grads = r.pullback([gpu.full([1, 33, 16], 1), undefined]);
+      const all: number[][] = [];
+      for (const g of grads) all.push(Array.from(await g.read()));
+      return { ids: Array.from(await r.outputs[1]!.read()), all };
+    };
+    const [a, b] = [await run(), await run()];
+    expect(a).toEqual(b);
+    const touched = new Set(a.ids);
+    const down = a.all[Object.keys(p).indexOf("weight_down_embed.weight")]!;
+    for (let e = 0; e < 65536; e++) {
+      const some = down.slice(e * 16, e * 16 + 16).some((v) => v !== 0);
+      if (some !== touched.has(e)) expect(`expert ${e}: ${some}`).toBe(`expert ${e}: ${touched.has(e)}`);
+    }
+  });
+
+  it("evaluates with running statistics of the queries", async () => {
+    const { gpu } = device;
+    const layer = Peer.init(
+      gpu,
+      { dim: 8, numKeys: 4, numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch", momentum: 1 },
+      { seed: 1, std: 0.5 },
+    );
+    const x = gpu.tensor(numbers(160, 1), [1, 20, 8]);
+    const trained = gpu.scope(() => {
+      const r = layer.forward(x, { training: true });
+      layer.updateStatistics(r);
+      return r.out;
+    });
+    // Momentum 1: the running statistics are this batch's.
+    const evaluated = gpu.scope(() => layer.forward(x).out);
+    expect(relativeError(await evaluated.read(), await trained.read())).toBeLessThan(1e-5);
+    const again = Peer.fromParameters(
+      { numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch" },
+      { ...layer.parameters(), ...layer.buffers() },
+    );
+    const loaded = gpu.scope(() => again.forward(x).out);
+    expect(relativeError(await loaded.read(), await evaluated.read())).toBe(0);
+  });
+
+  it("is a memory: the coefficients of all experts times their values is the output", async () => {
+    const { gpu } = device;
+    const make = (shape: number[], seed: number) => gpu.tensor(operand(shape, seed).data, shape);
+    const weights = {
+      wQuery: make([12, 6], 1),
+      keys: make([2, 5, 2], 2),
+      expertDown: make([25, 6], 3),
+      expertUp: make([25, 6], 4),
+    };
+    const x = make([2, 7, 6], 5);
+    const options = { numHeads: 3, topK: 4, queryDim: 4, scoreActivation: "sigmoid" } as const;
+    const keys = peerKeys(x, weights, options);
+    expect(keys.shape).toEqual([2, 7, 25]);
+    const out = await matmul(keys, weights.expertUp).read();
+    expect(relativeError(out, await peer(x, weights, options).out.read())).toBeLessThan(1e-5);
+    const fires = Array.from(await keys.read()).filter((v) => v !== 0).length;
+    expect(fires).toBeLessThanOrEqual(14 * 12);
+  });
+
+  it("refuses what does not fit", () => {
+    const { gpu } = device;
+    const x = gpu.zeros([1, 3, 4]);
+    const weights = {
+      wQuery: gpu.zeros([8, 4]),
+      keys: gpu.zeros([2, 5, 2]),
+      expertDown: gpu.zeros([25, 4]),
+      expertUp: gpu.zeros([25, 4]),
+    };
+    const o = { numHeads: 2, topK: 2, queryDim: 4 };
+    expect(() => peer(x, { ...weights, expertUp: gpu.zeros([24, 4]) }, o)).toThrow(
+      /expertUp has shape \[24, 4\]/,
+    );
+    expect(() => peer(x, weights, { ...o, queryDim: 6 })).toThrow(/keys have shape/);
+    expect(() => peer(x, { ...weights, normBias: gpu.zeros([8]) }, o)).toThrow(/queryNorm is "none"/);
+    expect(() => peer(x, weights, { ...o, activation: "gelo" as never })).toThrow(ConfigError);
+    expect(() => peer(x, weights, { ...o, activation: 3 as never })).toThrow(/activation is 3/);
+    expect(() => peer(x, { ...weights, normWeigth: weights.keys } as never, o)).toThrow(
+      /did you mean "normWeight"/,
+    );
+    expect(() => peer(x, weights, { ...o, topK: 6 })).toThrow(/topK is 6/);
+    expect(() => peer(x, weights, { ...o, numhead: 1 } as never)).toThrow(/did you mean "numHeads"/);
+  });
+});
