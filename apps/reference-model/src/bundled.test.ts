@@ -73,6 +73,27 @@ describe("the bundled checkpoint", () => {
     expect(json.tokensPerSecond).toBeGreaterThan(0);
   });
 
+  it("info and inspect print one line of JSON", async () => {
+    const info = JSON.parse((await run("info", "--json")).stdout) as {
+      adapter: { name: string };
+      model: Record<string, unknown>;
+    };
+    expect(info.adapter.name).toBe(device.gpu.info.name);
+    expect(info.model).toMatchObject({ family: "mixtral", vocabSize: 768 });
+    const looked = await run("inspect", "--prompt", "Once upon a time", "--layer", "1", "-k", "3", "--json");
+    const { token, ids, keys } = JSON.parse(looked.stdout) as {
+      token: number;
+      ids: number[];
+      keys: { layer: number; expert: number; contribution: number; promotes: { text: string }[] }[];
+    };
+    expect(token).toBe(ids.length - 1);
+    expect(keys.map(({ layer }) => layer)).toEqual([1, 1, 1]);
+    expect(keys.map((key) => key.contribution)).toEqual(
+      keys.map((key) => key.contribution).sort((a, b) => b - a),
+    );
+    for (const { promotes } of keys) expect(promotes).toHaveLength(6);
+  });
+
   it.each([
     ["convert", "--dtype", "bf16"],
     [

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
@@ -14,6 +17,9 @@ import { checkLength, continuationLength, defaultWindow } from "./model/context.
 import { Continuation } from "./model/continuation.js";
 import { classedTokens } from "./experts/report.js";
 import { perplexity } from "./training/evaluate.js";
+import { TRAINING_DEFAULTS } from "./training/options.js";
+import { contextOf } from "./training/text.js";
+import { train } from "./training/train.js";
 import { generate } from "./model/generate.js";
 import { CausalLM } from "./model/model.js";
 import { someIds, tinyParts } from "./test-support.js";
@@ -136,7 +142,7 @@ describe("the context", () => {
     for (const model of [rope, learned]) {
       expect(continuationLength(model, 60, 1e9)).toBe(4);
       expect(continuationLength(model, 60, 3)).toBe(3);
-      expect(defaultWindow(model, 128)).toBe(64);
+      expect(defaultWindow(model)).toBe(64);
       expect(checkLength("a", model, 64)).toBeUndefined();
     }
     expect(checkLength("a", rope, 65)).toMatch(/65 tokens are more than the 64 positions/);
@@ -148,6 +154,22 @@ describe("the context", () => {
     );
     rope.dispose();
     learned.dispose();
+  });
+
+  it("training refuses sequences beyond learned positions before the first step, by the option's name", async () => {
+    const { gpu } = device;
+    const model = tinyParts({ position: { type: "learned" } });
+    expect(contextOf(model)).toBe(64);
+    const folder = mkdtempSync(join(tmpdir(), "context-"));
+    const data = join(folder, "text.txt");
+    writeFileSync(data, "Tom was a fox. ".repeat(400));
+    const out = join(folder, "out");
+    const options = { ...TRAINING_DEFAULTS, steps: 1, seqLen: 65 };
+    const run = { data, out, model, vocabSize: 300, options, init: undefined, components: undefined };
+    await expect(train(gpu, run)).rejects.toThrow(
+      "train: --seq-len: 65 tokens are more than the 64 positions that the model has",
+    );
+    rmSync(folder, { recursive: true });
   });
 
   it("perplexity needs a token to predict", async () => {

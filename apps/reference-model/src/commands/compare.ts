@@ -6,7 +6,9 @@ import { expectObject } from "../config/index.js";
 import { DOCUMENT_BREAK } from "../corpus/data.js";
 import { writeStory } from "../corpus/stories.js";
 import type { Components } from "../components/index.js";
+import { CONTEXT_RULE } from "../model/context.js";
 import { TRAINING_DEFAULTS, type TrainingOptions } from "../training/options.js";
+import { contextOf } from "../training/text.js";
 import { train } from "../training/train.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFile } from "./output_option.js";
@@ -38,20 +40,25 @@ interface CompareFlags extends Partial<Record<keyof TrainingOptions, number>>, C
   data?: string;
   vocabSize: number;
   table?: string;
+  json?: true;
+}
+
+/** A configuration file's model; a training configuration holds it. */
+async function modelOf(file: string): Promise<Record<string, unknown>> {
+  const json = expectObject(file, await readJson(file)) as Record<string, unknown>;
+  return expectObject(file, json["model"] ?? json);
 }
 
 async function runOne(
   gpu: Gpu,
   file: string,
+  model: Record<string, unknown>,
   data: string,
   vocabSize: number,
   options: TrainingOptions,
   components: Components | undefined,
 ): Promise<Run> {
   return withTemporaryFolder(async (out) => {
-    const json = expectObject(file, await readJson(file)) as Record<string, unknown>;
-    // A training configuration holds the model's.
-    const model = expectObject(file, json["model"] ?? json) as Record<string, unknown>;
     const losses: number[] = [];
     let validation = NaN;
     const bar = new Progress(`${basename(file)} {bar} {value}/{total} | loss {loss}`);
@@ -59,6 +66,9 @@ async function runOne(
       gpu,
       { data, out, model, vocabSize, options, components },
       {
+        onStart: ({ warning }) => {
+          if (warning) process.stderr.write(`warning: ${file}: --seq-len: ${warning}\n`);
+        },
         onProgress: (p) => {
           losses.push(p.loss);
           validation = p.validationLoss ?? validation;
@@ -107,12 +117,15 @@ export function compareCommand(program: Command): void {
     .option("-d, --data <path>", "UTF-8 text (default: 3000 stories of the generator)")
     .option("--vocab-size <n>", "tokens to learn", integerIn(257), 512)
     .addOption(componentsOption())
+    .option("--json", "print the runs as JSON instead of the table")
     .addOption(outputFile("--table <file>", "also write the table as Markdown, with the command"));
+  command.addHelpText("after", `\n${CONTEXT_RULE}`);
   addTrainingOptions(command, SHORT, ["evaluateEvery", "saveEvery"]);
   command.action(async (files: string[], flags: CompareFlags) => {
-    const options = { ...SHORT };
+    const models = await Promise.all(files.map(modelOf));
+    const options = { ...SHORT, seqLen: Math.min(SHORT.seqLen, ...models.map(contextOf)) };
     for (const key of Object.keys(SHORT) as (keyof TrainingOptions)[])
-      (options as Record<keyof TrainingOptions, number>)[key] = flags[key] ?? SHORT[key];
+      (options as Record<keyof TrainingOptions, number>)[key] = flags[key] ?? options[key];
     const names = files.map((file) => basename(file));
     const twice = names.find((name, i) => names.indexOf(name) !== i);
     if (twice !== undefined) throw new ConfigError("compare", `two configurations are called ${twice}`);
@@ -126,11 +139,11 @@ export function compareCommand(program: Command): void {
         );
       const runs: Run[] = [];
       await withDevice(async (gpu) => {
-        for (const file of files)
-          runs.push(await runOne(gpu, file, data, flags.vocabSize, options, components));
+        for (const [i, file] of files.entries())
+          runs.push(await runOne(gpu, file, models[i]!, data, flags.vocabSize, options, components));
       });
       const text = markdown(runs, `npm run model -- ${process.argv.slice(2).join(" ")}`);
-      process.stdout.write(text);
+      process.stdout.write(flags.json ? `${JSON.stringify(runs)}\n` : text);
       if (flags.table !== undefined) await writeAtomically(flags.table, text);
     });
   });

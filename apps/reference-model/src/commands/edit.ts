@@ -69,7 +69,7 @@ export function editCommand(program: Command): void {
         const groups: Record<string, Belief[]> = {};
         for (const [name, claims] of Object.entries(checks))
           groups[name] = await beliefs(model, tokenizer, claims);
-        return { groups, perplexity: (await perplexity(gpu, model, tokenizer, heldOut, 128)).perplexity };
+        return { groups, perplexity: (await perplexity(gpu, model, tokenizer, heldOut)).perplexity };
       };
       const before = await look();
       const { facts: done, change } = await editFacts(

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { loadCheckpoint } from "../checkpoint/load.js";
-import { checkLength, CONTEXT_RULE, defaultWindow } from "../model/context.js";
+import { checkLength, CONTEXT_RULE, defaultWindow, WINDOW } from "../model/context.js";
 import { readDocuments } from "../corpus/data.js";
 import { perplexity } from "../training/evaluate.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
@@ -22,7 +22,7 @@ export function perplexityCommand(program: Command): void {
     .addOption(modelOption())
     .addOption(componentsOption())
     .requiredOption("-d, --data <path>", "UTF-8 text file or folder")
-    .option("--seq-len <n>", "window (default: 128, within the context)", integerIn(1))
+    .option("--seq-len <n>", `window (default: ${WINDOW}, within the context)`, integerIn(1))
     .option("--json", "print one line of JSON: {perplexity, loss, tokens}")
     .addOption(ropeOption())
     .addHelpText("after", `\n${CONTEXT_RULE}`)
@@ -35,7 +35,7 @@ export function perplexityCommand(program: Command): void {
           components,
         });
         const tokenizer = await expectTokenizer("perplexity", flags.model);
-        const seqLen = flags.seqLen ?? defaultWindow(model, 128);
+        const seqLen = flags.seqLen ?? defaultWindow(model);
         const warning = checkLength("perplexity: --seq-len", model, seqLen);
         if (warning) process.stderr.write(`warning: --seq-len: ${warning}\n`);
         const result = await perplexity(gpu, model, tokenizer, documents, seqLen);

@@ -18,10 +18,14 @@ export function storiesCommands(program: Command): void {
     )
     .option("-n, --count <n>", "number of stories", integerIn(1), 12_000)
     .option("--first <n>", "seed of the first story", integerIn(0), 0)
-    .action(async (flags: { out: string; count: number; first: number }) => {
+    .option("--json", "print one line of JSON: {out, stories, distinct}")
+    .action(async (flags: { out: string; count: number; first: number; json?: true }) => {
       const stories = Array.from({ length: flags.count }, (_, i) => writeStory(flags.first + i));
       await writeAtomically(flags.out, `${stories.join(DOCUMENT_BREAK)}\n`);
-      process.stderr.write(`${flags.count} stories, ${new Set(stories).size} of them distinct\n`);
+      const distinct = new Set(stories).size;
+      process.stderr.write(`${flags.count} stories, ${distinct} of them distinct\n`);
+      if (flags.json)
+        process.stdout.write(`${JSON.stringify({ out: flags.out, stories: flags.count, distinct })}\n`);
     });
 
   program
@@ -56,7 +60,7 @@ export function storiesCommands(program: Command): void {
           const unseen = Array.from({ length: 500 }, (_, i) => writeStory(flags.firstUnseen + i)).filter(
             (s) => !training.has(s),
           );
-          const text = await perplexity(gpu, model, tokenizer, unseen, 128);
+          const text = await perplexity(gpu, model, tokenizer, unseen);
           const sampled = await evaluateStories(model, tokenizer, training, flags.count, {
             maxNewTokens: 400,
             temperature: flags.temperature,

@@ -2,11 +2,14 @@ import { dirname, resolve } from "node:path";
 import { Option, type Command } from "commander";
 import { ConfigError, expectOneOf } from "@x/kernels";
 import { readJson } from "../checkpoint/files.js";
+import { readConfig } from "../checkpoint/load.js";
 import { CHECKPOINT_DTYPES, type CheckpointDType } from "../checkpoint/save.js";
 import { expectObject } from "../config/index.js";
+import { CONTEXT_RULE } from "../model/context.js";
 import { onStop } from "../process_end.js";
 import { optionOf, TRAINING, TRAINING_DEFAULTS, type TrainingOptions } from "../training/options.js";
 import { recipe, RECIPE_DEFAULTS, type RecipeOptions } from "../training/recipe.js";
+import { contextOf } from "../training/text.js";
 import { train, type Start, type TrainingRun } from "../training/train.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFolder } from "./output_option.js";
@@ -59,6 +62,7 @@ export function trainCommand(program: Command): void {
     );
   addTrainingOptions(command, TRAINING_DEFAULTS);
   addRecipeOptions(command);
+  command.addHelpText("after", `\n${CONTEXT_RULE}`);
   command.action(async (flags: TrainFlags) => {
     await runTraining(await runOf(flags));
   });
@@ -86,20 +90,30 @@ async function runOf(flags: TrainFlags): Promise<TrainingRun> {
     throw new ConfigError(who, `vocabSize is ${JSON.stringify(vocabSize)}; it must be a number`);
   const dtype = (flags.dtype ?? file["dtype"] ?? "f32") as CheckpointDType;
   expectOneOf("train", "dtype", dtype, Object.keys(CHECKPOINT_DTYPES) as CheckpointDType[]);
+  const model = await modelOf(flags, file, init);
+  const context = init === undefined ? contextOf(model) : (await readConfig(init)).config.maxLength;
   return {
     data: path(flags.data, "data"),
     out: path(flags.out, "out"),
     init,
-    model: await modelOf(flags, file, init),
+    model,
     vocabSize,
-    options: optionsOf(flags, file),
+    options: optionsOf(flags, file, context),
     dtype,
     components: await componentsOf(flags),
   };
 }
 
-function optionsOf(flags: TrainFlags, file: Readonly<Record<string, unknown>>): TrainingOptions {
-  const options: Record<keyof TrainingOptions, number> = { ...TRAINING_DEFAULTS };
+/** The options that flags and a file give; a sequence is by default as long as is usual, within the context. */
+function optionsOf(
+  flags: TrainFlags,
+  file: Readonly<Record<string, unknown>>,
+  context: number,
+): TrainingOptions {
+  const options: Record<keyof TrainingOptions, number> = {
+    ...TRAINING_DEFAULTS,
+    seqLen: Math.min(TRAINING_DEFAULTS.seqLen, context),
+  };
   for (const key of Object.keys(TRAINING_DEFAULTS) as (keyof TrainingOptions)[]) {
     const value = flags[key] ?? file[key] ?? options[key];
     TRAINING.fields[key].check(flags.config ?? "train", key, value);
@@ -141,6 +155,7 @@ function tell(adapter: string, run: TrainingRun, start: Start): void {
     ...(start.endOfText
       ? []
       : ["neither the tokenizer nor the model has an end-of-text token: documents run into each other"]),
+    ...(start.warning === undefined ? [] : [`warning: --seq-len: ${start.warning}`]),
     ...(start.step === 0 ? [] : [`going on from step ${start.step} of ${start.steps} in ${run.out}`]),
     ...(start.step === start.steps
       ? ["there is nothing left to do; a higher --steps lengthens the run"]

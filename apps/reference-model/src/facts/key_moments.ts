@@ -2,6 +2,7 @@ import { keyCovariance } from "@x/ffn";
 import { add, concat, ConfigError, gather, mul, type Tensor } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import { encodeDocuments } from "../corpus/data.js";
+import { defaultWindow } from "../model/context.js";
 import { padded, positionsOf, TOGETHER, type FactRow } from "./fact.js";
 import type { LayerMemory } from "./layer_memory.js";
 
@@ -14,7 +15,11 @@ export async function keyMoments(
   open: LayerMemory,
   tokenizer: Tokenizer,
   documents: readonly string[],
-  { tokens = 8192, seqLen = 128, batch = 8 }: { tokens?: number; seqLen?: number; batch?: number } = {},
+  {
+    tokens = 8192,
+    seqLen = defaultWindow(open.model),
+    batch = 8,
+  }: { tokens?: number; seqLen?: number; batch?: number } = {},
 ): Promise<{ covariance: Tensor; scale: number }> {
   const { gpu } = open.model;
   const stream = encodeDocuments(documents, tokenizer);

@@ -95,7 +95,7 @@ export async function surveyFacts(
         target,
         ...(await shares()),
         before,
-        perplexity: (await perplexity(gpu, model, tokenizer, heldOut, 128)).perplexity,
+        perplexity: (await perplexity(gpu, model, tokenizer, heldOut)).perplexity,
       };
       memory.write(original);
       rows.push(row);

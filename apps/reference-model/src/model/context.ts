@@ -4,7 +4,8 @@ import type { CausalLM } from "./model.js";
 /** The rule of a model's context, for the help of commands. */
 export const CONTEXT_RULE = `The context of a model is the number of its positions (max_position_embeddings, maxLength).
 A continuation ends where the context does. A prompt or a window beyond it draws a warning where the model's encoding
-goes on (RoPE, ALiBi, none), and is refused where each position has a vector of its own (learned).`;
+goes on (RoPE, ALiBi, none), and is refused where each position has a vector of its own (learned).
+A window that is not given is the usual one, or the context where that is shorter.`;
 
 /**
  * Checks that a model has positions for a text of `length` tokens.
@@ -32,5 +33,8 @@ export function continuationLength(model: CausalLM, prompt: number, asked: numbe
   return Math.min(asked, room);
 }
 
-/** A window of so many tokens, where none is asked for: never beyond the context. */
-export const defaultWindow = (model: CausalLM, usual: number): number => Math.min(usual, model.context);
+/** Tokens of a window where none is asked for. */
+export const WINDOW = 128;
+
+/** A window of the usual length, but never beyond the model's context. */
+export const defaultWindow = (model: CausalLM): number => Math.min(WINDOW, model.context);

@@ -2,11 +2,13 @@ import { ConfigError, type Gpu } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import { encodeDocuments, evaluationBatches } from "../corpus/data.js";
 import { generate, type GenerateOptions } from "../model/generate.js";
+import { defaultWindow } from "../model/context.js";
 import type { CausalLM } from "../model/model.js";
 import { acceptsSentence, sentencesOf } from "../corpus/stories.js";
 
 /**
- * exp of the mean cross-entropy of documents, each ended by the end-of-text token, in windows of `seqLen`.
+ * exp of the mean cross-entropy of documents, each ended by the end-of-text token, in windows of `seqLen`
+ * (by default the usual one, within the model's context).
  *
  * @throws ConfigError where no token follows another, so that nothing is predicted
  */
@@ -15,7 +17,7 @@ export async function perplexity(
   model: CausalLM,
   tokenizer: Tokenizer,
   documents: readonly string[],
-  seqLen: number,
+  seqLen: number = defaultWindow(model),
 ): Promise<{ perplexity: number; loss: number; tokens: number }> {
   const stream = encodeDocuments(documents, tokenizer, tokenizer.eosTokenId ?? model.config.eosTokenIds[0]);
   if (stream.length < 2)

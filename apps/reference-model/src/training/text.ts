@@ -57,6 +57,10 @@ export function newModel(model: Record<string, unknown>, tokenizer: Tokenizer): 
   };
 }
 
+/** Tokens of the longest text that a model of this configuration is made for; it need not say its vocabulary yet. */
+export const contextOf = (model: Record<string, unknown>): number =>
+  modelConfig({ vocab_size: 1, ...model }).maxLength;
+
 /** The configuration of a model that begins with a folder's weights: as it is there. */
 export async function modelOf(folder: string): Promise<Record<string, unknown>> {
   return (await readConfig(folder)).json;

@@ -6,6 +6,7 @@ import { saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
 import type { Components } from "../components/index.js";
 import { modelConfig } from "../config/index.js";
 import { readDocuments } from "../corpus/data.js";
+import { checkLength } from "../model/context.js";
 import { CausalLM } from "../model/model.js";
 import { lossCurve } from "./loss_curve.js";
 import { checkOptions, optionOf, type TrainingOptions } from "./options.js";
@@ -47,6 +48,8 @@ export interface Start {
   readonly trainingTokens: number;
   /** False: documents run into each other. */
   readonly endOfText: boolean;
+  /** What to expect of sequences that are longer than the model is made for. */
+  readonly warning: string | undefined;
 }
 
 export interface Progress {
@@ -142,9 +145,10 @@ export async function train(gpu: Gpu, run: TrainingRun, callbacks: Callbacks = {
   const prepared = await prepare(run);
   const model = await openModel(gpu, run, prepared);
   try {
+    const warning = checkLength("train: --seq-len", model, run.options.seqLen);
     const step = new TrainingStep(gpu, model, run.options, prepared.optimizer);
     try {
-      return await steps(run, prepared, model, step, callbacks);
+      return await steps(run, prepared, model, step, warning, callbacks);
     } finally {
       step.dispose();
     }
@@ -158,6 +162,7 @@ async function steps(
   prepared: Prepared,
   model: CausalLM,
   training: TrainingStep,
+  warning: string | undefined,
   { onStart, onProgress, stopped }: Callbacks,
 ): Promise<TrainingResult> {
   const { options, out } = run;
@@ -172,6 +177,7 @@ async function steps(
     parameters: model.countParameters().total,
     trainingTokens: text.training.length,
     endOfText: text.end !== undefined,
+    warning,
   });
   await makeFolder(out);
   const pace = new Pace();
