@@ -1,11 +1,6 @@
 export { RotaryEmbedding, type RopeApplyOptions } from "./rope/rope.js";
-export {
-  plainFrequencies,
-  ropeFrequencies,
-  type RopeConfig,
-  type RopeFrequencies,
-  type RopeScaling,
-} from "./rope/resolve.js";
+export { plainFrequencies, type RopeFrequencies } from "./rope/frequencies.js";
+export { ropeFrequencies, type RopeConfig, type RopeScaling } from "./rope/resolve.js";
 export { ropeFromHuggingFace, ropeLayerTypes } from "./rope/huggingface.js";
 export { learnedRope } from "./rope/learned.js";
 export { Xpos, type XposApplyOptions, type XposConfig } from "./rope/xpos.js";

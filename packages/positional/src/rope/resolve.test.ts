@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { relativeError } from "@x/testing";
-import { plainFrequencies, ropeFrequencies, type RopeConfig, type RopeScaling } from "./resolve.js";
+import { plainFrequencies } from "./frequencies.js";
+import { ropeFrequencies, type RopeConfig, type RopeScaling } from "./resolve.js";
 
 const of = (scaling: RopeScaling, config: Partial<RopeConfig> = {}, seqLen = 0) =>
   ropeFrequencies({ headDim: 32, ...config, scaling }, seqLen);

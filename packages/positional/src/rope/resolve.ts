@@ -1,4 +1,5 @@
 import { checkConfig, ConfigError, expectInteger, expectNumber, expectOneOf } from "@x/kernels";
+import { plainFrequencies, type RopeBase, type RopeFrequencies } from "./frequencies.js";
 import { customFrequencies, type CustomScaling } from "./scaling/custom.js";
 import { dynamicNtkFrequencies, type DynamicNtkScaling } from "./scaling/dynamic_ntk.js";
 import { linearFrequencies, type LinearScaling } from "./scaling/linear.js";
@@ -31,27 +32,6 @@ export interface RopeConfig {
   /** "half" pairs (i, i + n), as Hugging Face's Llama family; "interleaved" pairs (2i, 2i + 1). Default "half". */
   readonly layout?: "half" | "interleaved";
   readonly scaling?: RopeScaling;
-}
-
-/** What a scaling method works from. */
-export interface RopeBase {
-  /** rotaryDim. */
-  readonly d: number;
-  readonly base: number;
-  /** Length of the whole sequence, cache included. */
-  readonly seqLen: number;
-}
-
-export interface RopeFrequencies {
-  /** Radians per position of each feature pair. */
-  readonly invFreq: Float64Array;
-  /** Factor of cos and sin. */
-  readonly attentionFactor: number;
-}
-
-/** theta_i = base^(-2 i / d). */
-export function plainFrequencies({ d, base }: Pick<RopeBase, "d" | "base">): Float64Array {
-  return Float64Array.from({ length: d / 2 }, (_, i) => base ** ((-2 * i) / d));
 }
 
 const METHODS: {

@@ -4,7 +4,8 @@ import { ConfigError, DTypeError, ShapeError, vjp, type Tensor } from "@x/kernel
 import { checkOp, numbers, operand, product, relativeError, useGpu } from "@x/testing";
 import { RotaryEmbedding } from "./rope.js";
 import { rotateReference } from "./rope.reference.js";
-import { plainFrequencies, type RopeConfig } from "./resolve.js";
+import { plainFrequencies } from "./frequencies.js";
+import type { RopeConfig } from "./resolve.js";
 
 const device = useGpu();
 

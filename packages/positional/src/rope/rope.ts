@@ -1,11 +1,6 @@
 import { checkConfig, ConfigError, expectInteger, expectOneOf, type Gpu, type Tensor } from "@x/kernels";
-import {
-  ropeFrequencies,
-  resolveRope,
-  type ResolvedRope,
-  type RopeConfig,
-  type RopeFrequencies,
-} from "./resolve.js";
+import type { RopeFrequencies } from "./frequencies.js";
+import { ropeFrequencies, resolveRope, type ResolvedRope, type RopeConfig } from "./resolve.js";
 import { turnPairs, type HeadLayout, type Rotation } from "./rotate.js";
 
 export interface RopeApplyOptions {

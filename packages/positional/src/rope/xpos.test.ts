@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { checkOp, numbers, operand, useGpu } from "@x/testing";
 import { rotateReference } from "./rope.reference.js";
-import { plainFrequencies } from "./resolve.js";
+import { plainFrequencies } from "./frequencies.js";
 import { dot } from "../test-support.js";
 import { Xpos } from "./xpos.js";
 

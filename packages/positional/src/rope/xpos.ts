@@ -7,7 +7,8 @@ import {
   type Gpu,
   type Tensor,
 } from "@x/kernels";
-import { plainFrequencies, resolveRope } from "./resolve.js";
+import { plainFrequencies } from "./frequencies.js";
+import { resolveRope } from "./resolve.js";
 import { checkPositions, rotaryTables, rowNumbers } from "./rope.js";
 import { turnPairs, type HeadLayout } from "./rotate.js";
 

@@ -1,5 +1,5 @@
 import { checkConfig, ConfigError, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../resolve.js";
+import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** The general form behind the methods: a divisor for every feature pair. */
 export interface CustomScaling {

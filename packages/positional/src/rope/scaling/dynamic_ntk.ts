@@ -1,5 +1,5 @@
 import { checkConfig, expectInteger, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../resolve.js";
+import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 import { stretchBase } from "./ntk.js";
 
 /** Dynamic NTK: the base grows with the sequence, so short ones are as trained. */

@@ -1,5 +1,5 @@
 import { checkConfig, ConfigError, expectInteger, expectNumber } from "@x/kernels";
-import type { RopeBase, RopeFrequencies } from "../resolve.js";
+import type { RopeBase, RopeFrequencies } from "../frequencies.js";
 import { blend, keepShare } from "./ntk_by_parts.js";
 
 /** Llama 3.1: NTK-by-parts in turns, with bounds named by wavelength. */

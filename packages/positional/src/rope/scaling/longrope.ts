@@ -1,5 +1,5 @@
 import { checkConfig, ConfigError, expectInteger, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../resolve.js";
+import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** LongRoPE: a searched divisor for each pair, one list within the trained length and one beyond. */
 export interface LongropeScaling {

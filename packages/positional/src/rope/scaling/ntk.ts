@@ -1,5 +1,5 @@
 import { checkConfig, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../resolve.js";
+import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** NTK-aware: a larger base divides the lowest frequency by the factor and keeps the highest. */
 export interface NtkScaling {

@@ -6,7 +6,7 @@ import {
   expectNumber,
   expectOneOf,
 } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../resolve.js";
+import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** NTK-by-parts: fast pairs stay, slow ones are interpolated, between them a ramp. */
 export interface NtkByPartsScaling {

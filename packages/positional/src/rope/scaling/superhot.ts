@@ -1,5 +1,5 @@
 import { checkConfig, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../resolve.js";
+import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** SuperHOT: positions are multiplied by a constant (8K from 2K: 0.25). */
 export interface SuperhotScaling {

@@ -1,5 +1,5 @@
 import { checkConfig, expectNumber } from "@x/kernels";
-import type { RopeBase, RopeFrequencies } from "../resolve.js";
+import type { RopeBase, RopeFrequencies } from "../frequencies.js";
 import { blend, checkRamp, keepShare } from "./ntk_by_parts.js";
 
 /** YaRN: NTK-by-parts and a temperature on the attention scores. */
