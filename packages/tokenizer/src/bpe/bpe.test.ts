@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { BYTE_ALPHABET, BYTE_SYMBOLS } from "./byte_symbols.js";
+import { BYTE_ALPHABET, BYTE_SYMBOLS } from "../pattern/byte_symbols.js";
 import { BpeTokenizer, fromTokenizerJson, GPT2_PATTERN, toTokenizerJson, TokenizerError } from "../index.js";
-import { compilePattern } from "./pattern.js";
+import { compilePattern } from "../pattern/pattern.js";
 import { learnMerges } from "./train.js";
 
 const TEXT = `

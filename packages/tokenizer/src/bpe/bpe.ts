@@ -1,16 +1,16 @@
 import { AddedTokens, type AddedToken } from "../steps/added_tokens.js";
 import { expectIds, expectOptions, show } from "../arguments.js";
-import { BYTE_SYMBOLS, byteSymbols, neverInUtf8 } from "./byte_symbols.js";
+import { BYTE_SYMBOLS, byteSymbols, neverInUtf8 } from "../pattern/byte_symbols.js";
 import { byteLevelStep, DecodeChain, tokenBytes, type DecodeSteps } from "../steps/decoder_steps.js";
 import { TokenizerError, UnsupportedStepError } from "../errors.js";
 import { fit, type Lengths } from "../steps/lengths.js";
 import { applyMerges, MergeTable } from "./merge.js";
-import { compilePattern, GPT2_PATTERN } from "./pattern.js";
+import { compilePattern, GPT2_PATTERN } from "../pattern/pattern.js";
 import { preTokenize, type PreTokenizer } from "../steps/pre_tokenizer.js";
 import { decodeArguments, encodeArguments } from "../tokenizer.js";
 import type { DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer } from "../tokenizer.js";
 import { learnMerges } from "./train.js";
-import { Vocabulary } from "../files/vocabulary.js";
+import { Vocabulary } from "./vocabulary.js";
 
 export interface BpeOptions {
   /** Names the tokenizer in errors. */

@@ -1,4 +1,4 @@
-import { BYTE_ALPHABET, BYTE_SYMBOLS } from "./byte_symbols.js";
+import { BYTE_ALPHABET, BYTE_SYMBOLS } from "../pattern/byte_symbols.js";
 import { Heap } from "./heap.js";
 
 /**

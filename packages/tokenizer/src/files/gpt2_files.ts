@@ -1,8 +1,8 @@
 import { expectOptions, expectText } from "../arguments.js";
 import { BpeTokenizer, splitBy, stepsOfPattern } from "../bpe/bpe.js";
-import { JsonReader } from "./json_reader.js";
-import { compilePattern, GPT2_PATTERN } from "../bpe/pattern.js";
-import { parseMerge, parseVocab } from "./vocabulary.js";
+import { JsonReader } from "../json_reader.js";
+import { compilePattern, GPT2_PATTERN } from "../pattern/pattern.js";
+import { parseMerge, parseVocab } from "../bpe/vocabulary.js";
 
 /** Read GPT-2's two files: the parsed vocab.json and the text of merges.txt. @throws TokenizerError */
 export function fromGpt2Files(

@@ -1,8 +1,8 @@
 import { expectOptions, show } from "../arguments.js";
 import { TokenizerError, UnsupportedStepError } from "../errors.js";
 import { fromGpt2Files } from "./gpt2_files.js";
-import { otherTokenizer } from "../steps/other.js";
-import { isRecord } from "./json_reader.js";
+import { otherTokenizer } from "./other.js";
+import { isRecord } from "../json_reader.js";
 import type { LengthOptions } from "../steps/lengths.js";
 import type { Tokenizer } from "../tokenizer.js";
 import { fromTokenizerJson } from "./tokenizer_json.js";

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { BYTE_ALPHABET } from "../bpe/byte_symbols.js";
+import { BYTE_ALPHABET } from "../pattern/byte_symbols.js";
 import {
   fromGpt2Files,
   fromTokenizerJson,

@@ -3,12 +3,12 @@ import { expectOptions, show } from "../arguments.js";
 import { BpeTokenizer } from "../bpe/bpe.js";
 import { byteLevelStep, decoderSteps } from "../steps/decoder_steps.js";
 import { UnsupportedStepError } from "../errors.js";
-import { isRecord, JsonReader, type Json } from "./json_reader.js";
+import { isRecord, JsonReader, type Json } from "../json_reader.js";
 import { lengths, type LengthOptions } from "../steps/lengths.js";
 import { MAX_DEPTH, normalizer } from "../steps/normalizer.js";
 import { preTokenizers } from "../steps/pre_tokenizer.js";
 import { template } from "../steps/template.js";
-import { parseMerge, parseVocab } from "./vocabulary.js";
+import { parseMerge, parseVocab } from "../bpe/vocabulary.js";
 
 /** True for a tokenizer.json of a byte-level BPE model. */
 export function isByteLevelBpe(value: unknown): boolean {

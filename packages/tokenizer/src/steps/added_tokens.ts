@@ -1,4 +1,4 @@
-import { WORD } from "../bpe/pattern.js";
+import { WORD } from "../pattern/pattern.js";
 import type { AllowedSpecial } from "../tokenizer.js";
 
 /** A token outside the merges, matched in the text as it stands. */

@@ -1,6 +1,6 @@
-import { SYMBOL_BYTES } from "../bpe/byte_symbols.js";
+import { SYMBOL_BYTES } from "../pattern/byte_symbols.js";
 import { UnsupportedStepError } from "../errors.js";
-import type { JsonReader } from "../files/json_reader.js";
+import type { JsonReader } from "../json_reader.js";
 import { MAX_DEPTH, splitPattern } from "./normalizer.js";
 
 /** A step from tokens to text, with its state: takes tokens in their order, and gives pieces as soon as they are sure. */

@@ -1,4 +1,4 @@
-import { isRecord, type JsonReader } from "../files/json_reader.js";
+import { isRecord, type JsonReader } from "../json_reader.js";
 import { show } from "../arguments.js";
 import type { Template } from "./template.js";
 

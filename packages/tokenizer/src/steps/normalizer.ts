@@ -1,6 +1,6 @@
-import { byteSymbols } from "../bpe/byte_symbols.js";
-import type { JsonReader } from "../files/json_reader.js";
-import { compilePattern, literalPattern } from "../bpe/pattern.js";
+import { byteSymbols } from "../pattern/byte_symbols.js";
+import type { JsonReader } from "../json_reader.js";
+import { compilePattern, literalPattern } from "../pattern/pattern.js";
 
 /** Steps nest at most this deep in a file that is meant well. */
 export const MAX_DEPTH = 16;

@@ -1,9 +1,9 @@
-import { byteSymbols } from "../bpe/byte_symbols.js";
+import { byteSymbols } from "../pattern/byte_symbols.js";
 import { metaspacePrefix } from "./decoder_steps.js";
 import { show } from "../arguments.js";
-import type { JsonReader } from "../files/json_reader.js";
+import type { JsonReader } from "../json_reader.js";
 import { MAX_DEPTH, splitPattern } from "./normalizer.js";
-import { compilePattern, GPT2_PATTERN } from "../bpe/pattern.js";
+import { compilePattern, GPT2_PATTERN } from "../pattern/pattern.js";
 import { split, SPLIT_BEHAVIORS, type SplitBehavior } from "./split.js";
 
 /** One step of cutting a text into words. */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BYTE_ALPHABET, neverInUtf8, SYMBOL_BYTES } from "../bpe/byte_symbols.js";
+import { BYTE_ALPHABET, neverInUtf8, SYMBOL_BYTES } from "../pattern/byte_symbols.js";
 import { BpeTokenizer, fromTokenizerJson, toTokenizerJson } from "../index.js";
 
 // Expected values are those of Hugging Face's Rust library 0.23.2 on the same file.

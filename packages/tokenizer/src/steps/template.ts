@@ -1,4 +1,4 @@
-import { isRecord, type JsonReader } from "../files/json_reader.js";
+import { isRecord, type JsonReader } from "../json_reader.js";
 import { MAX_DEPTH } from "./normalizer.js";
 
 /** Tokens that are put around a text. */

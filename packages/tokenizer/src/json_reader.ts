@@ -1,5 +1,5 @@
-import { show } from "../arguments.js";
-import { TokenizerError, UnsupportedStepError } from "../errors.js";
+import { show } from "./arguments.js";
+import { TokenizerError, UnsupportedStepError } from "./errors.js";
 
 export type Json = Readonly<Record<string, unknown>>;
 

@@ -1,7 +1,7 @@
 import { show } from "../arguments.js";
 import type { AddedToken } from "../steps/added_tokens.js";
 import { TokenizerError } from "../errors.js";
-import type { JsonReader } from "./json_reader.js";
+import type { JsonReader } from "../json_reader.js";
 
 /** Ids by token. */
 export function parseVocab(r: JsonReader, where: string, value: unknown): Record<string, number> {

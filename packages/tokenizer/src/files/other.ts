@@ -1,13 +1,13 @@
-import type { AddedToken } from "./added_tokens.js";
+import type { AddedToken } from "../steps/added_tokens.js";
 import { expectIds, expectOptions, expectText } from "../arguments.js";
 import { TokenizerError, UnsupportedStepError } from "../errors.js";
-import { isRecord, JsonReader, type Json } from "../files/json_reader.js";
-import { fit, lengths, type LengthOptions } from "./lengths.js";
-import { normalizer } from "./normalizer.js";
-import { isPlain } from "../bpe/pattern_plain.js";
-import { preTokenize, preTokenizers } from "./pre_tokenizer.js";
-import { template } from "./template.js";
-import { namedToken, parseAddedTokens, refuseDropout } from "../files/tokenizer_json.js";
+import { isRecord, JsonReader, type Json } from "../json_reader.js";
+import { fit, lengths, type LengthOptions } from "../steps/lengths.js";
+import { normalizer } from "../steps/normalizer.js";
+import { isPlain } from "../pattern/plain.js";
+import { preTokenize, preTokenizers } from "../steps/pre_tokenizer.js";
+import { template } from "../steps/template.js";
+import { namedToken, parseAddedTokens, refuseDropout } from "./tokenizer_json.js";
 import { decodeArguments, encodeArguments } from "../tokenizer.js";
 import type { AllowedSpecial, StreamDecoder, Tokenizer } from "../tokenizer.js";
 

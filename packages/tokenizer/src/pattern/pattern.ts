@@ -2,8 +2,8 @@ import { generate } from "oniguruma-parser/generator";
 import { parse } from "oniguruma-parser/parser";
 import { toRegExp } from "oniguruma-to-es";
 import { TokenizerError } from "../errors.js";
-import { fault } from "./pattern_rules.js";
-import { spellOutWords } from "./pattern_words.js";
+import { fault } from "./rules.js";
+import { spellOutWords } from "./words.js";
 
 /** GPT-2's split pattern (Radford et al. 2019). */
 export const GPT2_PATTERN =
