@@ -1,6 +1,5 @@
 import {
   ACTIVATIONS,
-  checkConfig,
   ConfigError,
   e,
   elementwise,
@@ -8,12 +7,15 @@ import {
   expectNumber,
   expectOneOf,
   input,
+  schema,
   ShapeError,
   showShape,
   type ActivationName,
+  type Config,
   type Expr,
   type Tensor,
 } from "@x/kernels";
+import { BETA } from "./operands.js";
 
 /** Kinds of activation; "swish" takes beta. */
 export type ActivationKind = ActivationName | "swish";
@@ -36,6 +38,9 @@ export const ACTIVATION_KINDS: readonly ActivationKind[] = Object.keys(
 /** beta of swish: a number, or a tensor [1] or [dim] that is trained. */
 export type Beta = number | Tensor;
 
+const OPTIONS = schema("activation", { beta: BETA });
+export type ActivationOptions = Config<typeof OPTIONS>;
+
 const ops = new Map<string, (...args: (Tensor | number)[]) => Tensor>();
 
 function op(kind: ActivationKind): (...args: (Tensor | number)[]) => Tensor {
@@ -56,6 +61,7 @@ export function checkBeta(who: string, kind: string, beta: Beta | undefined, dim
     expectNumber(who, "beta", beta);
     return beta;
   }
+  expectDType(who, "beta", beta, "f32", "f16");
   if (beta.rank !== 1 || (beta.size !== 1 && beta.size !== dim))
     throw new ShapeError(who, `beta has shape ${showShape(beta.shape)}; it must be [1] or [${dim}]`);
   return beta;
@@ -68,17 +74,13 @@ export function checkBeta(who: string, kind: string, beta: Beta | undefined, dim
  *
  * x [..., dim], f32 or f16, computed in f32.
  *
- * @throws ConfigError, ShapeError
+ * @throws ConfigError, ShapeError, DTypeError
  */
-export function activation(
-  x: Tensor,
-  kind: ActivationKind,
-  options: { readonly beta?: Beta | undefined } = {},
-): Tensor {
-  checkConfig("activation", options, ["beta"]);
-  expectOneOf("activation", "kind", kind, ACTIVATION_KINDS);
-  expectDType("activation", "x", x, "f32", "f16");
-  const beta = checkBeta("activation", kind, options.beta, x.shape.at(-1) ?? 1);
+export function activation(x: Tensor, kind: ActivationKind, options: ActivationOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  expectDType(who, "x", x, "f32", "f16");
+  expectOneOf(who, "kind", kind, ACTIVATION_KINDS);
+  const beta = checkBeta(who, kind, OPTIONS.read(options).beta, x.shape.at(-1) ?? 1);
   if (kind === "identity") return x.reshape(x.shape);
   return kind === "swish" ? op(kind)(x, beta) : op(kind)(x);
 }

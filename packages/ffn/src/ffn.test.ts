@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { cast, ConfigError, noGrad, ShapeError, type Tensor } from "@x/kernels";
+import { cast, ConfigError, mul, noGrad, ShapeError, type Tensor } from "@x/kernels";
 import { checkOp, operand, relativeError, useGpu } from "@x/testing";
 import { activation, ACTIVATION_KINDS } from "./activation.js";
 import { activationReference } from "./activation.reference.js";
@@ -84,14 +84,55 @@ describe("ffn", () => {
       "c_proj.bias",
     ]);
     const x = gpu.tensor(operand([2, 8], 1).data, [2, 8]);
-    const again = FeedForward.fromParameters(
-      { dim: 8, hiddenDim: 32, activation: "geluTanh" },
-      block.parameters(),
-    );
+    const again = new FeedForward(block.config, block.parameters());
     expect(Array.from(await again.forward(x).read())).toEqual(Array.from(await block.forward(x).read()));
-    expect(() => FeedForward.init(gpu, { dim: 8, hiddenDim: 0 }, { seed: 1 })).toThrow(/hiddenDim is 0/);
-    expect(() => FeedForward.fromParameters({ dim: 8, hiddenDim: 32 }, {})).toThrow(
-      /c_fc\.weight is missing/,
+    expect(FeedForward.plan({ dim: 8, bias: false })).toMatchObject({
+      "c_fc.weight": { shape: [32, 8], role: "value" },
+      "c_proj.weight": { shape: [8, 32], role: "output" },
+    });
+    expect(() => FeedForward.init(gpu, { dim: 8, hiddenDim: 0 })).toThrow(/hiddenDim is 0/);
+    expect(() => FeedForward.init(gpu, { dim: 8, beta: "scalar" })).toThrow(/only swish has one, not relu/);
+    expect(() => new FeedForward({ dim: 8, hiddenDim: 32 }, {})).toThrow(/c_fc\.weight is missing/);
+  });
+
+  it("learns the component's beta, and normalises the hidden features where it has the part", async () => {
+    const { gpu } = device;
+    const [D, F] = [4, 6];
+    const config = { dim: D, hiddenDim: F, activation: "swish", beta: "channel", bias: false } as const;
+    const told: unknown[] = [];
+    const halves = {
+      parameters: () => ({ weight: gpu.full([F], 0.5) }),
+      forward: (h: Tensor, options?: object) => {
+        told.push(options);
+        return mul(h, 0.5);
+      },
+    };
+    await checkOp(
+      gpu,
+      (x, w1, w2, beta) => {
+        const parameters = { "c_fc.weight": w1, "c_proj.weight": w2, beta };
+        const block = new FeedForward(config, parameters, { ffn_layernorm: halves });
+        return block.forward(x, { residual: x, normOptions: { training: true } });
+      },
+      (x, w1, w2, beta) => {
+        const hidden = product(x, w1, D).map((v, i) => 0.5 * activationReference.swish(v, beta[i % F]));
+        return product(hidden, w2, F).map((v, i) => v + x[i]!);
+      },
+      [operand([3, D], 1), operand([F, D], 2), operand([D, F], 3), operand([F], 4)],
+    );
+    expect(told[0]).toEqual({ training: true });
+    const block = FeedForward.init(gpu, config, { seed: 1 }, { ffn_layernorm: halves });
+    expect(Object.keys(block.parameters())).toEqual([
+      "c_fc.weight",
+      "c_proj.weight",
+      "beta",
+      "ffn_layernorm.weight",
+    ]);
+    expect(() => FeedForward.init(gpu, config, {}, { ffn_norm: halves } as never)).toThrow(
+      /unknown key "ffn_norm"/,
+    );
+    expect(() => FeedForward.init(gpu, config, {}, { ffn_layernorm: {} } as never)).toThrow(
+      /ffn_layernorm is an object; it must be a component/,
     );
   });
 
@@ -104,6 +145,15 @@ describe("ffn", () => {
     );
     expect(() => ffn(gpu.zeros([2, 4]), w, { activation: "selu" as never })).toThrow(ConfigError);
     expect(() => ffn(gpu.zeros([2, 4]), { ...w, beta: 2 }, { activation: "relu" })).toThrow(/beta is given/);
+    expect(() => ffn(gpu.zeros([2, 4]), { ...w, w3: w.w1 } as never)).toThrow(
+      /unknown key "w3"; did you mean "w1"/,
+    );
+    expect(() => ffn(gpu.zeros([2, 4]), { ...w, b1: null } as never)).toThrow(/ffn: b1 is null/);
+    const live = gpu.memory().liveBuffers;
+    expect(() => ffn(gpu.zeros([2, 4]), { ...w, b2: w.w1 })).toThrow(
+      /ffn: b2 has shape \[6, 4\]; it must be \[out = 4\]/,
+    );
+    expect(gpu.memory().liveBuffers).toBe(live + 1); // x alone
   });
 });
 
@@ -192,9 +242,36 @@ describe("gated linear units", () => {
       "up_proj.weight",
       "down_proj.weight",
     ]);
-    const again = GatedFeedForward.fromParameters({}, block.parameters());
+    const again = new GatedFeedForward({ dim: 8, hiddenDim: 12 }, block.parameters());
     const x = gpu.tensor(operand([2, 8], 1).data, [2, 8]);
     expect(Array.from(await again.forward(x).read())).toEqual(Array.from(await block.forward(x).read()));
+    expect(Object.keys(GatedFeedForward.plan({ dim: 8, bias: true }))).toHaveLength(6);
+    expect(GatedFeedForward.plan({ dim: 8 })["down_proj.weight"]).toMatchObject({
+      shape: [8, 21],
+      role: "output",
+    });
+    expect(() => block.forward(x, { residuals: x } as never)).toThrow(/did you mean "residual"/);
+    expect(() => block.forward(gpu.zeros([2, 7]))).toThrow(/x has shape \[2, 7\]; its last axis must be 8/);
+  });
+
+  it("normalises the hidden features where it has the part", async () => {
+    const { gpu } = device;
+    const [D, F] = [4, 6];
+    const halves = { parameters: () => ({}), forward: (h: Tensor) => mul(h, 0.5) };
+    await checkOp(
+      gpu,
+      (x, gate, up, down) => {
+        const names = { "gate_proj.weight": gate, "up_proj.weight": up, "down_proj.weight": down };
+        const block = new GatedFeedForward({ dim: D, hiddenDim: F }, names, { ffn_layernorm: halves });
+        return [block.forward(x), block.coefficients(x)];
+      },
+      (x, gate, up, down) => {
+        const other = product(x, up, D);
+        const m = product(x, gate, D).map((v, i) => 0.5 * activationReference.silu(v) * other[i]!);
+        return [...product(m, down, F), ...m];
+      },
+      [operand([3, D], 1), operand([F, D], 2), operand([F, D], 3), operand([D, F], 4)],
+    );
   });
 
   it("refuses what does not fit", () => {

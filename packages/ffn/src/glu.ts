@@ -1,18 +1,21 @@
 import {
-  checkConfig,
   e,
   elementwise,
-  expectOneOf,
   GLU_GATES,
   input,
   isTracked,
   linear,
+  oneOf,
+  schema,
+  tensor,
+  type Config,
   type Expr,
   type GluKind,
   type Tensor,
 } from "@x/kernels";
 import { ACTIVATION_EXPRESSIONS, checkBeta, type Beta } from "./activation.js";
 import { FEW_ROWS, gluFew } from "./glu_few.js";
+import { BETA, expectOperands, widthOf } from "./operands.js";
 
 export const GLU_KINDS: readonly GluKind[] = Object.keys(GLU_GATES) as GluKind[];
 
@@ -28,7 +31,6 @@ const ops = new Map<string, (...args: (Tensor | number)[]) => Tensor>();
 
 /** g(gate) * up in one kernel; swiglu takes beta. */
 export function gate(kind: GluKind, gated: Tensor, up: Tensor, beta: Beta = 1): Tensor {
-  expectOneOf("glu", "kind", kind, GLU_KINDS);
   const scaled = kind === "swiglu" && beta !== 1;
   const key = scaled ? "swigluBeta" : kind;
   let op = ops.get(key);
@@ -39,54 +41,74 @@ export function gate(kind: GluKind, gated: Tensor, up: Tensor, beta: Beta = 1): 
   return scaled ? op(gated, up, beta) : op(gated, up);
 }
 
-export interface GluWeights {
-  /** [hidden, dim]: the factor that is activated. */
-  readonly wGate: Tensor;
-  /** [hidden, dim] */
-  readonly wUp: Tensor;
-  readonly bGate?: Tensor | undefined;
-  readonly bUp?: Tensor | undefined;
-  /** swiglu only. */
-  readonly beta?: Beta | undefined;
-}
+/** Fields of the weights of a gated unit, for what else holds one. */
+export const GLU_FIELDS = {
+  wGate: tensor("Matrix of the factor that is activated, [hidden, dim]."),
+  wUp: tensor("Matrix of the other factor, [hidden, dim]."),
+  bGate: tensor("Bias of the gate, [hidden].", { optional: true }),
+  bUp: tensor("Bias of the other factor, [hidden].", { optional: true }),
+  beta: BETA,
+};
+const WEIGHTS = schema("glu", GLU_FIELDS);
+const OPTIONS = schema("glu", {
+  kind: oneOf("The gate's activation.", GLU_KINDS, { default: "swiglu" }),
+});
+export type GluWeights = Config<typeof WEIGHTS>;
+export type GluOptions = Config<typeof OPTIONS>;
 
-/** May one kernel do it? Shapes that do not fit are left to the products, which say so. */
+/** Whether one kernel may compute the unit: few rows of shapes that were checked, and no gradient. */
 function fitsFew(x: Tensor, { wGate, wUp, bGate, bUp }: GluWeights): boolean {
-  const [out = 0, width = 0] = wGate.shape;
-  const matrices = [wGate, wUp].every((w) => w.rank === 2 && w.shape[0] === out && w.shape[1] === width);
-  const biases = [bGate, bUp].every((b) => b === undefined || (b.rank === 1 && b.size === out));
+  const width = wGate.shape[1] ?? 0;
   return (
-    matrices &&
-    biases &&
     x.dtype === "f32" &&
     wGate.dtype === wUp.dtype &&
-    (wGate.dtype === "f32" || wGate.dtype === "f16") &&
     width > 0 &&
-    x.shape.at(-1) === width &&
     x.size > 0 &&
     x.size <= FEW_ROWS * width &&
     !isTracked([x, wGate, wUp, bGate, bUp])
   );
 }
 
+/** Checks the operands of a gated unit; returns the number of hidden features. */
+export function checkGlu(
+  caller: string,
+  x: Tensor,
+  { wGate, wUp, bGate, bUp, beta }: GluWeights,
+  kind: GluKind,
+): number {
+  const dim = widthOf(caller, x, "wGate", wGate);
+  const { hidden = 0 } = expectOperands(caller, {
+    wGate: [wGate, ["hidden", dim]],
+    wUp: [wUp, ["hidden", dim]],
+    bGate: [bGate, ["hidden"]],
+    bUp: [bUp, ["hidden"]],
+  });
+  checkBeta(caller, kind, beta, hidden);
+  return hidden;
+}
+
+/** g(x wGate^T + bGate) * (x wUp^T + bUp) of operands that were checked. */
+export function gluUnit(x: Tensor, weights: GluWeights, kind: GluKind): Tensor {
+  const { wGate, wUp, bGate, bUp, beta = 1 } = weights;
+  // Many rows: two products and a pass. One kernel with both was 1.1 to 1.2 times slower (256 and 512 rows): it holds
+  // twice the accumulators, so its tiles are half as high and load the weights twice as often.
+  return beta === 1 && fitsFew(x, weights)
+    ? gluFew(x, weights, UNITS[kind])
+    : gate(kind, linear(x, wGate, bGate), linear(x, wUp, bUp), beta);
+}
+
 /**
  * Gated linear unit: out = g(x wGate^T + bGate) * (x wUp^T + bUp).
  *
- * x [..., dim]. Dauphin et al. 2017, arXiv:1612.08083; Shazeer 2020, arXiv:2002.05202, equation 5.
+ * x [..., dim], wGate and wUp [hidden, dim], biases [hidden]; f32 or f16. Dauphin et al. 2017, arXiv:1612.08083;
+ * Shazeer 2020, arXiv:2002.05202, equation 5.
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function glu(x: Tensor, weights: GluWeights, options: { readonly kind?: GluKind } = {}): Tensor {
-  checkConfig("glu", options, ["kind"]);
-  const kind = options.kind ?? "swiglu";
-  expectOneOf("glu", "kind", kind, GLU_KINDS);
-  const { wGate, wUp, bGate, bUp } = weights;
-  const beta = checkBeta("glu", kind, weights.beta, wGate.shape[0] ?? 1);
-  // Many rows: two products and a pass. One kernel with both was 1.1 to 1.2 times slower (256 and 512 rows): it holds
-  // twice the accumulators, so its tiles are half as high and load the weights twice as often.
-  return x.gpu.scope(() =>
-    beta === 1 && fitsFew(x, weights)
-      ? gluFew(x, weights, UNITS[kind])
-      : gate(kind, linear(x, wGate, bGate), linear(x, wUp, bUp), beta),
-  );
+export function glu(x: Tensor, weights: GluWeights, options: GluOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  const given = WEIGHTS.read(weights);
+  const { kind } = OPTIONS.read(options);
+  checkGlu(who, x, given, kind);
+  return x.gpu.scope(() => gluUnit(x, given, kind));
 }

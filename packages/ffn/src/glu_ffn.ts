@@ -1,105 +1,143 @@
 import {
-  checkConfig,
-  expectInteger,
-  expectObject,
+  boolean,
+  Component,
+  integer,
   linear,
-  randomNormal,
-  takeParameter,
-  type GluKind,
-  type Gpu,
-  type Module,
+  matrix,
+  oneOf,
+  schema,
+  tensor,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { INIT_KEYS, type FfnInit } from "./ffn.js";
-import { glu, type GluWeights } from "./glu.js";
+import { checkGlu, GLU_FIELDS, GLU_KINDS, gluUnit } from "./glu.js";
+import { gluHiddenDim } from "./glu_hidden_dim.js";
+import { NORM_OPTIONS, PARTS, type FeedForwardParts, type InnerNorm } from "./inner_norm.js";
+import { expectOperands } from "./operands.js";
 
-export interface GluFfnWeights extends GluWeights {
-  /** [dim, hidden] */
-  readonly wDown: Tensor;
-  readonly bDown?: Tensor | undefined;
+const KIND = oneOf("The gate's activation.", GLU_KINDS, { default: "swiglu" });
+const RESIDUAL = { residual: tensor("Added to the result, in its shape.", { optional: true }) };
+const WEIGHTS = schema("gluFfn", {
+  ...GLU_FIELDS,
+  wDown: tensor("Matrix of the way back, [dim, hidden]."),
+  bDown: tensor("Its bias, [dim].", { optional: true }),
+});
+const OPTIONS = schema("gluFfn", { kind: KIND, ...RESIDUAL });
+const GATED_FEED_FORWARD = schema("GatedFeedForward", {
+  dim: integer("Width of x.", { min: 1 }),
+  hiddenDim: integer("Number of hidden features.", { min: 1, defaultDoc: "gluHiddenDim(dim)" }),
+  kind: KIND,
+  bias: boolean("Biases of all three products.", { default: false }),
+});
+const CALL = schema("GatedFeedForward.forward", { ...RESIDUAL, ...NORM_OPTIONS });
+const COEFFICIENTS = schema("GatedFeedForward.coefficients", NORM_OPTIONS);
+export type GluFfnWeights = Config<typeof WEIGHTS>;
+export type GluFfnOptions = Config<typeof OPTIONS>;
+export type GatedFeedForwardConfig = Config<typeof GATED_FEED_FORWARD>;
+export type GatedFeedForwardOptions = Config<typeof CALL>;
+
+/** Checks the operands of a gated block. */
+function checkBlock(
+  caller: string,
+  x: Tensor,
+  { wDown, bDown, ...unit }: GluFfnWeights,
+  kind: (typeof GLU_KINDS)[number],
+  residual?: Tensor,
+): void {
+  const hidden = checkGlu(caller, x, unit, kind);
+  expectOperands(caller, {
+    wDown: [wDown, ["out", hidden]],
+    bDown: [bDown, ["out"]],
+    residual: [residual, [...x.shape.slice(0, -1), "out"]],
+  });
 }
 
 /**
- * The gated feed-forward block: out = glu(x) wDown^T + bDown. SwiGLU without biases is that of Llama, Mistral and
- * Qwen.
+ * The gated feed-forward block: out = glu(x) wDown^T + bDown (+ residual). SwiGLU without biases is that of Llama,
+ * Mistral and Qwen.
  *
- * x [..., dim]. Shazeer 2020, arXiv:2002.05202, equation 6.
+ * x [..., dim], wGate and wUp [hidden, dim], wDown [dim, hidden], bGate and bUp [hidden], bDown [dim], residual
+ * [..., dim]; f32 or f16. Shazeer 2020, arXiv:2002.05202, equation 6.
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function gluFfn(
-  x: Tensor,
-  weights: GluFfnWeights,
-  options: { readonly kind?: GluKind; readonly residual?: Tensor | undefined } = {},
-): Tensor {
-  checkConfig("gluFfn", options, ["kind", "residual"]);
-  const { kind = "swiglu", residual } = options;
-  return x.gpu.scope(() => linear(glu(x, weights, { kind }), weights.wDown, weights.bDown, { residual }));
+export function gluFfn(x: Tensor, weights: GluFfnWeights, options: GluFfnOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  const given = WEIGHTS.read(weights);
+  const { kind, residual } = OPTIONS.read(options);
+  checkBlock(who, x, given, kind, residual);
+  return x.gpu.scope(() => linear(gluUnit(x, given, kind), given.wDown, given.bDown, { residual }));
 }
 
-export interface GluFfnConfig {
-  readonly dim: number;
-  readonly hiddenDim: number;
-  /** Default "swiglu". */
-  readonly kind?: GluKind;
-}
+/**
+ * `gluFfn` with its weights under Llama's names: gate_proj, up_proj, down_proj, normal of standard deviation 0.02, with
+ * `bias` their biases, zero. With the part `ffn_layernorm` the hidden features are normalised before the last product
+ * (Sub-LN, arXiv:2210.06423).
+ */
+export class GatedFeedForward extends Component<typeof GATED_FEED_FORWARD> {
+  static readonly schema = GATED_FEED_FORWARD;
+  readonly #norm: InnerNorm | undefined;
 
-/** `gluFfn` with its weights under Llama's names: gate_proj, up_proj, down_proj. */
-export class GatedFeedForward implements Module {
-  readonly kind: GluKind;
-  readonly #weights: GluFfnWeights;
-
-  constructor(config: { readonly kind?: GluKind }, weights: GluFfnWeights) {
-    expectObject("GatedFeedForward", "config", config);
-    expectObject("GatedFeedForward", "weights", weights);
-    this.kind = config.kind ?? "swiglu";
-    this.#weights = weights;
-  }
-
-  /** Normal weights of standard deviation `std` (`outStd` for down_proj). */
-  static init(gpu: Gpu, config: GluFfnConfig, init: FfnInit): GatedFeedForward {
-    checkConfig("GatedFeedForward", config, ["dim", "hiddenDim", "kind"]);
-    checkConfig("GatedFeedForward", init, INIT_KEYS);
-    const { seed, stream = 0, std = 0.02, outStd = std } = init;
-    expectInteger("GatedFeedForward", "dim", config.dim, 1);
-    expectInteger("GatedFeedForward", "hiddenDim", config.hiddenDim, 1);
-    const normal = (shape: readonly number[], at: number, deviation: number): Tensor =>
-      gpu.keep(randomNormal(gpu, shape, { seed, stream: stream + at, std: deviation }));
-    return new GatedFeedForward(config, {
-      wGate: normal([config.hiddenDim, config.dim], 0, std),
-      wUp: normal([config.hiddenDim, config.dim], 1, std),
-      wDown: normal([config.dim, config.hiddenDim], 2, outStd),
-    });
-  }
-
-  static fromParameters(
-    config: { readonly kind?: GluKind },
-    parameters: Readonly<Record<string, Tensor>>,
-  ): GatedFeedForward {
-    const take = (name: string): Tensor => takeParameter("GatedFeedForward", parameters, name);
-    return new GatedFeedForward(config, {
-      wGate: take("gate_proj.weight"),
-      wUp: take("up_proj.weight"),
-      wDown: take("down_proj.weight"),
-      bGate: parameters["gate_proj.bias"],
-      bUp: parameters["up_proj.bias"],
-      bDown: parameters["down_proj.bias"],
-    });
-  }
-
-  forward(x: Tensor, options: { readonly residual?: Tensor | undefined } = {}): Tensor {
-    return gluFfn(x, this.#weights, { kind: this.kind, residual: options.residual });
-  }
-
-  parameters(): Record<string, Tensor> {
-    const { wGate, wUp, wDown, bGate, bUp, bDown } = this.#weights;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: GatedFeedForwardConfig): ParameterPlan {
+    const { dim, hiddenDim = gluHiddenDim(dim), bias } = GATED_FEED_FORWARD.read(config);
     return {
-      "gate_proj.weight": wGate,
-      "up_proj.weight": wUp,
-      "down_proj.weight": wDown,
-      ...(bGate ? { "gate_proj.bias": bGate } : {}),
-      ...(bUp ? { "up_proj.bias": bUp } : {}),
-      ...(bDown ? { "down_proj.bias": bDown } : {}),
+      "gate_proj.weight": matrix(hiddenDim, dim, "value"),
+      "up_proj.weight": matrix(hiddenDim, dim, "value"),
+      "down_proj.weight": matrix(dim, hiddenDim, "output"),
+      ...(bias
+        ? {
+            "gate_proj.bias": zeros(hiddenDim),
+            "up_proj.bias": zeros(hiddenDim),
+            "down_proj.bias": zeros(dim),
+          }
+        : {}),
     };
+  }
+
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: GatedFeedForwardConfig, parameters: Parameters, parts: FeedForwardParts = {}) {
+    const { ffn_layernorm } = PARTS.read(parts, GATED_FEED_FORWARD.name);
+    super(GATED_FEED_FORWARD, config, GatedFeedForward.plan(config), parameters, { ffn_layernorm });
+    this.#norm = ffn_layernorm;
+  }
+
+  get #named(): GluFfnWeights {
+    const { weights } = this;
+    return {
+      wGate: weights["gate_proj.weight"]!,
+      wUp: weights["up_proj.weight"]!,
+      wDown: weights["down_proj.weight"]!,
+      bGate: weights["gate_proj.bias"],
+      bUp: weights["up_proj.bias"],
+      bDown: weights["down_proj.bias"],
+    };
+  }
+
+  /** x [..., dim], f32 or f16; returns the same shape. @throws ShapeError, DTypeError, ConfigError */
+  forward(x: Tensor, options: GatedFeedForwardOptions = {}): Tensor {
+    const { residual, normOptions } = CALL.read(options);
+    const { wDown, bDown } = this.#named;
+    checkBlock(CALL.name, x, this.#named, this.config.kind, residual);
+    return x.gpu.scope(() => linear(this.#hidden(x, normOptions), wDown, bDown, { residual }));
+  }
+
+  /**
+   * What enters the last product, [..., hidden]: the coefficients of its columns, the block being read as a memory.
+   *
+   * @throws ShapeError, DTypeError, ConfigError
+   */
+  coefficients(x: Tensor, options: Config<typeof COEFFICIENTS> = {}): Tensor {
+    const { normOptions } = COEFFICIENTS.read(options);
+    checkBlock(COEFFICIENTS.name, x, this.#named, this.config.kind);
+    return x.gpu.scope(() => this.#hidden(x, normOptions));
+  }
+
+  #hidden(x: Tensor, normOptions?: object): Tensor {
+    const hidden = gluUnit(x, this.#named, this.config.kind);
+    return this.#norm ? this.#norm.forward(hidden, normOptions) : hidden;
   }
 }

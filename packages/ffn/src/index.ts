@@ -3,12 +3,28 @@ export {
   ACTIVATION_EXPRESSIONS,
   ACTIVATION_KINDS,
   type ActivationKind,
+  type ActivationOptions,
   type Beta,
 } from "./activation.js";
-export { FeedForward, ffn, type FfnConfig, type FfnInit, type FfnWeights } from "./ffn.js";
-export { glu, GLU_KINDS, type GluWeights } from "./glu.js";
+export {
+  FeedForward,
+  ffn,
+  type FeedForwardConfig,
+  type FeedForwardOptions,
+  type FfnOptions,
+  type FfnWeights,
+} from "./ffn.js";
+export type { FeedForwardParts, InnerNorm } from "./inner_norm.js";
+export { glu, GLU_KINDS, type GluOptions, type GluWeights } from "./glu.js";
 export type { GluKind } from "@x/kernels";
-export { GatedFeedForward, gluFfn, type GluFfnConfig, type GluFfnWeights } from "./glu_ffn.js";
+export {
+  GatedFeedForward,
+  gluFfn,
+  type GatedFeedForwardConfig,
+  type GatedFeedForwardOptions,
+  type GluFfnOptions,
+  type GluFfnWeights,
+} from "./glu_ffn.js";
 export { gluHiddenDim, type GluHiddenDimOptions } from "./glu_hidden_dim.js";
 export { kanBspline, type SplineOptions } from "./kan/bases/bspline.js";
 export { kan, type BaseActivation, type KanOptions, type KanWeights } from "./kan/kan.js";

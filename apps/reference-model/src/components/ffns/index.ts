@@ -1,9 +1,9 @@
+import { FeedForward, GatedFeedForward } from "@x/ffn";
 import type { Factory, FeedForwardBlock } from "../contract.js";
 import { deepseekBlock } from "./deepseek.js";
+import { denseBlock } from "./dense.js";
 import { expertChoiceBlock } from "./expert_choice.js";
-import { gluBlock } from "./glu.js";
 import { gshardBlock } from "./gshard.js";
-import { ffnBlock } from "./ffn.js";
 import { kanBlock } from "./kan.js";
 import { mixtralBlock } from "./mixtral.js";
 import { peerBlock } from "./peer.js";
@@ -11,8 +11,8 @@ import { switchBlock } from "./switch.js";
 
 /** Feed-forward blocks by type. */
 export const FFNS: Readonly<Record<string, Factory<FeedForwardBlock>>> = {
-  ffn: ffnBlock,
-  glu: gluBlock,
+  ffn: denseBlock(FeedForward, "c_proj"),
+  glu: denseBlock(GatedFeedForward, "down_proj"),
   kan: kanBlock,
   mixtral: mixtralBlock,
   switch: switchBlock,
