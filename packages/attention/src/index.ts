@@ -10,7 +10,7 @@ export {
 } from "./engine/options.js";
 export { KVCache, type KVCacheConfig } from "./cache/kv_cache.js";
 export { LatentCache, type LatentCacheConfig } from "./cache/latent_cache.js";
-export type { TokenPositions } from "./cache/slots.js";
+export type { TextRotation, TokenPositions } from "./cache/slots.js";
 export { cachedAttention, type CachedAttentionOptions } from "./cache/cached_attention.js";
 export { mergeAttention, type AttentionPart } from "./engine/merge.js";
 export { gatheredAttention } from "./retrieval/gathered_attention.js";

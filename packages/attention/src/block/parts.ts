@@ -14,7 +14,7 @@ export interface Parts {
 
 export type RmsNorm = (x: Tensor, options: { readonly weight: Tensor; readonly eps: number }) => Tensor;
 
-/** A rotary embedding: rows are counted from `positionOffset`, or stand at `positionIds`, all below `seqLen`. */
+/** A rotary embedding: rows are counted from `positionOffset`, or stand at `positionIds`, all below `maxPositions`. */
 export interface Rope {
   apply(
     x: Tensor,
@@ -22,9 +22,14 @@ export interface Rope {
       readonly layout: "bshd";
       readonly positionOffset?: number;
       readonly positionIds?: Tensor;
-      readonly seqLen?: number;
+      /** Tokens of the whole text, what a cache holds and what is new: frequencies may depend on it. */
+      readonly seqLen: number;
+      /** With `positionIds`: rows that a table needs; those of the cache, so that it stays as the text grows. */
+      readonly maxPositions?: number;
     },
   ): Tensor;
+  /** Whether a text of `to` tokens is rotated otherwise than one of `from` tokens; default: never. */
+  changes?(from: number, to: number): boolean;
   dispose?(): void;
 }
 
@@ -70,10 +75,13 @@ export class PlainRope implements Rope {
     this.#base = base;
   }
 
-  apply(x: Tensor, { positionOffset = 0, positionIds, seqLen }: Parameters<Rope["apply"]>[1]): Tensor {
+  apply(
+    x: Tensor,
+    { positionOffset = 0, positionIds, seqLen, maxPositions = seqLen }: Parameters<Rope["apply"]>[1],
+  ): Tensor {
     const [batch, seq] = x.shape as [number, number];
     return x.gpu.scope(() => {
-      const tables = this.#rows(seqLen ?? positionOffset + seq);
+      const tables = this.#rows(maxPositions);
       const rows = (table: Tensor): Tensor =>
         positionIds
           ? gather(table, positionIds).reshape([batch, seq, 1, this.#dim / 2])

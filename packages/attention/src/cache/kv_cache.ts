@@ -8,7 +8,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import type { AttentionPositions } from "../engine/options.js";
-import { Slots, type TokenPositions } from "./slots.js";
+import { Slots, type TextRotation, type TokenPositions } from "./slots.js";
 
 export interface KVCacheConfig {
   readonly batch: number;
@@ -87,14 +87,19 @@ export class KVCache {
     return this.#slots.length;
   }
 
+  /** Length of the text that the tokens so far were rotated for; undefined while there are none. */
+  get textLength(): number | undefined {
+    return this.#slots.textLength;
+  }
+
   /**
    * The positions of the next `seq` tokens as a tensor, counted on from `length` or as given, for what needs them
-   * before the keys are known. `append` takes what it gives.
+   * before the keys are known. `append` takes what it gives. `rotation` says how keys depend on the text's length.
    *
-   * @throws ConfigError when they do not fit
+   * @throws ConfigError when they do not fit, and when `rotation` makes the keys held stale
    */
-  place(seq: number, positions?: TokenPositions): Tensor {
-    return this.#slots.place("KVCache", seq, positions);
+  place(seq: number, positions?: TokenPositions, rotation?: TextRotation): Tensor {
+    return this.#slots.place("KVCache", seq, positions, rotation);
   }
 
   /**

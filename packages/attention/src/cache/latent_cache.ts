@@ -1,6 +1,6 @@
 import { checkConfig, expectInteger, expectShape, type Gpu, type Tensor } from "@x/kernels";
 import type { AttentionPositions } from "../engine/options.js";
-import { Slots, type TokenPositions } from "./slots.js";
+import { Slots, type TextRotation, type TokenPositions } from "./slots.js";
 
 export interface LatentCacheConfig {
   readonly batch: number;
@@ -43,9 +43,18 @@ export class LatentCache {
     return this.#slots.length;
   }
 
-  /** The positions of the next `seq` tokens, counted or given, as a tensor. @throws ConfigError when they do not fit */
-  place(seq: number, positions?: TokenPositions): Tensor {
-    return this.#slots.place("LatentCache", seq, positions);
+  /** Length of the text that the tokens so far were rotated for; undefined while there are none. */
+  get textLength(): number | undefined {
+    return this.#slots.textLength;
+  }
+
+  /**
+   * The positions of the next `seq` tokens, counted or given, as a tensor.
+   *
+   * @throws ConfigError when they do not fit, and when `rotation` makes the keys held stale
+   */
+  place(seq: number, positions?: TokenPositions, rotation?: TextRotation): Tensor {
+    return this.#slots.place("LatentCache", seq, positions, rotation);
   }
 
   /** Store rows [batch, seq, 1, kvRank + ropeDim] of the tokens at positions that `place` gave. */

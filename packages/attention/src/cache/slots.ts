@@ -61,6 +61,14 @@ export type TokenPositions =
   /** i32 [batch, seq] on the device: nothing is checked, and a position outside the cache is not stored. */
   | Tensor;
 
+/** What a cache needs to know of rotations, whose frequencies may depend on the length of the text. */
+export interface TextRotation {
+  /** Tokens of the whole text that the call belongs to; default: counted. */
+  readonly textLength?: number | undefined;
+  /** Whether a text of `to` tokens is rotated otherwise than one of `from` tokens; default: never. */
+  readonly changes?: ((from: number, to: number) => boolean) | undefined;
+}
+
 export interface SlotOptions {
   readonly batch: number;
   readonly slots: number;
@@ -86,6 +94,7 @@ export class Slots {
   readonly #positions: Tensor;
   readonly #placed: WeakSet<Tensor> = new WeakSet<Tensor>();
   #length: number | undefined = 0;
+  #textLength: number | undefined;
 
   constructor(gpu: Gpu, options: SlotOptions) {
     this.options = options;
@@ -98,17 +107,27 @@ export class Slots {
     return this.#length;
   }
 
+  /** Length of the text that the tokens so far were rotated for; undefined while there are none. */
+  get textLength(): number | undefined {
+    return this.#textLength;
+  }
+
   get keyPositions(): Tensor {
     return this.#positions;
   }
 
-  /** The positions of the next `seq` tokens as a tensor; what it gave before, it gives back. @throws ConfigError */
-  place(who: string, seq: number, given: TokenPositions): Tensor {
+  /**
+   * The positions of the next `seq` tokens as a tensor; what it gave before, it gives back.
+   *
+   * @throws ConfigError when they do not fit, and when the tokens so far were rotated for another length of the text
+   */
+  place(who: string, seq: number, given: TokenPositions, rotation: TextRotation = {}): Tensor {
     const { batch, maxLength } = this.options;
     if (given && isTensor(given)) {
       if (given.dtype !== "i32") throw new DTypeError(who, `positions are ${given.dtype}; they must be i32`);
       expectShape(who, "positions", given, [batch, seq]);
       if (this.#placed.has(given)) return given;
+      this.#textLength = this.#agreedLength(who, undefined, rotation);
       this.#length = undefined;
       return given;
     }
@@ -135,11 +154,38 @@ export class Slots {
       end = Math.max(end, list[i]! + 1);
     }
     this.#expectApart(who, list, seq);
+    const textLength = this.#agreedLength(who, end, rotation);
+    if (end > 0) this.#textLength = textLength;
     if (this.#length !== undefined) this.#length = end;
     const all = Int32Array.from({ length: batch * seq }, (_, i) => list[i % list.length]!);
     const placed = this.#gpu.tensor(all, [batch, seq], "i32");
     this.#placed.add(placed);
     return placed;
+  }
+
+  /**
+   * The length of the text with the tokens of a call: as stated, or the largest position so far + 1. `end` is undefined
+   * where the positions are on the device.
+   */
+  #agreedLength(who: string, end: number | undefined, { textLength, changes }: TextRotation): number {
+    const { maxLength } = this.options;
+    const held = this.#textLength;
+    if (textLength !== undefined)
+      expectInteger(who, "textLength", textLength, Math.max(end ?? 1, 1), maxLength);
+    else if (end === undefined && changes?.(1, maxLength))
+      throw new ConfigError(
+        who,
+        "textLength is missing; the positions are on the device, and these rotations depend on the length of the text",
+      );
+    // Uncounted positions leave the length as it is: nothing depends on it here.
+    const counted = end === undefined ? (held ?? maxLength) : Math.max(end, held ?? 1);
+    const length = textLength ?? counted;
+    if (held !== undefined && held !== length && changes?.(held, length))
+      throw new ConfigError(
+        who,
+        `the cache holds a text of ${held} tokens, rotated otherwise than one of ${length} tokens; clear the cache and run the whole text again`,
+      );
+    return length;
   }
 
   /** Refuse tokens of one call that would take the same slot: the last one written would win by chance. */
@@ -222,6 +268,7 @@ export class Slots {
 
   clear(): void {
     this.#length = 0;
+    this.#textLength = undefined;
     this.#positions.write(new Int32Array(this.#positions.size).fill(-1));
   }
 

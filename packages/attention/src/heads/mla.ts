@@ -49,6 +49,11 @@ export interface MlaOptions {
   /** With a cache; default: counted on. */
   readonly positions?: TokenPositions;
   /**
+   * With a cache: tokens of the whole text that the call belongs to; default: counted. Needed where positions are on
+   * the device and the rotation depends on it.
+   */
+  readonly textLength?: number | undefined;
+  /**
    * "expanded" builds keys and values per head, cheaper for many queries; "absorbed" attends over the latents, and is
    * what a cache needs. Default: absorbed with a cache that holds something, else expanded.
    */
@@ -161,23 +166,28 @@ export class MultiHeadLatentAttention implements Module {
   /** The output, and what a cache stores of each token. */
   outputs(x: Tensor, options: MlaOptions = {}): MlaOutputs {
     const who = "MultiHeadLatentAttention";
-    checkConfig(who, options, ["cache", "positions", "form", "residual"]);
+    checkConfig(who, options, ["cache", "positions", "textLength", "form", "residual"]);
     const { dim, numHeads, nopeDim, ropeDim, kvRank, normEps: eps = 1e-6 } = this.config;
     const { cache, residual } = options;
     const { seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { seq: number };
-    if (options.positions !== undefined && !cache)
-      throw new ConfigError(who, "positions are given without a cache; rows are then counted from 0");
+    for (const name of ["positions", "textLength"] as const)
+      if (options[name] !== undefined && !cache)
+        throw new ConfigError(who, `${name} is given without a cache; rows are then counted from 0`);
     const p = this.#p;
     const form = options.form ?? (cache && !(cache.length === 0 && seq > 1) ? "absorbed" : "expanded");
     expectOneOf(who, "form", form, ["expanded", "absorbed"]);
     if (form === "expanded" && cache && cache.length !== 0)
       throw new ConfigError(who, "form is expanded; with a cache that holds tokens it must be absorbed");
     return x.gpu.scope(() => {
-      const positionIds = cache?.place(seq, options.positions);
+      const positionIds = cache?.place(seq, options.positions, {
+        textLength: options.textLength,
+        changes: (from, to) => this.#rope.changes?.(from, to) ?? false,
+      });
       const turn = (t: Tensor): Tensor =>
         this.#rope.apply(t, {
           layout: "bshd",
-          ...(positionIds && cache ? { positionIds, seqLen: cache.config.maxLength } : {}),
+          seqLen: cache?.textLength ?? seq,
+          ...(positionIds && cache ? { positionIds, maxPositions: cache.config.maxLength } : {}),
         });
       const compressed = p["q_a_proj.weight"]
         ? this.#rmsNorm(linear(x, p["q_a_proj.weight"]), { weight: p["q_a_layernorm.weight"]!, eps })

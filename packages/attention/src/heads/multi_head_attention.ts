@@ -57,8 +57,10 @@ export interface PositionContext {
   readonly queryOffset: number;
   /** i32 [batch, seq], when positions come from a cache. */
   readonly positionIds: Tensor | undefined;
-  /** A bound of every position + 1: the keys of the call, or the cache's maxLength. */
+  /** Tokens of the whole text, what the cache holds and what is new: frequencies may depend on it. */
   readonly seqLen: number;
+  /** All positions are below it, in this call and in later ones with the same cache: rows that a table needs. */
+  readonly maxPositions: number;
 }
 
 /** What a position or a norm does to queries and keys [batch, seq, heads, headDim] ("bshd"). */
@@ -74,6 +76,11 @@ export interface AttentionHooks {
         context: PositionContext,
       ) => { q: Tensor; k: Tensor; modifiers?: readonly ScoreModifier[] })
     | undefined;
+  /**
+   * Whether `position` turns the tokens of a text of `to` tokens otherwise than those of one of `from` tokens
+   * (`RotaryEmbedding.changes`), so that keys in a cache become stale; default: never.
+   */
+  readonly changes?: ((from: number, to: number) => boolean) | undefined;
   readonly pattern?: AttentionOptions["pattern"];
 }
 
@@ -87,6 +94,11 @@ export interface MultiHeadAttentionOptions {
   readonly cache?: KVCache | undefined;
   /** With a cache; default: counted on. */
   readonly positions?: TokenPositions;
+  /**
+   * With a cache: tokens of the whole text that the call belongs to; default: counted. Needed where positions are on
+   * the device and the hooks' `changes` depends on it.
+   */
+  readonly textLength?: number | undefined;
   /** Added to the output. */
   readonly residual?: Tensor | undefined;
 }
@@ -137,7 +149,7 @@ export class MultiHeadAttention implements Module {
   ) {
     const who = "MultiHeadAttention";
     this.#p = checkParameters(who, MultiHeadAttention.plan(config), parameters);
-    checkConfig(who, hooks, ["queryNorm", "keyNorm", "position", "pattern"]);
+    checkConfig(who, hooks, ["queryNorm", "keyNorm", "position", "changes", "pattern"]);
     this.config = config;
     this.numKvHeads = config.numKvHeads ?? config.numHeads;
     this.headDim = config.headDim ?? config.dim / config.numHeads;
@@ -227,17 +239,24 @@ export class MultiHeadAttention implements Module {
   /** The output, and the keys and values [batch, keys, kvHeads, headDim] as they would be cached. */
   outputs(x: Tensor, options: MultiHeadAttentionOptions = {}): { out: Tensor; keys: Tensor; values: Tensor } {
     const who = "MultiHeadAttention";
-    checkConfig(who, options, ["context", "keyMask", "docs", "cache", "positions", "residual"]);
+    checkConfig(who, options, ["context", "keyMask", "docs", "cache", "positions", "textLength", "residual"]);
     const { context, keyMask, docs, cache, residual } = options;
     const { dim, numHeads, causal = false, scale, softcap = 0, window } = this.config;
     const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
     if (context && cache) throw new ConfigError(who, "context and cache are given; use contextCache");
+    for (const name of ["positions", "textLength"] as const)
+      if (options[name] !== undefined && !cache)
+        throw new ConfigError(who, `${name} is given without a cache; rows are then counted from 0`);
     if (cache && !causal) throw new ConfigError(who, "a cache is given; causal must be true");
     const first = cache?.length;
     if (cache && docs && (options.positions !== undefined || first === undefined))
       throw new ConfigError(who, "docs are given; with a cache their tokens must be counted on, not placed");
     const p = this.#p;
     return x.gpu.scope(() => {
+      const ids = cache?.place(seq, options.positions, {
+        textLength: options.textLength,
+        changes: this.#hooks.changes,
+      });
       let q = splitHeads(x, numHeads, p["q_proj.weight"]!, p["q_proj.bias"]);
       let keys: Tensor;
       let values: Tensor;
@@ -249,11 +268,14 @@ export class MultiHeadAttention implements Module {
           throw new ConfigError(who, `context is missing; contextDim is ${this.#contextDim}, dim ${dim}`);
         ({ keys, values } = this.#keysAndValues(context ? hideRows(who, context, keyMask) : x));
       }
-      const ids = cache && cache.place(seq, options.positions);
       let modifiers: readonly ScoreModifier[] | undefined;
-      const seqLen = cache ? cache.config.maxLength : keys.shape[1]!;
       if (this.#hooks.position && !context) {
-        const where = { queryOffset: 0, positionIds: ids, seqLen };
+        const where = {
+          queryOffset: 0,
+          positionIds: ids,
+          seqLen: cache?.textLength ?? seq,
+          maxPositions: cache?.config.maxLength ?? seq,
+        };
         ({ q, k: keys, modifiers } = this.#hooks.position(q, keys, where));
       }
       const common = {

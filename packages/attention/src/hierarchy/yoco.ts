@@ -84,6 +84,11 @@ export interface YocoOptions {
   readonly cache?: YocoCache | undefined;
   /** With a cache; default: counted on. */
   readonly positions?: TokenPositions;
+  /**
+   * With a cache: tokens of the whole text that the call belongs to; default: counted. Needed where positions are on
+   * the device and the rotation depends on it.
+   */
+  readonly textLength?: number | undefined;
   /** First row to give out: the upper half does not run on the rows before. Default 0. */
   readonly from?: number;
 }
@@ -179,25 +184,30 @@ export class Yoco implements Module {
   /** The output, and the keys and values that the upper half shares. */
   outputs(x: Tensor, options: YocoOptions = {}): YocoOutputs {
     const who = "Yoco";
-    checkConfig(who, options, ["cache", "positions", "from"]);
+    checkConfig(who, options, ["cache", "positions", "textLength", "from"]);
     const { cache, from = 0 } = options;
     const { dim, numHeads, numKvHeads = numHeads } = this.config;
     const { seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { seq: number };
     expectTokens(who, seq);
     expectInteger(who, "from", from, 0, seq - 1);
-    if (options.positions !== undefined && !cache)
-      throw new ConfigError(who, "positions are given without a cache");
+    for (const name of ["positions", "textLength"] as const)
+      if (options[name] !== undefined && !cache)
+        throw new ConfigError(who, `${name} is given without a cache; rows are then counted from 0`);
     const p = this.#p;
     const { norm } = this.#block;
     return x.gpu.scope(() => {
-      const ids = cache?.shared.place(seq, options.positions);
+      const ids = cache?.shared.place(seq, options.positions, {
+        textLength: options.textLength,
+        changes: (from, to) => this.#rope.changes?.(from, to) ?? false,
+      });
       const turn = (t: Tensor, first = 0): Tensor =>
         this.#rope.apply(t, {
           layout: "bshd",
+          seqLen: cache?.shared.textLength ?? seq,
           ...(ids && cache
             ? {
                 positionIds: first === 0 ? ids : slice(ids, { axis: 1, start: first }),
-                seqLen: cache.shared.slots,
+                maxPositions: cache.shared.config.maxLength,
               }
             : { positionOffset: first }),
         });

@@ -228,10 +228,12 @@ function plainDecoder(
       { dim: c.dim, numHeads: c.numHeads, headDim: c.headDim, causal: true },
       { seed: l },
       {
-        position: (q, k, { positionIds, seqLen }) => {
-          const where = { layout: "bshd", seqLen, positionIds } as const;
+        position: (q, k, { positionIds, seqLen, maxPositions }) => {
+          const placed = positionIds ? { positionIds, maxPositions } : {};
+          const where = { layout: "bshd", seqLen, ...placed } as const;
           return { q: rope.apply(q, where), k: rope.apply(k, where) };
         },
+        changes: (from, to) => rope.changes(from, to),
       },
     ),
     ffn: GatedFeedForward.init(gpu, { dim: c.dim, hiddenDim: c.ffnDim }, { seed: l, stream: 100 }),

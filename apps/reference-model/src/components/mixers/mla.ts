@@ -56,7 +56,8 @@ class Mla implements Mixer {
 
   forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor {
     const cache = state as unknown as LatentCache | undefined;
-    return this.#mla.forward(x, { residual, cache, ...(cache ? { positions: context.positionIds } : {}) });
+    const { positionIds: positions, textLength } = context;
+    return this.#mla.forward(x, { residual, cache, ...(cache ? { positions, textLength } : {}) });
   }
 
   createState({ batch, maxLength }: StateOptions): MixerState {
