@@ -1,15 +1,28 @@
 import { expect } from "vitest";
-import { concat, slice, type Gpu, type Tensor } from "@x/kernels";
+import {
+  concat,
+  MATRIX_STD,
+  randomNormal,
+  slice,
+  type Gpu,
+  type ParameterPlan,
+  type Tensor,
+} from "@x/kernels";
 import { numbers, product, relativeError } from "@x/testing";
 import type { Plan } from "./parameters.js";
 
+type AnyPlan = Readonly<Record<string, Plan[string] | ParameterPlan[string]>>;
+
 /** Parameters of a plan with numbers of a fixed seed: matrices small, norms near one, what a rule draws as drawn. */
-export function parametersOf(gpu: Gpu, plan: Plan, seed = 1): Record<string, Tensor> {
+export function parametersOf(gpu: Gpu, plan: AnyPlan, seed = 1): Record<string, Tensor> {
   return Object.fromEntries(
     Object.entries(plan).map(([name, { shape, init }], n) => {
-      if (typeof init === "function") return [name, init(gpu, shape, { seed, stream: n })];
+      const random = { seed, stream: n };
+      if (typeof init === "function") return [name, init(gpu, shape, random)];
+      if (typeof init === "object" && init.std !== MATRIX_STD)
+        return [name, randomNormal(gpu, shape, { ...random, std: init.std })];
       const data = numbers(product(shape), seed * 100 + n).map((x) =>
-        init === "normal" ? x * 0.5 : init + 0.2 * x,
+        typeof init === "number" ? init + 0.2 * x : x * 0.5,
       );
       return [name, gpu.tensor(data, shape)];
     }),

@@ -234,7 +234,7 @@ describe("what the sequence mixers do not know", () => {
     gpu.scope(() => {
       const layer = Layer.init(gpu, config, { seed: 1 });
       const [x, wide, short] = [f(gpu, 1, 3, 4), f(gpu, 1, 3, 5), f(gpu, 1, 2, 4)];
-      const state = layer.createState(gpu, { batch: 1 }) as sequence.SequenceState;
+      const state = layer.createState({ batch: 1 }) as sequence.SequenceState;
       layer.forward(x, { state, residual: x });
       const refuse = (what: string, call: () => unknown, message: RegExp): void => {
         const failure = taken(gpu, call, message);
@@ -261,16 +261,12 @@ describe("what the sequence mixers do not know", () => {
       for (const other of [null, [1], {}, 3])
         refuse(`residual ${what(other)}`, () => layer.forward(x, { residual: other }), /residual/);
       refuse("another residual", () => layer.forward(x, { residual: short }), /residual/);
-      refuse("no options of a state", () => layer.createState(gpu), /must be an object/);
-      refuse(
-        "a state's key",
-        () => layer.createState(gpu, { batch: 1, batches: 2 }),
-        /unknown key "batches"/,
-      );
-      refuse("half a batch", () => layer.createState(gpu, { batch: 0.5 }), /batch/);
+      refuse("no options of a state", () => layer.createState(), /must be an object/);
+      refuse("a state's key", () => layer.createState({ batch: 1, batches: 2 }), /unknown key "batches"/);
+      refuse("half a batch", () => layer.createState({ batch: 0.5 }), /batch/);
       const doubled = Object.fromEntries(Object.entries(config).map(([key, n]) => [key, 2 * (n as number)]));
-      const other = Layer.init(gpu, doubled, { seed: 1 }).createState(gpu, { batch: 1 });
-      const two = layer.createState(gpu, { batch: 2 });
+      const other = Layer.init(gpu, doubled, { seed: 1 }).createState({ batch: 1 });
+      const two = layer.createState({ batch: 2 });
       refuse("a state of two sequences", () => layer.forward(x, { state: two }), /must be/);
       refuse("another layer's state", () => layer.forward(x, { state: other }), /must be/);
     });

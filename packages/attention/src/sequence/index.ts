@@ -27,7 +27,7 @@ export { retention, type RetentionConfig, type RetentionOptions } from "./retent
 export { ssd, type SsdOptions, type SsdParameters } from "./mamba/ssd.js";
 export { SequenceState, type StatePlan } from "./state/sequence_state.js";
 export { lru, Lru, type LruConfig, type LruOptions, type LruParameters } from "./ssm/lru.js";
-export { s5, S5, type S5Config, type S5Options, type S5Parameters, type S5Rule } from "./ssm/s5.js";
+export { s5, S5, type S5Config, type S5Options, type S5Parameters } from "./ssm/s5.js";
 export type { DiagonalParameters } from "./ssm/diagonal.js";
 export { s4d, type S4dOptions, type S4dOutputs, type S4dParameters } from "./ssm/s4d.js";
 export { S4d, type S4dConfig } from "./ssm/s4d_layer.js";

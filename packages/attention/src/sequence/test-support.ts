@@ -8,7 +8,7 @@ import type { SequenceOptions, SequenceState } from "./state/sequence_state.js";
 /** What every layer offers: the whole sequence, or a chunk with a state. */
 interface SequenceLayer {
   forward(x: Tensor, options?: SequenceOptions): Tensor;
-  createState(gpu: Gpu, options: { readonly batch: number }): SequenceState;
+  createState(options: { readonly batch: number }): SequenceState;
 }
 
 /** A layer decodes what it computes at once, whatever the pieces; it is causal; steps hold memory and its size. */
@@ -21,7 +21,7 @@ export async function expectDecodes(
   const x = random(gpu, [2, 19, dim], 1);
   const residual = random(gpu, [2, 19, dim], 2);
   const whole = layer.forward(x, { residual });
-  const state = layer.createState(gpu, { batch: 2 });
+  const state = layer.createState({ batch: 2 });
   expect(state.bytes).toBe(bytes);
   for (const pieces of [
     [9, 1, 1, 8],

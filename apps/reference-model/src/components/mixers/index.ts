@@ -1,20 +1,17 @@
 import type { Factory, Mixer } from "../contract.js";
 import { attentionMixer } from "./attention.js";
 import { gatedLongConvMixer } from "./gated_long_conv.js";
-import { h3Mixer } from "./h3.js";
 import { griffinMixer } from "./griffin.js";
 import { linearAttentionMixer } from "./linear_attention.js";
-import { lruMixer } from "./lru.js";
 import { mambaMixer } from "./mamba.js";
 import { mamba2Mixer } from "./mamba2.js";
 import { memorizingMixer } from "./memorizing.js";
 import { mlaMixer } from "./mla.js";
 import { gatedRetentionMixer, retentionMixer } from "./retention.js";
 import { rmtMixer } from "./rmt.js";
-import { s4dMixer } from "./s4d.js";
 import { rwkv4Mixer } from "./rwkv4.js";
 import { rwkv6Mixer } from "./rwkv6.js";
-import { s5Mixer } from "./s5.js";
+import { SEQUENCE_MIXERS } from "./sequence.js";
 import { transformerXlMixer } from "./transformer_xl.js";
 import { yocoMixer } from "./yoco.js";
 
@@ -24,9 +21,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   gatedLongConv: gatedLongConvMixer,
   gatedRetention: gatedRetentionMixer,
   griffin: griffinMixer,
-  h3: h3Mixer,
   linearAttention: linearAttentionMixer,
-  lru: lruMixer,
   mamba2: mamba2Mixer,
   mamba: mambaMixer,
   memorizing: memorizingMixer,
@@ -35,8 +30,7 @@ export const MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   rmt: rmtMixer,
   rwkv4: rwkv4Mixer,
   rwkv6: rwkv6Mixer,
-  s4d: s4dMixer,
-  s5: s5Mixer,
   transformerXl: transformerXlMixer,
   yoco: yocoMixer,
+  ...SEQUENCE_MIXERS,
 };

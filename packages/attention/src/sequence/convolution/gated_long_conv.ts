@@ -263,8 +263,8 @@ export class GatedLongConv implements Module {
   }
 
   /** The inputs of each convolution that later tokens still see, which `forward` moves on. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("GatedLongConv", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("GatedLongConv", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

@@ -132,8 +132,8 @@ export class GriffinBlock implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("GriffinBlock", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("GriffinBlock", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

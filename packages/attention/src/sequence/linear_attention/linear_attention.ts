@@ -228,10 +228,10 @@ export class LinearAttention implements Module {
   }
 
   /** The state of a decoding run, of one size however long the text. @throws ConfigError if not causal */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
+  createState(options: StateOptions): SequenceState {
     if (this.config.causal === false)
       throw new ConfigError("LinearAttention", "causal is false; only causal sums go on");
-    return newState("LinearAttention", gpu, options, (batch) => this.#statePlan(batch));
+    return newState("LinearAttention", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

@@ -19,7 +19,7 @@ describe("MambaBlock", () => {
     const block = blockOf();
     const x = random(gpu, [2, 9, 8], 3);
     const whole = block.outputs(x);
-    const state = block.createState(gpu, { batch: 2 });
+    const state = block.createState({ batch: 2 });
     for (const [start, end] of [
       [0, 1],
       [1, 9],
@@ -62,7 +62,7 @@ describe("MambaBlock", () => {
     expect(() => block.forward(random(gpu, [1, 4, 7], 1))).toThrow(/x has shape \[1, 4, 7\]/);
     expect(() => block.forward(gpu.zeros([1, 4, 8], "i32"))).toThrow(/x is i32; it must be f32/);
     expect(() => block.forward(gpu.zeros([1, 0, 8]))).toThrow(/no tokens/);
-    const state = block.createState(gpu, { batch: 2 });
+    const state = block.createState({ batch: 2 });
     expect(() => block.forward(random(gpu, [1, 4, 8], 1), { state })).toThrow(
       /convState has shape \[2, 2, 12\]; it must be \[1, 2, 12\]/,
     );

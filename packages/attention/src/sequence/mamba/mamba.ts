@@ -136,8 +136,8 @@ export class MambaBlock implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("MambaBlock", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("MambaBlock", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

@@ -122,8 +122,8 @@ export class Mamba2Block implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("Mamba2Block", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("Mamba2Block", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

@@ -82,8 +82,8 @@ export class GatedRetention implements Module {
   }
 
   /** The state of a decoding run, of one size however long the text. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("GatedRetention", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("GatedRetention", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

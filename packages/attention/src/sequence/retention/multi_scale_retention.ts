@@ -87,14 +87,14 @@ export class MultiScaleRetention implements Module {
   }
 
   /** The state of a decoding run, of one size however long the text. @throws ConfigError if there is a denominator */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
+  createState(options: StateOptions): SequenceState {
     const { denominator = "none" } = this.config;
     if (denominator !== "none")
       throw new ConfigError(
         "MultiScaleRetention",
         `denominator is "${denominator}"; it needs a whole sequence, so there is no state`,
       );
-    return newState("MultiScaleRetention", gpu, options, (batch) => this.#statePlan(batch));
+    return newState("MultiScaleRetention", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

@@ -97,7 +97,7 @@ describe("MultiScaleRetention", () => {
     const layer = make({ ...config, decayNorm: true });
     const x = random(gpu, [1, 6, 12], 1);
     const whole = await layer.forward(x).read();
-    const state = layer.createState(gpu, { batch: 1 });
+    const state = layer.createState({ batch: 1 });
     gpu.scope(() => layer.forward(rows(x, 0, 2), { state }));
     const token = gpu.empty([1, 1, 12]);
     const values = Array.from(await x.read());
@@ -140,7 +140,7 @@ describe("MultiScaleRetention", () => {
     expect(plan({ gate: "swish" })).toThrow('unknown key "gate"');
     expect(plan({ decay: [0.5] })).toThrow("decay has 1 numbers; it must have one for each of 2 heads");
     const layer = make({ ...config, denominator: "sumAbs" });
-    expect(() => layer.createState(gpu, { batch: 1 })).toThrow(
+    expect(() => layer.createState({ batch: 1 })).toThrow(
       'denominator is "sumAbs"; it needs a whole sequence',
     );
     const x = random(gpu, [1, 3, 12], 1);

@@ -144,8 +144,8 @@ export class Rwkv4TimeMix implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("Rwkv4TimeMix", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("Rwkv4TimeMix", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {
@@ -227,8 +227,8 @@ export class Rwkv4ChannelMix implements Module {
   }
 
   /** An empty state: one token. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("Rwkv4ChannelMix", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("Rwkv4ChannelMix", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

@@ -157,8 +157,8 @@ export class Rwkv6TimeMix implements Module {
   }
 
   /** An empty state; its size does not depend on the text's length. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("Rwkv6TimeMix", gpu, options, (batch) => this.#statePlan(batch));
+  createState(options: StateOptions): SequenceState {
+    return newState("Rwkv6TimeMix", this.#p, options, (batch) => this.#statePlan(batch));
   }
 
   #statePlan(batch: number): StatePlan {

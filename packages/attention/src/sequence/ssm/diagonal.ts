@@ -8,14 +8,12 @@ import {
   expectShape,
   grid1d,
   linear,
-  randomNormal,
   sumMiddle,
   type Gpu,
   type Kernel,
   type Tensor,
 } from "@x/kernels";
 import { expectTokens } from "../../block/block.js";
-import type { Draw } from "../../parameters.js";
 import {
   inputBackward,
   inputForward,
@@ -220,12 +218,6 @@ export interface DiagonalOptions {
   readonly factor: 1 | 2;
   readonly bidirectional?: boolean;
 }
-
-/** Normal numbers over the root of how many a product sums. */
-export const normal =
-  (fan: number): Draw =>
-  (gpu, shape, random) =>
-    randomNormal(gpu, shape, { ...random, std: fan ** -0.5 });
 
 /** What enters a diagonal model and leaves it, with the names under which errors speak of it. */
 export interface DiagonalParameters {

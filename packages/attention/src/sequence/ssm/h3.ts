@@ -9,38 +9,30 @@ import {
   expectInteger,
   expectOneOf,
   expectShape,
+  integer,
   linear,
+  matrix,
   mul,
-  randomNormal,
+  oneOf,
+  schema,
   slice,
   sum,
   transpose,
-  type Gpu,
-  type Module,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { expectTokens } from "../../block/block.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  zeros,
-  type InitOptions,
-  type Plan,
-} from "../../parameters.js";
 import { continuedConvolution, longConvolution } from "../convolution/long_convolution.js";
 import { poles } from "./poles.js";
 import { powerSums } from "./power_sums.js";
 import { advance, type ChannelModel } from "./channel_model.js";
 import { s4dPlan } from "./s4d_layer.js";
-import {
-  expectCall,
-  newState,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { STEPS } from "./steps.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import type { StatePlan } from "../state/sequence_state.js";
 
 export interface H3Parameters {
   /** [dim, dim] and [dim] */
@@ -203,126 +195,80 @@ export function h3(
   });
 }
 
-export interface H3Config {
-  readonly dim: number;
-  /** Components of a head; default 1. */
-  readonly headDim?: number;
-  /** States of a head's model that are kept, one of each pair of conjugates. */
-  readonly stateSize: number;
-  /** Taps of the shift; default 4. */
-  readonly shiftTaps?: number;
-  /** Default "zoh". */
-  readonly discretization?: "zoh" | "bilinear";
-  /** Steps at the beginning, log-uniform; default 0.001 to 0.1. */
-  readonly dtMin?: number;
-  readonly dtMax?: number;
-}
+const LAYER = schema("H3", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  headDim: integer("Components of a head; it divides dim.", { min: 1, default: 1 }),
+  stateSize: integer("States of a head's model that are kept, one of each pair of conjugates.", { min: 1 }),
+  shiftTaps: integer("Taps of the shift.", { min: 1, default: 4 }),
+  discretization: oneOf("How A becomes a step's pole.", ["zoh", "bilinear"], { default: "zoh" }),
+  ...STEPS,
+});
+export type H3Config = Config<typeof LAYER>;
 
 /**
  * `h3` as a layer: parameters q_proj, k_proj, v_proj, out_proj [dim, dim] (`.weight` and `.bias`), shift_kernel
  * [dim, shiftTaps], shift_skip [dim], and of the heads' models log_dt, log_A_real, A_imag, C, D.
  */
-export class H3 implements Module {
-  readonly config: H3Config;
-  readonly #p: Record<string, Tensor>;
+export class H3 extends SequenceMixer<typeof LAYER> {
+  static readonly schema = LAYER;
 
-  /** @throws ConfigError */
-  constructor(config: H3Config, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("H3", H3.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters; the models start as S4D-Lin. @throws ConfigError */
-  static plan(config: H3Config): Plan {
-    const who = "H3";
-    checkConfig(who, config, [
-      "dim",
-      "headDim",
-      "stateSize",
-      "shiftTaps",
-      "discretization",
-      "dtMin",
-      "dtMax",
-    ]);
-    const { dim, headDim = 1, stateSize, shiftTaps = 4, discretization = "zoh" } = config;
-    for (const [name, n] of Object.entries({ dim, headDim, stateSize, shiftTaps }))
-      expectInteger(who, name, n, 1);
-    if (dim % headDim !== 0) throw new ConfigError(who, `headDim is ${headDim}; it must divide dim, ${dim}`);
-    expectOneOf(who, "discretization", discretization, ["zoh", "bilinear"]);
-    const projection = (name: string): Plan => ({
-      [`${name}.weight`]: matrix(dim, dim),
+  /** Names, shapes and initial values of the parameters; the models start as S4D-Lin. @throws ConfigError */
+  static plan(config: H3Config): ParameterPlan {
+    const { dim, headDim, shiftTaps, ...rest } = LAYER.read(config);
+    if (dim % headDim !== 0)
+      throw new ConfigError(LAYER.name, `headDim is ${headDim}; it must divide dim, ${dim}`);
+    const projection = (name: string, role?: "output" | "value"): ParameterPlan => ({
+      [`${name}.weight`]: matrix(dim, dim, role),
       [`${name}.bias`]: zeros(dim),
     });
     return {
       ...projection("q_proj"),
       ...projection("k_proj"),
-      ...projection("v_proj"),
-      ...projection("out_proj"),
-      shift_kernel: {
-        shape: [dim, shiftTaps],
-        init: (gpu, shape, random) => randomNormal(gpu, shape, { ...random, std: shiftTaps ** -0.5 }),
-      },
-      shift_skip: { shape: [dim], init: (gpu, shape, random) => randomNormal(gpu, shape, random) },
-      ...s4dPlan(who, dim / headDim, config),
+      ...projection("v_proj", "value"),
+      ...projection("out_proj", "output"),
+      shift_kernel: { shape: [dim, shiftTaps], init: { std: shiftTaps ** -0.5 } },
+      shift_skip: { shape: [dim], init: { std: 1 } },
+      ...s4dPlan(LAYER.name, dim / headDim, rest),
     };
   }
 
-  static init(gpu: Gpu, config: H3Config, options: InitOptions): H3 {
-    return new H3(config, initParameters("H3", gpu, H3.plan(config), options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: H3Config, parameters: Parameters) {
+    super(LAYER, config, H3.plan(config), parameters);
   }
 
-  /** The state of a decoding run, which `forward` moves on. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("H3", gpu, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
-    const { dim, headDim = 1, stateSize, shiftTaps = 4 } = this.config;
+  protected statePlan(batch: number): StatePlan {
+    const { dim, headDim, stateSize, shiftTaps } = this.config;
     return {
       shift: { shape: [batch, shiftTaps - 1, dim] },
       outer: { shape: [headDim * headDim * batch, dim / headDim, stateSize, 2] },
     };
   }
 
-  /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("H3", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    const { state, residual } = options;
-    const { headDim = 1, discretization = "zoh" } = this.config;
-    const p = this.#p;
-    return x.gpu.scope(() => {
-      const next = h3(
-        x,
-        {
-          wQ: p["q_proj.weight"]!,
-          bQ: p["q_proj.bias"]!,
-          wK: p["k_proj.weight"]!,
-          bK: p["k_proj.bias"]!,
-          wV: p["v_proj.weight"]!,
-          bV: p["v_proj.bias"]!,
-          wO: p["out_proj.weight"]!,
-          bO: p["out_proj.bias"]!,
-          shiftKernel: p["shift_kernel"]!,
-          shiftSkip: p["shift_skip"]!,
-          logDt: p["log_dt"]!,
-          logAReal: p["log_A_real"]!,
-          aImag: p["A_imag"]!,
-          c: p["C"]!,
-          dSkip: p["D"]!,
-        },
-        {
-          headDim,
-          discretization,
-          residual,
-          state: state && { shift: state.tensors["shift"]!, outer: state.tensors["outer"]! },
-        },
-      );
-      state?.update({ ...next.state });
-      return next.out;
-    });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
+  protected run(x: Tensor, { shift, outer, residual }: Given): { out: Tensor } & Partial<H3State> {
+    const { headDim, discretization } = this.config;
+    const p = this.weights;
+    const { out, state } = h3(
+      x,
+      {
+        wQ: p["q_proj.weight"]!,
+        bQ: p["q_proj.bias"]!,
+        wK: p["k_proj.weight"]!,
+        bK: p["k_proj.bias"]!,
+        wV: p["v_proj.weight"]!,
+        bV: p["v_proj.bias"]!,
+        wO: p["out_proj.weight"]!,
+        bO: p["out_proj.bias"]!,
+        shiftKernel: p["shift_kernel"]!,
+        shiftSkip: p["shift_skip"]!,
+        logDt: p["log_dt"]!,
+        logAReal: p["log_A_real"]!,
+        aImag: p["A_imag"]!,
+        c: p["C"]!,
+        dSkip: p["D"]!,
+      },
+      { headDim, discretization, residual, state: shift && outer && { shift, outer } },
+    );
+    return { out, ...state };
   }
 }

@@ -1,25 +1,22 @@
 import {
   checkConfig,
-  expectInteger,
   expectNumber,
+  integer,
   log,
   mul,
+  number,
   randomUniform,
-  type Gpu,
-  type Module,
+  schema,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { checkParameters, initParameters, type Draw, type InitOptions, type Plan } from "../../parameters.js";
-import { checkDiagonal, diagonalModel, normal, type DiagonalParameters } from "./diagonal.js";
+import { checkDiagonal, diagonalModel, type DiagonalParameters } from "./diagonal.js";
 import { poles } from "./poles.js";
-import {
-  expectCall,
-  newState,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import type { StatePlan } from "../state/sequence_state.js";
 
 export interface LruParameters extends DiagonalParameters {
   /** [states]: ln(-ln |lambda|). */
@@ -64,43 +61,29 @@ export function lru(
   );
 }
 
-export interface LruConfig {
-  readonly dim: number;
-  readonly stateSize: number;
-  /** Ring of |lambda| at the beginning; default 0.9 to 0.999. */
-  readonly rMin?: number;
-  readonly rMax?: number;
-  /** Largest angle of lambda at the beginning; default 2 pi. */
-  readonly maxPhase?: number;
-}
+const LRU = schema("Lru", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  stateSize: integer("Complex states.", { min: 1 }),
+  rMin: number("Least |lambda| at the beginning, at most rMax.", { min: 0, default: 0.9 }),
+  rMax: number("Largest |lambda| at the beginning.", { min: 0, max: 1 - 1e-6, default: 0.999 }),
+  maxPhase: number("Largest angle of lambda at the beginning.", { min: 1e-3, default: 2 * Math.PI }),
+});
+export type LruConfig = Config<typeof LRU>;
 
 /**
  * `lru` as a layer: parameters nu_log, theta_log, gamma_log [stateSize], B [stateSize, dim, 2], C [dim, stateSize, 2],
  * D [dim].
  */
-export class Lru implements Module {
-  readonly config: LruConfig;
-  readonly #p: Record<string, Tensor>;
-
-  /** @throws ConfigError */
-  constructor(config: LruConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("Lru", Lru.plan(config), parameters);
-    this.config = config;
-  }
+export class Lru extends SequenceMixer<typeof LRU> {
+  static readonly schema = LRU;
 
   /**
-   * Names, shapes and beginnings of the parameters: |lambda|^2 evenly over the ring, angles at random,
+   * Names, shapes and initial values of the parameters: |lambda|^2 evenly over the ring, angles at random,
    * gamma = (1 - |lambda|^2)^(1/2), B and C normal over the root of what they sum. @throws ConfigError
    */
-  static plan(config: LruConfig): Plan {
-    const who = "Lru";
-    checkConfig(who, config, ["dim", "stateSize", "rMin", "rMax", "maxPhase"]);
-    const { dim, stateSize, rMin = 0.9, rMax = 0.999, maxPhase = 2 * Math.PI } = config;
-    expectInteger(who, "dim", dim, 1);
-    expectInteger(who, "stateSize", stateSize, 1);
-    expectNumber(who, "rMax", rMax, 0, 1 - 1e-6);
-    expectNumber(who, "rMin", rMin, 0, rMax);
-    expectNumber(who, "maxPhase", maxPhase, 1e-3);
+  static plan(config: LruConfig): ParameterPlan {
+    const { dim, stateSize, rMin, rMax, maxPhase } = LRU.read(config);
+    expectNumber(LRU.name, "rMin", rMin, 0, rMax);
     const ring =
       (of: (square: number) => number): Draw =>
       (gpu, shape) => {
@@ -118,49 +101,34 @@ export class Lru implements Module {
           log(mul(randomUniform(gpu, shape, { ...random, low: 1e-3, high: 1 }), maxPhase)),
       },
       gamma_log: { shape: [stateSize], init: ring((square) => 0.5 * Math.log1p(-square)) },
-      B: { shape: [stateSize, dim, 2], init: normal(2 * dim) },
-      C: { shape: [dim, stateSize, 2], init: normal(stateSize) },
-      D: { shape: [dim], init: normal(1) },
+      B: { shape: [stateSize, dim, 2], init: { std: (2 * dim) ** -0.5 } },
+      C: { shape: [dim, stateSize, 2], init: { std: stateSize ** -0.5 } },
+      D: { shape: [dim], init: { std: 1 } },
     };
   }
 
-  static init(gpu: Gpu, config: LruConfig, options: InitOptions): Lru {
-    return new Lru(config, initParameters("Lru", gpu, Lru.plan(config), options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: LruConfig, parameters: Parameters) {
+    super(LRU, config, Lru.plan(config), parameters);
   }
 
-  /** The state of a decoding run, which `forward` moves on. */
-  createState(gpu: Gpu, options: StateOptions): SequenceState {
-    return newState("Lru", gpu, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     return { state: { shape: [batch, this.config.stateSize, 2] } };
   }
 
-  /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("Lru", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    const { state, residual } = options;
-    const p = this.#p;
-    return x.gpu.scope(() => {
-      const next = lru(
-        x,
-        {
-          nuLog: p["nu_log"]!,
-          thetaLog: p["theta_log"]!,
-          gammaLog: p["gamma_log"]!,
-          b: p["B"]!,
-          c: p["C"]!,
-          dSkip: p["D"]!,
-        },
-        { state: state?.tensors["state"], residual },
-      );
-      state?.update({ state: next.state });
-      return next.out;
-    });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
+  protected run(x: Tensor, { state, residual }: Given): { out: Tensor; state: Tensor } {
+    const p = this.weights;
+    return lru(
+      x,
+      {
+        nuLog: p["nu_log"]!,
+        thetaLog: p["theta_log"]!,
+        gammaLog: p["gamma_log"]!,
+        b: p["B"]!,
+        c: p["C"]!,
+        dSkip: p["D"]!,
+      },
+      { state, residual },
+    );
   }
 }

@@ -11,6 +11,9 @@ import {
   stridedCopy,
   stridesOf,
   type Gpu,
+  type Parameters,
+  type State,
+  type StateOptions as AnyStateOptions,
   type Tensor,
 } from "@x/kernels";
 
@@ -33,7 +36,7 @@ export type Before<States> = { readonly [K in keyof States]?: States[K] | undefi
  * What a sequence mixer carries from token to token: named tensors of fixed size, written in place, so that a decoding
  * step can be recorded and nothing grows with the text.
  */
-export class SequenceState {
+export class SequenceState implements State {
   readonly #gpu: Gpu;
   readonly #plan: StatePlan;
   readonly #tensors: Readonly<Record<string, Tensor>>;
@@ -59,6 +62,11 @@ export class SequenceState {
   /** Bytes held; they do not depend on the text's length. */
   get bytes(): number {
     return Object.values(this.#tensors).reduce((sum, t) => sum + t.byteLength, 0);
+  }
+
+  /** 0: a state has one size however long the text. */
+  get bytesPerToken(): number {
+    return 0;
   }
 
   /** Put new values in place. @throws ConfigError, ShapeError naming the tensor that is missing or does not fit. */
@@ -92,20 +100,18 @@ export class SequenceState {
 }
 
 /** What a layer's `createState` takes: how many sequences. */
-export interface StateOptions {
-  readonly batch: number;
-}
+export type StateOptions = Pick<AnyStateOptions, "batch">;
 
-/** A layer's new state. @throws ConfigError */
+/** A layer's new state, on the device of its parameters. @throws ConfigError */
 export function newState(
   who: string,
-  gpu: Gpu,
+  parameters: Parameters,
   options: StateOptions,
   plan: (batch: number) => StatePlan,
 ): SequenceState {
   checkConfig(`${who}.createState`, options, ["batch"]);
   expectInteger(who, "batch", options.batch, 1);
-  return new SequenceState(gpu, plan(options.batch));
+  return new SequenceState(Object.values(parameters)[0]!.gpu, plan(options.batch));
 }
 
 /** Check x [batch, tokens, dim] of a layer and what is added to its output, and give the sizes. @throws ShapeError, DTypeError, ConfigError */
