@@ -1,74 +1,129 @@
 import { describe, expect, it } from "vitest";
-import { valueAndGrad, sum, type Module, type Tensor } from "@x/kernels";
+import { ConfigError, valueAndGrad, sum, type ComponentClass, type Tensor } from "@x/kernels";
 import { numbers, relativeError, useGpu } from "@x/testing";
-import { DeepSeekMoe, ExpertChoiceMoe, GShardMoe, MixtralMoe, Peer, SwitchMoe } from "./index.js";
+import {
+  DeepSeekMoe,
+  ExpertChoiceMoe,
+  GShardMoe,
+  MixtralMoe,
+  Peer,
+  stackExperts,
+  SwitchMoe,
+} from "./index.js";
 
 const shape = { dim: 8, hiddenDim: 12, numExperts: 4 };
-const init = { seed: 3, std: 0.5 };
-const deepseek = { ...shape, topK: 2, numShared: 1, scoreFunction: "sigmoid", correctionBias: true } as const;
-const peerOptions = { numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch" } as const;
-const peer = { dim: 8, numKeys: 4, ...peerOptions };
+const init = { seed: 3 };
 
-interface Layer extends Module {
-  forward(x: Tensor): { out: Tensor };
-  buffers?(): Record<string, Tensor>;
+interface Layer {
+  forward(x: Tensor): Tensor;
+  parameters(): Record<string, Tensor>;
+  buffers(): Record<string, Tensor>;
+  dispose(): void;
+}
+interface Made {
+  readonly plan: () => string[];
+  readonly init: () => Layer;
+  readonly from: (p: Record<string, Tensor>) => Layer;
 }
 
 describe("components", () => {
   const device = useGpu();
-  const make: Record<string, [() => Layer, (p: Record<string, Tensor>) => Layer]> = {
-    MixtralMoe: [
-      () => MixtralMoe.init(device.gpu, { ...shape, topK: 2 }, init),
-      (p) => MixtralMoe.fromParameters({ topK: 2 }, p),
-    ],
-    SwitchMoe: [
-      () => SwitchMoe.init(device.gpu, { ...shape, capacityFactor: 1.25, activation: "gelu" }, init),
-      (p) => SwitchMoe.fromParameters({ capacityFactor: 1.25, activation: "gelu" }, p),
-    ],
-    GShardMoe: [
-      () => GShardMoe.init(device.gpu, { ...shape, capacity: 3, expertKind: "glu" }, init),
-      (p) => GShardMoe.fromParameters({ capacity: 3 }, p),
-    ],
-    ExpertChoiceMoe: [
-      () => ExpertChoiceMoe.init(device.gpu, { ...shape, capacityFactor: 2 }, init),
-      (p) => ExpertChoiceMoe.fromParameters({ capacityFactor: 2 }, p),
-    ],
-    DeepSeekMoe: [
-      () => DeepSeekMoe.init(device.gpu, deepseek, init),
-      (p) => DeepSeekMoe.fromParameters({ topK: 2, scoreFunction: "sigmoid" }, p),
-    ],
-    Peer: [() => Peer.init(device.gpu, peer, init), (p) => Peer.fromParameters(peerOptions, p)],
+  const of = <C>(one: ComponentClass<Layer, C, unknown> & { init: unknown }, config: C): Made => ({
+    plan: () => Object.keys(one.plan(config)),
+    init: () =>
+      (one.init as (gpu: unknown, config: C, init: object) => Layer).call(one, device.gpu, config, init),
+    from: (p) => new one(config, p),
+  });
+  const make: Record<string, Made> = {
+    MixtralMoe: of(MixtralMoe, { ...shape, topK: 2 }),
+    SwitchMoe: of(SwitchMoe, { ...shape, expertKind: "ffn", activation: "gelu", expertBias: true }),
+    GShardMoe: of(GShardMoe, { ...shape, capacity: 3 }),
+    ExpertChoiceMoe: of(ExpertChoiceMoe, { ...shape, capacityFactor: 2 }),
+    DeepSeekMoe: of(DeepSeekMoe, {
+      ...shape,
+      topK: 2,
+      numShared: 1,
+      scoreFunction: "sigmoid",
+      correctionBias: true,
+    }),
+    Peer: of(Peer, { dim: 8, numKeys: 4, numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch" }),
   };
 
   it.each(Object.keys(make))("%s: parameters come and go by name, each has a gradient", async (name) => {
     const { gpu } = device;
-    const [init, from] = make[name]!;
+    const { plan, init, from } = make[name]!;
     const layer = init();
     const parameters = layer.parameters();
     const x = gpu.tensor(numbers(160, 1), [2, 10, 8]);
-    const again = from({ ...parameters, ...layer.buffers?.() });
+    expect(Object.keys({ ...parameters, ...layer.buffers() }).sort()).toEqual(plan().sort());
+    const again = from({ ...parameters, ...layer.buffers() });
     expect(Object.keys(again.parameters())).toEqual(Object.keys(parameters));
-    const [a, b] = gpu.scope(() => [layer.forward(x).out, again.forward(x).out]);
+    const [a, b] = gpu.scope(() => [layer.forward(x), again.forward(x)]);
     expect(a.shape).toEqual(x.shape);
     expect(relativeError(await b.read(), await a.read())).toBe(0);
-    const { grads } = valueAndGrad(() => sum(layer.forward(x).out), parameters);
+    const { grads } = valueAndGrad(() => sum(layer.forward(x)), parameters);
     for (const [key, g] of Object.entries(grads))
       expect([key, Array.from(await g.read()).some((v) => v !== 0)]).toEqual([key, true]);
+    again.dispose();
+    expect((await Object.values(parameters)[0]!.read()).length).toBeGreaterThan(0);
+  });
+
+  it("Switch and GShard drop in training alone", async () => {
+    const { gpu } = device;
+    const config = { ...shape, capacity: 1 };
+    const x = gpu.tensor(numbers(160, 1), [2, 10, 8]);
+    for (const layer of [SwitchMoe.init(gpu, config, init), GShardMoe.init(gpu, config, init)]) {
+      const [trained, evaluated] = gpu.scope(() => [
+        layer.outputs(x, { training: true }).kept,
+        layer.outputs(x).kept,
+      ]);
+      const left = Array.from(await trained.read()).filter((v) => v === 1).length;
+      expect(left).toBeGreaterThan(0);
+      expect(left).toBeLessThanOrEqual(8);
+      expect(Array.from(await evaluated.read()).every((v) => v === 1)).toBe(true);
+    }
   });
 
   it("say what is missing or unknown", () => {
     const { gpu } = device;
-    expect(() => SwitchMoe.fromParameters({ capacity: 1 }, {})).toThrow(
-      /router\.classifier\.weight is missing/,
-    );
-    expect(() => GShardMoe.fromParameters({ capacity: 1 }, { "gate.weight": gpu.zeros([2, 2]) })).toThrow(
-      /experts\.wi is missing/,
+    expect(() => new SwitchMoe({ ...shape, capacity: 1 }, {})).toThrow(/experts\.gate_proj is missing/);
+    expect(() => new GShardMoe({ ...shape, capacity: 1 }, { "gate.weights": gpu.zeros([2, 2]) })).toThrow(
+      /did you mean "gate.weight"/,
     );
     expect(() => GShardMoe.init(gpu, { ...shape, capcity: 1 } as never, init)).toThrow(/"capacity"/);
     expect(() => SwitchMoe.init(gpu, { ...shape, dim: 0, capacity: 1 }, init)).toThrow(/dim is 0/);
     const expertKind = "mlp" as never;
     expect(() => SwitchMoe.init(gpu, { ...shape, expertKind, capacity: 1 }, init)).toThrow(
-      'SwitchMoe: expertKind is "mlp"; it must be one of ffn, glu',
+      'SwitchMoe: expertKind is "mlp"; it must be one of glu, ffn',
     );
+    expect(() => SwitchMoe.plan({ ...shape, activation: "gelu" })).toThrow(/only expertKind "ffn" has one/);
+    expect(() => SwitchMoe.plan({ ...shape, expertKind: "ffn", gluKind: "geglu" })).toThrow(
+      /only expertKind "glu" has one/,
+    );
+    expect(() => GShardMoe.plan({ ...shape, numExperts: 1 })).toThrow(ConfigError);
+    expect(() => MixtralMoe.plan({ ...shape, topK: 5 })).toThrow(/topK is 5/);
+    expect(() => Peer.plan({ dim: 4, numKeys: 4, numHeads: 1, topK: 2, queryDim: 3 })).toThrow(
+      /must be even/,
+    );
+  });
+
+  it("stacks experts that a checkpoint holds one by one", async () => {
+    const { gpu } = device;
+    const parts: Record<string, Tensor> = { "gate.weight": gpu.zeros([3, 2]) };
+    for (let e = 0; e < 3; e++) {
+      parts[`experts.${e}.gate_proj.weight`] = gpu.full([4, 2], e);
+      parts[`experts.${e}.up_proj.weight`] = gpu.full([4, 2], 10 + e);
+      parts[`experts.${e}.down_proj.weight`] = gpu.full([2, 4], 20 + e);
+    }
+    const stacked = stackExperts(parts);
+    expect(stacked["gate.weight"]).toBe(parts["gate.weight"]);
+    expect(stacked["experts.gate_proj"]!.shape).toEqual([3, 4, 2]);
+    expect(Array.from(await stacked["experts.down_proj"]!.read())).toEqual(
+      [20, 21, 22].flatMap((v) => Array<number>(8).fill(v)),
+    );
+    const layer = new DeepSeekMoe({ dim: 2, hiddenDim: 4, numExperts: 3 }, stacked);
+    expect(layer.forward(gpu.zeros([1, 2, 2])).shape).toEqual([1, 2, 2]);
+    delete parts["experts.1.up_proj.weight"];
+    expect(() => stackExperts(parts)).toThrow(/experts\.1\.up_proj\.weight is missing/);
   });
 });

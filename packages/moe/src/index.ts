@@ -6,7 +6,7 @@ export {
   type GatedExperts,
   type PlainExperts,
 } from "./experts/expert_weights.js";
-export { type ExpertsConfig, type InitOptions } from "./experts/expert_parameters.js";
+export { stackExperts } from "./experts/expert_parameters.js";
 export { combine, dispatch, gatherTokens, type Dispatch } from "./experts/dispatch.js";
 export { countChoices, type CountOptions, type GroupBy } from "./router/choices.js";
 export {
@@ -31,6 +31,7 @@ export {
   SwitchMoe,
   switchMoe,
   type SwitchMoeConfig,
+  type SwitchMoeForwardOptions,
   type SwitchMoeOptions,
   type SwitchMoeResult,
 } from "./layers/switch_moe.js";
@@ -38,11 +39,12 @@ export {
   GShardMoe,
   gshardMoe,
   type GShardMoeConfig,
+  type GShardMoeForwardOptions,
   type GShardMoeOptions,
   type GShardMoeResult,
 } from "./layers/gshard_moe.js";
 export { MixtralMoe, mixtralMoe, type MixtralMoeConfig, type MoeResult } from "./layers/mixtral_moe.js";
-export { groupLimitedTopk, type GroupLimit } from "./router/group_limited.js";
+export { groupLimitedTopk, type GroupLimitedTopkOptions } from "./router/group_limited.js";
 export {
   deepseekMoe,
   type DeepSeekMoeOptions,
@@ -55,7 +57,7 @@ export {
   type DeepSeekBalanceResult,
 } from "./losses/deepseek_balance_loss.js";
 export { DeepSeekMoe, type DeepSeekMoeConfig } from "./layers/deepseek_moe_layer.js";
-export { auxFreeBias } from "./router/aux_free_bias.js";
+export { auxFreeBias, type AuxFreeBiasOptions } from "./router/aux_free_bias.js";
 export {
   expertChoice,
   ExpertChoiceMoe,
@@ -63,7 +65,7 @@ export {
   type ExpertChoiceOptions,
   type ExpertChoiceResult,
 } from "./layers/expert_choice.js";
-export { productKeyTopk, type ProductKeyResult } from "./peer/product_key_topk.js";
+export { productKeyTopk, type ProductKeyOptions, type ProductKeyResult } from "./peer/product_key_topk.js";
 export {
   peer,
   type PeerOptions,
@@ -72,5 +74,5 @@ export {
   type QueryStatistics,
 } from "./peer/peer.js";
 export { peerKeys } from "./peer/peer_keys.js";
-export { Peer, type PeerConfig } from "./peer/peer_layer.js";
+export { Peer, type PeerConfig, type PeerForwardOptions } from "./peer/peer_layer.js";
 export { routingStats, type RoutingStats, type RoutingStatsOptions } from "./router/routing_stats.js";

@@ -1,193 +1,157 @@
 import {
-  checkConfig,
+  boolean,
   ConfigError,
-  expectInteger,
-  expectOneOf,
-  randomNormal,
+  expectRecord,
+  expectTensors,
+  integer,
+  MATRIX_STD,
+  oneOf,
   stack,
-  takeParameter,
   type GluKind,
-  type Gpu,
+  type ParameterPlan,
+  type Parameters,
+  type PlannedParameter,
   type Tensor,
 } from "@x/kernels";
-import type { ExpertActivation, Experts } from "./expert_weights.js";
+import {
+  EXPERT_ACTIVATIONS,
+  EXPERT_GATES,
+  type ExpertActivation,
+  type Experts,
+  type GatedExperts,
+} from "./expert_weights.js";
 
-/** How random weights are drawn. */
-export interface InitOptions {
-  readonly seed: number;
-  /** Number of the first random stream; a layer takes a few from here. Default 0. */
-  readonly stream?: number;
-  /** Deviation of the weights (default 0.02), and of those that write into the residual stream (default `std`). */
-  readonly std?: number;
-  readonly outStd?: number;
-}
+/** Keys of a layer whose experts are gated. */
+export const GATED_EXPERT_FIELDS = {
+  dim: integer("Width of x.", { min: 1 }),
+  hiddenDim: integer("Hidden width of one expert.", { min: 1 }),
+  numExperts: integer("Number of experts.", { min: 1 }),
+  gluKind: oneOf("The gated unit of the experts.", EXPERT_GATES, { defaultDoc: "swiglu" }),
+};
 
-/** Shapes and kind of a layer's experts. */
-export interface ExpertsConfig {
+/** Keys of a layer whose experts are gated or plain. */
+export const EXPERT_FIELDS = {
+  ...GATED_EXPERT_FIELDS,
+  expertKind: oneOf('"glu": wDown (g(wGate x) * wUp x); "ffn": w2 act(w1 x + b1) + b2.', ["glu", "ffn"], {
+    default: "glu",
+  }),
+  activation: oneOf('Activation of experts of kind "ffn".', EXPERT_ACTIVATIONS, { defaultDoc: "relu" }),
+  expertBias: boolean('Learned b1 and b2 of experts of kind "ffn".', { default: false }),
+};
+
+interface GatedConfig {
   readonly dim: number;
   readonly hiddenDim: number;
   readonly numExperts: number;
-  /** "ffn" (default): w2 act(w1 x); "glu": wDown (g(wGate x) * wUp x). */
-  readonly expertKind?: "ffn" | "glu";
-  /** Of "ffn"; default "relu". */
-  readonly activation?: ExpertActivation;
-  /** Of "glu"; default "swiglu". */
-  readonly gluKind?: GluKind;
+  readonly gluKind: GluKind | undefined;
 }
 
-const EXPERTS_KEYS: readonly string[] = [
-  "dim",
-  "hiddenDim",
-  "numExperts",
-  "expertKind",
-  "activation",
-  "gluKind",
-];
-
-const EXPERT_KINDS = ["ffn", "glu"] as const;
-
-/** Draws tensors of one layer, each from a stream of its own. */
-export function drawer(
-  who: string,
-  gpu: Gpu,
-  init: InitOptions,
-): (shape: readonly number[], std: number) => Tensor {
-  checkConfig(who, init, ["seed", "stream", "std", "outStd"]);
-  const { seed, stream = 0 } = init;
-  let at = stream;
-  return (shape, std) => gpu.keep(randomNormal(gpu, shape, { seed, stream: at++, std }));
+interface ExpertsConfig extends GatedConfig {
+  readonly expertKind: "glu" | "ffn";
+  readonly activation: ExpertActivation | undefined;
+  readonly expertBias: boolean;
 }
 
-/** Random experts. @throws ConfigError */
-export function initExperts(
-  who: string,
-  config: ExpertsConfig,
-  draw: (shape: readonly number[], std: number) => Tensor,
-  { std = 0.02, outStd = std }: InitOptions,
-): Experts {
-  const { dim, hiddenDim, numExperts, expertKind = "ffn" } = config;
-  expectOneOf(who, "expertKind", expertKind, EXPERT_KINDS);
-  for (const [name, value] of Object.entries({ dim, hiddenDim, numExperts }))
-    expectInteger(who, name, value, 1);
-  const into = [numExperts, hiddenDim, dim];
-  const out = [numExperts, dim, hiddenDim];
-  if (expertKind === "glu")
-    return {
-      kind: "glu",
-      wGate: draw(into, std),
-      wUp: draw(into, std),
-      wDown: draw(out, outStd),
-      ...(config.gluKind ? { gluKind: config.gluKind } : {}),
-    };
+const stacked = (shape: readonly number[], role: "value" | "output"): PlannedParameter => ({
+  shape,
+  init: { std: MATRIX_STD },
+  role,
+});
+
+/** The router's matrix [experts, dim]. */
+export const routerPlan = ({ numExperts, dim }: GatedConfig): PlannedParameter => ({
+  shape: [numExperts, dim],
+  init: { std: MATRIX_STD },
+});
+
+/** Stacked gated experts: experts.{gate,up,down}_proj. */
+export function gatedExpertsPlan({ dim, hiddenDim, numExperts }: GatedConfig): ParameterPlan {
+  const into = stacked([numExperts, hiddenDim, dim], "value");
   return {
-    kind: "ffn",
-    w1: draw(into, std),
-    w2: draw(out, outStd),
-    ...(config.activation ? { activation: config.activation } : {}),
+    "experts.gate_proj": into,
+    "experts.up_proj": into,
+    "experts.down_proj": stacked([numExperts, dim, hiddenDim], "output"),
   };
 }
 
-/** The experts' parameters by name, stacked: experts.{gate,up,down}_proj, or T5's experts.{wi,wo} with biases. */
-export function expertParameters(experts: Experts): Record<string, Tensor> {
-  if (experts.kind === "glu")
-    return {
-      "experts.gate_proj": experts.wGate,
-      "experts.up_proj": experts.wUp,
-      "experts.down_proj": experts.wDown,
-    };
-  const { w1, w2, b1, b2 } = experts;
+/** Stacked experts: gated ones, or T5's experts.{wi,wo} with biases. @throws ConfigError */
+export function expertsPlan(caller: string, config: ExpertsConfig): ParameterPlan {
+  const { dim, hiddenDim, numExperts, expertKind, activation, gluKind, expertBias } = config;
+  if (expertKind === "glu") {
+    if (activation !== undefined || expertBias)
+      throw new ConfigError(
+        caller,
+        `${activation === undefined ? "expertBias" : "activation"} is given; only expertKind "ffn" has one`,
+      );
+    return gatedExpertsPlan(config);
+  }
+  if (gluKind !== undefined) throw new ConfigError(caller, 'gluKind is given; only expertKind "glu" has one');
   return {
-    "experts.wi": w1,
-    "experts.wo": w2,
-    ...(b1 ? { "experts.wi_bias": b1 } : {}),
-    ...(b2 ? { "experts.wo_bias": b2 } : {}),
+    "experts.wi": stacked([numExperts, hiddenDim, dim], "value"),
+    "experts.wo": stacked([numExperts, dim, hiddenDim], "output"),
+    ...(expertBias
+      ? {
+          "experts.wi_bias": { shape: [numExperts, hiddenDim], init: 0 },
+          "experts.wo_bias": { shape: [numExperts, dim], init: 0 },
+        }
+      : {}),
   };
 }
+
+/** The gated experts among a layer's parameters. */
+export const gatedExpertsOf = (
+  { gluKind }: { gluKind: GluKind | undefined },
+  p: Parameters,
+): GatedExperts => ({
+  kind: "glu",
+  wGate: p["experts.gate_proj"]!,
+  wUp: p["experts.up_proj"]!,
+  wDown: p["experts.down_proj"]!,
+  gluKind,
+});
+
+/** The experts among a layer's parameters. */
+export const expertsOf = (config: ExpertsConfig, p: Parameters): Experts =>
+  config.expertKind === "glu"
+    ? gatedExpertsOf(config, p)
+    : {
+        kind: "ffn",
+        w1: p["experts.wi"]!,
+        w2: p["experts.wo"]!,
+        b1: p["experts.wi_bias"],
+        b2: p["experts.wo_bias"],
+        activation: config.activation,
+      };
 
 /**
- * Experts from parameters: stacked under `experts.gate_proj` and so on, or one by one as in a checkpoint
- * (`experts.0.gate_proj.weight`, `experts.1...`), which are stacked into new tensors of the caller's care.
+ * Stacks experts that a checkpoint holds one by one: `experts.0.gate_proj.weight`, `experts.1.gate_proj.weight` and so
+ * on become `experts.gate_proj` [experts, hidden, dim], which the caller owns. Other parameters are returned unchanged.
  *
- * @throws ConfigError naming what is missing
+ * @throws ConfigError naming the expert that is missing, ShapeError for experts of different shapes
  */
-export function takeExperts(
-  who: string,
-  parameters: Readonly<Record<string, Tensor>>,
-  config: Partial<Pick<ExpertsConfig, "expertKind" | "activation" | "gluKind">>,
-): Experts {
-  const take = (part: string): Tensor => {
-    if (parameters[`experts.${part}`] || !parameters[`experts.0.${part}.weight`])
-      return takeParameter(who, parameters, `experts.${part}`);
-    const list: Tensor[] = [];
-    for (let i = 0; parameters[`experts.${i}.${part}.weight`]; i++)
-      list.push(parameters[`experts.${i}.${part}.weight`]!);
-    const named = Object.keys(parameters).filter((name) =>
-      new RegExp(`^experts\\.\\d+\\.${part}\\.weight$`).test(name),
-    );
-    if (named.length !== list.length)
-      throw new ConfigError(who, `parameter experts.${list.length}.${part}.weight is missing`);
-    const gpu = list[0]!.gpu;
-    return gpu.keep(gpu.scope(() => stack(list)));
-  };
-  const gated = Object.keys(parameters).some(
-    (n) => n.endsWith("gate_proj") || n.endsWith("gate_proj.weight"),
-  );
-  const { expertKind = gated ? "glu" : "ffn" } = config;
-  expectOneOf(who, "expertKind", expertKind, EXPERT_KINDS);
-  if (expertKind === "glu")
-    return {
-      kind: "glu",
-      wGate: take("gate_proj"),
-      wUp: take("up_proj"),
-      wDown: take("down_proj"),
-      ...(config.gluKind ? { gluKind: config.gluKind } : {}),
-    };
-  return {
-    kind: "ffn",
-    w1: take("wi"),
-    w2: take("wo"),
-    b1: parameters["experts.wi_bias"],
-    b2: parameters["experts.wo_bias"],
-    ...(config.activation ? { activation: config.activation } : {}),
-  };
-}
-
-/** A layer's configuration without what describes its experts. */
-function withoutExperts<T extends Partial<ExpertsConfig>>(config: T): Omit<T, keyof ExpertsConfig> {
-  return Object.fromEntries(Object.entries(config).filter(([key]) => !EXPERTS_KEYS.includes(key))) as Omit<
-    T,
-    keyof ExpertsConfig
-  >;
-}
-
-/** What the constructor of a layer with a router and experts takes. */
-type Routed<C> = [options: Omit<C, keyof ExpertsConfig>, router: Tensor, experts: Experts];
-
-/** Random experts, then a random router; `keys` are the layer's own. @throws ConfigError */
-export function initRouted<C extends ExpertsConfig>(
-  who: string,
-  gpu: Gpu,
-  config: C,
-  keys: readonly string[],
-  init: InitOptions,
-): Routed<C> {
-  checkConfig(who, config, [...EXPERTS_KEYS, ...keys]);
-  const draw = drawer(who, gpu, init);
-  const experts = initExperts(who, config, draw, init);
-  const router = draw([config.numExperts, config.dim], init.std ?? 0.02);
-  return [withoutExperts(config), router, experts];
-}
-
-/** A router of that name and the experts beside it. @throws ConfigError naming what is missing */
-export function takeRouted<C extends Partial<ExpertsConfig>>(
-  who: string,
-  config: C,
-  parameters: Readonly<Record<string, Tensor>>,
-  router: string,
-): Routed<C> {
-  return [
-    withoutExperts(config),
-    takeParameter(who, parameters, router),
-    takeExperts(who, parameters, config),
-  ];
+export function stackExperts(parameters: Parameters): Record<string, Tensor> {
+  const caller = "stackExperts";
+  expectRecord(caller, "parameters", parameters);
+  expectTensors(caller, parameters);
+  const found: Record<string, Tensor> = {};
+  const parts = new Map<string, Tensor[]>();
+  let count = 0;
+  for (const [name, tensor] of Object.entries(parameters)) {
+    const [, expert, part] = /^experts\.(\d+)\.(\w+)\.weight$/.exec(name) ?? [];
+    if (expert === undefined || part === undefined) found[name] = tensor;
+    else {
+      const list = parts.get(part) ?? [];
+      list[Number(expert)] = tensor;
+      parts.set(part, list);
+      count = Math.max(count, Number(expert) + 1);
+    }
+  }
+  for (const [part, list] of parts)
+    for (let i = 0; i < count; i++)
+      if (!list[i]) throw new ConfigError(caller, `parameter experts.${i}.${part}.weight is missing`);
+  for (const [part, list] of parts) {
+    const { gpu } = list[0]!;
+    found[`experts.${part}`] = gpu.keep(gpu.scope(() => stack(list)));
+  }
+  return found;
 }

@@ -1,13 +1,17 @@
 import {
   ACTIVATIONS,
-  checkConfig,
   expectOneOf,
+  expectRecord,
   expectShape,
-  expectTensor,
+  expectTensors,
   GLU_GATES,
+  oneOf,
+  schema,
   ShapeError,
   showShape,
+  tensor,
   type ActivationName,
+  type Config,
   type GluKind,
   type Tensor,
 } from "@x/kernels";
@@ -15,74 +19,53 @@ import {
 /** Activations of plain experts; swish has beta 1. */
 export type ExpertActivation = ActivationName | "swish";
 
+/** Names of the activations of plain experts. */
+export const EXPERT_ACTIVATIONS: readonly ExpertActivation[] = [
+  ...(Object.keys(ACTIVATIONS) as ActivationName[]),
+  "swish",
+];
+/** Kinds of gated units. */
+export const EXPERT_GATES: readonly GluKind[] = Object.keys(GLU_GATES) as GluKind[];
+
+const PLAIN = schema("experts", {
+  kind: oneOf("Plain experts.", ["ffn"]),
+  w1: tensor("[experts, hidden, dim]."),
+  w2: tensor("[experts, dim, hidden]."),
+  b1: tensor("[experts, hidden].", { optional: true }),
+  b2: tensor("[experts, dim].", { optional: true }),
+  activation: oneOf("Activation of the hidden units.", EXPERT_ACTIVATIONS, { default: "relu" }),
+});
+const GATED = schema("experts", {
+  kind: oneOf("Gated experts.", ["glu"]),
+  wGate: tensor("[experts, hidden, dim]."),
+  wUp: tensor("[experts, hidden, dim]."),
+  wDown: tensor("[experts, dim, hidden]."),
+  gluKind: oneOf("The gated unit g.", EXPERT_GATES, { default: "swiglu" }),
+});
+
 /** Experts w2 act(w1 x + b1) + b2, stacked on a first axis. */
-export interface PlainExperts {
-  readonly kind: "ffn";
-  /** [experts, hidden, dim] */
-  readonly w1: Tensor;
-  /** [experts, dim, hidden] */
-  readonly w2: Tensor;
-  readonly b1?: Tensor | undefined;
-  readonly b2?: Tensor | undefined;
-  /** Default "relu". */
-  readonly activation?: ExpertActivation;
-}
-
+export type PlainExperts = Config<typeof PLAIN>;
 /** Experts wDown (g(wGate x) * wUp x), stacked on a first axis. */
-export interface GatedExperts {
-  readonly kind: "glu";
-  /** [experts, hidden, dim] */
-  readonly wGate: Tensor;
-  readonly wUp: Tensor;
-  /** [experts, dim, hidden] */
-  readonly wDown: Tensor;
-  /** Default "swiglu". */
-  readonly gluKind?: GluKind;
-}
-
+export type GatedExperts = Config<typeof GATED>;
 export type Experts = PlainExperts | GatedExperts;
 
 /** The activation's name among those of the kernels; swish with beta 1 is SiLU. */
-export function activationName(who: string, kind: ExpertActivation): ActivationName {
-  const name = kind === "swish" ? "silu" : kind;
-  expectOneOf(who, "activation", name, Object.keys(ACTIVATIONS) as ActivationName[]);
-  return name;
-}
-
-/** The gated unit's kind, if it is one. @throws ConfigError */
-export function expectGlu(who: string, kind: unknown): asserts kind is GluKind {
-  expectOneOf(who, "gluKind", kind, Object.keys(GLU_GATES) as GluKind[]);
-}
-
-/** Refuse what is no weight, and weights that are missing. @throws ConfigError */
-export function expectWeights(
-  who: string,
-  given: object,
-  needed: readonly string[],
-  others: readonly string[] = [],
-): void {
-  checkConfig(who, given, [...needed, ...others]);
-  for (const name of needed) expectTensor(who, name, (given as Readonly<Record<string, unknown>>)[name]);
-}
-
-/** What experts must hold, and what they may hold. */
-const KEYS = {
-  ffn: { weights: ["w1", "w2"], others: ["b1", "b2", "activation"] },
-  glu: { weights: ["wGate", "wUp", "wDown"], others: ["gluKind"] },
-} as const;
+export const activationName = (activation: ExpertActivation): ActivationName =>
+  activation === "swish" ? "silu" : activation;
 
 /**
- * Number of experts, with their shapes checked against the tokens' width.
+ * Returns the number of experts, after a check of their weights and of the weights' shapes against the tokens' width.
  *
  * @throws ShapeError, ConfigError
  */
-export function expertCount(who: string, experts: Experts, dim: number): number {
-  expectOneOf(who, "kind of the experts", experts.kind, ["ffn", "glu"]);
-  const { weights, others } = KEYS[experts.kind];
-  expectWeights(`${who}, experts`, experts, weights, ["kind", ...others]);
-  if (experts.kind === "glu") expectGlu(who, experts.gluKind ?? "swiglu");
-  else activationName(who, experts.activation ?? "relu");
-  const [first, last] = experts.kind === "ffn" ? [experts.w1, experts.w2] : [experts.wGate, experts.wDown];
+export function expertCount(caller: string, experts: Experts, dim: number): number {
+  expectRecord(caller, "experts", experts);
+  expectOneOf(caller, "kind of the experts", experts.kind, ["ffn", "glu"]);
+  const reader = `${caller}, experts`;
+  const [first, last] =
+    experts.kind === "ffn"
+      ? [PLAIN.read(experts, reader).w1, experts.w2]
+      : [GATED.read(experts, reader).wGate, experts.wDown];
   if (
     first.rank !== 3 ||
     last.rank !== 3 ||
@@ -92,22 +75,31 @@ export function expertCount(who: string, experts: Experts, dim: number): number 
     first.shape[1] !== last.shape[2]
   ) {
     throw new ShapeError(
-      who,
+      caller,
       `the experts' weights have shapes ${showShape(first.shape)} and ${showShape(last.shape)}; they must be [experts, hidden, ${dim}] and [experts, ${dim}, hidden]`,
     );
   }
   const [count, hidden] = first.shape as [number, number];
-  if (experts.kind === "glu") expectShape(who, "wUp", experts.wUp, [count, hidden, dim]);
+  if (experts.kind === "glu") expectShape(caller, "wUp", experts.wUp, [count, hidden, dim]);
   else {
-    if (experts.b1) expectShape(who, "b1", experts.b1, [count, hidden]);
-    if (experts.b2) expectShape(who, "b2", experts.b2, [count, dim]);
+    if (experts.b1 !== undefined) expectShape(caller, "b1", experts.b1, [count, hidden]);
+    if (experts.b2 !== undefined) expectShape(caller, "b2", experts.b2, [count, dim]);
   }
   return count;
 }
 
-/** Check the router's weights [experts, dim] against x [..., dim]. */
-export function expectRouter(who: string, x: Tensor, wRouter: Tensor, experts: number): void {
+/**
+ * Returns the number of experts of a layer, after a check of x [..., tokens, dim], of the router's weights
+ * [experts, dim] and of the experts.
+ *
+ * @throws ShapeError, ConfigError
+ */
+export function expectRouted(caller: string, x: Tensor, wRouter: Tensor, experts: Experts): number {
+  expectTensors(caller, { x, wRouter });
+  const dim = x.shape.at(-1) ?? 0;
+  const count = expertCount(caller, experts, dim);
   if (x.rank < 2)
-    throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [..., tokens, dim]`);
-  expectShape(who, "wRouter", wRouter, [experts, x.shape.at(-1)!]);
+    throw new ShapeError(caller, `x has shape ${showShape(x.shape)}; it must be [..., tokens, dim]`);
+  expectShape(caller, "wRouter", wRouter, [count, dim]);
+  return count;
 }

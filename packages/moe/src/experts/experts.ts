@@ -16,7 +16,7 @@ import { combine, dispatch, gatherTokens } from "./dispatch.js";
 const ops = new Map<string, (...args: Tensor[]) => Tensor>();
 
 function activate(kind: ExpertActivation, x: Tensor): Tensor {
-  const name = activationName("experts", kind);
+  const name = activationName(kind);
   if (name === "identity") return x;
   let op = ops.get(name);
   if (!op) {

@@ -133,9 +133,7 @@ export function mixFew(x: Tensor, experts: Experts, indices: Tensor, weights: Te
   const [count, hiddenDim] = first.shape as [number, number];
   const vec = dim % 4 === 0 && hiddenDim % 4 === 0;
   const piece = vec ? 4 : 1;
-  const activation = gated
-    ? (experts.gluKind ?? "swiglu")
-    : activationName("experts", experts.activation ?? "relu");
+  const activation = gated ? (experts.gluKind ?? "swiglu") : activationName(experts.activation ?? "relu");
   const [b1, b2] = gated ? [undefined, undefined] : [experts.b1, experts.b2];
   const hidden = gpu.empty([indices.size, hiddenDim]);
   const out = gpu.empty([tokens, dim]);

@@ -1,47 +1,60 @@
 import {
-  checkConfig,
-  expectBoolean,
+  boolean,
   expectInteger,
-  expectNumber,
   expectOneOf,
   expectShape,
+  integer,
   linear,
   mul,
+  number,
+  oneOf,
+  schema,
   sigmoid,
   softmax,
   takeAlongLast,
+  tensor,
+  type Config,
   type Tensor,
 } from "@x/kernels";
-import { expectRouter, expectWeights, expertCount, type GatedExperts } from "../experts/expert_weights.js";
+import { expectRouted, type GatedExperts } from "../experts/expert_weights.js";
 import { gated, mixExperts } from "../experts/experts.js";
-import { groupLimitedTopk } from "../router/group_limited.js";
+import { expectGroups, groupLimitedTopk } from "../router/group_limited.js";
 import { normalizedScores } from "../router/router.js";
 
+const SHARED = schema("shared experts", {
+  wGate: tensor("[numShared * hidden, dim]."),
+  wUp: tensor("[numShared * hidden, dim]."),
+  wDown: tensor("[dim, numShared * hidden]."),
+});
 /** The shared experts as one gated layer of width numShared * hidden. */
-export interface SharedExperts {
-  /** [numShared * hidden, dim] */
-  readonly wGate: Tensor;
-  readonly wUp: Tensor;
-  /** [dim, numShared * hidden] */
-  readonly wDown: Tensor;
-}
+export type SharedExperts = Config<typeof SHARED>;
 
-export interface DeepSeekMoeOptions {
-  readonly topK: number;
-  /** Default "softmax" (V1, V2); "sigmoid" is V3's. */
-  readonly scoreFunction?: "softmax" | "sigmoid";
-  /** [experts]: added to the scores for choosing only (V3); no gradient. */
-  readonly bias?: Tensor | undefined;
-  /** Consecutive equal groups of experts, of which the best `topkGroups` remain; default 1. */
-  readonly numGroups?: number;
-  readonly topkGroups?: number;
-  /** Default "max" for softmax, "top2" for sigmoid. */
-  readonly groupScore?: "max" | "top2";
-  /** Divide the weights by their sum; default for sigmoid only. */
-  readonly normTopkProb?: boolean;
-  /** Default 1. */
-  readonly routedScalingFactor?: number;
-}
+/** Keys of the router, besides how many experts a token visits. */
+export const DEEPSEEK_FIELDS = {
+  scoreFunction: oneOf(
+    'Scores of the experts: "softmax" (V1, V2) or "sigmoid" (V3).',
+    ["softmax", "sigmoid"],
+    {
+      default: "softmax",
+    },
+  ),
+  numGroups: integer("Consecutive equal groups of experts, of which the best topkGroups remain.", {
+    min: 1,
+    default: 1,
+  }),
+  topkGroups: integer("Groups that remain.", { min: 1, defaultDoc: "numGroups" }),
+  groupScore: oneOf("Score of a group: its best expert, or the sum of its two best.", ["max", "top2"], {
+    defaultDoc: '"max" for softmax, "top2" for sigmoid',
+  }),
+  normTopkProb: boolean("Divide the weights by their sum.", { defaultDoc: "true for sigmoid" }),
+  routedScalingFactor: number("Factor of the weights.", { default: 1 }),
+};
+const OPTIONS = schema("deepseekMoe", {
+  topK: integer("Routed experts of a token.", { min: 1 }),
+  ...DEEPSEEK_FIELDS,
+  bias: tensor("[experts]: added to the scores for choosing only (V3); no gradient.", { optional: true }),
+});
+export type DeepSeekMoeOptions = Config<typeof OPTIONS>;
 
 export interface DeepSeekMoeResult {
   /** In the shape of x. */
@@ -62,7 +75,7 @@ export interface DeepSeekMoeResult {
  * s + bias within the best groups; weights are s of the chosen, divided by (their sum + 1e-20) with `normTopkProb`,
  * times `routedScalingFactor`.
  *
- * x [..., dim], wRouter [experts, dim]. Dai et al. 2024, arXiv:2401.06066, equations 9-11; V2, arXiv:2405.04434,
+ * x [..., tokens, dim], wRouter [experts, dim]; float32. Dai et al. 2024, arXiv:2401.06066, equations 9-11; V2, arXiv:2405.04434,
  * section 2.2; V3, arXiv:2412.19437, equations 12-16.
  *
  * @throws ShapeError, DTypeError, ConfigError
@@ -74,29 +87,17 @@ export function deepseekMoe(
   shared: SharedExperts | undefined,
   options: DeepSeekMoeOptions,
 ): DeepSeekMoeResult {
-  const who = "deepseekMoe";
-  checkConfig(who, options, [
-    "topK",
-    "scoreFunction",
-    "bias",
-    "numGroups",
-    "topkGroups",
-    "groupScore",
-    "normTopkProb",
-    "routedScalingFactor",
-  ]);
-  const { topK, scoreFunction = "softmax", bias, numGroups = 1, routedScalingFactor = 1 } = options;
+  const who = OPTIONS.name;
+  const numExperts = expectRouted(who, x, wRouter, experts);
+  expectOneOf(who, "kind of the experts", experts.kind, ["glu"]);
+  const { topK, scoreFunction, bias, numGroups, routedScalingFactor, ...rest } = OPTIONS.read(options);
   const v3 = scoreFunction === "sigmoid";
-  const { topkGroups = numGroups, groupScore = v3 ? "top2" : "max", normTopkProb = v3 } = options;
-  expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
-  expectBoolean(who, "normTopkProb", normTopkProb);
-  expectNumber(who, "routedScalingFactor", routedScalingFactor);
-  const dim = x.shape.at(-1) ?? 0;
-  const numExperts = expertCount(who, experts, dim);
-  expectRouter(who, x, wRouter, numExperts);
+  const { topkGroups = numGroups, groupScore = v3 ? "top2" : "max", normTopkProb = v3 } = rest;
+  const dim = x.shape.at(-1)!;
   expectInteger(who, "topK", topK, 1, numExperts);
+  expectGroups(who, numExperts, topK, { numGroups, topkGroups, groupScore });
   if (bias) expectShape(who, "bias", bias, [numExperts]);
-  if (shared) expectShared(who, shared, dim);
+  if (shared !== undefined) expectShared(who, shared, dim);
   const tokens = x.size / dim;
   return x.gpu.scope(() => {
     const rows = x.reshape([tokens, dim]);
@@ -104,8 +105,13 @@ export function deepseekMoe(
     const scores = v3 ? sigmoid(logits) : softmax(logits);
     // By the logits, whose order is that of the scores where those round to 1 or 0, unless scores are added to.
     const sums = bias !== undefined || (numGroups > 1 && groupScore === "top2");
-    const limit = { numGroups, topkGroups, groupScore };
-    const indices = groupLimitedTopk(who, sums ? scores : logits, topK, limit, bias);
+    const indices = groupLimitedTopk(sums ? scores : logits, {
+      topK,
+      numGroups,
+      topkGroups,
+      groupScore,
+      bias,
+    });
     let weights = normTopkProb
       ? normalizedScores(takeAlongLast(logits, indices), scoreFunction)
       : takeAlongLast(scores, indices);
@@ -130,7 +136,7 @@ export function deepseekMoe(
 }
 
 function expectShared(who: string, shared: SharedExperts, dim: number): void {
-  expectWeights(`${who}, shared experts`, shared, ["wGate", "wUp", "wDown"]);
+  SHARED.read(shared, `${who}, shared experts`);
   const names = expectShape(who, "shared wGate", shared.wGate, ["hidden", dim]);
   expectShape(who, "shared wUp", shared.wUp, ["hidden", dim], names);
   expectShape(who, "shared wDown", shared.wDown, [dim, "hidden"], names);

@@ -1,175 +1,125 @@
 import {
+  boolean,
   cast,
-  checkConfig,
-  expectInteger,
-  takeParameter,
-  type GluKind,
-  type Gpu,
-  type Module,
+  Component,
+  ConfigError,
+  expectTensor,
+  integer,
+  matrix,
+  schema,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { auxFreeBias } from "../router/aux_free_bias.js";
-import { countChoices } from "../router/choices.js";
 import {
-  deepseekMoe,
-  type DeepSeekMoeOptions,
-  type DeepSeekMoeResult,
-  type SharedExperts,
-} from "./deepseek_moe.js";
-import {
-  drawer,
-  expertParameters,
-  initExperts,
-  takeExperts,
-  type InitOptions,
+  GATED_EXPERT_FIELDS,
+  gatedExpertsOf,
+  gatedExpertsPlan,
+  routerPlan,
 } from "../experts/expert_parameters.js";
 import type { GatedExperts } from "../experts/expert_weights.js";
+import { auxFreeBias, type AuxFreeBiasOptions } from "../router/aux_free_bias.js";
+import { countChoices } from "../router/choices.js";
+import { expectGroups } from "../router/group_limited.js";
+import { DEEPSEEK_FIELDS, deepseekMoe, type DeepSeekMoeResult, type SharedExperts } from "./deepseek_moe.js";
 
-export interface DeepSeekMoeConfig extends Omit<DeepSeekMoeOptions, "bias"> {
-  readonly dim: number;
-  /** Width of one routed expert. */
-  readonly hiddenDim: number;
-  readonly numExperts: number;
-  /** Shared experts, together one gated layer of width numShared * hiddenDim; default 0. */
-  readonly numShared?: number;
-  /** Default "swiglu". */
-  readonly gluKind?: GluKind;
-  /** Keep a choosing bias that `updateBias` balances (V3). */
-  readonly correctionBias?: boolean;
-}
+const DEEPSEEK_MOE = schema("DeepSeekMoe", {
+  ...GATED_EXPERT_FIELDS,
+  topK: integer("Routed experts of a token.", { min: 1, default: 2 }),
+  numShared: integer("Shared experts, together one gated layer of width numShared * hiddenDim.", {
+    min: 0,
+    default: 0,
+  }),
+  ...DEEPSEEK_FIELDS,
+  correctionBias: boolean("Keep a choosing bias that `updateBias` balances (V3).", { default: false }),
+});
+export type DeepSeekMoeConfig = Config<typeof DEEPSEEK_MOE>;
 
-type LayerOptions = Omit<DeepSeekMoeOptions, "bias">;
-
-interface LayerWeights {
-  readonly router: Tensor;
-  readonly experts: GatedExperts;
-  readonly shared: SharedExperts | undefined;
-  readonly bias: Tensor | undefined;
-}
-
-const OPTIONS = [
-  "topK",
-  "scoreFunction",
-  "numGroups",
-  "topkGroups",
-  "groupScore",
-  "normTopkProb",
-  "routedScalingFactor",
-] as const;
-const SHAPES = ["dim", "hiddenDim", "numExperts", "numShared", "gluKind", "correctionBias"];
-
-const optionsOf = (config: Partial<DeepSeekMoeConfig> & LayerOptions): LayerOptions =>
-  Object.fromEntries(
-    Object.entries(config).filter(([key]) => (OPTIONS as readonly string[]).includes(key)),
-  ) as unknown as LayerOptions;
+const BIAS = "gate.e_score_correction_bias";
 
 /**
- * `deepseekMoe` with its weights under DeepSeek's names: gate.weight, experts.{gate,up,down}_proj stacked (read also
- * one by one, as checkpoints have them), shared_experts.{gate,up,down}_proj.weight, and the buffer
+ * `deepseekMoe` with its weights under DeepSeek's names: experts.{gate,up,down}_proj stacked (`stackExperts` makes them
+ * of a checkpoint's), gate.weight, shared_experts.{gate,up,down}_proj.weight, and the buffer
  * gate.e_score_correction_bias.
  */
-export class DeepSeekMoe implements Module {
-  readonly options: LayerOptions;
-  readonly #weights: LayerWeights;
+export class DeepSeekMoe extends Component<typeof DEEPSEEK_MOE> {
+  static readonly schema = DEEPSEEK_MOE;
 
-  constructor(options: LayerOptions, weights: LayerWeights) {
-    this.options = options;
-    this.#weights = weights;
-  }
-
-  static init(gpu: Gpu, config: DeepSeekMoeConfig, init: InitOptions): DeepSeekMoe {
-    const who = "DeepSeekMoe";
-    checkConfig(who, config, [...OPTIONS, ...SHAPES]);
-    const { dim, hiddenDim, numExperts, numShared = 0 } = config;
-    expectInteger(who, "numShared", numShared, 0);
-    const draw = drawer(who, gpu, init);
-    const { std = 0.02, outStd = std } = init;
-    const experts = initExperts(
-      who,
-      {
-        dim,
-        hiddenDim,
-        numExperts,
-        expertKind: "glu",
-        ...(config.gluKind ? { gluKind: config.gluKind } : {}),
-      },
-      draw,
-      init,
-    ) as GatedExperts;
-    const router = draw([numExperts, dim], std);
-    const width = numShared * hiddenDim;
-    return new DeepSeekMoe(optionsOf(config), {
-      router,
-      experts,
-      shared:
-        width > 0
-          ? {
-              wGate: draw([width, dim], std),
-              wUp: draw([width, dim], std),
-              wDown: draw([dim, width], outStd),
-            }
-          : undefined,
-      bias: config.correctionBias ? gpu.keep(gpu.zeros([numExperts])) : undefined,
-    });
-  }
-
-  static fromParameters(
-    config: Partial<DeepSeekMoeConfig> & LayerOptions,
-    parameters: Readonly<Record<string, Tensor>>,
-  ): DeepSeekMoe {
-    const take = (name: string): Tensor => takeParameter("DeepSeekMoe", parameters, name);
-    const shared = (part: string): Tensor => take(`shared_experts.${part}.weight`);
-    return new DeepSeekMoe(optionsOf(config), {
-      router: take("gate.weight"),
-      experts: takeExperts("DeepSeekMoe", parameters, {
-        expertKind: "glu",
-        ...(config.gluKind ? { gluKind: config.gluKind } : {}),
-      }) as GatedExperts,
-      shared:
-        parameters["shared_experts.gate_proj.weight"] === undefined && !config.numShared
-          ? undefined
-          : { wGate: shared("gate_proj"), wUp: shared("up_proj"), wDown: shared("down_proj") },
-      bias: config.correctionBias
-        ? take("gate.e_score_correction_bias")
-        : parameters["gate.e_score_correction_bias"],
-    });
-  }
-
-  forward(x: Tensor): DeepSeekMoeResult {
-    const { router, experts, shared, bias } = this.#weights;
-    return deepseekMoe(x, router, experts, shared, { ...this.options, bias });
-  }
-
-  /** After a training step: move the choosing bias towards the experts that `indices` (of `forward`) left short. */
-  updateBias(indices: Tensor, options: { readonly updateSpeed?: number } = {}): void {
-    const { bias, router } = this.#weights;
-    if (!bias) return;
-    const { gpu } = bias;
-    gpu.scope(() => {
-      const experts = router.shape[0]!;
-      const counts = cast(countChoices(indices, { groups: 1, experts }), "i32").reshape([experts]);
-      gpu.copy(auxFreeBias(bias, counts, options), bias);
-    });
-  }
-
-  parameters(): Record<string, Tensor> {
-    const { router, experts, shared } = this.#weights;
+  /** Name, shape and initial distribution of every parameter and buffer. @throws ConfigError */
+  static plan(config: DeepSeekMoeConfig): ParameterPlan {
+    const read = DEEPSEEK_MOE.read(config);
+    const { dim, numExperts, topK, scoreFunction, numGroups, topkGroups = numGroups } = read;
+    const { groupScore = scoreFunction === "sigmoid" ? "top2" : "max" } = read;
+    expectGroups(DEEPSEEK_MOE.name, numExperts, topK, { numGroups, topkGroups, groupScore });
+    const width = read.numShared * read.hiddenDim;
     return {
-      "gate.weight": router,
-      ...expertParameters(experts),
-      ...(shared
+      ...gatedExpertsPlan(read),
+      "gate.weight": routerPlan(read),
+      ...(width > 0
         ? {
-            "shared_experts.gate_proj.weight": shared.wGate,
-            "shared_experts.up_proj.weight": shared.wUp,
-            "shared_experts.down_proj.weight": shared.wDown,
+            "shared_experts.gate_proj.weight": matrix(width, dim, "value"),
+            "shared_experts.up_proj.weight": matrix(width, dim, "value"),
+            "shared_experts.down_proj.weight": matrix(dim, width, "output"),
           }
         : {}),
+      ...(read.correctionBias ? { [BIAS]: { ...zeros(numExperts), buffer: true } } : {}),
     };
   }
 
-  /** What training does not change by gradients. */
-  buffers(): Record<string, Tensor> {
-    const { bias } = this.#weights;
-    return bias ? { "gate.e_score_correction_bias": bias } : {};
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: DeepSeekMoeConfig, parameters: Parameters) {
+    super(DEEPSEEK_MOE, config, DeepSeekMoe.plan(config), parameters);
+  }
+
+  /** The stacked routed experts. */
+  get experts(): GatedExperts {
+    return gatedExpertsOf(this.config, this.weights);
+  }
+
+  /** The shared experts, if there are any. */
+  get shared(): SharedExperts | undefined {
+    const of = (part: string): Tensor => this.weights[`shared_experts.${part}.weight`]!;
+    return this.config.numShared > 0
+      ? { wGate: of("gate_proj"), wUp: of("up_proj"), wDown: of("down_proj") }
+      : undefined;
+  }
+
+  /** x [..., tokens, dim]; returns the shape of x. @throws ShapeError, DTypeError, ConfigError */
+  forward(x: Tensor): Tensor {
+    expectTensor("DeepSeekMoe.forward", "x", x);
+    return x.gpu.scope(() => this.outputs(x).out);
+  }
+
+  /** `forward` with what the router chose. @throws ShapeError, DTypeError, ConfigError */
+  outputs(x: Tensor): DeepSeekMoeResult {
+    const { topK, scoreFunction, numGroups, topkGroups, groupScore, normTopkProb, routedScalingFactor } =
+      this.config;
+    return deepseekMoe(x, this.weights["gate.weight"]!, this.experts, this.shared, {
+      ...{ topK, scoreFunction, numGroups, topkGroups, groupScore, normTopkProb, routedScalingFactor },
+      bias: this.weights[BIAS],
+    });
+  }
+
+  /**
+   * After a training step: move the choosing bias towards the experts that `indices` (of `outputs`) left short.
+   *
+   * indices i32 [..., topK].
+   *
+   * @throws DTypeError, and ConfigError where the configuration has no correctionBias
+   */
+  updateBias(indices: Tensor, options: AuxFreeBiasOptions = {}): void {
+    const caller = "DeepSeekMoe.updateBias";
+    expectTensor(caller, "indices", indices);
+    const bias = this.weights[BIAS];
+    if (!bias)
+      throw new ConfigError(caller, "the layer has no choosing bias; its configuration needs correctionBias");
+    const { gpu } = bias;
+    const { numExperts } = this.config;
+    gpu.scope(() => {
+      const counts = countChoices(indices, { groups: 1, experts: numExperts });
+      gpu.copy(auxFreeBias(bias, cast(counts, "i32").reshape([numExperts]), options), bias);
+    });
   }
 }

@@ -1,36 +1,33 @@
 import {
-  checkConfig,
+  Component,
   defineKernel,
+  expectTensor,
   gather,
   grid1d,
   linear,
   mul,
   scatterAdd,
+  schema,
   softmax,
   topk,
   transpose,
-  type Gpu,
+  type Config,
   type Kernel,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
   flatMain,
 } from "@x/kernels";
-import { groupCount, type GroupBy } from "../router/choices.js";
-import { CAPACITY_KEYS, capacityOf, type CapacityOptions } from "../router/expert_capacity.js";
-import {
-  expertParameters,
-  initRouted,
-  takeRouted,
-  type ExpertsConfig,
-  type InitOptions,
-} from "../experts/expert_parameters.js";
-import { expectRouter, expertCount, type Experts } from "../experts/expert_weights.js";
+import { EXPERT_FIELDS, expertsOf, expertsPlan, routerPlan } from "../experts/expert_parameters.js";
+import { expectRouted, type Experts } from "../experts/expert_weights.js";
 import { runExperts } from "../experts/experts.js";
+import { groupByField, groupCount } from "../router/choices.js";
+import { CAPACITY_FIELDS, LAYER_CAPACITY_FIELDS, layerCapacity, slotsOf } from "../router/expert_capacity.js";
 
-export interface ExpertChoiceOptions extends CapacityOptions {
-  /** Tokens among which an expert chooses; default "sequence". */
-  readonly groupBy?: GroupBy;
-}
+const OPTIONS = schema("expertChoice", { ...CAPACITY_FIELDS, groupBy: groupByField("sequence") });
+const EXPERT_CHOICE_MOE = schema("ExpertChoiceMoe", { ...EXPERT_FIELDS, ...LAYER_CAPACITY_FIELDS });
+export type ExpertChoiceOptions = Config<typeof OPTIONS>;
+export type ExpertChoiceMoeConfig = Config<typeof EXPERT_CHOICE_MOE>;
 
 export interface ExpertChoiceResult {
   /** In the shape of x; 0 for a token that no expert took. */
@@ -73,16 +70,14 @@ export function expertChoice(
   experts: Experts,
   options: ExpertChoiceOptions,
 ): ExpertChoiceResult {
-  const who = "expertChoice";
-  checkConfig(who, options, [...CAPACITY_KEYS, "groupBy"]);
-  const { groupBy = "sequence", ...capacity } = options;
-  const dim = x.shape.at(-1) ?? 0;
-  const numExperts = expertCount(who, experts, dim);
-  expectRouter(who, x, wRouter, numExperts);
+  const who = OPTIONS.name;
+  const numExperts = expectRouted(who, x, wRouter, experts);
+  const { groupBy, ...capacity } = OPTIONS.read(options);
+  const dim = x.shape.at(-1)!;
   const groups = groupCount(who, "x", x, groupBy);
   const all = x.size / dim;
   const tokens = all / groups;
-  const c = Math.min(capacityOf(who, capacity, tokens, numExperts), tokens);
+  const c = Math.min(slotsOf(who, capacity, tokens, numExperts), tokens);
   const { gpu } = x;
   return gpu.scope(() => {
     const logits = linear(x, wRouter);
@@ -117,38 +112,34 @@ export function expertChoice(
   });
 }
 
-export interface ExpertChoiceMoeConfig extends ExpertsConfig, ExpertChoiceOptions {}
+/** `expertChoice` with its parameters: stacked experts and gate.weight. */
+export class ExpertChoiceMoe extends Component<typeof EXPERT_CHOICE_MOE> {
+  static readonly schema = EXPERT_CHOICE_MOE;
 
-/** `expertChoice` with its parameters: gate.weight, experts stacked. */
-export class ExpertChoiceMoe implements Module {
-  readonly options: ExpertChoiceOptions;
-  readonly #router: Tensor;
-  readonly #experts: Experts;
-
-  constructor(options: ExpertChoiceOptions, router: Tensor, experts: Experts) {
-    this.options = options;
-    this.#router = router;
-    this.#experts = experts;
+  /** Name, shape and initial distribution of every parameter. @throws ConfigError */
+  static plan(config: ExpertChoiceMoeConfig): ParameterPlan {
+    const read = EXPERT_CHOICE_MOE.read(config);
+    return { ...expertsPlan(EXPERT_CHOICE_MOE.name, read), "gate.weight": routerPlan(read) };
   }
 
-  static init(gpu: Gpu, config: ExpertChoiceMoeConfig, init: InitOptions): ExpertChoiceMoe {
-    return new ExpertChoiceMoe(
-      ...initRouted("ExpertChoiceMoe", gpu, config, [...CAPACITY_KEYS, "groupBy"], init),
-    );
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: ExpertChoiceMoeConfig, parameters: Parameters) {
+    super(EXPERT_CHOICE_MOE, config, ExpertChoiceMoe.plan(config), parameters);
   }
 
-  static fromParameters(
-    config: Partial<ExpertsConfig> & ExpertChoiceOptions,
-    parameters: Readonly<Record<string, Tensor>>,
-  ): ExpertChoiceMoe {
-    return new ExpertChoiceMoe(...takeRouted("ExpertChoiceMoe", config, parameters, "gate.weight"));
+  /** The stacked experts. */
+  get experts(): Experts {
+    return expertsOf(this.config, this.weights);
   }
 
-  forward(x: Tensor): ExpertChoiceResult {
-    return expertChoice(x, this.#router, this.#experts, this.options);
+  /** x [batch, seq, dim]; returns the shape of x. @throws ShapeError, DTypeError, ConfigError */
+  forward(x: Tensor): Tensor {
+    expectTensor("ExpertChoiceMoe.forward", "x", x);
+    return x.gpu.scope(() => this.outputs(x).out);
   }
 
-  parameters(): Record<string, Tensor> {
-    return { "gate.weight": this.#router, ...expertParameters(this.#experts) };
+  /** `forward` with what the experts chose. @throws ShapeError, DTypeError, ConfigError */
+  outputs(x: Tensor): ExpertChoiceResult {
+    return expertChoice(x, this.weights["gate.weight"]!, this.experts, layerCapacity(this.config));
   }
 }

@@ -1,52 +1,70 @@
 import {
-  checkConfig,
+  boolean,
+  Component,
   ConfigError,
   defineKernel,
-  expectBoolean,
-  expectNumber,
-  expectOneOf,
   expectShape,
+  expectTensor,
   grid1d,
   linear,
+  number,
+  oneOf,
+  schema,
   softmax,
   stopGradient,
+  tensor,
   topk,
-  type Gpu,
+  type Config,
   type Kernel,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
   flatMain,
 } from "@x/kernels";
-import type { GroupBy } from "../router/choices.js";
-import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "../router/expert_capacity.js";
-import {
-  expertParameters,
-  initRouted,
-  takeRouted,
-  type ExpertsConfig,
-  type InitOptions,
-} from "../experts/expert_parameters.js";
-import { expectRouter, expertCount, type Experts } from "../experts/expert_weights.js";
+import { EXPERT_FIELDS, expertsOf, expertsPlan, routerPlan } from "../experts/expert_parameters.js";
+import { expectRouted, type Experts } from "../experts/expert_weights.js";
 import { mixExperts } from "../experts/experts.js";
 import { loadBalanceLoss } from "../losses/load_balance_loss.js";
+import { groupByField } from "../router/choices.js";
+import {
+  CAPACITY_FIELDS,
+  expertCapacity,
+  LAYER_CAPACITY_FIELDS,
+  layerCapacity,
+} from "../router/expert_capacity.js";
 import { renormalizeWeights } from "../router/router.js";
 
-export interface GShardMoeOptions extends CapacityOptions {
-  /** Which second choices are tried; default "all". */
-  readonly secondPolicy?: "all" | "none" | "threshold" | "random";
-  /** "threshold": weight > it; "random": uniform < weight / it. Default 0.2. */
-  readonly secondThreshold?: number;
-  /** [batch, seq], uniform in [0, 1): for "random". */
-  readonly uniform?: Tensor | undefined;
-  /** Capacity counts two choices a token; default true. */
-  readonly countChoices?: boolean;
-  /** Added to the sum of the two weights; default 1e-9. */
-  readonly renormEps?: number;
-  /** Default "sequence". */
-  readonly groupBy?: GroupBy;
-  /** Factor of the balancing loss; default 1. */
-  readonly alpha?: number;
-}
+const FIELDS = {
+  secondPolicy: oneOf(
+    'Which second choices are tried: "threshold", those of a weight above secondThreshold; "random", those with ' +
+      "uniform below weight / secondThreshold.",
+    ["all", "none", "threshold", "random"],
+    { default: "all" },
+  ),
+  secondThreshold: number("Of secondPolicy.", { min: 0, default: 0.2 }),
+  countChoices: boolean("The capacity counts two choices a token.", { default: true }),
+  renormEps: number("Added to the sum of the two weights.", { min: 0, default: 1e-9 }),
+  alpha: number("Factor of the balancing loss.", { default: 1 }),
+};
+const UNIFORM = tensor('[batch, seq], uniform in [0, 1): for secondPolicy "random".', { optional: true });
+const OPTIONS = schema("gshardMoe", {
+  ...FIELDS,
+  ...CAPACITY_FIELDS,
+  groupBy: groupByField("sequence"),
+  uniform: UNIFORM,
+});
+const GSHARD_MOE = schema("GShardMoe", { ...EXPERT_FIELDS, ...LAYER_CAPACITY_FIELDS, ...FIELDS });
+const CALL = schema("GShardMoe.forward", {
+  training: boolean(
+    'Experts have the capacity of the configuration, and secondPolicy "random" draws; otherwise no choice is ' +
+      "dropped, and it tries every second one.",
+    { default: false },
+  ),
+  uniform: UNIFORM,
+});
+export type GShardMoeOptions = Config<typeof OPTIONS>;
+export type GShardMoeConfig = Config<typeof GSHARD_MOE>;
+export type GShardMoeForwardOptions = Config<typeof CALL>;
 
 export interface GShardMoeResult {
   /** In the shape of x. */
@@ -91,17 +109,6 @@ ${flatMain("i", "params.count")}
 }`,
 });
 
-const GSHARD_KEYS: readonly string[] = [
-  ...CAPACITY_KEYS,
-  "secondPolicy",
-  "secondThreshold",
-  "uniform",
-  "countChoices",
-  "renormEps",
-  "groupBy",
-  "alpha",
-];
-
 /**
  * GShard layer: the two best experts, their softmax probabilities divided by (their sum + renormEps), capacity with all
  * first choices placed before the second ones; second choices may be left untried by `secondPolicy` and then take no
@@ -118,30 +125,16 @@ export function gshardMoe(
   experts: Experts,
   options: GShardMoeOptions,
 ): GShardMoeResult {
-  const who = "gshardMoe";
-  checkConfig(who, options, GSHARD_KEYS);
-  const {
-    secondPolicy = "all",
-    secondThreshold = 0.2,
-    uniform,
-    countChoices = true,
-    renormEps = 1e-9,
-    groupBy = "sequence",
-    alpha = 1,
-    ...capacity
-  } = options;
-  expectOneOf(who, "secondPolicy", secondPolicy, ["all", "none", "threshold", "random"]);
-  expectNumber(who, "secondThreshold", secondThreshold, 0);
-  expectNumber(who, "renormEps", renormEps, 0);
-  expectBoolean(who, "countChoices", countChoices);
-  const dim = x.shape.at(-1) ?? 0;
-  const numExperts = expertCount(who, experts, dim);
-  expectRouter(who, x, wRouter, numExperts);
+  const who = OPTIONS.name;
+  const numExperts = expectRouted(who, x, wRouter, experts);
+  const { secondPolicy, secondThreshold, uniform, countChoices, renormEps, groupBy, alpha, ...capacity } =
+    OPTIONS.read(options);
   if (numExperts < 2) throw new ConfigError(who, "there is one expert; the layer needs at least two");
   if (secondPolicy === "random") {
     if (!uniform) throw new ConfigError(who, 'secondPolicy "random" needs uniform [batch, seq]');
-    expectShape(who, "uniform", uniform, [...x.shape.slice(0, -1)]);
-  }
+    expectShape(who, "uniform", uniform, x.shape.slice(0, -1));
+  } else if (uniform)
+    throw new ConfigError(who, `uniform is given; only secondPolicy "random" has one, not "${secondPolicy}"`);
   const { gpu } = x;
   return gpu.scope(() => {
     const logits = linear(x, wRouter);
@@ -176,43 +169,52 @@ export function gshardMoe(
   });
 }
 
-export interface GShardMoeConfig extends ExpertsConfig, GShardMoeOptions {}
+/** `gshardMoe` with its parameters: stacked experts and gate.weight. */
+export class GShardMoe extends Component<typeof GSHARD_MOE> {
+  static readonly schema = GSHARD_MOE;
 
-/** `gshardMoe` with its parameters: gate.weight, experts stacked. */
-export class GShardMoe implements Module {
-  readonly options: GShardMoeOptions;
-  readonly #router: Tensor;
-  readonly #experts: Experts;
-
-  constructor(options: GShardMoeOptions, router: Tensor, experts: Experts) {
-    this.options = options;
-    this.#router = router;
-    this.#experts = experts;
+  /** Name, shape and initial distribution of every parameter. @throws ConfigError */
+  static plan(config: GShardMoeConfig): ParameterPlan {
+    const read = GSHARD_MOE.read(config);
+    if (read.numExperts < 2)
+      throw new ConfigError(GSHARD_MOE.name, "numExperts is 1; the layer needs at least two");
+    return { ...expertsPlan(GSHARD_MOE.name, read), "gate.weight": routerPlan(read) };
   }
 
-  static init(gpu: Gpu, config: GShardMoeConfig, init: InitOptions): GShardMoe {
-    return new GShardMoe(...initRouted("GShardMoe", gpu, config, GSHARD_KEYS, init));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: GShardMoeConfig, parameters: Parameters) {
+    super(GSHARD_MOE, config, GShardMoe.plan(config), parameters);
   }
 
-  static fromParameters(
-    config: Partial<ExpertsConfig> & GShardMoeOptions,
-    parameters: Readonly<Record<string, Tensor>>,
-  ): GShardMoe {
-    return new GShardMoe(...takeRouted("GShardMoe", config, parameters, "gate.weight"));
+  /** The stacked experts. */
+  get experts(): Experts {
+    return expertsOf(this.config, this.weights);
   }
 
-  /** `uniform` [batch, seq]: for secondPolicy "random"; without it every second choice is tried (evaluation). */
-  forward(x: Tensor, uniform?: Tensor): GShardMoeResult {
-    const { options } = this;
-    const random = options.secondPolicy === "random";
-    return gshardMoe(x, this.#router, this.#experts, {
-      ...options,
-      ...(random && !uniform ? { secondPolicy: "all" } : {}),
-      uniform: random ? uniform : undefined,
-    });
+  /** x [batch, seq, dim]; returns the shape of x. @throws ShapeError, DTypeError, ConfigError */
+  forward(x: Tensor, options: GShardMoeForwardOptions = {}): Tensor {
+    expectTensor(CALL.name, "x", x);
+    return x.gpu.scope(() => this.outputs(x, options).out);
   }
 
-  parameters(): Record<string, Tensor> {
-    return { "gate.weight": this.#router, ...expertParameters(this.#experts) };
+  /** `forward` with what the router chose and the loss. @throws ShapeError, DTypeError, ConfigError */
+  outputs(x: Tensor, options: GShardMoeForwardOptions = {}): GShardMoeResult {
+    expectTensor(CALL.name, "x", x);
+    const { training, uniform } = CALL.read(options);
+    const { secondPolicy, secondThreshold, countChoices, renormEps, groupBy, alpha, dim } = this.config;
+    const shared = { secondThreshold, countChoices, renormEps, alpha };
+    return gshardMoe(
+      x,
+      this.weights["gate.weight"]!,
+      this.experts,
+      training
+        ? { ...shared, ...layerCapacity(this.config), secondPolicy, uniform }
+        : {
+            ...shared,
+            groupBy,
+            capacity: x.size / dim,
+            secondPolicy: secondPolicy === "random" ? "all" : secondPolicy,
+          },
+    );
   }
 }

@@ -344,7 +344,7 @@ describe("layers with experts", () => {
     );
     expect(() => mixtralMoe(x, w, { ...experts, wUp: w } as never, { topK: 1 })).toThrow(/unknown key "wUp"/);
     expect(() => mixtralMoe(x, w, { kind: "ffn", w1: experts.w1 } as never, { topK: 1 })).toThrow(
-      "w2 is undefined; it must be a tensor",
+      "w2 is missing; it must be tensor",
     );
     const gated = { kind: "glu", wGate: experts.w1, wUp: experts.w1, wDown: experts.w2 } as const;
     expect(() => mixtralMoe(x, w, { ...gated, gluKind: "swigl" as never }, { topK: 1 })).toThrow(

@@ -1,6 +1,21 @@
-import { checkConfig, expectInteger, takeParameter, type Gpu, type Module, type Tensor } from "@x/kernels";
-import { drawer, initExperts, type InitOptions } from "../experts/expert_parameters.js";
-import type { Experts, GatedExperts } from "../experts/expert_weights.js";
+import {
+  Component,
+  expectInteger,
+  expectTensor,
+  integer,
+  schema,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
+  type Tensor,
+} from "@x/kernels";
+import {
+  GATED_EXPERT_FIELDS,
+  gatedExpertsOf,
+  gatedExpertsPlan,
+  routerPlan,
+} from "../experts/expert_parameters.js";
+import { expectRouted, type Experts, type GatedExperts } from "../experts/expert_weights.js";
 import { mixExperts } from "../experts/experts.js";
 import { router, type RouterOptions, type RouterResult } from "../router/router.js";
 
@@ -13,72 +28,54 @@ export interface MoeResult extends RouterResult {
  * Mixture of experts without capacity: out = sum_k weights_k expert_k(x); no token is dropped, and the cost follows
  * the chosen experts alone.
  *
- * x [..., dim], wRouter [experts, dim]. Jiang et al. 2024, arXiv:2401.04088.
+ * x [..., tokens, dim], wRouter [experts, dim]; float32. Jiang et al. 2024, arXiv:2401.04088.
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function mixtralMoe(x: Tensor, wRouter: Tensor, experts: Experts, options: RouterOptions): MoeResult {
+  expectRouted("mixtralMoe", x, wRouter, experts);
   return x.gpu.scope(() => {
     const routed = router(x, wRouter, options);
     return { out: mixExperts(x, experts, routed.indices, routed.weights), ...routed };
   });
 }
 
-export interface MixtralMoeConfig {
-  readonly dim: number;
-  readonly hiddenDim: number;
-  readonly numExperts: number;
-  readonly topK: number;
-}
+const MIXTRAL_MOE = schema("MixtralMoe", {
+  ...GATED_EXPERT_FIELDS,
+  topK: integer("Experts of a token.", { min: 1, default: 2 }),
+});
+export type MixtralMoeConfig = Config<typeof MIXTRAL_MOE>;
 
-/** `mixtralMoe` with SwiGLU experts; parameters are stacked: gate.weight, experts.{gate,up,down}_proj. */
-export class MixtralMoe implements Module {
-  readonly topK: number;
-  readonly #router: Tensor;
-  readonly #experts: GatedExperts;
+/** `mixtralMoe` with gated experts, its weights renormalised: experts.{gate,up,down}_proj, stacked, and gate.weight. */
+export class MixtralMoe extends Component<typeof MIXTRAL_MOE> {
+  static readonly schema = MIXTRAL_MOE;
 
-  constructor(config: { readonly topK: number }, router: Tensor, experts: GatedExperts) {
-    this.topK = config.topK;
-    this.#router = router;
-    this.#experts = experts;
+  /** Name, shape and initial distribution of every parameter. @throws ConfigError */
+  static plan(config: MixtralMoeConfig): ParameterPlan {
+    const read = MIXTRAL_MOE.read(config);
+    expectInteger(MIXTRAL_MOE.name, "topK", read.topK, 1, read.numExperts);
+    return { ...gatedExpertsPlan(read), "gate.weight": routerPlan(read) };
   }
 
-  static init(gpu: Gpu, config: MixtralMoeConfig, init: InitOptions): MixtralMoe {
-    const who = "MixtralMoe";
-    checkConfig(who, config, ["dim", "hiddenDim", "numExperts", "topK"]);
-    const { dim, hiddenDim, numExperts, topK } = config;
-    for (const [name, value] of Object.entries({ dim, hiddenDim, numExperts }))
-      expectInteger(who, name, value, 1);
-    expectInteger(who, "topK", topK, 1, numExperts);
-    const draw = drawer(who, gpu, init);
-    const experts = initExperts(who, { dim, hiddenDim, numExperts, expertKind: "glu" }, draw, init);
-    return new MixtralMoe(config, draw([numExperts, dim], init.std ?? 0.02), experts as GatedExperts);
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: MixtralMoeConfig, parameters: Parameters) {
+    super(MIXTRAL_MOE, config, MixtralMoe.plan(config), parameters);
   }
 
-  static fromParameters(
-    config: { readonly topK: number },
-    parameters: Readonly<Record<string, Tensor>>,
-  ): MixtralMoe {
-    const take = (name: string): Tensor => takeParameter("MixtralMoe", parameters, name);
-    return new MixtralMoe(config, take("gate.weight"), {
-      kind: "glu",
-      wGate: take("experts.gate_proj"),
-      wUp: take("experts.up_proj"),
-      wDown: take("experts.down_proj"),
-    });
+  /** The stacked experts. */
+  get experts(): GatedExperts {
+    return gatedExpertsOf(this.config, this.weights);
   }
 
-  forward(x: Tensor): MoeResult {
-    return mixtralMoe(x, this.#router, this.#experts, { topK: this.topK, renormalize: true });
+  /** x [..., tokens, dim]; returns the shape of x. @throws ShapeError, DTypeError, ConfigError */
+  forward(x: Tensor): Tensor {
+    expectTensor("MixtralMoe.forward", "x", x);
+    return x.gpu.scope(() => this.outputs(x).out);
   }
 
-  parameters(): Record<string, Tensor> {
-    const { wGate, wUp, wDown } = this.#experts;
-    return {
-      "gate.weight": this.#router,
-      "experts.gate_proj": wGate,
-      "experts.up_proj": wUp,
-      "experts.down_proj": wDown,
-    };
+  /** `forward` with what the router chose. @throws ShapeError, DTypeError, ConfigError */
+  outputs(x: Tensor): MoeResult {
+    const { topK } = this.config;
+    return mixtralMoe(x, this.weights["gate.weight"]!, this.experts, { topK, renormalize: true });
   }
 }

@@ -1,24 +1,41 @@
-import { checkConfig, linear, softmax, topk, type Gpu, type Module, type Tensor } from "@x/kernels";
-import type { GroupBy } from "../router/choices.js";
-import { CAPACITY_KEYS, expertCapacity, type CapacityOptions } from "../router/expert_capacity.js";
 import {
-  expertParameters,
-  initRouted,
-  takeRouted,
-  type ExpertsConfig,
-  type InitOptions,
-} from "../experts/expert_parameters.js";
-import { expectRouter, expertCount, type Experts } from "../experts/expert_weights.js";
+  boolean,
+  Component,
+  expectTensor,
+  linear,
+  number,
+  schema,
+  softmax,
+  topk,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
+  type Tensor,
+} from "@x/kernels";
+import { EXPERT_FIELDS, expertsOf, expertsPlan, routerPlan } from "../experts/expert_parameters.js";
+import { expectRouted, type Experts } from "../experts/expert_weights.js";
 import { mixExperts } from "../experts/experts.js";
 import { loadBalanceLoss } from "../losses/load_balance_loss.js";
 import { routerZLoss } from "../losses/router_z_loss.js";
+import { groupByField } from "../router/choices.js";
+import {
+  CAPACITY_FIELDS,
+  expertCapacity,
+  LAYER_CAPACITY_FIELDS,
+  layerCapacity,
+} from "../router/expert_capacity.js";
 
-export interface SwitchMoeOptions extends CapacityOptions {
-  /** Whose tokens share the experts' slots, and the loss's means; default "sequence". */
-  readonly groupBy?: GroupBy;
-  /** Factor of the balancing loss; default 1. */
-  readonly alpha?: number;
-}
+const ALPHA = number("Factor of the balancing loss.", { default: 1 });
+const OPTIONS = schema("switchMoe", { ...CAPACITY_FIELDS, groupBy: groupByField("sequence"), alpha: ALPHA });
+const SWITCH_MOE = schema("SwitchMoe", { ...EXPERT_FIELDS, ...LAYER_CAPACITY_FIELDS, alpha: ALPHA });
+const CALL = schema("SwitchMoe.forward", {
+  training: boolean("Experts have the capacity of the configuration; otherwise no token is dropped.", {
+    default: false,
+  }),
+});
+export type SwitchMoeOptions = Config<typeof OPTIONS>;
+export type SwitchMoeConfig = Config<typeof SWITCH_MOE>;
+export type SwitchMoeForwardOptions = Config<typeof CALL>;
 
 export interface SwitchMoeResult {
   /** In the shape of x; 0 for a dropped token. */
@@ -40,7 +57,7 @@ export interface SwitchMoeResult {
  * Switch layer: each token goes to its best expert, out = p expert(x) with p the expert's softmax probability; a token
  * that finds its expert full is dropped, and only the residual connection carries it.
  *
- * x [batch, seq, dim], wRouter [experts, dim]. Fedus et al. 2021, arXiv:2101.03961, section 2.
+ * x [batch, seq, dim], wRouter [experts, dim]; float32. Fedus et al. 2021, arXiv:2101.03961, section 2.
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
@@ -50,19 +67,13 @@ export function switchMoe(
   experts: Experts,
   options: SwitchMoeOptions,
 ): SwitchMoeResult {
-  const who = "switchMoe";
-  checkConfig(who, options, [...CAPACITY_KEYS, "groupBy", "alpha"]);
-  const { groupBy = "sequence", alpha = 1, ...capacity } = options;
-  expectRouter(who, x, wRouter, expertCount(who, experts, x.shape.at(-1) ?? 0));
+  const numExperts = expectRouted(OPTIONS.name, x, wRouter, experts);
+  const { groupBy, alpha, ...capacity } = OPTIONS.read(options);
   return x.gpu.scope(() => {
     const logits = linear(x, wRouter);
     const probs = softmax(logits);
     const best = topk(probs, 1);
-    const placed = expertCapacity(best.indices, best.values, {
-      ...capacity,
-      groupBy,
-      numExperts: wRouter.shape[0]!,
-    });
+    const placed = expertCapacity(best.indices, best.values, { ...capacity, groupBy, numExperts });
     const each = x.shape.slice(0, -1);
     return {
       out: mixExperts(x, experts, placed.placed, placed.weights),
@@ -77,38 +88,40 @@ export function switchMoe(
   });
 }
 
-export interface SwitchMoeConfig extends ExpertsConfig, SwitchMoeOptions {}
+/** `switchMoe` with its parameters: stacked experts and router.classifier.weight. */
+export class SwitchMoe extends Component<typeof SWITCH_MOE> {
+  static readonly schema = SWITCH_MOE;
 
-/** `switchMoe` with its parameters: router.classifier.weight, experts.{wi,wo} (or gated experts) stacked. */
-export class SwitchMoe implements Module {
-  readonly options: SwitchMoeOptions;
-  readonly #router: Tensor;
-  readonly #experts: Experts;
-
-  constructor(options: SwitchMoeOptions, router: Tensor, experts: Experts) {
-    this.options = options;
-    this.#router = router;
-    this.#experts = experts;
+  /** Name, shape and initial distribution of every parameter. @throws ConfigError */
+  static plan(config: SwitchMoeConfig): ParameterPlan {
+    const read = SWITCH_MOE.read(config);
+    return { ...expertsPlan(SWITCH_MOE.name, read), "router.classifier.weight": routerPlan(read) };
   }
 
-  static init(gpu: Gpu, config: SwitchMoeConfig, init: InitOptions): SwitchMoe {
-    return new SwitchMoe(
-      ...initRouted("SwitchMoe", gpu, config, [...CAPACITY_KEYS, "groupBy", "alpha"], init),
-    );
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: SwitchMoeConfig, parameters: Parameters) {
+    super(SWITCH_MOE, config, SwitchMoe.plan(config), parameters);
   }
 
-  static fromParameters(
-    config: Partial<ExpertsConfig> & SwitchMoeOptions,
-    parameters: Readonly<Record<string, Tensor>>,
-  ): SwitchMoe {
-    return new SwitchMoe(...takeRouted("SwitchMoe", config, parameters, "router.classifier.weight"));
+  /** The stacked experts. */
+  get experts(): Experts {
+    return expertsOf(this.config, this.weights);
   }
 
-  forward(x: Tensor): SwitchMoeResult {
-    return switchMoe(x, this.#router, this.#experts, this.options);
+  /** x [batch, seq, dim]; returns the shape of x. @throws ShapeError, DTypeError, ConfigError */
+  forward(x: Tensor, options: SwitchMoeForwardOptions = {}): Tensor {
+    expectTensor(CALL.name, "x", x);
+    return x.gpu.scope(() => this.outputs(x, options).out);
   }
 
-  parameters(): Record<string, Tensor> {
-    return { "router.classifier.weight": this.#router, ...expertParameters(this.#experts) };
+  /** `forward` with what the router chose and the losses. @throws ShapeError, DTypeError, ConfigError */
+  outputs(x: Tensor, options: SwitchMoeForwardOptions = {}): SwitchMoeResult {
+    expectTensor(CALL.name, "x", x);
+    const { training } = CALL.read(options);
+    const { alpha, groupBy, dim } = this.config;
+    return switchMoe(x, this.weights["router.classifier.weight"]!, this.experts, {
+      ...(training ? layerCapacity(this.config) : { capacity: x.size / dim, groupBy }),
+      alpha,
+    });
   }
 }

@@ -178,15 +178,11 @@ describe("peer", () => {
 
   it("with one expert a head every weight is 1 and the router gets no gradient", async () => {
     const { gpu } = device;
-    const layer = Peer.init(
-      gpu,
-      { dim: 8, numKeys: 5, numHeads: 3, topK: 1, queryDim: 4 },
-      { seed: 1, std: 0.5 },
-    );
+    const layer = Peer.init(gpu, { dim: 8, numKeys: 5, numHeads: 3, topK: 1, queryDim: 4 }, { seed: 1 });
     const p = layer.parameters();
     const x = gpu.tensor(numbers(40, 1), [1, 5, 8]);
     const r = vjp(
-      () => [layer.forward(x).out],
+      () => [layer.forward(x)],
       [p["to_queries.weight"]!, p["keys"]!, p["weight_up_embed.weight"]!],
     );
     const [dq, dk, du] = r.pullback([gpu.full([1, 5, 8], 1)]);
@@ -197,16 +193,12 @@ describe("peer", () => {
 
   it("finds experts among 65 536, with the same bits each time and gradients in the touched rows alone", async () => {
     const { gpu } = device;
-    const layer = Peer.init(
-      gpu,
-      { dim: 16, numKeys: 256, numHeads: 4, topK: 16, queryDim: 8 },
-      { seed: 1, std: 0.3 },
-    );
+    const layer = Peer.init(gpu, { dim: 16, numKeys: 256, numHeads: 4, topK: 16, queryDim: 8 }, { seed: 1 });
     const p = layer.parameters();
     const x = gpu.tensor(numbers(33 * 16, 1), [1, 33, 16]);
     const run = async (): Promise<{ ids: number[]; all: number[][] }> => {
       const r = vjp(() => {
-        const { out, indices } = layer.forward(x);
+        const { out, indices } = layer.outputs(x);
         return [out, indices];
       }, Object.values(p));
       const grads = r.pullback([gpu.full([1, 33, 16], 1), undefined]);
@@ -226,26 +218,21 @@ describe("peer", () => {
 
   it("evaluates with running statistics of the queries", async () => {
     const { gpu } = device;
-    const layer = Peer.init(
-      gpu,
-      { dim: 8, numKeys: 4, numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch", momentum: 1 },
-      { seed: 1, std: 0.5 },
-    );
+    const config = {
+      ...{ dim: 8, numKeys: 4, numHeads: 2, topK: 2, queryDim: 4, momentum: 1 },
+      queryNorm: "batch",
+    } as const;
+    const layer = Peer.init(gpu, config, { seed: 1 });
     const x = gpu.tensor(numbers(160, 1), [1, 20, 8]);
-    const trained = gpu.scope(() => {
-      const r = layer.forward(x, { training: true });
-      layer.updateStatistics(r);
-      return r.out;
-    });
+    const trained = layer.forward(x, { training: true });
     // Momentum 1: the running statistics are this batch's.
-    const evaluated = gpu.scope(() => layer.forward(x).out);
+    const evaluated = layer.forward(x);
     expect(relativeError(await evaluated.read(), await trained.read())).toBeLessThan(1e-5);
-    const again = Peer.fromParameters(
-      { numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch" },
-      { ...layer.parameters(), ...layer.buffers() },
-    );
-    const loaded = gpu.scope(() => again.forward(x).out);
-    expect(relativeError(await loaded.read(), await evaluated.read())).toBe(0);
+    const again = new Peer(config, { ...layer.parameters(), ...layer.buffers() });
+    expect(relativeError(await again.forward(x).read(), await evaluated.read())).toBe(0);
+    const m = layer.coefficients(x);
+    const v = layer.parameters()["weight_up_embed.weight"]!;
+    expect(relativeError(await matmul(m, v).read(), await evaluated.read())).toBeLessThan(1e-5);
   });
 
   it("is a memory: the coefficients of all experts times their values is the output", async () => {

@@ -1,67 +1,72 @@
 import {
   ACTIVATIONS,
   add,
-  checkConfig,
+  ConfigError,
   div,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
   expectShape,
+  expectTensor,
+  integer,
   linear,
   mean,
   mul,
+  nested,
+  number,
+  oneOf,
   relu,
+  schema,
   ShapeError,
   showShape,
   sigmoid,
   softmax,
   sqrt,
   sub,
+  tensor,
   variance,
-  type ActivationName,
+  type Config,
   type Tensor,
 } from "@x/kernels";
-import { activationName, expectWeights, type ExpertActivation } from "../experts/expert_weights.js";
+import { activationName, EXPERT_ACTIVATIONS } from "../experts/expert_weights.js";
 import { peerExperts } from "./peer_experts.js";
 import { productKeyTopk } from "./product_key_topk.js";
 
-export interface PeerWeights {
-  /** [heads * queryDim, dim], rows ordered head, half, component. */
-  readonly wQuery: Tensor;
-  /** [2, n, queryDim / 2], shared by the heads, or [heads, 2, n, queryDim / 2]. */
-  readonly keys: Tensor;
-  /** u: [n^2, dim] */
-  readonly expertDown: Tensor;
-  /** v: [n^2, dim] */
-  readonly expertUp: Tensor;
-  /** [heads * queryDim]; with queryNorm "batch". */
-  readonly normWeight?: Tensor | undefined;
-  readonly normBias?: Tensor | undefined;
-}
+const WEIGHTS = schema("peer, weights", {
+  wQuery: tensor("[heads * queryDim, dim], rows ordered head, half, component."),
+  keys: tensor("[2, n, queryDim / 2], shared by the heads, or [heads, 2, n, queryDim / 2]."),
+  expertDown: tensor("u: [n^2, dim]."),
+  expertUp: tensor("v: [n^2, dim]."),
+  normWeight: tensor('[heads * queryDim]; with queryNorm "batch".', { optional: true }),
+  normBias: tensor('[heads * queryDim]; with queryNorm "batch".', { optional: true }),
+});
+const STATISTICS = schema("peer, statistics", {
+  mean: tensor("Mean of the query's features, [heads * queryDim]."),
+  variance: tensor("Biased variance of the query's features, [heads * queryDim]."),
+});
 
-export interface PeerOptions {
-  readonly numHeads: number;
-  /** Experts of each head. */
-  readonly topK: number;
-  /** Even. */
-  readonly queryDim: number;
-  /** Normalise each query feature over all tokens; default "none". */
-  readonly queryNorm?: "none" | "batch";
-  /** Default 1e-5. */
-  readonly normEps?: number;
-  /** Statistics [heads * queryDim] in place of the batch's own: for evaluation. */
-  readonly statistics?: QueryStatistics | undefined;
-  /** Weights from the scores: softmax over the head's experts, or each by itself. Default "softmax". */
-  readonly scoreActivation?: "softmax" | "sigmoid" | "relu";
-  /** Default "gelu". */
-  readonly activation?: ExpertActivation;
-}
+/** Keys of a layer and of a call. */
+export const PEER_FIELDS = {
+  numHeads: integer("Heads, each of which retrieves experts.", { min: 1 }),
+  topK: integer("Experts of each head.", { min: 1 }),
+  queryDim: integer("Width of a head's query; even.", { min: 2 }),
+  queryNorm: oneOf("Normalise each query feature over all tokens.", ["none", "batch"], { default: "none" }),
+  normEps: number("Added to the variance of the queries.", { min: 0, default: 1e-5 }),
+  scoreActivation: oneOf(
+    "Weights from the scores: softmax over the head's experts, or each by itself.",
+    ["softmax", "sigmoid", "relu"],
+    { default: "softmax" },
+  ),
+  activation: oneOf("Activation of an expert's neuron.", EXPERT_ACTIVATIONS, { default: "gelu" }),
+};
+const OPTIONS = schema("peer", {
+  ...PEER_FIELDS,
+  statistics: nested(STATISTICS, "Statistics in place of the batch's own: for evaluation.", {
+    optional: true,
+  }),
+});
 
+export type PeerWeights = Config<typeof WEIGHTS>;
 /** Mean and biased variance of the query's features: [heads * queryDim]. */
-export interface QueryStatistics {
-  readonly mean: Tensor;
-  readonly variance: Tensor;
-}
+export type QueryStatistics = Config<typeof STATISTICS>;
+export type PeerOptions = Config<typeof OPTIONS>;
 
 export interface PeerResult {
   /** In the shape of x. */
@@ -71,22 +76,8 @@ export interface PeerResult {
   /** [..., heads, topK] */
   readonly weights: Tensor;
   /** What the query was normalised by, with queryNorm "batch". */
-  readonly statistics?: QueryStatistics;
+  readonly statistics?: QueryStatistics | undefined;
 }
-
-const WEIGHTS = ["wQuery", "keys", "expertDown", "expertUp"];
-
-/** Names of `PeerOptions`. */
-const KEYS = [
-  "numHeads",
-  "topK",
-  "queryDim",
-  "queryNorm",
-  "normEps",
-  "statistics",
-  "scoreActivation",
-  "activation",
-];
 
 /**
  * PEER: up to a million experts of one neuron each, found by product keys. q = x wQuery^T, batch-normalised or not;
@@ -102,52 +93,60 @@ const KEYS = [
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function peer(x: Tensor, weights: PeerWeights, options: PeerOptions): PeerResult {
-  const who = "peer";
-  checkConfig(who, options, KEYS);
-  const { numHeads, topK, queryDim, queryNorm = "none", normEps = 1e-5 } = options;
-  const { scoreActivation = "softmax", activation = "gelu" } = options;
-  expectInteger(who, "numHeads", numHeads, 1);
-  expectInteger(who, "queryDim", queryDim, 2);
-  expectOneOf(who, "queryNorm", queryNorm, ["none", "batch"]);
-  expectNumber(who, "normEps", normEps, 0);
-  expectOneOf(who, "scoreActivation", scoreActivation, ["softmax", "sigmoid", "relu"]);
-  const name: ActivationName = activationName(who, activation);
-  expectWeights(`${who}, weights`, weights, WEIGHTS, ["normWeight", "normBias"]);
+  const who = OPTIONS.name;
+  expectTensor(who, "x", x);
+  const {
+    numHeads,
+    topK,
+    queryDim,
+    queryNorm,
+    normEps,
+    scoreActivation,
+    activation,
+    statistics: given,
+  } = OPTIONS.read(options);
+  const name = activationName(activation);
+  const { wQuery, keys, expertDown, expertUp, normWeight, normBias } = WEIGHTS.read(weights);
   const dim = x.shape.at(-1) ?? 0;
   const tokens = x.size / Math.max(dim, 1);
-  const n = keyCount(who, weights.keys, numHeads, queryDim);
+  const n = keyCount(who, keys, numHeads, queryDim);
   const features = numHeads * queryDim;
-  expectShape(who, "wQuery", weights.wQuery, [features, dim]);
-  expectShape(who, "expertDown", weights.expertDown, [n * n, dim]);
-  expectShape(who, "expertUp", weights.expertUp, [n * n, dim]);
-  for (const name of ["normWeight", "normBias"] as const) {
-    const given = weights[name];
-    if (!given) continue;
-    expectShape(who, name, given, [features]);
-    if (queryNorm === "none") throw new ShapeError(who, `${name} is given, but queryNorm is "none"`);
+  expectShape(who, "wQuery", wQuery, [features, dim]);
+  expectShape(who, "expertDown", expertDown, [n * n, dim]);
+  expectShape(who, "expertUp", expertUp, [n * n, dim]);
+  const ofNorm = {
+    normWeight,
+    normBias,
+    "statistics.mean": given?.mean,
+    "statistics.variance": given?.variance,
+  };
+  for (const [key, t] of Object.entries(ofNorm)) {
+    if (t === undefined) continue;
+    expectShape(who, key, t, [features]);
+    if (queryNorm === "none") throw new ConfigError(who, `${key} is given, but queryNorm is "none"`);
   }
   return x.gpu.scope(() => {
     const rows = x.reshape([tokens, dim]);
-    let query = linear(rows, weights.wQuery);
+    let query = linear(rows, wQuery);
     let statistics: QueryStatistics | undefined;
     if (queryNorm === "batch") {
-      statistics = options.statistics ?? {
+      statistics = given ?? {
         mean: mean(query, { axes: 0 }),
         variance: variance(query, { axes: 0 }),
       };
       query = div(sub(query, statistics.mean), sqrt(add(statistics.variance, normEps)));
-      if (weights.normWeight) query = mul(query, weights.normWeight);
-      if (weights.normBias) query = add(query, weights.normBias);
+      if (normWeight) query = mul(query, normWeight);
+      if (normBias) query = add(query, normBias);
     }
-    const found = productKeyTopk(query.reshape([tokens, numHeads, queryDim]), weights.keys, { topK });
+    const found = productKeyTopk(query.reshape([tokens, numHeads, queryDim]), keys, { topK });
     const w = { softmax, sigmoid, relu }[scoreActivation](found.scores);
     const each = [tokens, numHeads * topK];
     const out = peerExperts(
       rows,
       w.reshape(each),
       found.indices.reshape(each),
-      weights.expertDown,
-      weights.expertUp,
+      expertDown,
+      expertUp,
       name,
       ACTIVATIONS[name],
     );

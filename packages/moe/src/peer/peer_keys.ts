@@ -1,4 +1,13 @@
-import { defineKernel, grid1d, linear, noGrad, type Kernel, type Tensor, flatMain } from "@x/kernels";
+import {
+  defineKernel,
+  expectTensor,
+  grid1d,
+  linear,
+  noGrad,
+  type Kernel,
+  type Tensor,
+  flatMain,
+} from "@x/kernels";
 import { activationName } from "../experts/expert_weights.js";
 import { peer, type PeerOptions, type PeerWeights } from "./peer.js";
 
@@ -26,13 +35,14 @@ ${flatMain("t", "params.tokens")}
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function peerKeys(x: Tensor, weights: PeerWeights, options: PeerOptions): Tensor {
+  expectTensor("peerKeys", "x", x);
   const { gpu } = x;
   return noGrad(() =>
     gpu.scope(() => {
       const { indices, weights: shares } = peer(x, weights, options);
       const dim = x.shape.at(-1)!;
       const rows = x.reshape([x.size / dim, dim]);
-      const name = activationName("peerKeys", options.activation ?? "gelu");
+      const name = activationName(options.activation ?? "gelu");
       const hidden = linear(rows, weights.expertDown, undefined, { activation: name });
       const [tokens, experts] = hidden.shape as [number, number];
       const out = gpu.zeros([...x.shape.slice(0, -1), experts]);

@@ -1,15 +1,18 @@
 import {
   applyOp,
-  checkConfig,
   defineKernel,
   expectInteger,
+  expectTensors,
   grid1d,
+  integer,
   matmul,
+  schema,
   ShapeError,
   showShape,
   slice,
   topk,
   transpose,
+  type Config,
   type Kernel,
   type Tensor,
   flatMain,
@@ -140,6 +143,11 @@ function bestPairs(first: Best, second: Best, n: number): ProductKeyResult {
   return { scores: scores!, indices: indices! };
 }
 
+const OPTIONS = schema("productKeyTopk", {
+  topK: integer("Keys to find for each query.", { min: 1 }),
+});
+export type ProductKeyOptions = Config<typeof OPTIONS>;
+
 /** Largest K: the lists of a thread stay in registers or private memory. */
 const MAX_K = 64;
 
@@ -152,14 +160,10 @@ const MAX_K = 64;
  *
  * @throws ShapeError, ConfigError
  */
-export function productKeyTopk(
-  query: Tensor,
-  keys: Tensor,
-  options: { readonly topK: number },
-): ProductKeyResult {
-  const who = "productKeyTopk";
-  checkConfig(who, options, ["topK"]);
-  const { topK } = options;
+export function productKeyTopk(query: Tensor, keys: Tensor, options: ProductKeyOptions): ProductKeyResult {
+  const who = OPTIONS.name;
+  expectTensors(who, { query, keys });
+  const { topK } = OPTIONS.read(options);
   const [heads, width] = query.shape.slice(-2) as [number, number];
   const [halves, n, d] = keys.shape.slice(-3) as [number, number, number];
   const own = keys.rank === 4;

@@ -1,10 +1,11 @@
 import {
-  checkConfig,
   defineKernel,
   expectDType,
-  expectNumber,
   expectShape,
   grid1d,
+  number,
+  schema,
+  type Config,
   type Kernel,
   type Tensor,
 } from "@x/kernels";
@@ -30,6 +31,11 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 }`,
 });
 
+const OPTIONS = schema("auxFreeBias", {
+  updateSpeed: number("Step of the bias.", { default: 0.001 }),
+});
+export type AuxFreeBiasOptions = Config<typeof OPTIONS>;
+
 /**
  * Balancing without a loss: after a step, bias_e + updateSpeed sign(mean(c) - c_e) with c the tokens of each expert;
  * experts with too few tokens are chosen more easily from now on. Not differentiated.
@@ -39,15 +45,9 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function auxFreeBias(
-  bias: Tensor,
-  tokensPerExpert: Tensor,
-  options: { readonly updateSpeed?: number } = {},
-): Tensor {
-  const who = "auxFreeBias";
-  checkConfig(who, options, ["updateSpeed"]);
-  const { updateSpeed = 0.001 } = options;
-  expectNumber(who, "updateSpeed", updateSpeed);
+export function auxFreeBias(bias: Tensor, tokensPerExpert: Tensor, options: AuxFreeBiasOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  const { updateSpeed } = OPTIONS.read(options);
   const { experts } = expectShape(who, "bias", bias, ["experts"]) as { experts: number };
   expectShape(who, "tokensPerExpert", tokensPerExpert, [experts]);
   expectDType(who, "bias", bias, "f32");

@@ -2,21 +2,28 @@ import {
   defineKernel,
   DTypeError,
   expectDType,
-  expectOneOf,
   expectShape,
   grid1d,
+  oneOf,
   ShapeError,
   showShape,
   flatMain,
 } from "@x/kernels";
-import type { Kernel, Tensor } from "@x/kernels";
+import type { Field, Kernel, Tensor } from "@x/kernels";
 
 /** Which tokens share a budget: those of one sequence, or all. */
 export type GroupBy = "batch" | "sequence";
 
+/** The key `groupBy` of a call's options. */
+export const groupByField = (value: GroupBy): Field<GroupBy, "default"> =>
+  oneOf<GroupBy, { readonly default: GroupBy }>(
+    "Which tokens share a budget: those of one sequence, or all.",
+    ["batch", "sequence"],
+    { default: value },
+  );
+
 /** Number of groups of tensors [batch, seq, ...]: one of the whole batch, or one for each sequence. */
 export function groupCount(who: string, name: string, t: Tensor, groupBy: GroupBy): number {
-  expectOneOf(who, "groupBy", groupBy, ["batch", "sequence"]);
   if (groupBy === "batch") return 1;
   if (t.rank < 3)
     throw new ShapeError(

@@ -123,13 +123,14 @@ describe("expertCapacity", () => {
   });
 
   it("rounds as told, in double precision", () => {
-    expect(capacityOf("t", { capacityFactor: 0.75 }, 18, 4)).toBe(4);
-    expect(capacityOf("t", { capacityFactor: 0.75, rounding: "floor" }, 18, 4)).toBe(3);
-    expect(capacityOf("t", { capacityFactor: 0.1, rounding: "floor", minCapacity: 4 }, 18, 4)).toBe(4);
-    expect(capacityOf("t", { capacity: 2, capacityFactor: 9, minCapacity: 4 }, 18, 4)).toBe(2);
-    expect(() => capacityOf("t", {}, 18, 4)).toThrow(/neither capacityFactor nor capacity/);
-    expect(() => capacityOf("t", { capacityFactor: -1 }, 18, 4)).toThrow(ConfigError);
-    expect(() => capacityOf("t", { capacity: 1.5 }, 18, 4)).toThrow(ConfigError);
+    const group = { choices: 18, numExperts: 4 };
+    expect(capacityOf({ ...group, capacityFactor: 0.75 })).toBe(4);
+    expect(capacityOf({ ...group, capacityFactor: 0.75, rounding: "floor" })).toBe(3);
+    expect(capacityOf({ ...group, capacityFactor: 0.1, rounding: "floor", minCapacity: 4 })).toBe(4);
+    expect(capacityOf({ ...group, capacity: 2, capacityFactor: 9, minCapacity: 4 })).toBe(2);
+    expect(() => capacityOf(group)).toThrow(/neither capacityFactor nor capacity/);
+    expect(() => capacityOf({ ...group, capacityFactor: -1 })).toThrow(ConfigError);
+    expect(() => capacityOf({ ...group, capacity: 1.5 })).toThrow(ConfigError);
   });
 
   it("refuses what does not fit", () => {

@@ -1,72 +1,107 @@
 import {
   argsort,
-  checkConfig,
+  boolean,
   ConfigError,
   defineKernel,
   div,
-  expectBoolean,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
+  expectTensors,
   grid1d,
   groupBy,
+  integer,
   maximum,
+  number,
+  oneOf,
+  schema,
   slice,
   stopGradient,
   sum,
   where,
+  type Config,
+  type ConfigOf,
   type Kernel,
+  type ResolvedOf,
   type Tensor,
   flatMain,
 } from "@x/kernels";
-import { expectChoices, groupCount, type GroupBy } from "./choices.js";
+import { expectChoices, groupByField, groupCount, type GroupBy } from "./choices.js";
 
-export interface CapacityOptions {
-  /** Multiple of the even share that an expert takes; or give `capacity`. */
-  readonly capacityFactor?: number | undefined;
-  /** Slots of an expert in a group, in place of all the rest. */
-  readonly capacity?: number | undefined;
-  /** Default "ceil". */
-  readonly rounding?: "ceil" | "floor";
-  /** Least number of slots; default 0. */
-  readonly minCapacity?: number;
+const SHARED_FIELDS = {
+  capacity: integer("Slots of an expert in a group, in place of all the rest.", { min: 0, optional: true }),
+  rounding: oneOf("Rounding of the share.", ["ceil", "floor"], { default: "ceil" }),
+  minCapacity: integer("Least number of slots.", { min: 0, default: 0 }),
+};
+const FACTOR = "Multiple of the even share that an expert takes; or give `capacity`.";
+
+/** Keys of the capacity in the options of a function. */
+export const CAPACITY_FIELDS = {
+  capacityFactor: number(FACTOR, { min: 0, optional: true }),
+  ...SHARED_FIELDS,
+};
+/** Keys of the capacity in the configuration of a layer. */
+export const LAYER_CAPACITY_FIELDS = {
+  capacityFactor: number(FACTOR, { min: 0, defaultDoc: "1.25 where no capacity is given" }),
+  ...SHARED_FIELDS,
+  groupBy: groupByField("sequence"),
+};
+
+export type CapacityOptions = ConfigOf<typeof CAPACITY_FIELDS>;
+
+type LayerCapacity = CapacityOptions & { readonly groupBy: GroupBy };
+
+/** The capacity that a layer's configuration says. */
+export function layerCapacity({
+  capacityFactor = 1.25,
+  capacity,
+  rounding,
+  minCapacity,
+  groupBy,
+}: LayerCapacity): LayerCapacity {
+  return capacity === undefined ? { capacityFactor, rounding, minCapacity, groupBy } : { capacity, groupBy };
 }
 
-/** Names of `CapacityOptions`. */
-export const CAPACITY_KEYS: readonly string[] = ["capacityFactor", "capacity", "rounding", "minCapacity"];
-
-/**
- * Slots of an expert in a group: capacityFactor * choices / experts, rounded, at least `minCapacity`; in double
- * precision.
- *
- * @throws ConfigError
- */
-export function capacityOf(who: string, options: CapacityOptions, choices: number, experts: number): number {
-  const { capacityFactor, capacity, rounding = "ceil", minCapacity = 0 } = options;
-  expectOneOf(who, "rounding", rounding, ["ceil", "floor"]);
-  expectInteger(who, "minCapacity", minCapacity, 0);
-  if (capacityFactor !== undefined) expectNumber(who, "capacityFactor", capacityFactor, 0);
-  if (capacity !== undefined) {
-    expectInteger(who, "capacity", capacity, 0);
-    return capacity;
-  }
+/** Slots of an expert in a group, for a caller that has read its options. @throws ConfigError */
+export function slotsOf(
+  caller: string,
+  options: ResolvedOf<typeof CAPACITY_FIELDS>,
+  choices: number,
+  experts: number,
+): number {
+  const { capacityFactor, capacity, rounding, minCapacity } = options;
+  if (capacity !== undefined) return capacity;
   if (capacityFactor === undefined)
-    throw new ConfigError(who, "neither capacityFactor nor capacity is given; it needs one of them");
+    throw new ConfigError(caller, "neither capacityFactor nor capacity is given; it needs one of them");
   const share = (capacityFactor * choices) / experts;
   return Math.max(rounding === "ceil" ? Math.ceil(share) : Math.floor(share), minCapacity);
 }
 
-export interface ExpertCapacityOptions extends CapacityOptions {
-  readonly numExperts: number;
-  /** Count all choices of the group, not only its tokens; default true. */
-  readonly countChoices?: boolean;
-  /** Which choices come first; default "choiceFirst". */
-  readonly priority?: "choiceFirst" | "tokenFirst" | "weight";
-  /** Default "sequence". */
-  readonly groupBy?: GroupBy;
-  /** Divide a token's weights by the sum of what is left. */
-  readonly renormalizeAfterDrop?: boolean;
+const COUNT = schema("capacityOf", {
+  ...CAPACITY_FIELDS,
+  choices: integer("Choices of the group that are counted.", { min: 0 }),
+  numExperts: integer("Number of experts.", { min: 1 }),
+});
+
+/**
+ * Slots of an expert in a group of so many choices: capacityFactor * choices / numExperts, rounded, at least
+ * `minCapacity`; or `capacity`. In double precision.
+ *
+ * @throws ConfigError
+ */
+export function capacityOf(options: Config<typeof COUNT>): number {
+  const { choices, numExperts, ...capacity } = COUNT.read(options);
+  return slotsOf(COUNT.name, capacity, choices, numExperts);
 }
+
+const OPTIONS = schema("expertCapacity", {
+  numExperts: integer("Number of experts.", { min: 1 }),
+  ...CAPACITY_FIELDS,
+  countChoices: boolean("Count all choices of the group, not only its tokens.", { default: true }),
+  priority: oneOf("Which choices come first.", ["choiceFirst", "tokenFirst", "weight"], {
+    default: "choiceFirst",
+  }),
+  groupBy: groupByField("sequence"),
+  renormalizeAfterDrop: boolean("Divide a token's weights by the sum of what is left.", { default: false }),
+});
+export type ExpertCapacityOptions = Config<typeof OPTIONS>;
 
 export interface ExpertCapacityResult {
   /** i32 [..., k]: slot of each choice at its expert; -1 if dropped. */
@@ -177,31 +212,21 @@ export function expertCapacity(
   weights: Tensor,
   options: ExpertCapacityOptions,
 ): ExpertCapacityResult {
-  const who = "expertCapacity";
-  checkConfig(who, options, [
-    ...CAPACITY_KEYS,
-    "numExperts",
-    "countChoices",
-    "priority",
-    "groupBy",
-    "renormalizeAfterDrop",
-  ]);
+  const who = OPTIONS.name;
+  expectTensors(who, { indices, weights });
   const {
     numExperts,
-    countChoices = true,
-    priority = "choiceFirst",
-    groupBy: grouping = "sequence",
-    renormalizeAfterDrop = false,
-  } = options;
+    countChoices,
+    priority,
+    groupBy: grouping,
+    renormalizeAfterDrop,
+    ...slots
+  } = OPTIONS.read(options);
   const k = expectChoices(who, indices, weights);
-  expectInteger(who, "numExperts", numExperts, 1);
-  expectOneOf(who, "priority", priority, ["choiceFirst", "tokenFirst", "weight"]);
-  for (const [name, value] of Object.entries({ countChoices, renormalizeAfterDrop }))
-    expectBoolean(who, name, value);
   const groups = groupCount(who, "indices", indices, grouping);
   const count = indices.size;
   const tokens = count / k / groups;
-  const capacity = capacityOf(who, options, countChoices ? tokens * k : tokens, numExperts);
+  const capacity = slotsOf(who, slots, countChoices ? tokens * k : tokens, numExperts);
   const { gpu } = indices;
   return gpu.scope(() => {
     const each = grid1d(Math.ceil(count / 64));

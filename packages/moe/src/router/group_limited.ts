@@ -3,23 +3,53 @@ import {
   ConfigError,
   defineKernel,
   expectInteger,
-  expectOneOf,
+  expectShape,
   grid1d,
+  integer,
   noGrad,
+  oneOf,
+  schema,
   sum,
+  tensor,
   topk,
+  type Config,
   type Kernel,
   type Tensor,
   flatMain,
 } from "@x/kernels";
 
-export interface GroupLimit {
-  /** Consecutive equal groups of experts; default 1. */
-  readonly numGroups?: number;
-  /** Groups that remain; default all. */
-  readonly topkGroups?: number;
-  /** Score of a group: its best expert, or the sum of its two best. */
+const OPTIONS = schema("groupLimitedTopk", {
+  topK: integer("Experts of a token.", { min: 1 }),
+  numGroups: integer("Consecutive equal groups of experts.", { min: 1, default: 1 }),
+  topkGroups: integer("Groups that remain.", { min: 1, defaultDoc: "numGroups" }),
+  groupScore: oneOf("Score of a group: its best expert, or the sum of its two best.", ["max", "top2"], {
+    default: "max",
+  }),
+  bias: tensor("[experts]: added to the scores.", { optional: true }),
+});
+export type GroupLimitedTopkOptions = Config<typeof OPTIONS>;
+
+interface GroupLimit {
+  readonly numGroups: number;
+  readonly topkGroups: number;
   readonly groupScore: "max" | "top2";
+}
+
+/** Checks that so many experts make the groups, and that the groups which remain have topK of them. */
+export function expectGroups(
+  caller: string,
+  experts: number,
+  topK: number,
+  { numGroups, topkGroups, groupScore }: GroupLimit,
+): void {
+  expectInteger(caller, "numGroups", numGroups, 1, experts);
+  expectInteger(caller, "topkGroups", topkGroups, 1, numGroups);
+  if (experts % numGroups !== 0)
+    throw new ConfigError(caller, `${experts} experts do not make ${numGroups} equal groups`);
+  const width = experts / numGroups;
+  expectInteger(caller, "topK", topK, 1, topkGroups * width);
+  if (numGroups > 1 && groupScore === "top2" && width < 2)
+    throw new ConfigError(caller, 'groupScore "top2" needs at least two experts in a group');
 }
 
 /** Scores with those of the groups that were not chosen at the lowest float32. */
@@ -44,25 +74,17 @@ ${flatMain("i", "params.count")}
  *
  * scores [tokens, experts], bias [experts]. DeepSeek-V2, arXiv:2405.04434, section 2.1.2; DeepSeek-V3,
  * arXiv:2412.19437, section 2.1.2.
+ *
+ * @throws ShapeError, ConfigError
  */
-export function groupLimitedTopk(
-  who: string,
-  scores: Tensor,
-  topK: number,
-  limit: GroupLimit,
-  bias?: Tensor,
-): Tensor {
+export function groupLimitedTopk(scores: Tensor, options: GroupLimitedTopkOptions): Tensor {
+  const who = OPTIONS.name;
+  expectShape(who, "scores", scores, ["tokens", "experts"]);
+  const { topK, numGroups, topkGroups = numGroups, groupScore, bias } = OPTIONS.read(options);
   const [tokens, experts] = scores.shape as [number, number];
-  const { numGroups = 1, topkGroups = numGroups, groupScore } = limit;
-  expectInteger(who, "numGroups", numGroups, 1, experts);
-  expectInteger(who, "topkGroups", topkGroups, 1, numGroups);
-  expectOneOf(who, "groupScore", groupScore, ["max", "top2"]);
-  if (experts % numGroups !== 0)
-    throw new ConfigError(who, `${experts} experts do not make ${numGroups} equal groups`);
+  expectGroups(who, experts, topK, { numGroups, topkGroups, groupScore });
+  if (bias) expectShape(who, "bias", bias, [experts]);
   const width = experts / numGroups;
-  expectInteger(who, "topK", topK, 1, topkGroups * width);
-  if (numGroups > 1 && groupScore === "top2" && width < 2)
-    throw new ConfigError(who, 'groupScore "top2" needs at least two experts in a group');
   const { gpu } = scores;
   return noGrad(() =>
     gpu.scope(() => {

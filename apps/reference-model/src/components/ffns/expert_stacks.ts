@@ -51,7 +51,7 @@ export function capacityFields(f: Fields): CapacityOptions & { readonly groupBy:
   const capacity = f.optionalInteger("capacity");
   return {
     ...(capacity === undefined ? { capacityFactor: f.number("capacityFactor", 1.25) } : { capacity }),
-    rounding: f.oneOf("rounding", ["ceil", "floor"], "ceil"),
+    rounding: f.oneOf<"ceil" | "floor">("rounding", ["ceil", "floor"], "ceil"),
     minCapacity: f.integer("minCapacity", 0, 0),
     groupBy: f.oneOf("groupBy", ["batch", "sequence"], "sequence"),
   };
