@@ -1,5 +1,10 @@
 import { isFloat, type DType } from "../base/dtype.js";
 
+/*
+ * Functions that order elements by an integer key. A fragment without bindings: the kernels of `sorting.ts`
+ * and `extremes.ts` include it, and say what their invocations own.
+ */
+
 /**
  * WGSL of `order_key(x)`: a u32 whose order is that of the elements. -0 equals 0; every NaN is one key, above all
  * others, whatever its sign. NaN is told by its bits, since a compiler may take comparisons with it as it likes.

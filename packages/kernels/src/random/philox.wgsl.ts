@@ -1,3 +1,8 @@
+/*
+ * Random words from a counter. A fragment without bindings: the kernels of `random.ts` and `sample.ts`
+ * include it, and an invocation takes its own counter, so that the grid does not change the values.
+ */
+
 /**
  * Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): four words from a counter of
  * four and a key of two. The same numbers on every adapter.

@@ -2,6 +2,15 @@ import { exprFunction } from "../../expr/wgsl.js";
 import { each, vec4f } from "./text.js";
 import type { MatmulVariant } from "./variant.js";
 
+/*
+ * The end of every form of a matrix product: how four neighbouring outputs are scaled, activated and stored.
+ * A fragment: the form that includes it says what an invocation owns, and calls `store` once for each row of
+ * four outputs.
+ *
+ * Bindings: out [batch, M, N]; residual, of the shape of out; bias [N], or [groups, N] for grouped rows; f32
+ * or f16, read and written as vec4 where N is a multiple of four.
+ */
+
 /** `store`: activation(alpha value + bias) + residual of four neighbouring outputs of one row, kept inside the matrix. */
 export function storeFunction(v: MatmulVariant): string {
   const at = (name: string, index: string): string =>

@@ -1,6 +1,14 @@
 import { each, vec4f } from "./text.js";
 import type { MatmulVariant } from "./variant.js";
 
+/*
+ * Loads of the operands of a matrix product. A fragment: the form that includes it says what an invocation
+ * owns.
+ *
+ * Bindings: a [batch, M, K], or [batch, K, M] transposed; b [batch, K, N], or [batch, N, K] transposed; f32
+ * or f16, read as vec4 where the last axis is a multiple of four. Values become f32.
+ */
+
 /** Functions that load an element, or four neighbours, of an operand as float32. */
 export function loads(v: MatmulVariant): string {
   const lines = [

@@ -1,5 +1,14 @@
 import type { MatmulVariant } from "./variant.js";
 
+/*
+ * Which part of a matrix product a workgroup computes. A fragment for grids
+ * [tiles of rows, tiles of columns, matrices]; of grouped rows the third axis is 1, and of grouped sums over
+ * k it is the number of groups.
+ *
+ * Bindings: offsets [groups + 1] u32, rising: where each group's rows (or its k) begin; bound only for
+ * grouped products.
+ */
+
 /** Offsets of the operands of batch z, in elements. */
 export const batchOffsets = (v: MatmulVariant): string =>
   !v.batched

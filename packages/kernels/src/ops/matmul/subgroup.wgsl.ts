@@ -4,6 +4,15 @@ import { batchOffsets, placement } from "./placement.wgsl.js";
 import { each } from "./text.js";
 import type { MatmulVariant } from "./variant.js";
 
+/*
+ * A matrix product by subgroups. A workgroup is one subgroup of `lanes` invocations and owns a tile of `rows`
+ * x (4 * lanes) outputs; an invocation owns four neighbouring columns of all rows of it. Grid
+ * [ceil(M / rows), ceil(N / (4 * lanes)), matrices].
+ *
+ * Bindings: a, b, bias, residual, offsets and out, as `loads.wgsl.ts`, `epilogue.wgsl.ts` and
+ * `placement.wgsl.ts` describe them; sums are f32.
+ */
+
 /** Steps along k of one block. */
 const BLOCK = 4;
 

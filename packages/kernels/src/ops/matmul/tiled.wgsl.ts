@@ -4,6 +4,15 @@ import { batchOffsets, placement } from "./placement.wgsl.js";
 import { each, vec4f } from "./text.js";
 import type { MatmulVariant } from "./variant.js";
 
+/*
+ * A matrix product by tiles in workgroup memory. A workgroup of 16 x 16 invocations owns a tile of (16 *
+ * rows) x (16 * rows) outputs, `rows` being 4 or 8; an invocation owns `rows` x `rows` of them, in pieces of
+ * 4 x 4 that lie 64 apart. Grid [ceil(M / (16 * rows)), ceil(N / (16 * rows)), matrices].
+ *
+ * Bindings: a, b, bias, residual, offsets and out, as `loads.wgsl.ts`, `epilogue.wgsl.ts` and
+ * `placement.wgsl.ts` describe them; sums are f32.
+ */
+
 /** Threads of a workgroup along each side of its tile. */
 const SIDE = 16;
 

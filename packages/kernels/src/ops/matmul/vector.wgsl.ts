@@ -4,6 +4,16 @@ import { batchOffsets } from "./placement.wgsl.js";
 import { each, vec4f } from "./text.js";
 import type { MatmulVariant } from "./variant.js";
 
+/*
+ * A matrix product of at most four rows of a. Where b is stored [N, K] and there are subgroups, a workgroup
+ * is one subgroup and owns four columns, an invocation every lanes-th vec4 of k; else a workgroup of 64
+ * invocations owns 32 columns, and an invocation an eighth of k for four of them. Grid
+ * [ceil(M / rows), ceil(N / 4) or ceil(N / 32), matrices].
+ *
+ * Bindings: a, b, bias, residual and out, as `loads.wgsl.ts` and `epilogue.wgsl.ts` describe them; sums are
+ * f32.
+ */
+
 const THREADS = 64;
 /** Columns of a workgroup: eight groups of four. */
 export const VECTOR_COLUMNS = 32;

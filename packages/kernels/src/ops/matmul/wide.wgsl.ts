@@ -4,6 +4,15 @@ import { batchOffsets } from "./placement.wgsl.js";
 import { each } from "./text.js";
 import type { MatmulVariant } from "./variant.js";
 
+/*
+ * A matrix product of few rows with a wide b. A workgroup of 64 invocations owns 256 columns of at most four
+ * rows, an invocation four neighbouring columns of them over all of k. Grid
+ * [ceil(M / rows), ceil(N / 256), matrices].
+ *
+ * Bindings: a [batch, M, K], b [batch, K, N], out and the rest, as `loads.wgsl.ts` and `epilogue.wgsl.ts`
+ * describe them, all read as vec4; sums are f32.
+ */
+
 const THREADS = 64;
 /** Columns of a workgroup: one vec4 for each of its threads. */
 export const WIDE_COLUMNS: number = 4 * THREADS;
