@@ -1,5 +1,20 @@
 import type { BindingSpec } from "@x/kernels";
 
+/*
+ * Batch normalisation in five kernels: `statistics` of chunks of rows, `merge` of the chunks, `apply`, and
+ * backward `sums` and `backward`.
+ *
+ * An invocation owns a piece of the features (four where the width is a multiple of four, else one) over one
+ * chunk of rows. `merge` has one chunk, and an invocation walks over the chunks of `statistics` in order.
+ * Grid: chunks * pieces invocations in workgroups of 64, folded into two axes; nothing is shared within a
+ * workgroup.
+ *
+ * Bindings, f32 but for the mask: x, grad, out, dx [rows, width]; mask [rows] i32, 0 for padding; weight,
+ * bias, running_mean, running_var, next_mean, next_var [width]; means, squares [chunks, width]; counts
+ * [chunks]; stats [3, width]: the mean, 1 / deviation, and the number of valid rows; partial
+ * [2, chunks, width]; totals [2, width].
+ */
+
 export interface BatchNormVariant {
   /** Four neighbouring features at a time. */
   readonly vec: boolean;

@@ -1,5 +1,18 @@
 import { rowElement, type BindingSpec, type RowVariant } from "@x/kernels";
 
+/*
+ * A norm over the last axis, forward, and the frame of rows that its backward shares.
+ *
+ * A workgroup (a subgroup where the adapter has one of fixed size, else 64 invocations) owns `chunk`
+ * neighbouring rows, which it takes in batches and reads in blocks of 1, 2 or 4. An invocation owns every
+ * WIDTH-th piece of each row: four features where the width is a multiple of four, else one. Grid: ceil(rows
+ * / chunk) workgroups, folded into two axes.
+ *
+ * Bindings, with x seen as [rows, width]: x, residual, total, out [rows, width], f32 or f16; weight, bias
+ * [width], f32 or f16; gain [1] f32; stats [rows] of vec2 f32: the mean less the row's first element, and m.
+ * Each optional one is bound only where the variant has it.
+ */
+
 /** How a row's divisor follows from its mean square (`m` squared, over the first k features) or its length. */
 export type Divisor = "inside" | "outside" | "length";
 

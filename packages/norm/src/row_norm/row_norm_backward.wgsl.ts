@@ -11,6 +11,17 @@ import {
   type RowNormVariant,
 } from "./row_norm.wgsl.js";
 
+/*
+ * The backward of a norm over the last axis. Workgroups, invocations and the grid are those of
+ * `row_norm.wgsl.ts`; a workgroup besides owns one line of each sum over rows, and adds the rows of its chunk
+ * to it in order.
+ *
+ * Bindings: x, grad, more, dx, dresidual [rows, width], f32 or f16, where x is the sum with the residual if
+ * there is one; weight [width], f32 or f16; gain [1] f32; stats [rows] of vec2 f32, from the forward; sums
+ * [kinds, groups, width] f32, the weight's and then the bias's gradient of each workgroup; dgain [groups]
+ * f32.
+ */
+
 export interface RowNormBackwardVariant extends RowNormVariant {
   /** The cotangent of the sum is given, and added to the norm's gradient. */
   readonly more: boolean;
