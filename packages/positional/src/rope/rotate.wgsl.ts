@@ -1,6 +1,20 @@
 import { flatMain } from "@x/kernels";
 import type { BindingSpec } from "@x/kernels";
 
+/*
+ * Rotation of feature pairs.
+ *
+ * An invocation owns one piece of one token, in a range of heads: a piece of pairs, or a piece of the
+ * features that do not turn, which it copies. Grid: units * tokens * slices invocations, units being the
+ * pieces of a token and slices the ranges of heads, in workgroups of 64 folded into two axes; nothing is
+ * shared within a workgroup.
+ *
+ * Bindings: q, k, q_out, k_out, f32 or f16, [batch, heads, seq, headDim] or [batch, seq, heads, headDim] by
+ * their strides, read as vec4 where pieces have four features; cos_table, sin_table [rows, pairs] f32;
+ * positions [batch, seq] i32, the row that each token takes. k and k_out are bound only where queries and
+ * keys turn together.
+ */
+
 export interface RotateVariant {
   readonly dtype: string;
   readonly interleaved: boolean;
