@@ -1,5 +1,17 @@
 import { defineKernel, type Kernel } from "@x/kernels";
 
+/*
+ * The magnitude of the edges of a KAN layer and its gradients.
+ *
+ * What an invocation owns: one edge (o, i) over a chunk of tokens, and in the gradient of the inputs one
+ * feature of one token. Grids: chunks * outputs * features, and tokens * features invocations, in workgroups
+ * of 64 folded into two axes.
+ *
+ * Bindings, f32: phi, dphi [tokens, features, n]; w [outputs, features, n]; a, da [tokens, features] and
+ * w_base [outputs, features], only with a base branch; grad [outputs, features]; out
+ * [chunks, outputs, features]; dw [chunks, outputs, features, n]; dw_base [chunks, outputs, features].
+ */
+
 export interface EdgeVariant {
   /** There is a base branch: `a` [tokens, in] and `w_base` [out, in]. */
   readonly base: boolean;

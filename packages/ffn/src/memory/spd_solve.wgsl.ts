@@ -1,5 +1,17 @@
 import { defineKernel, type Kernel } from "@x/kernels";
 
+/*
+ * Solution of a symmetric positive definite system by Cholesky's factorisation in blocks of BLOCK columns.
+ *
+ * - `equilibrate`: an invocation owns one element of l; n * n invocations in workgroups of 64.
+ * - `factorDiagonal`: one workgroup of 64 owns a diagonal block, in its memory.
+ * - `factorPanel`: an invocation owns one row below the block; workgroups of 64.
+ * - `factorUpdate`: an invocation owns one element below and right of the block; workgroups of 8 x 8.
+ * - `substitute`: a workgroup of 64 owns one column of b; an invocation every 64th row of it.
+ *
+ * Bindings, f32: a, l [n, n]; d [n], the scale; b, x [n, columns].
+ */
+
 /** Columns that one step of the factorisation finishes. */
 export const BLOCK = 32;
 

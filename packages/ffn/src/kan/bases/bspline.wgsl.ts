@@ -1,5 +1,14 @@
 import { basisKernels, type BasisKernels, type BasisVariant } from "./basis.js";
 
+/*
+ * B-splines of a KAN layer. An invocation owns one feature of one token: forward it writes its n bases,
+ * backward it returns the slope of their weighted sum. Grid: tokens * features invocations in workgroups of
+ * 64 (`basis.ts` makes `main`).
+ *
+ * Bindings, f32: x, dx [tokens, features]; grid [features, n + ORDER + 1], the knots, unless they are
+ * uniform; phi, dphi [tokens, features, n].
+ */
+
 /**
  * B-splines of order ORDER on n + ORDER + 1 knots a feature: those of `grid`, or uniform ones. Of the n bases only ORDER + 1 are not zero
  * at a point: those of the knot interval ("cell") that holds it, from the triangle of Cox-de Boor. Bases that would

@@ -1,3 +1,8 @@
+/*
+ * Sine and cosine of large arguments. A fragment without bindings: the kernels of `fourier.ts` and
+ * `wavelet.wgsl.ts` include it.
+ */
+
 /**
  * WGSL `sin_cos(x) -> vec2f(sin, cos)`, to a few units in the last place for |x| up to 10^4. The built-in functions
  * promise an absolute error of 2^-11 only, and only inside [-pi, pi]. The argument is reduced by multiples of pi/2

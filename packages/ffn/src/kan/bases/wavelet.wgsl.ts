@@ -1,6 +1,18 @@
 import { defineKernel, type Kernel } from "@x/kernels";
 import { SIN_COS } from "./sincos.wgsl.js";
 
+/*
+ * Wavelets of a KAN layer: out[t, o] = sum_i weight[o, i] psi((x[t, i] - translation[o, i]) / scale[o, i]).
+ *
+ * What an invocation owns: in the forward one output feature of TOKENS tokens, in the input's gradient one
+ * input feature of TOKENS tokens, in the edges' gradients one edge (o, i) over a chunk of tokens. Grids:
+ * ceil(tokens / TOKENS) * outputs, ceil(tokens / TOKENS) * features, and chunks * outputs * features
+ * invocations, in workgroups of 64 folded into two axes.
+ *
+ * Bindings, f32: x, dx [tokens, features]; scale, translation, weight [outputs, features]; out, grad
+ * [tokens, outputs]; dscale, dtranslation, dweight [chunks, outputs, features].
+ */
+
 /** Mother wavelets. */
 export type WaveletKind = "mexicanHat" | "morlet" | "dog";
 
