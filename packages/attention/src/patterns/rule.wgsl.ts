@@ -1,5 +1,13 @@
 import type { Int, Rule } from "./rule.js";
 
+/*
+ * The rule of a pattern as WGSL. A fragment: the attention kernels include `pattern(h, i, j)` and call it for
+ * pairs of a query and a key position.
+ *
+ * Bindings: ints, one axis, i32: the tables of the rule, which the including kernel binds, after one another;
+ * parameters `pattern_<n>` i32 are the rule's numbers, and where each table begins.
+ */
+
 /**
  * A rule as WGSL: an expression whose numbers are parameters (so that windows of other sizes share a pipeline) and
  * whose lists lie in `ints`.

@@ -1,5 +1,21 @@
 import { rowPrelude, type ParamType, type RowVariant, flatMain } from "@x/kernels";
 
+/*
+ * Attention of each query over the k keys that `indices` names.
+ *
+ * - `gatheredForward` and `gatheredBackwardQuery`: a workgroup (a subgroup of fixed size, else 64
+ *   invocations) owns one query row of one head; an invocation every WIDTH-th key of it, then every WIDTH-th
+ *   piece of features. Grid: rows workgroups.
+ * - `gatheredFlatten`: an invocation owns one entry of the indices; rows * k invocations in workgroups of 64.
+ * - `gatheredBackwardKeys`: an invocation owns one element of the gradient; workgroups of 64.
+ *
+ * Bindings, f32 but for the integers: q, dq [batch, heads, queries, dim]; keys [batch, kvHeads, keys, dim];
+ * values [batch, kvHeads, keys, valueDim]; out, dout [batch, heads, queries, valueDim]; indices
+ * [batch, heads, queries, k] i32, outside 0..keys-1 for none; weights, dscores, coefficients of the shape of
+ * indices; lse, dlse [batch, heads, queries]; rows of the shape of indices, i32; x is q or dout; offsets
+ * [batch * kvHeads * keys + 1] and order [rows * k], u32: the entries sorted by key.
+ */
+
 /** Storage element of heads' features. */
 export const piece = (v: RowVariant): string => (v.vec ? "vec4<f32>" : "f32");
 

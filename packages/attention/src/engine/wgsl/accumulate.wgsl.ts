@@ -1,6 +1,11 @@
 import { LOW, mayHide } from "./scores.wgsl.js";
 import { accumulate, cell, lanesOf, ROWS, seq, type FlashVariant } from "./tile.wgsl.js";
 
+/*
+ * Sums over the columns of a tile in which some pairs are not seen. A fragment without bindings: an
+ * invocation owns four neighbouring features of every piece, for all ROWS rows of the workgroup's tile.
+ */
+
 /**
  * `not_finite(x)`: NaN and infinities, by their bits: WGSL lets a compiler assume of arithmetic that there are none.
  * `weight_of(x)`: a cell of a tile as a factor, 0 where the pair is not seen.

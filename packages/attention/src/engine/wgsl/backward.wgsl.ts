@@ -30,6 +30,22 @@ import {
 } from "./tile.wgsl.js";
 import { seenIn, tilesOfKeys, tilesOfQueries } from "./visits.wgsl.js";
 
+/*
+ * Attention in tiles, backward, in three kernels.
+ *
+ * - `deltaText`: an invocation owns one row; batch * heads * queries invocations in workgroups of 64.
+ * - `flashBackwardQuery`: a workgroup of `lanesOf` invocations owns ROWS rows of queries, as in the forward.
+ *   Grid [tiles of rows, key heads, batch].
+ * - `flashBackwardKey`: a workgroup owns ROWS keys of one key head, and visits the queries of all heads of
+ *   the group. Grid [tiles of keys, key heads, batch].
+ *
+ * An invocation owns four columns of a tile, then four neighbouring features of each piece of the gradients.
+ *
+ * Bindings: q, k, v and out as in `forward.wgsl.ts`, dq, dk, dv and dout like them, f32 or f16; lse, dlse,
+ * delta [batch, heads, queries] f32; sums and sums_grad [batch, heads, queries, rows] f32 with sums_index
+ * i32, the row of each distance; and those of `scores.wgsl.ts`.
+ */
+
 export const backwardInputs = (v: FlashVariant): Record<string, BindingSpec> => ({
   q: bind("read", element(v.q, v.vecQK)),
   k: bind("read", element(v.k, v.vecQK)),

@@ -5,6 +5,16 @@ import { float, foldedBindings } from "../fold.js";
 import { LOW, scoreFunctions } from "./scores.wgsl.js";
 import { bases, bind, flashParams, loader, ROWS, spans, type FlashVariant } from "./tile.wgsl.js";
 
+/*
+ * The matrix of scores or weights of attention, or sums of it by distance. An invocation owns one line: a
+ * query of one head, or a key of one head for the lines of columns, and walks along it in order. Grid: batch
+ * * heads * queries (or keys) invocations in workgroups of 64; nothing is shared within a workgroup.
+ *
+ * Bindings: the inputs of `backward.wgsl.ts` that the kind reads; dscores [batch, heads, queries, keys] f32;
+ * line_index i32, the row of each distance; sum f32: [batch, heads, queries, keys] for "dense", else
+ * [batch, heads, queries or keys, rows].
+ */
+
 /** What a reduction over the matrix of one head collects, one thread per row (or column). */
 type CollectKind = "weights" | "scores" | "given" | "values";
 

@@ -32,6 +32,18 @@ import {
 } from "./tile.wgsl.js";
 import { scorePass, tilesOfKeys } from "./visits.wgsl.js";
 
+/*
+ * Attention in tiles, forward. A workgroup of `lanesOf` invocations owns ROWS rows (queries times the heads
+ * of a group) of one key head, and all their keys or one part of them. An invocation owns four columns of a
+ * tile of scores, then four neighbouring features of each piece of the output; lane r holds the maximum and
+ * the sum of row r. Grid [tiles of rows, key heads, batch * parts].
+ *
+ * Bindings: q [batch, heads, queries, dim], k [batch, kvHeads, keys, dim], v [batch, kvHeads, keys, valueDim]
+ * and out [batch, heads, queries, valueDim], f32 or f16 by their strides; sinks [heads] f32; lse
+ * [batch, heads, queries] f32; with parts, out and lse have the part as a first axis and are f32; and those
+ * of `scores.wgsl.ts`.
+ */
+
 export function forwardBindings(v: FlashVariant): Record<string, BindingSpec> {
   return {
     q: bind("read", element(v.q, v.vecQK)),

@@ -1,6 +1,17 @@
 import { derive, e, exprToWgsl, type BindingSpec, type Expr, type ParamType } from "@x/kernels";
 import { float, foldedParams, int } from "../fold.js";
 
+/*
+ * The score of a query and a key after the product: terms, masks and positions. A fragment: the kernel that
+ * includes it says what an invocation owns, and calls `seen` and `score` for each pair.
+ *
+ * Bindings, each only where the variant has it: term<n> f32: [heads, rows], [batch, heads, queries, rows] or
+ * [batch, heads, keys, rows] of a relative term, or a bias by strides that broadcast; index<n> i32, the row
+ * of each distance; slopes<n> [heads] f32; mask i32 by strides over [batch, heads, queries, keys]; key_mask
+ * and docs [batch, keys] i32; query_positions [batch, queries] and key_positions [batch, keys] i32; ints i32,
+ * tables of a pattern. What `fold.ts` folds lies in `ints` and `floats` instead.
+ */
+
 /** A term of the score as the shader sees it; tensors are bound under the term's number. */
 export type ScoreTerm =
   | { readonly kind: "pointwise"; readonly expr: Expr; readonly slopes: boolean }

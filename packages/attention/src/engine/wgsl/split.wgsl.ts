@@ -2,6 +2,16 @@ import { flatMain } from "@x/kernels";
 import type { BindingSpec, ParamType } from "@x/kernels";
 import { bind } from "./tile.wgsl.js";
 
+/*
+ * How many parts the keys of a decode are split into, and the kernel that joins the parts. An invocation owns
+ * one element of the output. Grid: rows * valueDim invocations in workgroups of 64, rows being batch * heads
+ * * queries.
+ *
+ * Bindings: parts_out [parts, rows, valueDim] f32, within a part in the layout of out; parts_lse
+ * [parts, rows] f32; out [batch, heads, queries, valueDim], f32 or f16 by its strides; lse
+ * [batch, heads, queries] f32.
+ */
+
 /** What decides into how many parts the keys are split. */
 export interface SplitShape {
   /** Workgroups of the grid without a split: tiles of rows, key heads, batch. */

@@ -1,6 +1,15 @@
 import type { BindingSpec, Gpu, ParamType } from "@x/kernels";
 import { scoreParams, type ScoreVariant } from "./scores.wgsl.js";
 
+/*
+ * What the tiled attention kernels share. A fragment: a kernel that includes it has workgroups of `lanesOf`
+ * invocations (a subgroup of fixed size, else 32), each of which owns a tile of ROWS rows by 4 * lanes
+ * columns at a time; an invocation owns four columns of the tile, and what belongs to row r lies in lane r.
+ *
+ * Bindings of a kernel: q, k, v, dout and the results, f32 or f16, where their strides (batch, head, token)
+ * say, so that [batch, heads, tokens, dim] and [batch, tokens, heads, dim] are the same text.
+ */
+
 /** Who works on a tile. */
 export interface TileLanes {
   /** Lanes of a subgroup of fixed size, or 0: a workgroup of 32 without subgroup operations. */

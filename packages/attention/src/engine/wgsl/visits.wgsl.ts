@@ -11,6 +11,14 @@ import {
   type FlashVariant,
 } from "./tile.wgsl.js";
 
+/*
+ * Which tiles a workgroup visits, and the loops over them. A fragment: the kernel that includes it owns ROWS
+ * rows, of queries or of keys, and the loops give it the columns from `c0`.
+ *
+ * Bindings: ints i32, only where a pattern has lists: for each key head and tile of rows the begin and end of
+ * its list, and the list's pairs of (first column and whether the tile is whole, end column).
+ */
+
 /** Terms or masks that look at every pair. */
 const scored = (v: FlashVariant): boolean =>
   v.terms.length > 0 || v.mask || v.keyMask || v.docs || v.positions || (v.pattern !== undefined && !v.lists);
