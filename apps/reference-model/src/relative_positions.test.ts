@@ -89,8 +89,8 @@ const ENCODINGS: Readonly<Record<string, Encoding>> = {
     const index = shawIndex(3);
     const relValue = parameter(q.gpu, [7, headDim], 6);
     return {
-      modifiers: [shawKeys(q, parameter(q.gpu, [7, headDim], 7), index, scale)],
-      values: { index, add: (out, sums) => shawValues(out, sums, relValue) },
+      modifiers: [shawKeys(q, { relKey: parameter(q.gpu, [7, headDim], 7), index, scale })],
+      values: { index, add: (out, sums) => shawValues(out, { weightSums: sums, relValue }) },
     };
   },
   "Transformer-XL": (q, _k, _at, _from, { heads, headDim, scale, minDistance, maxDistance }) => {

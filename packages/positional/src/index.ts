@@ -15,20 +15,39 @@ export type { Llama3Scaling } from "./rope/scaling/llama3.js";
 export type { CustomScaling } from "./rope/scaling/custom.js";
 export { rotate, type HeadLayout, type RotateOptions } from "./rope/rotate.js";
 export { alibi, alibiSlopes } from "./bias/alibi.js";
-export { T5Bias, t5Bias, t5Buckets, t5Index, type T5BiasConfig } from "./bias/t5_bias.js";
+export {
+  T5Bias,
+  t5Bias,
+  t5Buckets,
+  t5Index,
+  type T5BiasConfig,
+  type T5BucketsConfig,
+} from "./bias/t5_bias.js";
 export {
   LearnedAbsolute,
   learnedAbsolute,
-  type AbsoluteOptions,
-  type DevicePositions,
+  type LearnedAbsoluteConfig,
+  type LearnedAbsoluteForwardOptions,
+  type LearnedAbsoluteOptions,
 } from "./absolute/learned_absolute.js";
 export {
   sinusoidal,
   SinusoidalEmbedding,
   sinusoidalTable,
   type SinusoidalConfig,
+  type SinusoidalForwardOptions,
+  type SinusoidalOptions,
+  type SinusoidalTableConfig,
 } from "./absolute/sinusoidal.js";
-export { shawIndex, shawKeys, ShawRelative, shawValues, type ShawConfig } from "./relative/shaw_relative.js";
+export {
+  shawIndex,
+  shawKeys,
+  ShawRelative,
+  shawValues,
+  type ShawKeysOptions,
+  type ShawRelativeConfig,
+  type ShawValuesOptions,
+} from "./relative/shaw_relative.js";
 export {
   TransformerXl,
   transformerXl,

@@ -20,7 +20,7 @@ describe("learnedAbsolute", () => {
       const [, seq, dim] = shape;
       await checkOp(
         device.gpu,
-        (x, table) => learnedAbsolute(x, table, options),
+        (x, weight) => learnedAbsolute(x, { weight, ...options }),
         (x, table) =>
           x.map(
             (v, n) =>
@@ -41,25 +41,32 @@ describe("learnedAbsolute", () => {
     expect([...(await embedding.forward(gpu.zeros([1, 1, 3]), { positionIds, seqLen: 7 }).read())]).toEqual([
       ...one,
     ]);
-    expect(() => embedding.forward(gpu.zeros([1, 1, 3]), { positionIds, seqLen: 8 })).toThrow(/seqLen is 8/);
+    expect(() => embedding.forward(gpu.zeros([1, 1, 3]), { positionIds, seqLen: 8 })).toThrow(
+      /is 8; it must be an integer in 1..7/,
+    );
     expect(() => embedding.forward(gpu.zeros([1, 2, 3]), { positionIds, seqLen: 7 })).toThrow(
       /positionIds has shape/,
     );
-    expect(LearnedAbsolute.fromParameters(embedding.parameters()).weight).toBe(embedding.weight);
+    expect(() => embedding.forward(gpu.zeros([1, 1, 3]), { seqLen: 7 })).toThrow(/seqLen is 7/);
+    expect(() => embedding.forward(gpu.zeros([1, 1, 3]), { positionIds, seqLen: 7, positions: [6] })).toThrow(
+      /positions and positionIds are given/,
+    );
+    const again = new LearnedAbsolute({ dim: 3, maxPositions: 7 }, embedding.parameters());
+    expect(await again.forward(gpu.zeros([1, 7, 3])).read()).toEqual(whole);
   });
 
   it("refuses a position past the table, and what does not fit", () => {
     const { gpu } = device;
-    const [x, table] = [gpu.zeros([1, 3, 4]), gpu.zeros([5, 4])];
-    expect(() => learnedAbsolute(x, table, { positionOffset: 3 })).toThrow(
+    const [x, weight] = [gpu.zeros([1, 3, 4]), gpu.zeros([5, 4])];
+    expect(() => learnedAbsolute(x, { weight, positionOffset: 3 })).toThrow(
       /positions is 5; it must be an integer in 0\.\.4/,
     );
-    expect(() => learnedAbsolute(x, table, { positions: [0, 1, -1] })).toThrow(/positions is -1/);
-    expect(() => learnedAbsolute(x, gpu.zeros([5, 3]))).toThrow(
-      /table has shape \[5, 3\]; it must be \[maxPositions, 4\]/,
+    expect(() => learnedAbsolute(x, { weight, positions: [0, 1, -1] })).toThrow(/positions is -1/);
+    expect(() => learnedAbsolute(x, { weight: gpu.zeros([5, 3]) })).toThrow(
+      /weight has shape \[5, 3\]; it must be \[maxPositions, 4\]/,
     );
-    expect(() => learnedAbsolute(gpu.zeros([3, 4]), table)).toThrow(ShapeError);
+    expect(() => learnedAbsolute(gpu.zeros([3, 4]), { weight })).toThrow(ShapeError);
     expect(() => LearnedAbsolute.init(gpu, { dim: 3, maxPositions: 0 })).toThrow(/maxPositions is 0/);
-    expect(() => LearnedAbsolute.fromParameters({})).toThrow(/parameter weight is missing/);
+    expect(() => new LearnedAbsolute({ dim: 3, maxPositions: 5 }, {})).toThrow(/parameter weight is missing/);
   });
 });

@@ -43,10 +43,10 @@ describe("sinusoidal", () => {
       [{ positions: [1, 2, 3, 70, 5, 5] }, (b: number, s: number) => [1, 2, 3, 70, 5, 5][3 * b + s]!],
     ] as const)
       for (const config of CONFIGS.slice(4, 12)) {
-        const { dim } = config;
+        const { dim, ...table } = config;
         await checkOp(
           device.gpu,
-          (x) => sinusoidal(x, config, { ...options, inputScale: 1.5 }),
+          (x) => sinusoidal(x, { ...table, ...options, inputScale: 1.5 }),
           (x) =>
             x.map(
               (v, n) =>
@@ -59,10 +59,10 @@ describe("sinusoidal", () => {
 
   it("at an offset gives the rows of the whole sequence", async () => {
     const { gpu } = device;
-    const whole = await sinusoidal(gpu.zeros([1, 9, 6]), { dim: 6 }).read();
-    const one = await sinusoidal(gpu.zeros([1, 1, 6]), { dim: 6 }, { positionOffset: 8 }).read();
+    const whole = await sinusoidal(gpu.zeros([1, 9, 6])).read();
+    const one = await sinusoidal(gpu.zeros([1, 1, 6]), { positionOffset: 8 }).read();
     expect([...one]).toEqual([...whole.slice(48)]);
-    const kept = new SinusoidalEmbedding(gpu, { dim: 6 });
+    const kept = new SinusoidalEmbedding({ dim: 6 });
     for (const seqLen of [9, 200]) {
       const ids = gpu.tensor([8], [1, 1], "i32");
       expect([...(await kept.forward(gpu.zeros([1, 1, 6]), { positionIds: ids, seqLen }).read())]).toEqual([
@@ -79,7 +79,7 @@ describe("sinusoidal", () => {
     const { shape, data } = operand([2, 5, 6], 3);
     const x = gpu.tensor(data, [...shape]);
     const half = cast(x, "f16");
-    const kept = new SinusoidalEmbedding(gpu, { dim: 6, inputScale: 2 });
+    const kept = new SinusoidalEmbedding({ dim: 6, inputScale: 2 });
     const positionIds = gpu.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4], [2, 5], "i32");
     const expected = await kept.forward(x).read();
     for (const out of [kept.forward(half), kept.forward(half, { positionIds, seqLen: 5 })]) {
@@ -92,15 +92,15 @@ describe("sinusoidal", () => {
   });
 
   it("refuses what does not fit, by name", () => {
-    expect(() => sinusoidal(device.gpu.zeros([1, 2, 6], "i32"), { dim: 6 })).toThrow(/x is i32/);
+    expect(() => sinusoidal(device.gpu.zeros([1, 2, 6], "i32"))).toThrow(/x is i32/);
     const x = device.gpu.zeros([1, 2, 6]);
-    expect(() => sinusoidal(x, { dim: 8 })).toThrow(/x has 6 features; dim is 8/);
-    expect(() => sinusoidal(device.gpu.zeros([2, 6]), { dim: 6 })).toThrow(/must be \[batch, seq, dim\]/);
-    expect(() => sinusoidal(x, { dim: 6, layout: "half" as never })).toThrow(/layout is "half"/);
-    expect(() => sinusoidal(x, { dim: 6 }, { positions: [1, 2, 3] })).toThrow(
+    expect(() => new SinusoidalEmbedding({ dim: 8 }).forward(x)).toThrow(/x has 6 features; dim is 8/);
+    expect(() => sinusoidal(device.gpu.zeros([2, 6]))).toThrow(/must be \[batch, seq, dim\]/);
+    expect(() => sinusoidal(x, { layout: "half" as never })).toThrow(/layout is "half"/);
+    expect(() => sinusoidal(x, { positions: [1, 2, 3] })).toThrow(
       /positions has 3 entries; it must have 2 or 2/,
     );
-    expect(() => sinusoidal(x, { dim: 6, scale: 2 } as never)).toThrow(/unknown key "scale"/);
-    expect(() => sinusoidal(x, { dim: 6 }, { inputScale: NaN })).toThrow(/inputScale is NaN/);
+    expect(() => sinusoidal(x, { scale: 2 } as never)).toThrow(/unknown key "scale"/);
+    expect(() => sinusoidal(x, { inputScale: NaN })).toThrow(/inputScale is NaN/);
   });
 });

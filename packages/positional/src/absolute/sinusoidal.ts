@@ -1,44 +1,64 @@
 import {
   add,
   cast,
-  checkConfig,
+  Component,
   embedding,
   expectDType,
   expectInteger,
-  expectNumber,
-  expectObject,
-  expectOneOf,
+  integer,
   mul,
+  number,
+  oneOf,
+  schema,
   ShapeError,
-  type Gpu,
+  showShape,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import {
-  checkDevicePositions,
-  positionsOf,
-  type AbsoluteOptions,
-  type DevicePositions,
-} from "./learned_absolute.js";
+import { checkPositions, expectNoBound, hostPositions, POSITIONS } from "../positions.js";
 
-export interface SinusoidalConfig {
-  readonly dim: number;
-  /** Default 10000. */
-  readonly base?: number;
-  /** "interleaved": sine and cosine in turn (the paper); "concat": sines, then cosines. Default "interleaved". */
-  readonly layout?: "interleaved" | "concat";
-  /** Frequencies base^(-2 i / dim), or base^(-i / max(n - 1, 1)) as in tensor2tensor. Default "dim". */
-  readonly denominator?: "dim" | "halfMinusOne";
-}
+const TABLE = {
+  base: number("Base of the frequencies.", { min: Number.MIN_VALUE, default: 10000 }),
+  layout: oneOf(
+    'Order of a row: sine and cosine in turn (the paper), or "concat": sines, then cosines.',
+    ["interleaved", "concat"],
+    { default: "interleaved" },
+  ),
+  denominator: oneOf(
+    'Frequencies base^(-2 i / dim), or "halfMinusOne": base^(-i / max(n - 1, 1)) for n of them, as in tensor2tensor.',
+    ["dim", "halfMinusOne"],
+    { default: "dim" },
+  ),
+};
+const dim = integer("Width of x.", { min: 1 });
+const inputScale = number("Factor of x.", { default: 1 });
+const TABLE_CONFIG = schema("sinusoidalTable", { dim, ...TABLE });
+const OPTIONS = schema("sinusoidal", {
+  ...TABLE,
+  inputScale,
+  positionOffset: POSITIONS.positionOffset,
+  positions: POSITIONS.positions,
+});
+const FORWARD = schema("SinusoidalEmbedding.forward", {
+  ...POSITIONS,
+  seqLen: integer("With `positionIds`: a bound that they are all below.", { min: 1, optional: true }),
+});
+const SINUSOIDAL = schema("SinusoidalEmbedding", { dim, ...TABLE, inputScale });
+export type SinusoidalTableConfig = Config<typeof TABLE_CONFIG>;
+export type SinusoidalOptions = Config<typeof OPTIONS>;
+export type SinusoidalForwardOptions = Config<typeof FORWARD>;
+export type SinusoidalConfig = Config<typeof SINUSOIDAL>;
 
-/** Rows of sines and cosines for positions (any real numbers), in double precision: [positions, dim] row by row. */
-export function sinusoidalTable(positions: ArrayLike<number>, config: SinusoidalConfig): Float64Array {
-  const who = "sinusoidal";
-  checkConfig(who, config, ["dim", "base", "layout", "denominator"]);
-  const { dim, base = 10000, layout = "interleaved", denominator = "dim" } = config;
-  expectInteger(who, "dim", dim, 1);
-  expectNumber(who, "base", base, Number.MIN_VALUE);
-  expectOneOf(who, "layout", layout, ["interleaved", "concat"]);
-  expectOneOf(who, "denominator", denominator, ["dim", "halfMinusOne"]);
+/**
+ * Rows of sines and cosines for positions (any real numbers), in double precision: [positions, dim] row by row.
+ *
+ * @throws ConfigError
+ */
+export function sinusoidalTable(positions: ArrayLike<number>, config: SinusoidalTableConfig): Float64Array {
+  POSITIONS.positions.check(TABLE_CONFIG.name, "positions", positions);
+  const { dim, base, layout, denominator } = TABLE_CONFIG.read(config);
   const n = layout === "interleaved" ? Math.ceil(dim / 2) : Math.floor(dim / 2);
   const frequency = (i: number): number =>
     base ** (denominator === "dim" ? (-2 * i) / dim : -i / Math.max(n - 1, 1));
@@ -59,6 +79,13 @@ function addRows(x: Tensor, inputScale: number, rows: Tensor): Tensor {
   return x.dtype === "f16" ? cast(out, "f16") : out;
 }
 
+/** @throws ShapeError, DTypeError */
+function expectTokens(who: string, x: Tensor): void {
+  expectDType(who, "x", x, "f32", "f16");
+  if (x.rank !== 3)
+    throw new ShapeError(who, `x has shape ${showShape(x.shape)}; it must be [batch, seq, dim]`);
+}
+
 /**
  * Fixed positions of sines and cosines: out = inputScale x + table[position].
  *
@@ -66,70 +93,70 @@ function addRows(x: Tensor, inputScale: number, rows: Tensor): Tensor {
  *
  * @throws ConfigError, ShapeError, DTypeError
  */
-export function sinusoidal(
-  x: Tensor,
-  config: SinusoidalConfig,
-  options: AbsoluteOptions & { readonly inputScale?: number } = {},
-): Tensor {
-  const { inputScale = 1, ...rest } = options;
-  expectDType("sinusoidal", "x", x, "f32", "f16");
-  expectNumber("sinusoidal", "inputScale", inputScale);
-  const { list, perBatch } = positionsOf("sinusoidal", x, rest);
+export function sinusoidal(x: Tensor, options: SinusoidalOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  expectTokens(who, x);
+  const { inputScale, positionOffset, positions, ...table } = OPTIONS.read(options);
   const [batch, seq, dim] = x.shape as [number, number, number];
-  if (config.dim !== dim) throw new ShapeError("sinusoidal", `x has ${dim} features; dim is ${config.dim}`);
+  const given = { positionOffset, positions };
+  checkPositions(who, given, batch, seq);
+  const { list, perBatch } = hostPositions(given, seq);
   return x.gpu.scope(() => {
-    const table = x.gpu.tensor(sinusoidalTable(list, config), perBatch ? [batch, seq, dim] : [seq, dim]);
-    return addRows(x, inputScale, table);
+    const rows = sinusoidalTable(list, { dim, ...table });
+    return addRows(x, inputScale, x.gpu.tensor(rows, perBatch ? [batch, seq, dim] : [seq, dim]));
   });
 }
 
-/** `sinusoidal` with its table on the device, which grows as positions do. */
-export class SinusoidalEmbedding {
-  readonly config: SinusoidalConfig;
-  readonly inputScale: number;
-  readonly #gpu: Gpu;
+/** `sinusoidal` with its table on the device, which grows as positions do; it has no parameters. */
+export class SinusoidalEmbedding extends Component<typeof SINUSOIDAL> {
+  static readonly schema = SINUSOIDAL;
   #table: Tensor | undefined;
 
-  constructor(gpu: Gpu, config: SinusoidalConfig & { readonly inputScale?: number }) {
-    expectObject("SinusoidalEmbedding", "config", config);
-    const { inputScale = 1, ...own } = config;
-    expectNumber("SinusoidalEmbedding", "inputScale", inputScale);
-    sinusoidalTable([], own);
-    this.#gpu = gpu;
-    this.config = own;
-    this.inputScale = inputScale;
+  /** There are no parameters. @throws ConfigError */
+  static plan(config: SinusoidalConfig): ParameterPlan {
+    SINUSOIDAL.read(config);
+    return {};
   }
 
-  /** Positions positionOffset, positionOffset + 1, .., or those on the GPU. */
-  forward(x: Tensor, options: { readonly positionOffset?: number } | DevicePositions = {}): Tensor {
-    const who = "SinusoidalEmbedding";
-    if (!("positionIds" in options))
-      return sinusoidal(x, this.config, { ...options, inputScale: this.inputScale });
-    checkConfig(who, options, ["positionIds", "seqLen"]);
-    expectDType(who, "x", x, "f32", "f16");
-    checkDevicePositions(who, x, options);
-    if (x.shape[2] !== this.config.dim)
-      throw new ShapeError(who, `x has ${x.shape[2] ?? 0} features; dim is ${this.config.dim}`);
-    return this.#gpu.scope(() =>
-      addRows(x, this.inputScale, embedding(this.#rows(options.seqLen), options.positionIds)),
-    );
+  /** @throws ConfigError */
+  constructor(config: SinusoidalConfig, parameters: Parameters = {}) {
+    super(SINUSOIDAL, config, SinusoidalEmbedding.plan(config), parameters);
   }
 
-  #rows(rows: number): Tensor {
+  /** x [batch, seq, dim], f32 or f16; returns the same shape and dtype. @throws ConfigError, ShapeError, DTypeError */
+  forward(x: Tensor, options: SinusoidalForwardOptions = {}): Tensor {
+    const who = FORWARD.name;
+    expectTokens(who, x);
+    const { positionIds, seqLen, ...positions } = FORWARD.read(options);
+    const { dim, inputScale, ...table } = this.config;
+    const [batch, seq, width] = x.shape as [number, number, number];
+    if (width !== dim) throw new ShapeError(who, `x has ${width} features; dim is ${dim}`);
+    checkPositions(who, { ...positions, positionIds }, batch, seq);
+    if (!positionIds) {
+      expectNoBound(who, seqLen);
+      return sinusoidal(x, { ...table, inputScale, ...positions });
+    }
+    expectInteger(who, "seqLen (with positionIds)", seqLen, 1);
+    return x.gpu.scope(() => addRows(x, inputScale, embedding(this.#rows(x, seqLen), positionIds)));
+  }
+
+  #rows({ gpu }: Tensor, rows: number): Tensor {
     const held = this.#table;
-    if (held && !held.disposed && held.shape[0]! >= rows) return held;
+    if (held && held.gpu === gpu && !held.disposed && held.shape[0]! >= rows) return held;
     const size = Math.max(64, rows, held ? 2 * held.shape[0]! : 0);
+    const { dim, base, layout, denominator } = this.config;
     const table = sinusoidalTable(
       Int32Array.from({ length: size }, (_, i) => i),
-      this.config,
+      { dim, base, layout, denominator },
     );
-    this.dispose();
-    return (this.#table = this.#gpu.keep(this.#gpu.tensor(table, [size, this.config.dim])));
+    held?.dispose();
+    return (this.#table = gpu.keep(gpu.tensor(table, [size, dim])));
   }
 
-  /** Free the table. */
-  dispose(): void {
+  /** Frees the table. */
+  override dispose(): void {
     this.#table?.dispose();
     this.#table = undefined;
+    super.dispose();
   }
 }

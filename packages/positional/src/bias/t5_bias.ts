@@ -1,29 +1,36 @@
 import {
-  checkConfig,
-  ConfigError,
-  expectBoolean,
-  expectInteger,
-  expectNumber,
-  expectObject,
-  mul,
-  randomNormal,
+  boolean,
+  Component,
+  expectDType,
+  integer,
+  matrix,
   RelativeIndex,
-  takeParameter,
+  schema,
+  ShapeError,
+  showShape,
+  expectInteger,
   transpose,
-  type Gpu,
-  type Module,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
+import { relativeIndex } from "../relative/relative_index.js";
 
-export interface T5BiasConfig {
-  /** Default 32. */
-  readonly numBuckets?: number;
-  /** Distances from here on share the last bucket; default 128. */
-  readonly maxDistance?: number;
-  /** Keys after the query have buckets of their own. */
-  readonly bidirectional: boolean;
-}
+const BUCKETS = {
+  numBuckets: integer("Rows of the table.", { min: 2, default: 32 }),
+  maxDistance: integer("Distances from here on share the last bucket.", { min: 1, default: 128 }),
+  bidirectional: boolean("Keys after the query have buckets of their own."),
+};
+const T5_BUCKETS = schema("t5Buckets", BUCKETS);
+const T5_BIAS = schema("T5Bias", {
+  numHeads: integer("Heads of the queries.", { min: 1 }),
+  ...BUCKETS,
+});
+const INDEX = relativeIndex("Row of each distance, from `t5Index`.");
+export type T5BucketsConfig = Config<typeof T5_BUCKETS>;
+export type T5BiasConfig = Config<typeof T5_BIAS>;
 
 /** Greatest t with (n / e)^m >= (max / e)^t, exact in integers: n^m e^t >= max^t e^m. */
 function logBucket(n: number, e: number, max: number, m: number): number {
@@ -35,12 +42,14 @@ function logBucket(n: number, e: number, max: number, m: number): number {
   return t;
 }
 
-/** Bucket of key position - query position: exact up to half of the buckets, then logarithmic. */
-export function t5Buckets(config: T5BiasConfig): (relative: number) => number {
-  const who = "t5Bias";
-  checkConfig(who, config, ["numBuckets", "maxDistance", "bidirectional"]);
-  const { numBuckets = 32, maxDistance = 128, bidirectional } = config;
-  expectBoolean(who, "bidirectional", bidirectional);
+/**
+ * Bucket of key position - query position: exact up to half of the buckets, then logarithmic.
+ *
+ * @throws ConfigError
+ */
+export function t5Buckets(config: T5BucketsConfig): (relative: number) => number {
+  const who = T5_BUCKETS.name;
+  const { numBuckets, maxDistance, bidirectional } = T5_BUCKETS.read(config);
   expectInteger(who, "numBuckets", numBuckets, bidirectional ? 4 : 2);
   const count = bidirectional ? Math.floor(numBuckets / 2) : numBuckets;
   const exact = Math.floor(count / 2);
@@ -57,67 +66,55 @@ export function t5Buckets(config: T5BiasConfig): (relative: number) => number {
   };
 }
 
-/** The map from distances (query - key) to buckets, shared by all layers. */
-export function t5Index(config: T5BiasConfig): RelativeIndex {
+/** The map from distances (query - key) to buckets, shared by all layers. @throws ConfigError */
+export function t5Index(config: T5BucketsConfig): RelativeIndex {
+  const { numBuckets } = T5_BUCKETS.read(config, "t5Index");
   const bucket = t5Buckets(config);
-  return new RelativeIndex(config.numBuckets ?? 32, (distance) => bucket(-distance));
+  return new RelativeIndex(numBuckets, (distance) => bucket(-distance));
 }
 
 /**
  * T5's relative bias: score' = score + table[bucket(key - query), head]; one table for all layers. T5 itself does not
  * scale by headDim^-0.5.
  *
- * table [numBuckets, heads]. Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+ * table [numBuckets, heads], f32; `index` from `t5Index`. Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+ *
+ * @throws ConfigError, ShapeError, DTypeError
  */
 export function t5Bias(table: Tensor, index: RelativeIndex): RelativeModifier {
-  if (table.rank !== 2 || table.shape[0] !== index.rows) {
-    throw new ConfigError(
-      "t5Bias",
-      `table has shape [${table.shape.join(", ")}]; it must be [${index.rows}, heads]`,
-    );
-  }
-  return { kind: "relative", name: "t5Bias", axes: "h", tensor: transpose(table), index };
+  const who = "t5Bias";
+  expectDType(who, "table", table, "f32", "f16");
+  INDEX.check(who, "index", index);
+  if (table.rank !== 2 || table.shape[0] !== index.rows)
+    throw new ShapeError(who, `table has shape ${showShape(table.shape)}; it must be [${index.rows}, heads]`);
+  return { kind: "relative", name: who, axes: "h", tensor: transpose(table), index };
 }
 
-/** `t5Bias` with its table, `weight` [numBuckets, heads], and its map of distances: one for all layers. */
-export class T5Bias implements Module {
-  readonly weight: Tensor;
+/**
+ * `t5Bias` with its table, `weight` [numBuckets, numHeads], initially normal of deviation 0.02, and its map of
+ * distances: one for all layers.
+ */
+export class T5Bias extends Component<typeof T5_BIAS> {
+  static readonly schema = T5_BIAS;
+  /** Row of each distance; the component frees its table on the device. */
   readonly index: RelativeIndex;
 
-  constructor(weight: Tensor, config: T5BiasConfig) {
-    this.weight = weight;
-    this.index = t5Index(config);
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: T5BiasConfig): ParameterPlan {
+    const { numHeads, ...buckets } = T5_BIAS.read(config);
+    t5Buckets(buckets);
+    return { weight: matrix(buckets.numBuckets, numHeads) };
   }
 
-  /** Normal numbers of deviation `std` (0.02). */
-  static init(
-    gpu: Gpu,
-    config: T5BiasConfig & { readonly numHeads: number; readonly std?: number; readonly seed?: number },
-  ): T5Bias {
-    expectObject("T5Bias", "config", config);
-    const { numHeads, std = 0.02, seed = 0, ...own } = config;
-    expectInteger("T5Bias", "numHeads", numHeads, 1);
-    expectNumber("T5Bias", "std", std, 0);
-    const rows = t5Index(own).rows;
-    const weight = gpu.scope(() => mul(randomNormal(gpu, [rows, numHeads], { seed }), std));
-    return new T5Bias(gpu.keep(weight), own);
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: T5BiasConfig, parameters: Parameters) {
+    super(T5_BIAS, config, T5Bias.plan(config), parameters);
+    const { numBuckets, maxDistance, bidirectional } = this.config;
+    this.index = this.own(t5Index({ numBuckets, maxDistance, bidirectional }));
   }
 
-  static fromParameters(config: T5BiasConfig, parameters: Readonly<Record<string, Tensor>>): T5Bias {
-    return new T5Bias(takeParameter("T5Bias", parameters, "weight"), config);
-  }
-
-  /** The term that attention adds. */
+  /** The term that attention adds to its scores. */
   modifier(): RelativeModifier {
-    return t5Bias(this.weight, this.index);
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { weight: this.weight };
-  }
-
-  /** Free the table of distances; the parameter belongs to the caller. */
-  dispose(): void {
-    this.index.dispose();
+    return t5Bias(this.weights["weight"]!, this.index);
   }
 }

@@ -34,7 +34,8 @@ import {
   type DebertaConfig,
   type DebertaWeights,
   type RopeConfig,
-  type SinusoidalConfig,
+  type SinusoidalOptions,
+  type SinusoidalTableConfig,
 } from "@x/positional";
 import { flag, number, optionalNumber } from "../golden/config.js";
 import type { Runner, RunnerContext, RunnerOutput } from "../runner.js";
@@ -154,25 +155,25 @@ const relative: Readonly<Record<string, Runner>> = {
   learned_absolute: (context) => {
     const positions = context.inputs["positions"] ? context.host("positions") : undefined;
     return {
-      out: learnedAbsolute(context.inputs["x"]!, context.params["table"]!, {
-        positionOffset: number(context.config, "positionOffset", 0),
-        positions,
+      out: learnedAbsolute(context.inputs["x"]!, {
+        weight: context.params["table"]!,
+        ...(positions ? { positions } : { positionOffset: number(context.config, "positionOffset", 0) }),
       }),
     };
   },
   sinusoidal: (context) => {
     const { config, inputs } = context;
     const { dim, base, layout, denominator } = config;
-    const own = JSON.parse(JSON.stringify({ dim, base, layout, denominator })) as SinusoidalConfig;
+    const own = JSON.parse(JSON.stringify({ dim, base, layout, denominator })) as SinusoidalTableConfig;
     const positionOffset = number(config, "positionOffset", 0);
     const seq = inputs["x"]!.shape[1]!;
     const positions = inputs["positions"] ? context.host("positions") : undefined;
     const list = positions ?? Int32Array.from({ length: seq }, (_, i) => positionOffset + i);
     const shape = inputs["positions"]?.shape ?? [seq];
     return {
-      out: sinusoidal(inputs["x"]!, own, {
-        positionOffset,
-        positions,
+      out: sinusoidal(inputs["x"]!, {
+        ...(JSON.parse(JSON.stringify({ base, layout, denominator })) as SinusoidalOptions),
+        ...(positions ? { positions } : { positionOffset }),
         inputScale: number(config, "inputScale", 1),
       }),
       table: floats(sinusoidalTable(list, own), [...shape, own.dim]),
@@ -182,16 +183,17 @@ const relative: Readonly<Record<string, Runner>> = {
     const { config, inputs, params } = context;
     const scale = number(config, "scale", inputs["q"]!.shape[3]! ** -0.5);
     const index = shawIndex(number(config, "maxDistance"));
-    const modifiers = params["relKey"] ? [shawKeys(inputs["q"]!, params["relKey"], index, scale)] : [];
+    const { relKey, relValue } = params;
+    const modifiers = relKey ? [shawKeys(inputs["q"]!, { relKey, index, scale })] : [];
     const { out, weightSums } = attentionOutputs(inputs["q"]!, inputs["k"]!, inputs["v"]!, {
       causal: flag(config, "causal", false),
       scale,
       queryOffset: number(config, "queryOffset", 0),
       modifiers,
-      ...(params["relValue"] ? { weightSums: index } : {}),
+      ...(relValue ? { weightSums: index } : {}),
     });
     return {
-      out: params["relValue"] ? shawValues(out, weightSums!, params["relValue"]) : out,
+      out: relValue ? shawValues(out, { weightSums: weightSums!, relValue }) : out,
       bias: relativeBias(context, modifiers),
     };
   },

@@ -1,26 +1,19 @@
 import { add, matmul, transpose } from "@x/kernels";
 import { ShawRelative } from "@x/positional";
-import { Fields } from "../../config/index.js";
 import type { Encoding, Factory } from "../contract.js";
 import { ParameterSet } from "../parameters.js";
+import { settingsOf } from "./packaged.js";
 
 /** Trained vectors of clipped distances, on keys and values: `maxDistance`, `useKey` and `useValue` (true). */
 export const shaw: Factory<Encoding> = (spec, { name }) => {
-  const f = new Fields(`${name}: position`, spec, ["type", "maxDistance", "useKey", "useValue"]);
-  const maxDistance = f.integer("maxDistance", undefined, 0);
-  const [useKey, useValue] = [f.flag("useKey", true), f.flag("useValue", true)];
+  const settings = settingsOf(ShawRelative, spec, name, ["headDim"]);
   const tables: ShawRelative[] = [];
   return {
     attention: (weights, { headDim }) => {
-      const set = new ParameterSet(weights);
-      const table = (at: string) => set.normal(at, [2 * maxDistance + 1, headDim]);
-      const own = new ShawRelative(
-        useKey ? table("relKey") : undefined,
-        useValue ? table("relValue") : undefined,
-        maxDistance,
-      );
+      const config = settings({ headDim });
+      const own = new ShawRelative(config, new ParameterSet(weights).planned(ShawRelative.plan(config)));
       tables.push(own);
-      const { relValue } = own;
+      const { relValue } = own.parameters();
       return {
         scores: (q, _keys, { scale }) => ({ modifiers: own.modifiers(transpose(q, [0, 2, 1, 3]), scale) }),
         ...(relValue
@@ -31,7 +24,7 @@ export const shaw: Factory<Encoding> = (spec, { name }) => {
               },
             }
           : {}),
-        parameters: () => set.all(),
+        parameters: () => own.parameters(),
       };
     },
     parameters: () => ({}),
