@@ -26,13 +26,14 @@ export {
   type GluFfnWeights,
 } from "./glu_ffn.js";
 export { gluHiddenDim, type GluHiddenDimOptions } from "./glu_hidden_dim.js";
-export { kanBspline, type SplineOptions } from "./kan/bases/bspline.js";
+export { kanBspline, type KanBsplineOptions, type SplineOptions } from "./kan/bases/bspline.js";
 export { kan, type BaseActivation, type KanOptions, type KanWeights } from "./kan/kan.js";
 export {
   ChebyshevKanLinear,
   kanChebyshev,
   type ChebyshevKanConfig,
   type KanChebyshevOptions,
+  type KanChebyshevWeights,
 } from "./kan/bases/chebyshev.js";
 export {
   FourierKanLinear,
@@ -75,16 +76,11 @@ export {
 export {
   kanActivationRegularization,
   kanWeightRegularization,
+  type KanActivationRegularizationOptions,
   type KanRegularization,
   type KanRegularizationWeights,
 } from "./kan/regularization.js";
-export { KanLinear, type KanLinearConfig } from "./kan/linear.js";
-export type { KanInit, KanLayer, KanShape } from "./kan/layer.js";
-export {
-  KAN_BASES,
-  KanFeedForward,
-  kanLayer,
-  type KanBasis,
-  type KanFeedForwardConfig,
-} from "./kan/feed_forward.js";
+export { KanLinear, type KanLinearConfig, type KanLinearUpdateOptions } from "./kan/linear.js";
+export type { KanLayer } from "./kan/layer.js";
+export { KAN_BASES, KanFeedForward, type KanBasis, type KanFeedForwardConfig } from "./kan/feed_forward.js";
 export { factValue, type FactValue, type FactValueOptions } from "./memory/fact_value.js";

@@ -1,23 +1,38 @@
-import { checkConfig, expectInteger, expectNumber, ShapeError } from "@x/kernels";
-import { SPLINE_KEYS, splineKnots, splineOf, type SplineOptions } from "./bases/bspline.js";
+import {
+  ConfigError,
+  integer,
+  number,
+  schema,
+  ShapeError,
+  value,
+  type Config,
+  type Resolved,
+} from "@x/kernels";
+import { SPLINE, splineKnots } from "./bases/bspline.js";
 import { leastSquares } from "./least_squares.js";
 
-export interface KanGridUpdateOptions extends SplineOptions {
-  /** Share of the uniform knots against those at quantiles of the data; default 0.02. */
-  readonly gridEps?: number;
-  /** By how much the uniform knots go beyond the data; default 0.01. */
-  readonly margin?: number;
-}
+/** Fields of how the knots are moved. */
+export const GRID_UPDATE = {
+  gridEps: number("Share of the uniform knots against those at quantiles of the data.", {
+    min: 0,
+    max: 1,
+    default: 0.02,
+  }),
+  margin: number("By how much the uniform knots go beyond the data.", { min: 0, default: 0.01 }),
+};
+const OPTIONS = schema("kanGridUpdate", { ...SPLINE, ...GRID_UPDATE });
 
-export interface KanGridData {
-  /** Samples [N, I], row-major. */
-  readonly x: ArrayLike<number>;
-  readonly features: number;
-  /** [O, I, G + k] */
-  readonly splineWeight: ArrayLike<number>;
-  /** Knots so far [I, G + 2k + 1]; without them the uniform ones. */
-  readonly grid?: ArrayLike<number> | undefined;
-}
+const isList = (given: unknown): given is ArrayLike<number> =>
+  Array.isArray(given) || (ArrayBuffer.isView(given) && !(given instanceof DataView));
+const LIST = "a list or a typed array of numbers";
+const DATA = schema("kanGridUpdate", {
+  x: value("Samples [N, in], row-major.", LIST, isList),
+  features: integer("Width of x.", { min: 1 }),
+  splineWeight: value("[out, in, G + k]", LIST, isList),
+  grid: value("Knots so far, [in, G + 2k + 1].", LIST, isList, { defaultDoc: "uniform" }),
+});
+export type KanGridUpdateOptions = Config<typeof OPTIONS>;
+export type KanGridData = Config<typeof DATA>;
 
 export interface KanGrid {
   /** [I, G + 2k + 1] */
@@ -41,19 +56,61 @@ export function bases(x: number, knots: ArrayLike<number>, order: number, out: F
   out.set(values.subarray(0, out.length));
 }
 
+/** Differences below this share of the values are lost in float32, which holds the knots. */
+const RESOLUTION = 2 ** -22;
+
 /** New knots for one feature from its sorted samples. */
-function knotsOf(sorted: Float64Array, G: number, k: number, gridEps: number, margin: number): Float64Array {
+function knotsOf(
+  sorted: Float64Array,
+  { gridSize: G, splineOrder: k, gridEps, margin }: Resolved<typeof OPTIONS>,
+): Float64Array {
   const N = sorted.length;
   const [low, high] = [sorted[0]!, sorted[N - 1]!];
-  const step = (high - low + 2 * margin) / G;
-  const inner = Array.from({ length: G + 1 }, (_, j) => {
-    const adaptive = sorted[Math.floor((j * (N - 1)) / G)]!;
-    return gridEps * (low - margin + j * step) + (1 - gridEps) * adaptive;
-  });
+  const uniform = (beyond: number, share: number): { step: number; inner: number[] } => {
+    const step = (high - low + 2 * beyond) / G;
+    const inner = Array.from({ length: G + 1 }, (_, j) => {
+      const adaptive = sorted[Math.floor((j * (N - 1)) / G)]!;
+      return share * (low - beyond + j * step) + (1 - share) * adaptive;
+    });
+    return { step, inner };
+  };
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  let { step, inner } = uniform(margin, gridEps);
+  // Knots that coincide have no functions between them, so that a constant feature would lose its splines.
+  if (!(inner[G]! - inner[0]! > G * RESOLUTION * size))
+    ({ step, inner } = uniform(Math.max(margin, 0.01 * Math.max(size, 1)), 1));
   return Float64Array.from({ length: G + 2 * k + 1 }, (_, j) => {
     if (j < k) return inner[0]! - (k - j) * step;
     return j > G + k ? inner[G]! + (j - G - k) * step : inner[j - k]!;
   });
+}
+
+/** Checks the extents and the values of the data. Returns the number of samples and of outputs. */
+function checkData(
+  { x, features, splineWeight, grid }: KanGridData,
+  { gridSize, splineOrder }: Resolved<typeof OPTIONS>,
+): { samples: number; outputs: number } {
+  const who = OPTIONS.name;
+  const [n, knots] = [gridSize + splineOrder, gridSize + 2 * splineOrder + 1];
+  const samples = x.length / features;
+  if (!Number.isInteger(samples) || samples < n)
+    throw new ShapeError(
+      who,
+      `x has ${samples} samples of ${features} features; it must have at least G + k = ${n}`,
+    );
+  const outputs = splineWeight.length / (features * n);
+  if (!Number.isInteger(outputs))
+    throw new ShapeError(
+      who,
+      `splineWeight has ${splineWeight.length} numbers; it must be [O, ${features}, ${n}]`,
+    );
+  if (grid && grid.length !== features * knots)
+    throw new ShapeError(who, `grid has ${grid.length} numbers; it must be [${features}, ${knots}]`);
+  for (const [name, values] of Object.entries({ x, splineWeight, grid }))
+    for (let i = 0; i < (values?.length ?? 0); i++)
+      if (!Number.isFinite(values![i]))
+        throw new ConfigError(who, `${name}[${i}] is ${values![i]}; it must be a finite number`);
+  return { samples, outputs };
 }
 
 /**
@@ -61,47 +118,28 @@ function knotsOf(sorted: Float64Array, G: number, k: number, gridEps: number, ma
  * uniform knots (`gridEps`), k knots more on both sides; the weights are refitted over the samples by least squares.
  * A scaler of the layer is left alone: the unscaled splines are fitted, which keeps the functions.
  *
- * On the host, in double precision; not differentiable. N >= G + k. Liu et al. 2024, arXiv:2404.19756, section 2.4.
+ * A constant feature whose knots would coincide gets uniform ones, within 1 % of its value (at least 0.01) on either
+ * side.
+ *
+ * On the host, in double precision; not differentiable. N >= G + k, all values finite. Liu et al. 2024,
+ * arXiv:2404.19756, section 2.4.
  *
  * @throws ShapeError, ConfigError
  */
 export function kanGridUpdate(data: KanGridData, options: KanGridUpdateOptions = {}): KanGrid {
-  const who = "kanGridUpdate";
-  checkConfig(who, options, [...SPLINE_KEYS, "gridEps", "margin"]);
-  const { gridEps = 0.02, margin = 0.01, ...rest } = options;
-  expectNumber(who, "gridEps", gridEps, 0, 1);
-  expectNumber(who, "margin", margin, 0);
-  const spline = splineOf(who, rest);
-  const { gridSize: G, splineOrder: k } = spline;
-  const { x, features: I, splineWeight } = data;
-  expectInteger(who, "features", I, 1);
+  const given = DATA.read(data);
+  const settings = OPTIONS.read(options);
+  const { samples: N, outputs: O } = checkData(given, settings);
+  const { gridSize: G, splineOrder: k } = settings;
+  const { x, features: I, splineWeight, grid: old } = given;
   const [n, knots] = [G + k, G + 2 * k + 1];
-  const N = x.length / I;
-  if (!Number.isInteger(N) || N < n)
-    throw new ShapeError(
-      who,
-      `x has ${String(N)} samples of ${String(I)} features; it must have at least G + k = ${String(n)}`,
-    );
-  const O = splineWeight.length / (I * n);
-  if (!Number.isInteger(O))
-    throw new ShapeError(
-      who,
-      `splineWeight has ${String(splineWeight.length)} numbers; it must be [O, ${String(I)}, ${String(n)}]`,
-    );
-  if (data.grid && data.grid.length !== I * knots)
-    throw new ShapeError(
-      who,
-      `grid has ${String(data.grid.length)} numbers; it must be [${String(I)}, ${String(knots)}]`,
-    );
-  const uniform = splineKnots(spline);
+  const uniform = splineKnots(settings);
   const grid = new Float64Array(I * knots);
   const weight = new Float64Array(O * I * n);
   for (let i = 0; i < I; i++) {
     const samples = Float64Array.from({ length: N }, (_, t) => x[t * I + i]!);
-    const before = data.grid
-      ? Float64Array.from({ length: knots }, (_, j) => data.grid![i * knots + j]!)
-      : uniform;
-    const after = knotsOf(samples.slice().sort(), G, k, gridEps, margin);
+    const before = old ? Float64Array.from({ length: knots }, (_, j) => old[i * knots + j]!) : uniform;
+    const after = knotsOf(samples.slice().sort(), settings);
     grid.set(after, i * knots);
     const [a, b] = [new Float64Array(N * n), new Float64Array(N * n)];
     for (let t = 0; t < N; t++) {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError, DTypeError, ShapeError, type Tensor } from "@x/kernels";
+import { ConfigError, DTypeError, ShapeError, sum, valueAndGrad, type Tensor } from "@x/kernels";
 import { checkOp, numbers, operand, relativeError, useGpu } from "@x/testing";
 import { activationReference } from "../activation.reference.js";
 import { kanBspline } from "./bases/bspline.js";
@@ -319,6 +319,47 @@ describe("kanWavelet", () => {
   });
 });
 
+describe("kanWavelet at scale 0", () => {
+  it.each(WAVELETS)("%s: the edge adds 0 and gets no gradient, the others theirs", async (wavelet) => {
+    const { gpu } = device;
+    // The second edge has scale 0, once with x at its centre and once beside it.
+    const x = gpu.tensor([0.3, 0.5, -0.2, 0.7], [2, 2]);
+    const named = {
+      x,
+      scale: gpu.tensor([0.8, 0], [1, 2]),
+      translation: gpu.tensor([0.1, 0.5], [1, 2]),
+      weight: gpu.tensor([1.5, 1e30], [1, 2]),
+    };
+    const { scale, translation, weight } = named;
+    const both = valueAndGrad(() => sum(kanWavelet(x, { scale, translation, weight }, { wavelet })), named);
+    const alone = {
+      x: gpu.tensor([0.3, -0.2], [2, 1]),
+      scale: gpu.tensor([0.8], [1, 1]),
+      translation: gpu.tensor([0.1], [1, 1]),
+      weight: gpu.tensor([1.5], [1, 1]),
+    };
+    const one = valueAndGrad(
+      () =>
+        sum(
+          kanWavelet(
+            alone.x,
+            { scale: alone.scale, translation: alone.translation, weight: alone.weight },
+            { wavelet },
+          ),
+        ),
+      alone,
+    );
+    expect(await both.value.item()).toBeCloseTo(await one.value.item(), 6);
+    const dx = await one.grads.x.read();
+    expect(relativeError(await both.grads.x.read(), [dx[0]!, 0, dx[1]!, 0])).toBeLessThan(1e-6);
+    for (const name of ["scale", "translation", "weight"] as const)
+      expect(
+        relativeError(await both.grads[name].read(), [(await one.grads[name].read())[0]!, 0]),
+        name,
+      ).toBeLessThan(1e-6);
+  });
+});
+
 describe("kanGridUpdate", () => {
   it("keeps the functions where the data are", () => {
     const [N, I, O, G, k] = [400, 2, 3, 6, 3];
@@ -348,6 +389,51 @@ describe("kanGridUpdate", () => {
         return s;
       });
     expect(relativeError(value(next, after), value(splineWeight, before))).toBeLessThan(1e-9);
+  });
+
+  it.each([
+    // [value, margin, first and last inner knot]: the margin's where float32 can hold it, else 1 % of the value.
+    [0.5, 0, 0.49, 0.51],
+    [0, 0, -0.01, 0.01],
+    [-3000, 0, -3030, -2970],
+    [1e6, 0.01, 0.99e6, 1.01e6],
+    [0.5, 0.01, 0.4998, 0.5002],
+  ])("a constant feature of %d with margin %d keeps its functions", (value, margin, first, last) => {
+    const [N, G, k, n] = [20, 5, 3, 8];
+    const varied = numbers(N, 1);
+    const x = Float64Array.from({ length: 2 * N }, (_, i) => (i % 2 === 0 ? value : varied[i >> 1]!));
+    const splineWeight = numbers(3 * 2 * n, 2);
+    const span = Math.max(1, 1.5 * Math.abs(value));
+    const old = [uniform(G, k, [-span, span]), uniform(G, k, [-1, 1])];
+    const result = kanGridUpdate(
+      { x, features: 2, splineWeight, grid: Float64Array.from(old.flatMap((knots) => [...knots])) },
+      { margin },
+    );
+    const knots = result.grid.slice(0, G + 2 * k + 1);
+    expect(knots[k]! - first).toBeCloseTo(0, 9);
+    expect(knots[k + G]! - last).toBeCloseTo(0, 9);
+    const held = Float32Array.from(knots);
+    for (let j = 1; j < held.length; j++) expect(held[j]!).toBeGreaterThan(held[j - 1]!);
+    const at = (grid: Float64Array, weights: Float64Array, o: number): number =>
+      bsplineBases(Float64Array.of(value), 1, grid, grid.length, k).reduce(
+        (s, b, j) => s + b * weights[o * 2 * n + j]!,
+        0,
+      );
+    for (let o = 0; o < 3; o++)
+      expect(at(knots, result.splineWeight, o)).toBeCloseTo(at(old[0]!, splineWeight, o), 9);
+    expect(result.splineWeight.every(Number.isFinite)).toBe(true);
+  });
+
+  it("refuses samples, weights and knots that are no finite numbers, by name", () => {
+    const given = { x: numbers(40, 1), features: 2, splineWeight: numbers(32, 2) };
+    const bad = (name: string, at: number, v: number) => ({
+      ...given,
+      [name]: Float64Array.from(given[name as "x"], (old, i) => (i === at ? v : old)),
+    });
+    expect(() => kanGridUpdate(bad("x", 7, NaN))).toThrow(/x\[7\] is NaN; it must be a finite number/);
+    expect(() => kanGridUpdate(bad("x", 0, Infinity))).toThrow(/x\[0\] is Infinity/);
+    expect(() => kanGridUpdate(bad("splineWeight", 3, NaN))).toThrow(/splineWeight\[3\] is NaN/);
+    expect(() => kanGridUpdate({ ...given, x: 3 as never })).toThrow(/x is 3; it must be a list/);
   });
 
   it("refuses too few samples and odd sizes", () => {

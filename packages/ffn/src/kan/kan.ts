@@ -1,35 +1,44 @@
 import {
-  checkConfig,
   ConfigError,
   expectDType,
-  expectOneOf,
   expectShape,
+  expectTensor,
   linear,
   mul,
+  oneOf,
+  schema,
+  tensor,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 import { activation, ACTIVATION_KINDS, type ActivationKind } from "../activation.js";
 import { basisLinear, type Basis } from "./bases/basis.js";
-import { SPLINE_KEYS, splineBasis, splineOf, type SplineOptions } from "./bases/bspline.js";
+import { SPLINE, splineBasis, type Spline } from "./bases/bspline.js";
 
 /** Activation of the base branch, or none. */
 export type BaseActivation = ActivationKind | "none";
 
-export interface KanWeights {
-  /** c of the splines: [out, in, G + k] */
-  readonly splineWeight: Tensor;
-  /** w_s of the edges: [out, in] */
-  readonly splineScaler?: Tensor | undefined;
-  /** w_b of the edges: [out, in]; there must be one unless the base activation is "none". */
-  readonly baseWeight?: Tensor | undefined;
-  /** Knots [in, G + 2k + 1]; without it the uniform ones of the options. */
-  readonly grid?: Tensor | undefined;
-}
+export const BASE_ACTIVATIONS: readonly BaseActivation[] = [...ACTIVATION_KINDS, "none"];
 
-export interface KanOptions extends SplineOptions {
-  /** Default "silu". */
-  readonly baseActivation?: BaseActivation;
-}
+/** Fields of a spline layer's options. */
+export const KAN_FIELDS = {
+  ...SPLINE,
+  baseActivation: oneOf('Activation of the base branch; "none": there is none.', BASE_ACTIVATIONS, {
+    default: "silu",
+  }),
+};
+const OPTIONS = schema("kan", KAN_FIELDS);
+/** The weights of a spline layer. */
+export const KAN_WEIGHTS = schema("kan", {
+  splineWeight: tensor("c of the splines, [out, in, G + k]."),
+  splineScaler: tensor("w_s of the edges, [out, in].", { optional: true }),
+  baseWeight: tensor('w_b of the edges, [out, in]; needed unless the base activation is "none".', {
+    optional: true,
+  }),
+  grid: tensor("Knots of each feature, [in, G + 2k + 1].", { defaultDoc: "uniform" }),
+});
+export type KanOptions = Config<typeof OPTIONS>;
+export type KanWeights = Config<typeof KAN_WEIGHTS>;
 
 /** A base branch has a weight [out, in], and the kind "none" has none. */
 export function checkBase(
@@ -39,7 +48,6 @@ export function checkBase(
   baseWeight: Tensor | undefined,
   outputs: number,
 ): void {
-  expectOneOf(who, "baseActivation", kind, [...ACTIVATION_KINDS, "none"]);
   if (kind === "none") {
     if (baseWeight) throw new ConfigError(who, 'baseWeight is given, but baseActivation is "none"');
     return;
@@ -53,15 +61,8 @@ export function checkBase(
   expectShape(who, "baseWeight", baseWeight, [outputs, x.shape.at(-1)!]);
 }
 
-/** act(x) baseWeight^T, or undefined without a base branch. */
-export function baseBranch(
-  who: string,
-  x: Tensor,
-  kind: BaseActivation,
-  baseWeight: Tensor | undefined,
-  outputs: number,
-): Tensor | undefined {
-  checkBase(who, x, kind, baseWeight, outputs);
+/** act(x) baseWeight^T of operands that were checked, or undefined without a base branch. */
+export function baseBranch(x: Tensor, kind: BaseActivation, baseWeight?: Tensor): Tensor | undefined {
   return kind === "none" || !baseWeight ? undefined : linear(activation(x, kind), baseWeight);
 }
 
@@ -70,9 +71,8 @@ export function splineEdges(
   who: string,
   x: Tensor,
   { splineWeight, splineScaler, grid }: KanWeights,
-  options: SplineOptions,
+  spline: Spline,
 ): { readonly basis: Basis; readonly outputs: number } {
-  const spline = splineOf(who, options);
   const basis = splineBasis(who, x, spline, grid);
   const features = x.shape.at(-1)!;
   expectDType(who, "splineWeight", splineWeight, "f32");
@@ -98,11 +98,14 @@ export const scaledSplines = ({ splineWeight, splineScaler }: KanWeights): Tenso
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function kan(x: Tensor, weights: KanWeights, options: KanOptions = {}): Tensor {
-  const who = "kan";
-  checkConfig(who, options, [...SPLINE_KEYS, "baseActivation"]);
-  const { basis, outputs } = splineEdges(who, x, weights, options);
+  const who = OPTIONS.name;
+  expectTensor(who, "x", x);
+  const given = KAN_WEIGHTS.read(weights);
+  const { baseActivation, ...spline } = OPTIONS.read(options);
+  const { basis, outputs } = splineEdges(who, x, given, spline);
+  checkBase(who, x, baseActivation, given.baseWeight, outputs);
   return x.gpu.scope(() => {
-    const base = baseBranch(who, x, options.baseActivation ?? "silu", weights.baseWeight, outputs);
-    return basisLinear(who, x, scaledSplines(weights), basis, { residual: base });
+    const residual = baseBranch(x, baseActivation, given.baseWeight);
+    return basisLinear(who, x, scaledSplines(given), basis, { residual });
   });
 }

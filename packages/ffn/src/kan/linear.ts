@@ -1,34 +1,49 @@
-import { checkConfig, expectShape, matmul, randomUniform, type Gpu, type Tensor } from "@x/kernels";
-import { kan, type KanOptions } from "./kan.js";
-import { gridTensor, SPLINE_KEYS, splineKnots, splineOf } from "./bases/bspline.js";
-import { bases, kanGridUpdate, type KanGridUpdateOptions } from "./grid_update.js";
 import {
-  checkShape,
-  INIT_KEYS,
-  kaiming,
-  SHAPE_KEYS,
-  takeWeights,
-  without,
-  type KanInit,
-  type KanLayer,
-  type KanShape,
-} from "./layer.js";
+  boolean,
+  Component,
+  expectDType,
+  expectShape,
+  matmul,
+  number,
+  randomUniform,
+  schema,
+  ShapeError,
+  showShape,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
+  type Tensor,
+} from "@x/kernels";
+import { gridTensor, splineKnots, type Spline } from "./bases/bspline.js";
+import { bases, GRID_UPDATE, kanGridUpdate } from "./grid_update.js";
+import { kan, KAN_FIELDS, type KanWeights } from "./kan.js";
+import { kaiming, SHAPE, withoutGrids, type KanLayer } from "./layer.js";
+import { leastSquares } from "./least_squares.js";
 import {
   kanActivationRegularization,
   kanWeightRegularization,
+  REGULARIZATION,
   type KanRegularization,
   type KanRegularizationWeights,
 } from "./regularization.js";
-import { leastSquares } from "./least_squares.js";
 
-export interface KanLinearConfig extends KanShape, KanOptions {
-  /** Edges have a factor of their own, spline_scaler; default true. */
-  readonly scaler?: boolean;
-}
+const KAN_LINEAR = schema("KanLinear", {
+  ...SHAPE,
+  ...KAN_FIELDS,
+  scaler: boolean("Edges have a factor of their own, spline_scaler.", { default: true }),
+  noise: number("Initial splines go through uniform noise of this size / G at the knots.", {
+    min: 0,
+    default: 0.1,
+  }),
+});
+const REGULARIZE = schema("KanLinear.regularization", REGULARIZATION);
+const UPDATE = schema("KanLinear.updateGrid", GRID_UPDATE);
+export type KanLinearConfig = Config<typeof KAN_LINEAR>;
+export type KanLinearUpdateOptions = Config<typeof UPDATE>;
 
 /** Least-norm spline weights [n, G + 1] of a function that is 1 at one inner knot and 0 at the others. */
-function interpolation(config: KanOptions): { data: Float64Array; knots: number; n: number } {
-  const spline = splineOf("KanLinear", config);
+function interpolation(spline: Spline): { data: Float64Array; knots: number; n: number } {
   const { gridSize: G, splineOrder: k } = spline;
   const knots = splineKnots(spline);
   const [m, n] = [G + 1, G + k];
@@ -48,60 +63,57 @@ function interpolation(config: KanOptions): { data: Float64Array; knots: number;
   return { data, knots: m, n };
 }
 
-/** `kan` with its weights, under the names of efficient-kan: base_weight, spline_weight, spline_scaler, grid. */
-export class KanLinear implements KanLayer {
-  readonly config: KanLinearConfig;
-  readonly #weights: Record<string, Tensor>;
-  readonly #options: KanOptions;
+/** Draws splines that go through uniform noise within noise / 2 G at the inner knots. */
+const splines =
+  (spline: Spline, noise: number): Draw =>
+  (gpu, shape, random) => {
+    const { data, knots, n } = interpolation(spline);
+    const high = noise / (2 * (knots - 1));
+    const values = randomUniform(gpu, [shape[0]! * shape[1]!, knots], { ...random, low: -high, high });
+    return matmul(values, gpu.tensor(data, [n, knots]), { transposeB: true }).reshape(shape);
+  };
+
+/**
+ * `kan` with its weights, under the names of efficient-kan and with its initial values: base_weight and spline_scaler
+ * Kaiming uniform, spline_weight through small noise at the knots; and once the knots were moved, the buffer grid.
+ */
+export class KanLinear extends Component<typeof KAN_LINEAR> implements KanLayer {
+  static readonly schema = KAN_LINEAR;
   #grid: Tensor | undefined;
 
-  constructor(config: KanLinearConfig, weights: Readonly<Record<string, Tensor>>) {
-    const who = "KanLinear";
-    checkConfig(who, config, [...SHAPE_KEYS, ...SPLINE_KEYS, "baseActivation", "scaler"]);
-    checkShape(who, config);
-    const { inFeatures, outFeatures, scaler = true } = config;
-    const options = without(config, "inFeatures", "outFeatures", "scaler");
-    const { gridSize, splineOrder } = splineOf(who, options);
-    const edges = [outFeatures, inFeatures];
-    this.#weights = takeWeights(who, weights, {
-      spline_weight: [...edges, gridSize + splineOrder],
-      spline_scaler: scaler ? edges : undefined,
-      base_weight: config.baseActivation === "none" ? undefined : edges,
-    });
-    const grid = weights["grid"];
-    if (grid) expectShape(who, "grid", grid, [inFeatures, gridSize + 2 * splineOrder + 1]);
-    this.config = config;
-    this.#options = options;
-    this.#grid = grid;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: KanLinearConfig): ParameterPlan {
+    const { inFeatures, outFeatures, baseActivation, scaler, noise, ...spline } = KAN_LINEAR.read(config);
+    const shape = [outFeatures, inFeatures];
+    return {
+      spline_weight: {
+        shape: [...shape, spline.gridSize + spline.splineOrder],
+        init: splines(spline, noise),
+      },
+      ...(scaler ? { spline_scaler: { shape, init: kaiming } } : {}),
+      ...(baseActivation === "none" ? {} : { base_weight: { shape, init: kaiming } }),
+    };
   }
 
-  /** efficient-kan's start: base and scaler Kaiming uniform, splines through noise of size `noise` / G at the knots. */
-  static init(gpu: Gpu, config: KanLinearConfig, init: KanInit & { readonly noise?: number }): KanLinear {
-    checkShape("KanLinear", config);
-    checkConfig("KanLinear", init, [...INIT_KEYS, "noise"]);
-    const { seed, stream = 0, noise = 0.1 } = init;
-    const { inFeatures, outFeatures } = config;
-    const { data, knots, n } = interpolation(config);
-    const size = noise / (2 * (knots - 1));
-    const spline = gpu.scope(() => {
-      const values = randomUniform(gpu, [outFeatures * inFeatures, knots], {
-        seed,
-        stream,
-        low: -size,
-        high: size,
-      });
-      const weight = matmul(values, gpu.tensor(data, [n, knots]), { transposeB: true });
-      return gpu.keep(weight.reshape([outFeatures, inFeatures, n]));
-    });
-    return new KanLinear(config, {
-      spline_weight: spline,
-      ...(config.scaler === false ? {} : { spline_scaler: kaiming(gpu, config, seed, stream + 1) }),
-      ...(config.baseActivation === "none" ? {} : { base_weight: kaiming(gpu, config, seed, stream + 2) }),
-    });
+  /**
+   * @param parameters as planned, and with moved knots `grid` f32 [in, G + 2k + 1], which `updateGrid` overwrites
+   * @throws ConfigError, ShapeError, DTypeError
+   */
+  constructor(config: KanLinearConfig, parameters: Parameters) {
+    const { planned, grids } = withoutGrids(KAN_LINEAR.name, parameters, /^grid$/);
+    super(KAN_LINEAR, config, KanLinear.plan(config), planned);
+    const { inFeatures, gridSize, splineOrder } = this.config;
+    if (!("grid" in grids)) return;
+    expectDType(KAN_LINEAR.name, "parameter grid", grids["grid"], "f32");
+    expectShape(KAN_LINEAR.name, "parameter grid", grids["grid"], [
+      inFeatures,
+      gridSize + 2 * splineOrder + 1,
+    ]);
+    this.#grid = grids["grid"];
   }
 
-  get #named(): Parameters<typeof kan>[1] {
-    const { spline_weight, spline_scaler, base_weight } = this.#weights;
+  get #named(): KanWeights {
+    const { spline_weight, spline_scaler, base_weight } = this.weights;
     return {
       splineWeight: spline_weight!,
       splineScaler: spline_scaler,
@@ -110,41 +122,46 @@ export class KanLinear implements KanLayer {
     };
   }
 
+  get #spline(): Spline {
+    const { gridSize, splineOrder, gridRange } = this.config;
+    return { gridSize, splineOrder, gridRange };
+  }
+
+  /** x [..., in] f32; result [..., out]. @throws ShapeError, DTypeError */
   forward(x: Tensor): Tensor {
-    return kan(x, this.#named, this.#options);
+    return kan(x, this.#named, { ...this.#spline, baseActivation: this.config.baseActivation });
   }
 
-  /** Of the weights, or with samples x [..., in] of the edges' functions. */
+  /** Of the weights, or with samples x [..., in] of the edges' functions. @throws ConfigError, ShapeError, DTypeError */
   regularization(options: KanRegularizationWeights = {}, x?: Tensor): KanRegularization {
-    if (!x) return kanWeightRegularization(this.#weights["spline_weight"]!, options);
-    return kanActivationRegularization(x, this.#named, { ...this.#options, ...options });
+    const factors = REGULARIZE.read(options);
+    if (x === undefined) return kanWeightRegularization(this.weights["spline_weight"]!, factors);
+    const { baseActivation } = this.config;
+    return kanActivationRegularization(x, this.#named, { ...this.#spline, baseActivation, ...factors });
   }
 
-  /** Move the knots to where samples x [..., in] lie and refit the splines; see `kanGridUpdate`. */
-  async updateGrid(x: Tensor, options: Pick<KanGridUpdateOptions, "gridEps" | "margin"> = {}): Promise<void> {
-    const { gridSize, splineOrder, gridRange } = splineOf("KanLinear", this.#options);
+  /**
+   * Moves the knots to where samples x [..., in] f32 lie and refits the splines; see `kanGridUpdate`.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
+  async updateGrid(x: Tensor, options: KanLinearUpdateOptions = {}): Promise<void> {
     const features = this.config.inFeatures;
-    const weight = this.#weights["spline_weight"]!;
-    const { grid, splineWeight } = kanGridUpdate(
-      {
-        x: await x.read(),
-        features,
-        splineWeight: await weight.read(),
-        grid: this.#grid && (await this.#grid.read()),
-      },
-      { gridSize, splineOrder, gridRange, ...options },
-    );
-    weight.write(splineWeight);
-    this.#grid ??= weight.gpu.keep(gridTensor(weight.gpu, { gridSize, splineOrder, gridRange }, features));
-    this.#grid.write(grid);
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#weights };
+    expectDType(UPDATE.name, "x", x, "f32");
+    if (x.shape.at(-1) !== features)
+      throw new ShapeError(UPDATE.name, `x has shape ${showShape(x.shape)}; it must be [..., ${features}]`);
+    const settings = { ...this.#spline, ...UPDATE.read(options) };
+    const weight = this.weights["spline_weight"]!;
+    const [samples, splineWeight, grid] = [await x.read(), await weight.read(), await this.#grid?.read()];
+    const next = kanGridUpdate({ x: samples, features, splineWeight, grid }, settings);
+    weight.write(next.splineWeight);
+    const { gpu } = weight;
+    this.#grid ??= this.own(gpu.keep(gridTensor(gpu, this.#spline, features)));
+    this.#grid.write(next.grid);
   }
 
   /** The knots, once they are no longer the uniform ones: kept with a checkpoint, not trained. */
-  buffers(): Record<string, Tensor> {
-    return this.#grid ? { grid: this.#grid } : {};
+  override buffers(): Record<string, Tensor> {
+    return { ...super.buffers(), ...(this.#grid ? { grid: this.#grid } : {}) };
   }
 }

@@ -2,36 +2,41 @@ import {
   abs,
   add,
   applyOp,
-  checkConfig,
   ConfigError,
   e,
   elementwise,
   expectDType,
-  expectNumber,
   expectShape,
+  expectTensor,
   grid1d,
   mean,
   mul,
+  number,
+  schema,
   sum,
   sumMiddle,
+  type Config,
+  type Resolved,
   type Tensor,
 } from "@x/kernels";
 import { activation } from "../activation.js";
-import { checkBase, scaledSplines, splineEdges, type KanOptions, type KanWeights } from "./kan.js";
+import { checkBase, KAN_FIELDS, KAN_WEIGHTS, scaledSplines, splineEdges, type KanWeights } from "./kan.js";
 import { basisValues } from "./bases/basis.js";
-import { SPLINE_KEYS } from "./bases/bspline.js";
 import {
   edgeMagnitude,
   edgeMagnitudeBackwardInput,
   edgeMagnitudeBackwardWeights,
 } from "./regularization.wgsl.js";
 
-export interface KanRegularizationWeights {
-  /** Of l1; default 1. */
-  readonly activationWeight?: number;
-  /** Of the entropy; default 1. */
-  readonly entropyWeight?: number;
-}
+/** Fields of the regularisation's weights. */
+export const REGULARIZATION = {
+  activationWeight: number("Factor of l1.", { default: 1 }),
+  entropyWeight: number("Factor of the entropy.", { default: 1 }),
+};
+const OF_WEIGHTS = schema("kanWeightRegularization", REGULARIZATION);
+const OF_FUNCTIONS = schema("kanActivationRegularization", { ...KAN_FIELDS, ...REGULARIZATION });
+export type KanRegularizationWeights = Config<typeof OF_WEIGHTS>;
+export type KanActivationRegularizationOptions = Config<typeof OF_FUNCTIONS>;
 
 export interface KanRegularization {
   /** activationWeight l1 + entropyWeight entropy: [1] */
@@ -51,10 +56,10 @@ const information = elementwise("kanEntropy", ["n", "total"], (n, total) => {
   return e.select(e.gt(p, 0), e.neg(e.mul(p, e.log(e.max(p, LEAST)))), 0);
 });
 
-function regularize(who: string, n: Tensor, options: KanRegularizationWeights): KanRegularization {
-  const { activationWeight = 1, entropyWeight = 1 } = options;
-  expectNumber(who, "activationWeight", activationWeight);
-  expectNumber(who, "entropyWeight", entropyWeight);
+function regularize(
+  n: Tensor,
+  { activationWeight, entropyWeight }: Resolved<typeof OF_WEIGHTS>,
+): KanRegularization {
   const l1 = sum(n).reshape([1]);
   const entropy = sum(information(n, l1)).reshape([1]);
   return { l1, entropy, loss: add(mul(l1, activationWeight), mul(entropy, entropyWeight)) };
@@ -72,11 +77,11 @@ export function kanWeightRegularization(
   splineWeight: Tensor,
   options: KanRegularizationWeights = {},
 ): KanRegularization {
-  const who = "kanWeightRegularization";
-  checkConfig(who, options, ["activationWeight", "entropyWeight"]);
+  const who = OF_WEIGHTS.name;
   expectDType(who, "splineWeight", splineWeight, "f32");
   expectShape(who, "splineWeight", splineWeight, [null, null, null]);
-  return splineWeight.gpu.scope(() => regularize(who, mean(abs(splineWeight), { axes: -1 }), options));
+  const factors = OF_WEIGHTS.read(options);
+  return splineWeight.gpu.scope(() => regularize(mean(abs(splineWeight), { axes: -1 }), factors));
 }
 
 /** Threads that are enough to fill a device. */
@@ -141,18 +146,20 @@ function edgeMagnitudes(phi: Tensor, w: Tensor, a: Tensor | undefined, wBase: Te
 export function kanActivationRegularization(
   x: Tensor,
   weights: KanWeights,
-  options: KanOptions & KanRegularizationWeights = {},
+  options: KanActivationRegularizationOptions = {},
 ): KanRegularization {
-  const who = "kanActivationRegularization";
-  checkConfig(who, options, [...SPLINE_KEYS, "baseActivation", "activationWeight", "entropyWeight"]);
-  const { baseWeight } = weights;
-  const { baseActivation = "silu" } = options;
-  const { basis, outputs } = splineEdges(who, x, weights, options);
+  const who = OF_FUNCTIONS.name;
+  expectTensor(who, "x", x);
+  const given = KAN_WEIGHTS.read(weights, who);
+  const { baseActivation, activationWeight, entropyWeight, ...spline } = OF_FUNCTIONS.read(options);
+  const { baseWeight } = given;
+  const { basis, outputs } = splineEdges(who, x, given, spline);
   if (x.size === 0) throw new ConfigError(who, "x has no samples; it must have at least one");
   checkBase(who, x, baseActivation, baseWeight, outputs);
   return x.gpu.scope(() => {
     const phi = basisValues(who, x, basis);
     const a = baseActivation === "none" ? undefined : activation(x, baseActivation);
-    return regularize(who, edgeMagnitudes(phi, scaledSplines(weights), a, baseWeight), options);
+    const n = edgeMagnitudes(phi, scaledSplines(given), a, baseWeight);
+    return regularize(n, { activationWeight, entropyWeight });
   });
 }

@@ -1,5 +1,5 @@
 import { linear, randomNormal, vjp, type Gpu, type Tensor } from "@x/kernels";
-import { ffn, gluFfn, KAN_BASES, KanFeedForward, type KanFeedForwardConfig } from "@x/ffn";
+import { ffn, gluFfn, KAN_BASES, KanFeedForward } from "@x/ffn";
 import type { Suite } from "./suites.js";
 import { interleaved, type Timing } from "../measure/timing.js";
 
@@ -119,7 +119,7 @@ async function kan(gpu: Gpu, rounds: number): Promise<Record<string, Row>> {
   const made: Tensor[] = [x];
   const blocks = Object.fromEntries(
     KAN_BASES.map((basis) => {
-      const config = { dim, hiddenDim: dim, basis, ...FAMILIES[basis] } as unknown as KanFeedForwardConfig;
+      const config = { dim, basis, ...FAMILIES[basis] };
       const block = KanFeedForward.init(gpu, config, { seed: 1 });
       const weights = Object.values(block.parameters());
       made.push(...weights);

@@ -18,15 +18,16 @@ interface DenseBlock {
 
 /**
  * The configuration of a package's component as a model's configuration says it, null meaning absent: the keys, ranges
- * and defaults are those that the package declares.
+ * and defaults are those that the package declares, but for keys that a model has not.
  */
 export function configOf(
   caller: string,
   schema: Schema,
   spec: Readonly<Record<string, unknown>>,
   own: { readonly dim: number },
+  left: readonly string[] = [],
 ): Readonly<Record<string, unknown>> {
-  const keys = schema.keys.filter((key) => key !== "dim");
+  const keys = schema.keys.filter((key) => key !== "dim" && !left.includes(key));
   const f = new Fields(caller, spec, ["type", ...keys]);
   const given = keys.flatMap((key) => (f.get(key) === undefined ? [] : [[key, f.get(key)] as const]));
   const config = { ...Object.fromEntries(given), ...own };

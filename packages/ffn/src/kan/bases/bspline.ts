@@ -1,51 +1,61 @@
 import {
-  checkConfig,
   ConfigError,
   expectDType,
-  expectInteger,
   expectNumber,
   expectShape,
+  expectTensor,
+  integer,
+  schema,
+  tensor,
+  type Config,
+  type ConfigOf,
+  type Field,
   type Gpu,
+  type ResolvedOf,
   type Tensor,
 } from "@x/kernels";
 import { basisValues, expectFeatures, type Basis } from "./basis.js";
 import { bsplineKernels } from "./bspline.wgsl.js";
 
-/** The knots of a spline. */
-export interface SplineOptions {
-  /** Intervals G inside `gridRange`; default 5. */
-  readonly gridSize?: number;
-  /** Order k of the spline (3: cubic, the default); k knots more on both sides. */
-  readonly splineOrder?: number;
-  /** Default [-1, 1]. */
-  readonly gridRange?: readonly [number, number];
-}
-
-export const SPLINE_KEYS = ["gridSize", "splineOrder", "gridRange"] as const;
-
-export interface Spline {
-  readonly gridSize: number;
-  readonly splineOrder: number;
-  readonly gridRange: readonly [number, number];
-}
-
 /** Highest order: the kernel keeps a basis per order in registers. */
 const MAX_ORDER = 15;
 
-/** Options with their defaults, checked. @throws ConfigError */
-export function splineOf(who: string, options: SplineOptions): Spline {
-  const { gridSize = 5, splineOrder = 3, gridRange = [-1, 1] } = options;
-  expectInteger(who, "gridSize", gridSize, 1);
-  expectInteger(who, "splineOrder", splineOrder, 0, MAX_ORDER);
-  if (!Array.isArray(gridRange) || (gridRange as readonly unknown[]).length !== 2)
-    throw new ConfigError(who, `gridRange is ${JSON.stringify(gridRange)}; it must be [low, high]`);
-  const [low, high] = gridRange as readonly [number, number];
-  expectNumber(who, "gridRange[0]", low);
-  expectNumber(who, "gridRange[1]", high);
-  if (!(low < high))
-    throw new ConfigError(who, `gridRange is [${String(low)}, ${String(high)}]; low must be below high`);
-  return { gridSize, splineOrder, gridRange: [low, high] };
+function checkRange(caller: string, key: string, given: unknown): void {
+  if (!Array.isArray(given) || given.length !== 2)
+    throw new ConfigError(caller, `${key} is ${JSON.stringify(given)}; it must be [low, high]`);
+  const [low, high] = given as readonly unknown[];
+  expectNumber(caller, `${key}[0]`, low);
+  expectNumber(caller, `${key}[1]`, high);
+  if (!(low < high)) throw new ConfigError(caller, `${key} is [${low}, ${high}]; low must be below high`);
 }
+
+const RANGE: Field<readonly [number, number], "default"> = {
+  doc: "First and last knot of the intervals.",
+  rule: "[low, high]",
+  presence: "default",
+  default: [-1, 1],
+  check: checkRange,
+};
+
+/** The knots of a spline. */
+export const SPLINE = {
+  gridSize: integer("Number of intervals G inside gridRange.", { min: 1, default: 5 }),
+  splineOrder: integer("Order k of the spline (3: cubic); k more knots lie on either side.", {
+    min: 0,
+    max: MAX_ORDER,
+    default: 3,
+  }),
+  gridRange: RANGE,
+};
+export type SplineOptions = ConfigOf<typeof SPLINE>;
+/** The knots of a spline, with the defaults filled in. */
+export type Spline = ResolvedOf<typeof SPLINE>;
+
+const OPTIONS = schema("kanBspline", {
+  ...SPLINE,
+  grid: tensor("Knots of each feature, [in, G + 2k + 1], rising.", { defaultDoc: "uniform" }),
+});
+export type KanBsplineOptions = Config<typeof OPTIONS>;
 
 /** Uniform knots lo + (j - k) h of one feature, h = (hi - lo) / G, j = 0..G + 2k, in double precision. */
 export function splineKnots({ gridSize, splineOrder, gridRange: [low, high] }: Spline): Float64Array {
@@ -90,11 +100,9 @@ export function splineBasis(who: string, x: Tensor, spline: Spline, grid?: Tenso
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function kanBspline(
-  x: Tensor,
-  options: SplineOptions & { readonly grid?: Tensor | undefined } = {},
-): Tensor {
-  const who = "kanBspline";
-  checkConfig(who, options, [...SPLINE_KEYS, "grid"]);
-  return basisValues(who, x, splineBasis(who, x, splineOf(who, options), options.grid));
+export function kanBspline(x: Tensor, options: KanBsplineOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  expectTensor(who, "x", x);
+  const { grid, ...spline } = OPTIONS.read(options);
+  return basisValues(who, x, splineBasis(who, x, spline, grid));
 }

@@ -1,34 +1,35 @@
 import {
-  checkConfig,
+  Component,
   e,
   expectDType,
-  expectInteger,
-  expectOneOf,
   expectShape,
   exprFunction,
   input,
+  integer,
+  oneOf,
+  schema,
+  tensor,
   transpose,
-  randomNormal,
-  type Gpu,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./basis.js";
-import {
-  checkShape,
-  INIT_KEYS,
-  SHAPE_KEYS,
-  takeWeights,
-  type KanInit,
-  type KanLayer,
-  type KanShape,
-} from "../layer.js";
+import { SHAPE, type KanLayer } from "../layer.js";
 
-export interface KanChebyshevOptions {
-  /** Highest polynomial. */
-  readonly degree: number;
-  /** "tanh" (default) brings x into [-1, 1]; "none" takes it as it is. */
-  readonly squash?: "tanh" | "none";
-}
+const FIELDS = {
+  degree: integer("Highest polynomial.", { min: 0 }),
+  squash: oneOf('"tanh" brings x into [-1, 1]; "none" takes x as it is.', ["tanh", "none"], {
+    default: "tanh",
+  }),
+};
+const OPTIONS = schema("kanChebyshev", FIELDS);
+const WEIGHTS = schema("kanChebyshev", { coefficients: tensor("[in, out, degree + 1]") });
+const CHEBYSHEV_KAN_LINEAR = schema("ChebyshevKanLinear", { ...SHAPE, ...FIELDS });
+export type KanChebyshevOptions = Config<typeof OPTIONS>;
+export type KanChebyshevWeights = Config<typeof WEIGHTS>;
+export type ChebyshevKanConfig = Config<typeof CHEBYSHEV_KAN_LINEAR>;
 
 const tanh = exprFunction("squashed", ["x"], e.tanh(input("x")));
 
@@ -80,61 +81,36 @@ fn pull(x: f32, feature: u32, base: u32) -> f32 {
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function kanChebyshev(
-  x: Tensor,
-  weights: { readonly coefficients: Tensor },
-  options: KanChebyshevOptions,
-): Tensor {
-  const who = "kanChebyshev";
-  checkConfig(who, options, ["degree", "squash"]);
-  const { degree, squash = "tanh" } = options;
-  expectInteger(who, "degree", degree, 0);
-  expectOneOf(who, "squash", squash, ["tanh", "none"]);
+export function kanChebyshev(x: Tensor, weights: KanChebyshevWeights, options: KanChebyshevOptions): Tensor {
+  const who = OPTIONS.name;
   const features = expectFeatures(who, x);
-  expectDType(who, "coefficients", weights.coefficients, "f32");
-  expectShape(who, "coefficients", weights.coefficients, [features, null, degree + 1]);
+  const { coefficients } = WEIGHTS.read(weights);
+  const { degree, squash } = OPTIONS.read(options);
+  expectDType(who, "coefficients", coefficients, "f32");
+  expectShape(who, "coefficients", coefficients, [features, null, degree + 1]);
   const basis = { count: degree + 1, kernels: chebyshevKernels, variant: { squash: squash === "tanh" } };
-  return x.gpu.scope(() => basisLinear(who, x, transpose(weights.coefficients, [1, 0, 2]), basis));
+  return x.gpu.scope(() => basisLinear(who, x, transpose(coefficients, [1, 0, 2]), basis));
 }
 
-export interface ChebyshevKanConfig extends KanShape, KanChebyshevOptions {}
+/** `kanChebyshev` with its weights, under the name of ChebyKAN: cheby_coeffs, normal of deviation 1 / (in (degree + 1)). */
+export class ChebyshevKanLinear extends Component<typeof CHEBYSHEV_KAN_LINEAR> implements KanLayer {
+  static readonly schema = CHEBYSHEV_KAN_LINEAR;
 
-/** `kanChebyshev` with its weights, under the name of ChebyKAN: cheby_coeffs. */
-export class ChebyshevKanLinear implements KanLayer {
-  readonly config: ChebyshevKanConfig;
-  readonly #coefficients: Tensor;
-
-  constructor(config: ChebyshevKanConfig, weights: Readonly<Record<string, Tensor>>) {
-    checkConfig("ChebyshevKanLinear", config, [...SHAPE_KEYS, "degree", "squash"]);
-    checkShape("ChebyshevKanLinear", config);
-    expectInteger("ChebyshevKanLinear", "degree", config.degree, 0);
-    this.config = config;
-    const { inFeatures, outFeatures, degree } = config;
-    this.#coefficients = takeWeights("ChebyshevKanLinear", weights, {
-      cheby_coeffs: [inFeatures, outFeatures, degree + 1],
-    })["cheby_coeffs"]!;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: ChebyshevKanConfig): ParameterPlan {
+    const { inFeatures, outFeatures, degree } = CHEBYSHEV_KAN_LINEAR.read(config);
+    const init = { std: 1 / (inFeatures * (degree + 1)) };
+    return { cheby_coeffs: { shape: [inFeatures, outFeatures, degree + 1], init } };
   }
 
-  /** Normal coefficients of deviation 1 / (in (degree + 1)). */
-  static init(gpu: Gpu, config: ChebyshevKanConfig, init: KanInit): ChebyshevKanLinear {
-    checkShape("ChebyshevKanLinear", config);
-    checkConfig("ChebyshevKanLinear", init, INIT_KEYS);
-    const { inFeatures, outFeatures, degree } = config;
-    const { seed, stream = 0 } = init;
-    expectInteger("ChebyshevKanLinear", "degree", degree, 0);
-    const std = 1 / (inFeatures * (degree + 1));
-    const shape = [inFeatures, outFeatures, degree + 1];
-    return new ChebyshevKanLinear(config, {
-      cheby_coeffs: gpu.keep(randomNormal(gpu, shape, { seed, stream, std })),
-    });
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: ChebyshevKanConfig, parameters: Parameters) {
+    super(CHEBYSHEV_KAN_LINEAR, config, ChebyshevKanLinear.plan(config), parameters);
   }
 
+  /** x [..., in] f32; result [..., out]. @throws ShapeError, DTypeError */
   forward(x: Tensor): Tensor {
-    const { degree, squash = "tanh" } = this.config;
-    return kanChebyshev(x, { coefficients: this.#coefficients }, { degree, squash });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { cheby_coeffs: this.#coefficients };
+    const { degree, squash } = this.config;
+    return kanChebyshev(x, { coefficients: this.weights["cheby_coeffs"]! }, { degree, squash });
   }
 }

@@ -1,31 +1,46 @@
 import {
-  checkConfig,
+  boolean,
+  Component,
   ConfigError,
   expectDType,
-  expectInteger,
   expectShape,
+  integer,
   mul,
-  transpose,
   randomNormal,
-  type Gpu,
+  schema,
+  tensor,
+  transpose,
+  zeros,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { basisKernels, basisLinear, expectFeatures, type BasisKernels } from "./basis.js";
-import {
-  checkShape,
-  INIT_KEYS,
-  SHAPE_KEYS,
-  takeWeights,
-  type KanInit,
-  type KanLayer,
-  type KanShape,
-} from "../layer.js";
+import { SHAPE, type KanLayer } from "../layer.js";
 import { SIN_COS } from "./sincos.wgsl.js";
 
-export interface KanFourierOptions {
-  /** Number of frequencies; default: as many as the coefficients have. */
-  readonly gridSize?: number;
-}
+const OPTIONS = schema("kanFourier", {
+  gridSize: integer("Number of frequencies G.", { min: 1, defaultDoc: "that of the coefficients" }),
+});
+const WEIGHTS = schema("kanFourier", {
+  coefficients: tensor("Of the cosines, then of the sines, [2, out, in, G]."),
+  bias: tensor("[out]", { optional: true }),
+});
+const FOURIER_KAN_LINEAR = schema("FourierKanLinear", {
+  ...SHAPE,
+  gridSize: integer("Number of frequencies G.", { min: 1 }),
+  bias: boolean("A learned shift.", { default: true }),
+  smooth: boolean(
+    "Initial coefficients fall with the square of the frequency, so that functions are smooth (their slopes otherwise " +
+      "grow with the grid, and two layers in a row are noise to each other).",
+    { default: false },
+  ),
+});
+export type KanFourierOptions = Config<typeof OPTIONS>;
+export type KanFourierWeights = Config<typeof WEIGHTS>;
+export type FourierKanConfig = Config<typeof FOURIER_KAN_LINEAR>;
 
 /** cos x .. cos Gx, then sin x .. sin Gx. The angle is turned by x once per frequency; n = 2 G. */
 const fourierKernels: BasisKernels = basisKernels("kanFourier", {
@@ -54,13 +69,6 @@ fn pull(x: f32, feature: u32, base: u32) -> f32 {
 }`,
 });
 
-export interface KanFourierWeights {
-  /** Of the cosines, then of the sines: [2, out, in, G] */
-  readonly coefficients: Tensor;
-  /** [out] */
-  readonly bias?: Tensor | undefined;
-}
-
 /**
  * A KAN layer on Fourier series:
  * out_o = bias_o + sum_{i, g = 1..G} (cos(g x_i) coefficients[0, o, i, g - 1] + sin(g x_i) coefficients[1, o, i, g - 1]).
@@ -70,14 +78,13 @@ export interface KanFourierWeights {
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function kanFourier(x: Tensor, weights: KanFourierWeights, options: KanFourierOptions = {}): Tensor {
-  const who = "kanFourier";
-  checkConfig(who, options, ["gridSize"]);
-  const { coefficients, bias } = weights;
+  const who = OPTIONS.name;
   const features = expectFeatures(who, x);
+  const { coefficients, bias } = WEIGHTS.read(weights);
+  const given = OPTIONS.read(options);
   expectDType(who, "coefficients", coefficients, "f32");
   const { out = 0, G = 0 } = expectShape(who, "coefficients", coefficients, [2, "out", features, "G"]);
-  const gridSize = options.gridSize ?? G;
-  expectInteger(who, "gridSize", gridSize, 1);
+  const { gridSize = G } = given;
   if (gridSize !== G)
     throw new ConfigError(
       who,
@@ -94,61 +101,36 @@ export function kanFourier(x: Tensor, weights: KanFourierWeights, options: KanFo
   });
 }
 
-export interface FourierKanConfig extends KanShape {
-  /** Frequencies. */
-  readonly gridSize: number;
-  /** Default true. */
-  readonly bias?: boolean;
-}
+/**
+ * `kanFourier` with its weights, under the names of FourierKAN: fouriercoeffs, normal of deviation
+ * 1 / (sqrt(in) sqrt(G)), or with `smooth` 1 / (sqrt(in) g^2) for frequency g, and bias, zero.
+ */
+export class FourierKanLinear extends Component<typeof FOURIER_KAN_LINEAR> implements KanLayer {
+  static readonly schema = FOURIER_KAN_LINEAR;
 
-/** `kanFourier` with its weights, under the names of FourierKAN: fouriercoeffs, bias. */
-export class FourierKanLinear implements KanLayer {
-  readonly config: FourierKanConfig;
-  readonly #weights: Record<string, Tensor>;
-
-  constructor(config: FourierKanConfig, weights: Readonly<Record<string, Tensor>>) {
-    const who = "FourierKanLinear";
-    checkConfig(who, config, [...SHAPE_KEYS, "gridSize", "bias"]);
-    checkShape(who, config);
-    this.config = config;
-    const { inFeatures, outFeatures, gridSize } = config;
-    expectInteger(who, "gridSize", gridSize, 1);
-    this.#weights = takeWeights(who, weights, {
-      fouriercoeffs: [2, outFeatures, inFeatures, gridSize],
-      bias: config.bias === false ? undefined : [outFeatures],
-    });
-  }
-
-  /**
-   * Normal coefficients of deviation 1 / (sqrt(in) sqrt(gridSize)), or 1 / (sqrt(in) g^2) for frequency g with
-   * `smooth`; the bias is 0.
-   */
-  static init(gpu: Gpu, config: FourierKanConfig, init: KanInit): FourierKanLinear {
-    checkShape("FourierKanLinear", config);
-    checkConfig("FourierKanLinear", init, INIT_KEYS);
-    const { inFeatures, outFeatures, gridSize } = config;
-    const { seed, stream = 0, smooth = false } = init;
-    expectInteger("FourierKanLinear", "gridSize", gridSize, 1);
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: FourierKanConfig): ParameterPlan {
+    const { inFeatures, outFeatures, gridSize, bias, smooth } = FOURIER_KAN_LINEAR.read(config);
     const deviations = Array.from(
       { length: gridSize },
       (_, g) => 1 / Math.sqrt(inFeatures) / (smooth ? (g + 1) ** 2 : Math.sqrt(gridSize)),
     );
-    const shape = [2, outFeatures, inFeatures, gridSize];
-    const coefficients = gpu.scope(() =>
-      gpu.keep(mul(randomNormal(gpu, shape, { seed, stream }), gpu.tensor(deviations, [gridSize]))),
-    );
-    return new FourierKanLinear(config, {
-      fouriercoeffs: coefficients,
-      ...(config.bias === false ? {} : { bias: gpu.keep(gpu.zeros([outFeatures])) }),
-    });
+    const init: Draw = (gpu, shape, random) =>
+      mul(randomNormal(gpu, shape, random), gpu.tensor(deviations, [gridSize]));
+    return {
+      fouriercoeffs: { shape: [2, outFeatures, inFeatures, gridSize], init },
+      ...(bias ? { bias: zeros(outFeatures) } : {}),
+    };
   }
 
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: FourierKanConfig, parameters: Parameters) {
+    super(FOURIER_KAN_LINEAR, config, FourierKanLinear.plan(config), parameters);
+  }
+
+  /** x [..., in] f32; result [..., out]. @throws ShapeError, DTypeError */
   forward(x: Tensor): Tensor {
-    const { fouriercoeffs, bias } = this.#weights;
+    const { fouriercoeffs, bias } = this.weights;
     return kanFourier(x, { coefficients: fouriercoeffs!, bias }, { gridSize: this.config.gridSize });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#weights };
   }
 }

@@ -1,34 +1,31 @@
 import {
   add,
   applyOp,
-  checkConfig,
+  boolean,
+  Component,
   ConfigError,
   e,
   elementwise,
   expectDType,
-  expectNumber,
-  expectOneOf,
   expectShape,
   grid1d,
   mean,
+  number,
+  oneOf,
+  ones,
+  schema,
   sumMiddle,
+  tensor,
   variance,
-  type Gpu,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { baseBranch, type BaseActivation } from "../kan.js";
+import { BASE_ACTIVATIONS, baseBranch, checkBase } from "../kan.js";
 import { expectFeatures } from "./basis.js";
-import {
-  checkShape,
-  INIT_KEYS,
-  kaiming,
-  SHAPE_KEYS,
-  takeWeights,
-  without,
-  type KanInit,
-  type KanLayer,
-  type KanShape,
-} from "../layer.js";
+import { kaiming, SHAPE, type KanLayer } from "../layer.js";
 import {
   TOKENS,
   waveletBackwardEdges,
@@ -40,32 +37,28 @@ import {
 export type { WaveletKind } from "./wavelet.wgsl.js";
 export const WAVELETS: readonly WaveletKind[] = ["mexicanHat", "morlet", "dog"];
 
-export interface KanWaveletWeights {
-  /** Width of each edge's wavelet, not 0: [out, in] */
-  readonly scale: Tensor;
-  /** Its centre: [out, in] */
-  readonly translation: Tensor;
-  /** Its amplitude: [out, in] */
-  readonly weight: Tensor;
-  /** [out, in], if there is a base branch. */
-  readonly baseWeight?: Tensor | undefined;
-  /** [out], with `batchNorm`. */
-  readonly normWeight?: Tensor | undefined;
-  readonly normBias?: Tensor | undefined;
-}
-
-export interface KanWaveletOptions {
-  /** Default "mexicanHat". */
-  readonly wavelet?: WaveletKind;
-  /** Frequency of "morlet"; default 5. */
-  readonly omega0?: number;
-  /** Adds act(x) baseWeight^T; default "none". */
-  readonly baseActivation?: BaseActivation;
-  /** Normalise each output over all tokens, with the statistics of this batch. */
-  readonly batchNorm?: boolean;
-  /** Default 1e-5. */
-  readonly normEps?: number;
-}
+const FIELDS = {
+  wavelet: oneOf("The mother wavelet psi.", WAVELETS, { default: "mexicanHat" }),
+  omega0: number('Frequency of "morlet".', { default: 5 }),
+  baseActivation: oneOf('Adds act(x) baseWeight^T, but for "none".', BASE_ACTIVATIONS, { default: "none" }),
+  batchNorm: boolean("Normalise each output over all tokens, with the statistics of this batch.", {
+    default: false,
+  }),
+  normEps: number("Added to the variance by batchNorm.", { min: 0, default: 1e-5 }),
+};
+const OPTIONS = schema("kanWavelet", FIELDS);
+const WEIGHTS = schema("kanWavelet", {
+  scale: tensor("Width of each edge's wavelet, [out, in]."),
+  translation: tensor("Centre of each edge's wavelet, [out, in]."),
+  weight: tensor("Amplitude of each edge's wavelet, [out, in]."),
+  baseWeight: tensor("[out, in]; needed by a base branch.", { optional: true }),
+  normWeight: tensor("Factor of batchNorm, [out].", { optional: true }),
+  normBias: tensor("Shift of batchNorm, [out].", { optional: true }),
+});
+const WAVELET_KAN_LINEAR = schema("WaveletKanLinear", { ...SHAPE, ...FIELDS });
+export type KanWaveletOptions = Config<typeof OPTIONS>;
+export type KanWaveletWeights = Config<typeof WEIGHTS>;
+export type WaveletKanConfig = Config<typeof WAVELET_KAN_LINEAR>;
 
 /** Threads that are enough to fill a device. */
 const FULL = 4096;
@@ -131,7 +124,8 @@ const normalize = elementwise(
  * A KAN layer on wavelets: out_o = sum_i weight[o, i] psi((x_i - translation[o, i]) / scale[o, i]), with psi the
  * Mexican hat 2 / (sqrt 3 pi^(1/4)) (s^2 - 1) e^(-s^2/2), Morlet cos(omega0 s) e^(-s^2/2), or the derivative of a
  * Gaussian -s e^(-s^2/2); plus act(x) baseWeight^T if there is a base branch. `batchNorm` then normalises every
- * output over all leading axes (biased variance) and applies normWeight and normBias.
+ * output over all leading axes (biased variance) and applies normWeight and normBias. An edge of scale 0 has the limit
+ * of ever narrower wavelets: it adds 0 and gets no gradient.
  *
  * Every edge scales its argument itself, so there is no matrix product; the kernels sum block by block and nothing of
  * size [tokens, out, in] is made, forward or backward.
@@ -141,28 +135,27 @@ const normalize = elementwise(
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function kanWavelet(x: Tensor, weights: KanWaveletWeights, options: KanWaveletOptions = {}): Tensor {
-  const who = "kanWavelet";
-  checkConfig(who, options, ["wavelet", "omega0", "baseActivation", "batchNorm", "normEps"]);
-  const { wavelet = "mexicanHat", omega0 = 5, baseActivation = "none", batchNorm = false } = options;
-  const { normEps = 1e-5 } = options;
-  expectOneOf(who, "wavelet", wavelet, WAVELETS);
-  expectNumber(who, "omega0", omega0);
-  expectNumber(who, "normEps", normEps, 0);
+  const who = OPTIONS.name;
   const features = expectFeatures(who, x);
-  const { baseWeight, normWeight, normBias } = weights;
+  const given = WEIGHTS.read(weights);
+  const { wavelet, omega0, baseActivation, batchNorm, normEps } = OPTIONS.read(options);
+  const { baseWeight, normWeight, normBias } = given;
   const names: Record<string, number> = {};
   for (const name of ["weight", "translation", "scale"] as const) {
-    expectDType(who, name, weights[name], "f32");
-    expectShape(who, name, weights[name], ["out", features], names);
+    expectDType(who, name, given[name], "f32");
+    expectShape(who, name, given[name], ["out", features], names);
   }
   const outputs = names["out"]!;
-  if (!batchNorm && (normWeight || normBias))
-    throw new ConfigError(who, "normWeight or normBias is given, but batchNorm is not true");
-  for (const [name, t] of Object.entries({ normWeight, normBias }))
-    if (t) expectShape(who, name, t, [outputs]);
+  checkBase(who, x, baseActivation, baseWeight, outputs);
+  for (const [name, t] of Object.entries({ normWeight, normBias })) {
+    if (t === undefined) continue;
+    if (!batchNorm) throw new ConfigError(who, `${name} is given, but batchNorm is not true`);
+    expectDType(who, name, t, "f32");
+    expectShape(who, name, t, [outputs]);
+  }
   return x.gpu.scope(() => {
-    let out = wavelets(x, weights, wavelet, omega0);
-    const base = baseBranch(who, x, baseActivation, baseWeight, outputs);
+    let out = wavelets(x, given, wavelet, omega0);
+    const base = baseBranch(x, baseActivation, baseWeight);
     if (base) out = add(out, base);
     if (!batchNorm) return out;
     const axes = out.shape.slice(0, -1).map((_, i) => i);
@@ -177,68 +170,43 @@ export function kanWavelet(x: Tensor, weights: KanWaveletWeights, options: KanWa
   });
 }
 
-export interface WaveletKanConfig extends KanShape, KanWaveletOptions {}
-
 /**
- * `kanWavelet` with its weights, after Wav-KAN's: scale, translation, wavelet_weights, and where they are used
- * base_weight, bn.weight, bn.bias.
+ * `kanWavelet` with its weights, after Wav-KAN's: scale (1), translation (0), wavelet_weights (Kaiming uniform), and
+ * where they are used base_weight (the same), bn.weight (1), bn.bias (0).
  */
-export class WaveletKanLinear implements KanLayer {
-  readonly config: WaveletKanConfig;
-  readonly #options: KanWaveletOptions;
-  readonly #weights: Record<string, Tensor>;
+export class WaveletKanLinear extends Component<typeof WAVELET_KAN_LINEAR> implements KanLayer {
+  static readonly schema = WAVELET_KAN_LINEAR;
 
-  constructor(config: WaveletKanConfig, weights: Readonly<Record<string, Tensor>>) {
-    const who = "WaveletKanLinear";
-    const keys = ["wavelet", "omega0", "baseActivation", "batchNorm", "normEps"];
-    checkConfig(who, config, [...SHAPE_KEYS, ...keys]);
-    checkShape(who, config);
-    this.config = config;
-    this.#options = without(config, "inFeatures", "outFeatures");
-    const { inFeatures, outFeatures, baseActivation = "none", batchNorm = false } = config;
-    const edges = [outFeatures, inFeatures];
-    this.#weights = takeWeights(who, weights, {
-      scale: edges,
-      translation: edges,
-      wavelet_weights: edges,
-      base_weight: baseActivation === "none" ? undefined : edges,
-      "bn.weight": batchNorm ? [outFeatures] : undefined,
-      "bn.bias": batchNorm ? [outFeatures] : undefined,
-    });
-  }
-
-  /** Scale 1, translation 0, weights Kaiming uniform. */
-  static init(gpu: Gpu, config: WaveletKanConfig, init: KanInit): WaveletKanLinear {
-    checkShape("WaveletKanLinear", config);
-    checkConfig("WaveletKanLinear", init, INIT_KEYS);
-    const { seed, stream = 0 } = init;
-    const { inFeatures, outFeatures, baseActivation = "none", batchNorm = false } = config;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: WaveletKanConfig): ParameterPlan {
+    const { inFeatures, outFeatures, baseActivation, batchNorm } = WAVELET_KAN_LINEAR.read(config);
     const shape = [outFeatures, inFeatures];
-    return new WaveletKanLinear(config, {
-      scale: gpu.keep(gpu.full(shape, 1)),
-      translation: gpu.keep(gpu.zeros(shape)),
-      wavelet_weights: kaiming(gpu, config, seed, stream),
-      ...(baseActivation === "none" ? {} : { base_weight: kaiming(gpu, config, seed, stream + 1) }),
-      ...(batchNorm
-        ? { "bn.weight": gpu.keep(gpu.full([outFeatures], 1)), "bn.bias": gpu.keep(gpu.zeros([outFeatures])) }
-        : {}),
-    });
-  }
-
-  forward(x: Tensor): Tensor {
-    const w = this.#weights;
-    const weights = {
-      scale: w["scale"]!,
-      translation: w["translation"]!,
-      weight: w["wavelet_weights"]!,
-      baseWeight: w["base_weight"],
-      normWeight: w["bn.weight"],
-      normBias: w["bn.bias"],
+    return {
+      scale: { shape, init: 1 },
+      translation: { shape, init: 0 },
+      wavelet_weights: { shape, init: kaiming },
+      ...(baseActivation === "none" ? {} : { base_weight: { shape, init: kaiming } }),
+      ...(batchNorm ? { "bn.weight": ones(outFeatures), "bn.bias": zeros(outFeatures) } : {}),
     };
-    return kanWavelet(x, weights, this.#options);
   }
 
-  parameters(): Record<string, Tensor> {
-    return { ...this.#weights };
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: WaveletKanConfig, parameters: Parameters) {
+    super(WAVELET_KAN_LINEAR, config, WaveletKanLinear.plan(config), parameters);
+  }
+
+  /** x [..., in] f32; result [..., out]. @throws ShapeError, DTypeError */
+  forward(x: Tensor): Tensor {
+    const { wavelet, omega0, baseActivation, batchNorm, normEps } = this.config;
+    const { scale, translation, wavelet_weights, base_weight, ...norm } = this.weights;
+    const weights = {
+      scale: scale!,
+      translation: translation!,
+      weight: wavelet_weights!,
+      baseWeight: base_weight,
+      normWeight: norm["bn.weight"],
+      normBias: norm["bn.bias"],
+    };
+    return kanWavelet(x, weights, { wavelet, omega0, baseActivation, batchNorm, normEps });
   }
 }

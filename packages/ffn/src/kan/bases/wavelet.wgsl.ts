@@ -29,8 +29,22 @@ const MOTHERS: Readonly<Record<WaveletKind, string>> = {
   dog: "vec2f(-s, s * s - 1.0)",
 };
 
+/**
+ * The argument of an edge's wavelet, and 1 / scale. A scale of 0 (below 1.2e-38, which many adapters take for 0) has
+ * the limit of ever narrower wavelets: 0 almost everywhere, as far out, and no slope.
+ */
+const EDGE = /* wgsl */ `
+fn inverse(scale: f32) -> f32 {
+  let flat = abs(scale) < 1.2e-38;
+  return select(1.0 / select(scale, 1.0, flat), 0.0, flat);
+}
+fn argument(offset: f32, scale: f32) -> f32 {
+  let flat = abs(scale) < 1.2e-38;
+  return select(offset / select(scale, 1.0, flat), 100.0, flat);
+}`;
+
 /** Far out s is clamped: the square must not overflow where e^(-s^2/2) is 0 already. */
-const wave = ({ wavelet }: WaveletVariant): string => /* wgsl */ `
+const wave = ({ wavelet }: WaveletVariant): string => /* wgsl */ `${EDGE}
 ${wavelet === "morlet" ? SIN_COS : ""}
 fn wave(argument: f32) -> vec2f {
   let s = clamp(argument, -100.0, 100.0);
@@ -71,7 +85,7 @@ export const waveletForward: Kernel<WaveletVariant> = defineKernel({
     let edge = o * params.features + i;
     for (var j = 0u; j < ${String(TOKENS)}u; j++) {
       let value = x[min(first + j, last) * params.features + i];
-      total[j] += weight[edge] * wave((value - translation[edge]) / scale[edge]).x;
+      total[j] += weight[edge] * wave(argument(value - translation[edge], scale[edge])).x;
     }
   }
   for (var j = first; j < min(first + ${String(TOKENS)}u, params.tokens); j++) {
@@ -93,10 +107,10 @@ export const waveletBackwardInput: Kernel<WaveletVariant> = defineKernel({
   var total = vec4f();
   for (var o = 0u; o < params.outputs; o++) {
     let edge = o * params.features + i;
-    let factor = weight[edge] / scale[edge];
+    let factor = weight[edge] * inverse(scale[edge]);
     for (var j = 0u; j < ${String(TOKENS)}u; j++) {
       let token = min(first + j, last);
-      let s = (x[token * params.features + i] - translation[edge]) / scale[edge];
+      let s = argument(x[token * params.features + i] - translation[edge], scale[edge]);
       total[j] += grad[token * params.outputs + o] * factor * wave(s).y;
     }
   }
@@ -126,11 +140,11 @@ export const waveletBackwardEdges: Kernel<WaveletVariant> = defineKernel({
   let i = edge % params.features;
   var total = vec3f();
   for (var t = chunk * params.chunk; t < min((chunk + 1u) * params.chunk, params.tokens); t++) {
-    let s = (x[t * params.features + i] - translation[edge]) / scale[edge];
+    let s = argument(x[t * params.features + i] - translation[edge], scale[edge]);
     let w = wave(s);
     total += grad[t * params.outputs + o] * vec3f(w.x, w.y, clamp(s, -100.0, 100.0) * w.y);
   }
-  let factor = -weight[edge] / scale[edge];
+  let factor = -weight[edge] * inverse(scale[edge]);
   dweight[at] = total.x;
   dtranslation[at] = factor * total.y;
   dscale[at] = factor * total.z;
