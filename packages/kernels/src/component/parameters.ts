@@ -2,7 +2,15 @@ import { ShapeError, ConfigError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
 import { randomNormal } from "../random/index.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { checkConfig, expectDType, showShape } from "../base/validate.js";
+import { show } from "../base/show.js";
+import {
+  checkConfig,
+  expectDType,
+  expectGpu,
+  expectIntegers,
+  expectRecord,
+  showShape,
+} from "../base/validate.js";
 import { integer, schema, type Config } from "./schema.js";
 
 /** Draws a parameter by a rule of the mechanism; random values come from the given seed and stream. */
@@ -76,6 +84,21 @@ export function initParameter(
   );
 }
 
+/** @throws ConfigError naming the parameter whose shape or initial values are none */
+function checkPlan(caller: string, plan: ParameterPlan): void {
+  expectRecord(caller, "plan", plan);
+  for (const [name, entry] of Object.entries(plan)) {
+    const who = `${caller}: plan of ${name}`;
+    checkConfig(who, entry, ["shape", "init", "role", "buffer"]);
+    expectIntegers(who, "shape", entry.shape, 0);
+    const init = entry.init as
+      Partial<Exclude<Initializer, number | Draw>> | number | Draw | null | undefined;
+    const std = typeof init === "object" ? init?.std : init;
+    if (typeof init !== "function" && !(typeof std === "number" && Number.isFinite(std)))
+      throw new ConfigError(who, `init is ${show(init)}; it must be a number, { std } or a function`);
+  }
+}
+
 /**
  * Draws all parameters of a plan; parameter n takes the random stream `stream + n`. The caller owns the results.
  *
@@ -87,6 +110,8 @@ export function initParameters(
   plan: ParameterPlan,
   options: InitOptions = {},
 ): Record<string, Tensor> {
+  expectGpu(caller, gpu);
+  checkPlan(caller, plan);
   const { seed, stream } = INIT.read(options, caller);
   const made: Record<string, Tensor> = {};
   try {
@@ -111,6 +136,7 @@ export function checkParameters(
   plan: ParameterPlan,
   given: Parameters,
 ): Record<string, Tensor> {
+  checkPlan(caller, plan);
   checkConfig(caller, given, Object.keys(plan));
   return Object.fromEntries(
     Object.entries(plan).map(([name, { shape }]) => {

@@ -1,6 +1,7 @@
 import { ConfigError } from "../base/errors.js";
+import { show } from "../base/show.js";
 import { nearest } from "../base/validate.js";
-import { e, input, type Expr } from "./expr.js";
+import { e, input, isExpr, type Expr } from "./expr.js";
 
 /** Activations that fused ops know by name. */
 export type ActivationName =
@@ -32,9 +33,16 @@ export const ACTIVATIONS: Readonly<Record<ActivationName, (x: Expr) => Expr>> = 
 /** An activation by name, or as an expression of the input "x". */
 export type Activation = ActivationName | Expr;
 
-/** The expression of an activation over the input "x". */
+/** The expression of an activation over the input "x". @throws ConfigError */
 export function activationExpr(who: string, activation: Activation): Expr {
-  if (typeof activation !== "string") return activation;
+  if (typeof activation !== "string") {
+    if (!isExpr(activation))
+      throw new ConfigError(
+        who,
+        `activation is ${show(activation)}; it must be a name (${Object.keys(ACTIVATIONS).join(", ")}) or an expression of the input "x"`,
+      );
+    return activation;
+  }
   if (!Object.hasOwn(ACTIVATIONS, activation)) {
     const near = nearest(activation, Object.keys(ACTIVATIONS));
     throw new ConfigError(

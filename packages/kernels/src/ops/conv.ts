@@ -118,8 +118,9 @@ export function causalConv1d(
   checkConfig(who, options, ["bias", "state"]);
   const { bias, state } = options;
   expectTensors(who, { x, weight });
-  for (const [name, t] of Object.entries({ x, weight, bias })) if (t) expectDType(who, name, t, "f32", "f16");
-  if (state) expectDType(who, "state", state, x.dtype);
+  for (const [name, t] of Object.entries({ x, weight, bias }))
+    if (t !== undefined) expectDType(who, name, t, "f32", "f16");
+  if (state !== undefined) expectDType(who, "state", state, x.dtype);
   const { batch, rows, dim } = expectShape(who, "x", x, ["batch", "rows", "dim"]) as {
     batch: number;
     rows: number;

@@ -17,7 +17,15 @@ import { show } from "../base/show.js";
 import { sumToShape } from "../tensor/reduce.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { expectNoMore, expectTensor, showShape, sizeOf } from "../base/validate.js";
+import {
+  checkShape,
+  expectFunction,
+  expectList,
+  expectNoMore,
+  expectTensor,
+  showShape,
+  sizeOf,
+} from "../base/validate.js";
 
 /**
  * How an operand is indexed. `same`: element i; `one`: a single element; `row`: element i mod P (a trailing part
@@ -41,8 +49,10 @@ interface Variant {
 
 const MAX_RANK = 8;
 
-/** numpy's broadcasting rule. */
+/** numpy's broadcasting rule. @throws ShapeError, ConfigError */
 export function broadcastShapes(who: string, shapes: readonly (readonly number[])[]): number[] {
+  expectList(who, "shapes", shapes, "shapes");
+  for (const shape of shapes) checkShape(who, shape);
   const rank = Math.max(0, ...shapes.map((s) => s.length));
   return Array.from({ length: rank }, (_, axis) => {
     let extent = 1;
@@ -306,6 +316,8 @@ export function elementwise(
   inputs: readonly string[],
   define: (...args: Expr[]) => Expr,
 ): (...args: (Tensor | number)[]) => Tensor {
+  expectList(name, "inputs", inputs, "names");
+  expectFunction(name, "define", define);
   if (new Set(inputs).size !== inputs.length)
     throw new ConfigError(name, `its inputs ${inputs.join(", ")} must have different names`);
   const root = rootOf(name, inputs, define(...inputs.map(input)));

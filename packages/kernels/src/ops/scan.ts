@@ -10,6 +10,7 @@ import {
   checkConfig,
   expectBoolean,
   expectDType,
+  expectFunction,
   expectList,
   expectTensor,
   normalizeAxis,
@@ -45,10 +46,13 @@ export function associativeScan(
   components: readonly string[],
   combine: (left: readonly Expr[], right: readonly Expr[]) => readonly Expr[],
 ): AssociativeScan {
+  expectList(name, "components", components, "names");
+  expectFunction(name, "combine", combine);
   const n = components.length;
   const lefts = components.map((c) => `l_${c}`);
   const rights = components.map((c) => `r_${c}`);
   const roots = combine(lefts.map(input), rights.map(input));
+  expectList(name, "what combine returns", roots, "expressions");
   if (n === 0 || roots.length !== n) {
     throw new ConfigError(name, `combine gives ${roots.length} expressions for ${n} components`);
   }
@@ -269,7 +273,7 @@ export function cumsum(x: Tensor, options: CumsumOptions = {}): Tensor {
   checkConfig(who, options, ["axis", "reverse", "exclusive"]);
   const { exclusive = false, ...scan } = options;
   expectBoolean(who, "exclusive", exclusive);
-  const axis = normalizeAxis(who, scan.axis ?? -1, x.rank);
+  const axis = normalizeAxis(who, scan.axis === undefined ? -1 : scan.axis, x.rank);
   if (!exclusive || x.size === 0) return sumScan([x], scan)[0]!;
   return x.gpu.scope(() => {
     const zero = x.gpu.zeros(x.shape.map((n, i) => (i === axis ? 1 : n)));

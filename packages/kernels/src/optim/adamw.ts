@@ -1,9 +1,20 @@
 import { flatMain } from "../kernel/flat_grid.js";
-import { ConfigError } from "../base/errors.js";
+import { ConfigError, ShapeError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { checkConfig, expectDType, expectNumber, expectShape } from "../base/validate.js";
+import {
+  checkConfig,
+  expectDType,
+  expectFunction,
+  expectInteger,
+  expectList,
+  expectNumber,
+  expectRecord,
+  expectShape,
+  showShape,
+} from "../base/validate.js";
+import { show } from "../base/show.js";
 
 export interface AdamWOptions {
   readonly learningRate: number;
@@ -69,20 +80,27 @@ export class AdamW {
   /** @throws ConfigError, DTypeError */
   constructor(parameters: Readonly<Record<string, Tensor>>, options: AdamWOptions) {
     const who = "AdamW";
+    expectRecord(who, "parameters", parameters);
     checkConfig(who, options, ["learningRate", "betas", "eps", "weightDecay", "decays"]);
     const { learningRate, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01 } = options;
     expectNumber(who, "learningRate", learningRate, 0);
+    expectList(who, "betas", betas, "two numbers");
+    const moments: number = betas.length;
+    if (moments !== 2) throw new ConfigError(who, `betas hold ${moments} numbers; they must be two`);
     for (const beta of betas) expectNumber(who, "betas", beta, 0, 1 - Number.EPSILON);
     expectNumber(who, "eps", eps, 0);
     expectNumber(who, "weightDecay", weightDecay, 0);
+    const { decays = (_: string, parameter: Tensor): boolean => parameter.rank >= 2 } = options;
+    expectFunction(who, "decays", decays);
+    for (const [name, parameter] of Object.entries(parameters))
+      expectDType(who, `parameter ${name}`, parameter, "f32");
     const first = Object.values(parameters)[0];
     if (!first) throw new ConfigError(who, "was given no parameters");
     this.#gpu = first.gpu;
     this.#parameters = parameters;
     this.#options = { learningRate, betas, eps, weightDecay };
-    this.#decays = options.decays ?? ((_, parameter) => parameter.rank >= 2);
+    this.#decays = decays;
     for (const [name, parameter] of Object.entries(parameters)) {
-      expectDType(who, name, parameter, "f32");
       this.#moments[name] = {
         m: this.#gpu.keep(this.#gpu.zeros(parameter.shape)),
         v: this.#gpu.keep(this.#gpu.zeros(parameter.shape)),
@@ -96,31 +114,48 @@ export class AdamW {
     return this.#count;
   }
 
-  /** Count one step and write its learning rate and corrections. */
+  /** Count one step and write its learning rate and corrections. @throws ConfigError */
   advance(learningRate: number = this.#options.learningRate): void {
     if (this.#gpu.recording)
       throw new ConfigError(
         "AdamW",
         "a recording would freeze the learning rate and the step's corrections; record update(), and call advance() before each replay",
       );
+    expectNumber("AdamW.advance", "learningRate", learningRate, 0);
     const [beta1, beta2] = this.#options.betas;
     this.#count++;
     this.#hyper.write([learningRate, 1 / (1 - beta1 ** this.#count), 1 / (1 - beta2 ** this.#count)]);
   }
 
-  /** Queue the update; gradients by parameter name. Parameters without a gradient stay. */
-  update(grads: Readonly<Record<string, Tensor>>, scale?: Tensor): void {
-    const { betas, eps, weightDecay } = this.#options;
+  #check(grads: Readonly<Record<string, Tensor>>, scale: Tensor | undefined): void {
+    const who = "AdamW";
+    expectRecord(who, "grads", grads);
     for (const [name, grad] of Object.entries(grads)) {
-      const parameter = this.#parameters[name];
-      const moments = this.#moments[name];
-      if (!parameter || !moments)
+      if (!Object.hasOwn(this.#parameters, name))
         throw new ConfigError(
-          "AdamW",
+          who,
           `gradient ${name} belongs to no parameter; names must be those of the parameters that it was made with`,
         );
-      expectShape("AdamW", `gradient ${name}`, grad, parameter.shape);
-      expectDType("AdamW", `gradient ${name}`, grad, "f32");
+      expectShape(who, `gradient ${name}`, grad, this.#parameters[name]!.shape);
+      expectDType(who, `gradient ${name}`, grad, "f32");
+    }
+    if (scale === undefined) return;
+    expectDType(who, "scale", scale, "f32");
+    if (scale.size !== 1)
+      throw new ShapeError(who, `scale has shape ${showShape(scale.shape)}; it must have one element`);
+  }
+
+  /**
+   * Queue the update; gradients by parameter name. Parameters without a gradient stay.
+   *
+   * @throws ConfigError, ShapeError, DTypeError, each before anything is changed
+   */
+  update(grads: Readonly<Record<string, Tensor>>, scale?: Tensor): void {
+    this.#check(grads, scale);
+    const { betas, eps, weightDecay } = this.#options;
+    for (const [name, grad] of Object.entries(grads)) {
+      const parameter = this.#parameters[name]!;
+      const moments = this.#moments[name]!;
       const count = Math.ceil(parameter.size / 4);
       this.#gpu.run(adamwKernel, {
         variant: { scale: scale !== undefined },
@@ -140,6 +175,7 @@ export class AdamW {
   /** One step: advance, then update. */
   step(grads: Readonly<Record<string, Tensor>>, options: StepOptions = {}): void {
     checkConfig("AdamW.step", options, ["learningRate", "scale"]);
+    this.#check(grads, options.scale);
     this.advance(options.learningRate);
     this.update(grads, options.scale);
   }
@@ -154,13 +190,25 @@ export class AdamW {
     );
   }
 
-  /** Continue from saved moments and the number of steps taken. */
+  /**
+   * Continue from saved moments and the number of steps taken.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
   restore(state: Readonly<Record<string, ArrayLike<number>>>, count: number): void {
-    for (const [name, tensor] of Object.entries(this.state())) {
+    const who = "AdamW.restore";
+    const own = this.state();
+    checkConfig(who, state, Object.keys(own));
+    expectInteger(who, "count", count, 0);
+    for (const [name, tensor] of Object.entries(own)) {
       const saved = state[name];
-      if (!saved) throw new ConfigError("AdamW.restore", `${name} is missing`);
-      tensor.write(saved);
+      if (saved === undefined) throw new ConfigError(who, `${name} is missing`);
+      if (!Array.isArray(saved) && !ArrayBuffer.isView(saved))
+        throw new ConfigError(who, `${name} is ${show(saved)}; it must be an array of numbers`);
+      if (saved.length !== tensor.size)
+        throw new ShapeError(who, `${name} holds ${saved.length} numbers; it must hold ${tensor.size}`);
     }
+    for (const [name, tensor] of Object.entries(own)) tensor.write(state[name]!);
     this.#count = count;
   }
 

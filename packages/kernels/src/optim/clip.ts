@@ -1,7 +1,7 @@
 import { ConfigError } from "../base/errors.js";
 import { defineKernel, type Kernel } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { expectNumber } from "../base/validate.js";
+import { expectDType, expectNumber, expectRecord } from "../base/validate.js";
 
 const MAX_GROUPS = 64;
 const GROUP_ELEMENTS = 16384;
@@ -51,12 +51,18 @@ fn main() {
 
 /**
  * Norm of all gradients together, and the factor min(1, maxNorm / norm) that brings it to `maxNorm` (Pascanu et
- * al. 2013). Both are f32 scalars on the GPU; give `scale` to the optimizer's step. Summed in a fixed order.
+ * al. 2013). Both are f32 scalars on the GPU; give `scale` to the optimizer's step. Summed in a fixed order. Gradients
+ * are f32 or f16.
+ *
+ * @throws ConfigError, DTypeError
  */
 export function clipGradNorm(
   grads: Readonly<Record<string, Tensor>>,
   maxNorm: number,
 ): { norm: Tensor; scale: Tensor } {
+  expectRecord("clipGradNorm", "grads", grads);
+  for (const [name, grad] of Object.entries(grads))
+    expectDType("clipGradNorm", `gradient ${name}`, grad, "f32", "f16");
   expectNumber("clipGradNorm", "maxNorm", maxNorm, 0);
   const list = Object.values(grads);
   const gpu = list[0]?.gpu;

@@ -37,7 +37,7 @@ export function randomParameters(
   const { seed, stream = 0, step } = options;
   expectInteger(who, "seed", seed, 0, Number.MAX_SAFE_INTEGER);
   expectInteger(who, "stream", stream, 0, MAX_U32);
-  if (step) {
+  if (step !== undefined) {
     expectShape(who, "step", step, [1]);
     if (step.dtype !== "u32") throw new DTypeError(who, `step is ${step.dtype}; it must be u32`);
   }

@@ -2,7 +2,16 @@ import { expectOwnDevice } from "../base/abi.js";
 import { ConfigError, DTypeError, KernelsError, ShapeError } from "../base/errors.js";
 import { isFloat } from "../base/dtype.js";
 import type { Tensor } from "./tensor.js";
-import { showShape } from "../base/validate.js";
+import {
+  checkConfig,
+  expectFunction,
+  expectList,
+  expectRecord,
+  expectTensor,
+  expectTensorList,
+  showShape,
+} from "../base/validate.js";
+import { show } from "../base/show.js";
 import { addInto } from "./reduce.js";
 
 /** What a forward hands over: its outputs, and extra tensors that the backward needs. */
@@ -88,15 +97,35 @@ function withTape<T>(tape: Tape | undefined, fn: () => T): T {
 
 /** True while a tape is written and a gradient could flow to one of the tensors. */
 export function isTracked(tensors: readonly (Tensor | undefined)[]): boolean {
+  expectList("isTracked", "tensors", tensors, "tensors");
   const tape = current;
   return tape !== undefined && tensors.some((t) => t !== undefined && tape.tracks(t));
+}
+
+const SPEC_KEYS = ["name", "inputs", "forward", "backward"];
+
+/** @throws ConfigError */
+function checkSpec(spec: OpSpec): void {
+  checkConfig("applyOp", spec, SPEC_KEYS);
+  const { name, inputs, forward, backward } = spec;
+  if (typeof name !== "string")
+    throw new ConfigError("applyOp", `name is ${show(name)}; it must be text that names the op in errors`);
+  expectList(name, "inputs", inputs, "tensors");
+  expectFunction(name, "forward", forward);
+  if (backward !== undefined) expectFunction(name, "backward", backward);
 }
 
 /**
  * Run a differentiable operation and put it on the tape if one is being written and an input is tracked. Inside
  * `forward` and `backward` nothing is taped, and tensors that they do not return are freed.
+ *
+ * @throws ConfigError for a description with unknown, missing or wrong parts
  */
 export function applyOp(spec: OpSpec): Tensor[] {
+  checkSpec(spec);
+  spec.inputs.forEach((input, i) => {
+    if (input !== undefined) expectTensor(spec.name, `inputs[${i}]`, input);
+  });
   const first = spec.inputs.find((t) => t !== undefined);
   if (!first) throw new ConfigError(spec.name, "was given no tensor; one of its inputs must be one");
   const gpu = first.gpu;
@@ -119,8 +148,16 @@ export function applyOp(spec: OpSpec): Tensor[] {
   gpu.within((scope) =>
     withTape(undefined, () => {
       const result = spec.forward();
-      for (const output of result.outputs)
+      expectList(
+        spec.name,
+        "what forward returns as outputs",
+        (result as Partial<ForwardResult> | undefined)?.outputs,
+        "tensors",
+      );
+      for (const output of result.outputs) {
+        expectTensor(spec.name, "an output of forward", output);
         outputs.push(scope.tensors.has(output) ? output : output.alias(output.shape));
+      }
       if (recorded) tape.push(spec, { outputs, saved: result.saved ?? [] }, needs);
       return outputs;
     }),
@@ -141,10 +178,13 @@ export interface Pullback {
  * Vector-Jacobian product: run `fn` and keep what is needed to pull cotangents of its outputs back to `wrt`.
  *
  * What `fn` makes is freed as soon as no gradient needs it; the outputs belong to the caller's scope.
+ *
+ * @throws ConfigError for a function or list that is none, and inside another vjp; DTypeError for integer tensors
  */
 export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
-  const gpu = wrt[0]?.gpu;
-  if (!gpu) throw new ConfigError("vjp", "wrt is empty; give at least one tensor");
+  expectFunction("vjp", "fn", fn);
+  expectTensorList("vjp", "wrt", wrt);
+  const { gpu } = wrt[0] as Tensor;
   expectOwnDevice(gpu);
   if (current)
     throw new ConfigError("vjp", "called inside another vjp; gradients of gradients are not supported");
@@ -164,7 +204,14 @@ export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
   };
   let outputs: Tensor[];
   try {
-    outputs = withTape(tape, () => gpu.scope(fn));
+    outputs = withTape(tape, () =>
+      gpu.scope(() => {
+        const made = fn();
+        expectList("vjp", "what fn returns", made, "tensors");
+        for (const output of made) expectTensor("vjp", "an output of fn", output);
+        return made;
+      }),
+    );
   } catch (error) {
     close();
     throw error;
@@ -177,6 +224,10 @@ export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
         "vjp",
         "pullback was called twice, or after its scope had ended; it runs once, inside the scope of its forward pass",
       );
+    expectList("vjp", "cotangents", cotangents, "tensors");
+    cotangents.forEach((cotangent, i) => {
+      if (cotangent !== undefined) expectTensor("vjp", `cotangents[${i}]`, cotangent);
+    });
     if (cotangents.length !== outputs.length) {
       throw new ShapeError(
         "vjp",
@@ -271,22 +322,29 @@ function backward(
 /**
  * Value of a scalar loss and its gradients with respect to named parameters (zeros for those it does not use).
  *
- * @throws ShapeError if the loss has more than one element.
+ * @throws ShapeError if the loss has more than one element; ConfigError for what is no function or no tensor
  */
 export function valueAndGrad<K extends string>(
   loss: () => Tensor,
   parameters: Readonly<Record<K, Tensor>>,
 ): { value: Tensor; grads: Record<K, Tensor> } {
+  const who = "valueAndGrad";
+  expectFunction(who, "loss", loss);
+  expectRecord(who, "parameters", parameters);
   const names = Object.keys(parameters) as K[];
   const wrt = names.map((name) => parameters[name]);
-  const run = vjp(() => [loss()], wrt);
+  wrt.forEach((parameter, i) => {
+    expectTensor(who, `parameter ${names[i] as string}`, parameter);
+  });
+  const run = vjp(() => {
+    const one = loss();
+    expectTensor(who, "what loss returns", one);
+    return [one];
+  }, wrt);
   const value = run.outputs[0] as Tensor;
   if (value.size !== 1) {
     run.dispose();
-    throw new ShapeError(
-      "valueAndGrad",
-      `the loss has shape ${showShape(value.shape)}; it must have one element`,
-    );
+    throw new ShapeError(who, `the loss has shape ${showShape(value.shape)}; it must have one element`);
   }
   const gpu = value.gpu;
   const seed = gpu.full(value.shape, 1, value.dtype);
@@ -298,11 +356,13 @@ export function valueAndGrad<K extends string>(
 
 /** The same values, as a constant for the gradient. */
 export function stopGradient(x: Tensor): Tensor {
+  expectTensor("stopGradient", "x", x);
   return x.alias(x.shape);
 }
 
 /** Run `fn` without writing the tape. */
 export function noGrad<T>(fn: () => T): T {
+  expectFunction("noGrad", "fn", fn);
   return withTape(undefined, fn);
 }
 
@@ -311,6 +371,8 @@ export function noGrad<T>(fn: () => T): T {
  * with Sublinear Memory Cost"). Gradients flow to `inputs` only, so name every tensor `fn` depends on.
  */
 export function checkpoint(fn: (...inputs: Tensor[]) => Tensor[], inputs: readonly Tensor[]): Tensor[] {
+  expectFunction("checkpoint", "fn", fn);
+  expectTensorList("checkpoint", "inputs", inputs);
   return applyOp({
     name: "checkpoint",
     inputs,

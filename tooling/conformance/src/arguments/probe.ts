@@ -9,6 +9,10 @@ export interface ValidCall {
   readonly given: readonly unknown[];
   /** Paths of arguments whose kind is open, with the reason. */
   readonly open?: Readonly<Record<string, string>>;
+  /** Values of another kind than that of the valid call that a path takes as well, such as numbers for tensors. */
+  readonly takes?: Readonly<Record<string, readonly unknown[]>>;
+  /** Paths of records with keys of the caller's choice: a further key is refused for its value, if at all. */
+  readonly named?: readonly string[];
 }
 
 /** Valid calls of a package by name: functions, and classes' constructors and methods as `Class.method`. */
@@ -74,10 +78,11 @@ const text = (value: unknown): string =>
 /** What is wrong with the refusals of an export: nothing, if every wrong argument gets a typed error that fits. */
 export async function faults(gpu: Gpu, make: (gpu: Gpu) => ValidCall): Promise<string[]> {
   const found: string[] = [];
-  const { call, given, open = {} } = make(gpu);
+  const { call, given, open = {}, takes = {}, named = [] } = make(gpu);
   await call(...given);
   for (const attempt of attempts(given, gpu.zeros([2]))) {
     const what = `${attempt.path} = ${text(attempt.value)}`;
+    const free = named.some((path) => attempt.path.startsWith(`${path}.`));
     const live = gpu.memory().liveBuffers;
     let thrown: Error | undefined;
     try {
@@ -86,8 +91,9 @@ export async function faults(gpu: Gpu, make: (gpu: Gpu) => ValidCall): Promise<s
       thrown = error as Error;
     }
     if (thrown === undefined) {
-      if (!attempt.optional && !(attempt.path in open)) found.push(`${what} is taken`);
-    } else if (!KernelsError.isInstance(thrown) || attempt.rule?.test(thrown.message) === false) {
+      const fits = takes[attempt.path]?.some((value) => text(value) === text(attempt.value));
+      if (!attempt.optional && !(attempt.path in open) && !fits) found.push(`${what} is taken`);
+    } else if (!KernelsError.isInstance(thrown) || (!free && attempt.rule?.test(thrown.message) === false)) {
       found.push(`${what}: ${String(thrown)}`);
     } else if (gpu.memory().liveBuffers !== live) {
       found.push(`${what} is refused after buffers were made`);

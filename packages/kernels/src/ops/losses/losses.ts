@@ -146,7 +146,14 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   expectTensors(who, { logits, targets });
   const s = lossSettings(who, options, "axis", "classWeights");
   const { classWeights } = options;
-  const { axis } = expectClasses(who, logits, targets, s, options.axis ?? -1, classWeights);
+  const { axis } = expectClasses(
+    who,
+    logits,
+    targets,
+    s,
+    options.axis === undefined ? -1 : options.axis,
+    classWeights,
+  );
   return logits.gpu.scope(() => {
     const rows = alongAxis(who, logits, axis, (x) => [rowLosses(x, targets, s)])[0]!;
     return reduced(rows, targets, s, classWeights);
@@ -253,7 +260,14 @@ export function negativeLogLikelihood(
   checkConfig(who, options, ["axis", "classWeights", "ignoreIndex", "reduction"]);
   const s = lossSettings(who, options, "axis", "classWeights");
   const { classWeights } = options;
-  const { axis } = expectClasses(who, logProbs, targets, s, options.axis ?? -1, classWeights);
+  const { axis } = expectClasses(
+    who,
+    logProbs,
+    targets,
+    s,
+    options.axis === undefined ? -1 : options.axis,
+    classWeights,
+  );
   return logProbs.gpu.scope(() => {
     const rows = alongAxis(who, logProbs, axis, (x) => [pickedRows(x, targets, s)])[0]!;
     return reduced(rows, targets, s, classWeights);

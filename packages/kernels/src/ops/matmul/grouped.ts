@@ -105,7 +105,7 @@ export function groupedMatmul(
   const who = "groupedMatmul";
   checkConfig(who, options, ["bias"]);
   const { bias } = options;
-  expectTensors(who, { x, weight, offsets, ...(bias ? { bias } : {}) });
+  expectTensors(who, { x, weight, offsets, ...(bias === undefined ? {} : { bias }) });
   for (const [name, t] of Object.entries({ x, weight, bias }))
     if (t && !isFloat(t.dtype)) throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
   if (offsets.dtype !== "u32") throw new DTypeError(who, `offsets are ${offsets.dtype}; they must be u32`);

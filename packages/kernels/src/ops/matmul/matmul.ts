@@ -9,6 +9,7 @@ import {
   checkConfig,
   expectBoolean,
   expectNumber,
+  expectOneOf,
   expectTensor,
   expectTensors,
   showShape,
@@ -44,7 +45,7 @@ function activationOp(activation: Expr): (x: Tensor) => Tensor {
 
 function resolveActivation(who: string, activation: Activation | undefined): Expr | undefined {
   if (activation === undefined || activation === "identity") return undefined;
-  if (typeof activation !== "string") return activation;
+  if (typeof activation !== "string") return activationExpr(who, activation);
   let expr = byName.get(activation);
   if (!expr) byName.set(activation, (expr = activationExpr(who, activation)));
   return expr;
@@ -78,7 +79,7 @@ export function linear(
 ): Tensor {
   expectTensors("linear", { x, weight });
   checkConfig("linear", options, ["activation", "residual", "alpha"]);
-  if (options.residual) expectTensor("linear", "residual", options.residual);
+  if (options.residual !== undefined) expectTensor("linear", "residual", options.residual);
   if (weight.rank !== 2)
     throw new ShapeError("linear", `weight has shape ${showShape(weight.shape)}; it must be [out, in]`);
   const [out = 0, width = 0] = weight.shape;
@@ -100,10 +101,12 @@ function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { f
   expectBoolean(who, "transposeA", transposeA);
   expectBoolean(who, "transposeB", transposeB);
   expectNumber(who, "alpha", alpha);
+  expectOneOf(who, "form", form, ["auto", "wide", "vector", "subgroup", "tiled"]);
   expectTensors(who, { a, b });
   for (const [name, tensor] of Object.entries({ a, b, bias, residual })) {
-    if (tensor) expectTensor(who, name, tensor);
-    if (tensor && !isFloat(tensor.dtype))
+    if (tensor === undefined) continue;
+    expectTensor(who, name, tensor);
+    if (!isFloat(tensor.dtype))
       throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be f32 or f16`);
   }
   const { M, N, K, batch } = dimensions(who, a, b, transposeA, transposeB);

@@ -5,7 +5,7 @@ import { hasFixedSubgroups } from "./form.js";
 import { matmul } from "./matmul.js";
 import { randomUniform } from "../../random/random.js";
 import type { Tensor } from "../../tensor/tensor.js";
-import { checkConfig } from "../../base/validate.js";
+import { checkConfig, expectFunction, expectGpu, expectRecord } from "../../base/validate.js";
 
 /** What measurements chose on an adapter; see `tune`. */
 export interface Tuning {
@@ -103,8 +103,12 @@ async function measure(gpu: Gpu): Promise<Tuning> {
  * @throws ConfigError, DeviceLostError
  */
 export async function tune(gpu: Gpu, options: { readonly store?: TuningStore } = {}): Promise<Tuning> {
+  expectGpu("tune", gpu);
   checkConfig("tune", options, ["store"]);
   const { store = { load: loadTuning, save: saveTuning } } = options;
+  expectRecord("tune", "store", store);
+  expectFunction("tune", "store.load", store.load);
+  expectFunction("tune", "store.save", store.save);
   const name = nameOf(gpu);
   const kept = parse(await attempt(() => store.load(name)));
   const tuning = kept ?? (await measure(gpu));
