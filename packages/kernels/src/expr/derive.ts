@@ -36,11 +36,12 @@ function partials(x: Expr, g: Expr): (Expr | undefined)[] {
       return [e.damp(g, b), e.damp(g, a)];
     case "div":
       return [e.div(g, b), e.neg(e.div(e.mul(g, x), b))];
-    // Ties go to the second operand, so max(x, 0) has slope 0 at 0.
+    // Ties go to the second operand, so max(x, 0) has slope 0 at 0. At NaN, where no comparison holds, both operands
+    // take the cotangent.
     case "min":
-      return [e.select(e.lt(a, b), g, 0), e.select(e.lt(a, b), 0, g)];
+      return [e.select(e.le(b, a), 0, g), e.select(e.lt(a, b), 0, g)];
     case "max":
-      return [e.select(e.lt(b, a), g, 0), e.select(e.lt(b, a), 0, g)];
+      return [e.select(e.le(a, b), 0, g), e.select(e.lt(b, a), 0, g)];
     case "lt":
     case "le":
     case "eq":

@@ -169,8 +169,11 @@ export const e: {
   /** x^c for a constant c; x must be positive unless c is -1, 0, 1, 2 or 3. */
   readonly pow: (x: Operand, exponent: number) => Expr;
   readonly abs: (x: Operand) => Expr;
+  /** -1, 0 or 1; NaN for NaN. */
   readonly sign: (x: Operand) => Expr;
+  /** The smaller one, NaN where either is; at a tie the gradient goes to b. */
   readonly min: (a: Operand, b: Operand) => Expr;
+  /** The larger one, NaN where either is; at a tie the gradient goes to b. */
   readonly max: (a: Operand, b: Operand) => Expr;
   readonly tanh: (x: Operand) => Expr;
   readonly sigmoid: (x: Operand) => Expr;
@@ -186,6 +189,7 @@ export const e: {
   readonly geluTanh: (x: Operand) => Expr;
   /** x tanh(softplus(x)). */
   readonly mish: (x: Operand) => Expr;
+  /** max(x, 0), NaN for NaN. */
   readonly relu: (x: Operand) => Expr;
   readonly erf: (x: Operand) => Expr;
   readonly sin: (x: Operand) => Expr;

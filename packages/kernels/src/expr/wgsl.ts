@@ -5,8 +5,26 @@ import type { Expr } from "./expr.js";
 /** WGSL value types that an expression can be written for. */
 export type ExprType = "f32" | "vec2f" | "vec4f";
 
+/** WGSL of the test for NaN, by its bits: a driver may assume that there is none, and then comparisons tell nothing. */
+const isNaN = (x: string, T: ExprType): string => {
+  const U = T.replace("f", "u");
+  return `(bitcast<${U}>(${x}) & ${U}(0x7fffffffu)) > ${U}(0x7f800000u)`;
+};
+
+/** The larger or smaller of two, NaN where either is. WGSL's max and min may give the other number then. */
+const extreme =
+  (name: "max" | "min", order: "<" | ">") =>
+  (T: ExprType): string => `fn expr_${name}_${T}(x: ${T}, y: ${T}) -> ${T} {
+  return select(select(x, y, x ${order} y), y, ${isNaN("y", T)});
+}`;
+
 /** Helper functions that do not overflow and are accurate in float32, by name. */
 const HELPERS: Readonly<Record<string, (T: ExprType) => string>> = {
+  max: extreme("max", "<"),
+  min: extreme("min", ">"),
+  sign: (T) => `fn expr_sign_${T}(x: ${T}) -> ${T} {
+  return select(sign(x), x, ${isNaN("x", T)});
+}`,
   tanh: (T) => `fn expr_tanh_${T}(x: ${T}) -> ${T} {
   let s = x * x;
   let near = x * (1.0 + s * (-0.3333333333 + s * (0.1333333333 + s * (-0.0539682540 + s * 0.0218694885))));
@@ -93,7 +111,14 @@ export function exprToWgsl(
       case "neg":
         return `-${a}`;
       case "min":
-      case "max":
+      case "max": {
+        // A constant is not NaN: where the other operand is, the comparison fails and leaves it.
+        const [first, second] = x.args as readonly [Expr, Expr];
+        const order = x.op === "max" ? "<" : ">";
+        if (second.op === "const") return `select(${a}, ${b}, ${a} ${order} ${b})`;
+        if (first.op === "const") return `select(${b}, ${a}, ${b} ${order} ${a})`;
+        return call(x.op, `${a}, ${b}`);
+      }
       case "pow":
         return `${x.op}(${a}, ${b})`;
       case "lt":
@@ -110,12 +135,12 @@ export function exprToWgsl(
       case "sigmoid":
       case "softplus":
       case "erf":
+      case "sign":
         return call(x.op, a);
       case "exp":
       case "log":
       case "sqrt":
       case "abs":
-      case "sign":
       case "sin":
       case "cos":
       case "floor":

@@ -24,14 +24,10 @@ export const sub: Binary = /* @__PURE__ */ binary("sub", e.sub);
 export const mul: Binary = /* @__PURE__ */ binary("mul", e.mul);
 /** a / b */
 export const div: Binary = /* @__PURE__ */ binary("div", e.div);
-// Neither comparison holds for NaN, so that the sum, which is NaN then, is taken.
-const larger = (a: Expr, b: Expr): Expr => e.select(e.lt(b, a), a, e.select(e.le(a, b), b, e.add(a, b)));
-const smaller = (a: Expr, b: Expr): Expr => e.select(e.lt(a, b), a, e.select(e.le(b, a), b, e.add(a, b)));
-
 /** max(a, b), NaN if either is; at a tie the gradient goes to b. */
-export const maximum: Binary = /* @__PURE__ */ binary("maximum", larger);
+export const maximum: Binary = /* @__PURE__ */ binary("maximum", e.max);
 /** min(a, b), NaN if either is; at a tie the gradient goes to b. */
-export const minimum: Binary = /* @__PURE__ */ binary("minimum", smaller);
+export const minimum: Binary = /* @__PURE__ */ binary("minimum", e.min);
 /** 1 where a < b, else 0. Comparisons have no gradient, and give what `where` takes. */
 export const less: Binary = /* @__PURE__ */ binary("less", e.lt);
 /** 1 where a <= b, else 0. */
@@ -60,7 +56,7 @@ export const abs: Unary = /* @__PURE__ */ unary("abs", e.abs);
 export const tanh: Unary = /* @__PURE__ */ unary("tanh", e.tanh);
 /** 1 / (1 + e^-x) */
 export const sigmoid: Unary = /* @__PURE__ */ unary("sigmoid", e.sigmoid);
-/** max(x, 0), with slope 0 at 0. */
+/** max(x, 0), with slope 0 at 0; NaN stays NaN. */
 export const relu: Unary = /* @__PURE__ */ unary("relu", e.relu);
 /** x sigmoid(x) (Elfwing et al. 2017; Ramachandran et al. 2017). */
 export const silu: Unary = /* @__PURE__ */ unary("silu", e.silu);
@@ -76,7 +72,7 @@ export const where: (condition: Tensor, a: Tensor | number, b: Tensor | number) 
   );
 
 const bounded = /* @__PURE__ */ elementwise("clip", ["x", "low", "high"], (x, low, high) =>
-  smaller(larger(x, low), high),
+  e.min(e.max(x, low), high),
 );
 
 /**

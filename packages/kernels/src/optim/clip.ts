@@ -45,7 +45,9 @@ fn main() {
   for (var i = 0u; i < params.count; i++) { total += partial[i]; }
   let n = sqrt(total);
   norm[0] = n;
-  scale[0] = min(1.0, params.limit / (n + 1e-6));
+  let factor = params.limit / (n + 1e-6);
+  // Not min: a norm that is NaN must be seen in the scale.
+  scale[0] = select(factor, 1.0, factor > 1.0);
 }`,
 });
 
