@@ -9,6 +9,8 @@ import {
   dropout,
   linear,
   randomNormal,
+  randomUniform,
+  sample,
   silu,
   valueAndGrad,
   type Tensor,
@@ -87,6 +89,18 @@ describe("a recording", () => {
     };
     expect(write).toThrow(/frozen/);
     expect([...(await w.read())]).toEqual([1, 2]);
+    const logits = gpu.tensor([1, 2, 3]);
+    for (const [name, draw] of [
+      ["randomUniform", () => randomUniform(gpu, [2], { seed: 1 })],
+      ["randomNormal", () => randomNormal(gpu, [2], { seed: 1 })],
+      ["dropout", () => dropout(w, 0.5, { seed: 1 })],
+      ["sample", () => sample(logits, { seed: 1 })],
+    ] as const) {
+      expect(() => gpu.record(draw)).toThrow(ConfigError);
+      expect(() => gpu.record(draw)).toThrow(`${name}: was called inside a recording without step`);
+    }
+    // These two draw nothing.
+    gpu.record(() => [dropout(w, 0, { seed: 1 }), sample(logits, { temperature: 0 })]).dispose();
     // What was made inside is the recording's own.
     const recording = gpu.record(() => {
       const constant = gpu.zeros([2]);

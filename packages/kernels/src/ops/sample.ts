@@ -12,7 +12,7 @@ import {
 } from "../base/validate.js";
 import { argmax } from "./extremes.js";
 import { philox } from "../random/philox.wgsl.js";
-import { randomParameters, type RandomOptions } from "../random/random.js";
+import { expectFreshDraws, randomParameters, type RandomOptions } from "../random/random.js";
 
 export interface SampleOptions extends Partial<RandomOptions> {
   /** Divides the logits; 0 takes the largest. Default 1. */
@@ -158,7 +158,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 /**
  * Draw one token per row on the GPU: logits [vocab] or [rows, vocab], f32 -> i32 [1] or [rows]. Temperature, then
  * top-k, top-p and min-p, each on what the one before has left. Any temperature above 0 may be given: a very small one
- * takes the largest logit. A NaN is never drawn; where no logit is above -Infinity, token 0 is.
+ * takes the largest logit. A NaN is never drawn; where no logit is above -Infinity, token 0 is. A recording freezes the
+ * options, which are numbers of the host; `step` tells its replays apart.
+ *
+ * @throws ConfigError, also inside a recording without `step` unless the temperature is 0; ShapeError, DTypeError
  */
 export function sample(logits: Tensor, options: SampleOptions = {}): Tensor {
   const who = "sample";
@@ -180,6 +183,7 @@ export function sample(logits: Tensor, options: SampleOptions = {}): Tensor {
   const rows = logits.size / width;
   const random = randomParameters(who, { seed, stream, step });
   if (temperature === 0) return logits.gpu.scope(() => argmax(logits).reshape([rows]));
+  expectFreshDraws(who, logits.gpu, step);
   const out = logits.gpu.empty([rows], "i32");
   logits.gpu.run(sampleKernel, {
     variant: { step: step !== undefined },

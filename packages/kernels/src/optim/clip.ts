@@ -54,7 +54,7 @@ fn main() {
 /**
  * Norm of all gradients together, and the factor min(1, maxNorm / norm) that brings it to `maxNorm` (Pascanu et
  * al. 2013). Both are f32 scalars on the GPU; give `scale` to the optimizer's step. Summed in a fixed order. Gradients
- * are f32 or f16.
+ * are f32 or f16. A recording freezes `maxNorm`.
  *
  * @throws ConfigError, DTypeError
  */

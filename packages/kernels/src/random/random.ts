@@ -23,7 +23,10 @@ export interface RandomOptions {
   readonly seed: number;
   /** Tells uses of one seed apart (a layer, a parameter); integer in 0..2^32-1, default 0. */
   readonly stream?: number;
-  /** u32 [1] on the GPU that tells steps apart, so that a recording draws new numbers at each replay. */
+  /**
+   * u32 [1] on the GPU that tells steps apart, so that a recording draws new numbers at each replay. Inside a recording
+   * it must be given.
+   */
   readonly step?: Tensor | undefined;
 }
 
@@ -42,6 +45,15 @@ export function randomParameters(
     if (step.dtype !== "u32") throw new DTypeError(who, `step is ${step.dtype}; it must be u32`);
   }
   return { seed_low: seed % 2 ** 32, seed_high: Math.floor(seed / 2 ** 32), stream };
+}
+
+/** Refuse to draw inside a recording what each replay would draw again. @throws ConfigError @internal */
+export function expectFreshDraws(who: string, gpu: Gpu, step: Tensor | undefined): void {
+  if (gpu.recording && step === undefined)
+    throw new ConfigError(
+      who,
+      "was called inside a recording without step: every replay would draw the same numbers; give step, a u32 [1] tensor from outside, and write a new number into it before each replay (or draw before the recording)",
+    );
 }
 
 interface RandomVariant {
@@ -98,6 +110,7 @@ function fill(
   scale: number,
 ): Tensor {
   const own = randomParameters(who, options);
+  expectFreshDraws(who, gpu, options.step);
   const out = gpu.empty(shape);
   const count = Math.ceil(sizeOf(shape) / 4);
   gpu.run(randomKernel, {
@@ -109,7 +122,7 @@ function fill(
   return out;
 }
 
-/** Numbers uniform in [low, high), f32. */
+/** Numbers uniform in [low, high), f32. @throws ConfigError, also inside a recording without `step`; ShapeError, DTypeError */
 export function randomUniform(
   gpu: Gpu,
   shape: readonly number[],
@@ -122,7 +135,7 @@ export function randomUniform(
   return fill("randomUniform", gpu, shape, options, "uniform", low, high - low);
 }
 
-/** Normal numbers, f32. */
+/** Normal numbers, f32. @throws ConfigError, also inside a recording without `step`; ShapeError, DTypeError */
 export function randomNormal(
   gpu: Gpu,
   shape: readonly number[],
@@ -160,6 +173,8 @@ ${flatMain("i", "params.count")}
 /**
  * Dropout: each element is 0 with probability p, else x / (1 - p) (Srivastava et al. 2014). The mask is drawn again
  * in the backward, not kept.
+ *
+ * @throws ConfigError, also inside a recording without `step`; DTypeError
  */
 export function dropout(x: Tensor, p: number, options: RandomOptions): Tensor {
   const who = "dropout";
@@ -169,6 +184,7 @@ export function dropout(x: Tensor, p: number, options: RandomOptions): Tensor {
   if (p === 1) throw new ConfigError(who, "p is 1; it must be below 1");
   if (!isFloat(x.dtype)) throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
   const own = randomParameters(who, options);
+  if (p > 0) expectFreshDraws(who, x.gpu, options.step);
   const run = (t: Tensor): Tensor => {
     const out = t.gpu.empty(t.shape, t.dtype);
     const count = Math.ceil(t.size / 4);
