@@ -1,4 +1,18 @@
-import { H3, Lru, S4d, S5, type Plan, type SequenceOptions, type SequenceState } from "@x/attention";
+import {
+  GatedLongConv,
+  GriffinBlock,
+  H3,
+  Lru,
+  Mamba2Block,
+  MambaBlock,
+  Rwkv4TimeMix,
+  Rwkv6TimeMix,
+  S4d,
+  S5,
+  type Plan,
+  type SequenceOptions,
+  type SequenceState,
+} from "@x/attention";
 import type { ComponentClass, Schema, Tensor } from "@x/kernels";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
@@ -70,8 +84,14 @@ function packaged<Given>(
 
 /** Mixers without softmax, by type. */
 export const SEQUENCE_MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
-  h3: packaged(H3, { defaults: () => ({ stateSize: 32 }) }),
-  lru: packaged(Lru, { defaults: (_, dim) => ({ stateSize: dim }) }),
-  s4d: packaged(S4d, { defaults: () => ({ stateSize: 32 }) }),
-  s5: packaged(S5, { defaults: (_, dim) => ({ stateSize: dim }) }),
+  gatedLongConv: packaged(GatedLongConv),
+  griffin: packaged(GriffinBlock),
+  h3: packaged(H3),
+  lru: packaged(Lru),
+  mamba: packaged(MambaBlock),
+  mamba2: packaged(Mamba2Block),
+  rwkv4: packaged(Rwkv4TimeMix),
+  rwkv6: packaged(Rwkv6TimeMix),
+  s4d: packaged(S4d),
+  s5: packaged(S5),
 };

@@ -7,42 +7,32 @@ import {
   elementwise,
   expectBoolean,
   expectDType,
-  expectInteger,
   expectOneOf,
   expectShape,
   grid1d,
+  integer,
   isTracked,
   linear,
+  matrix,
   mul,
   randomNormal,
+  schema,
   slice,
   split,
   stack,
-  type Gpu,
+  zeros,
+  type Config,
+  type Draw,
   type Kernel,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { expectTokens } from "../../block/block.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  zeros,
-  type Draw,
-  type InitOptions,
-  type Plan,
-} from "../../parameters.js";
 import { CHANNELS, stage } from "./gated_long_conv.wgsl.js";
 import { continuedConvolution, longConvolution, type ConvolutionForm } from "./long_convolution.js";
-import {
-  expectCall,
-  newState,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import type { StatePlan } from "../state/sequence_state.js";
 
 export interface GatedLongConvParameters {
   /** [order, dim, taps] */
@@ -194,15 +184,13 @@ export function gatedLongConv(
   });
 }
 
-export interface GatedLongConvConfig {
-  readonly dim: number;
-  /** Convolutions, each with its gate; default 2. */
-  readonly order?: number;
-  /** Tokens that a filter reaches back over. */
-  readonly taps: number;
-  /** Taps of the short convolution before; default 3. */
-  readonly shortTaps?: number;
-}
+const LAYER = schema("GatedLongConv", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  order: integer("Convolutions, each with its gate.", { min: 1, default: 2 }),
+  taps: integer("Tokens that a filter reaches back over.", { min: 1 }),
+  shortTaps: integer("Taps of the short convolution before.", { min: 1, default: 3 }),
+});
+export type GatedLongConvConfig = Config<typeof LAYER>;
 
 /**
  * `gatedLongConv` between projections, as in Hyena, with filters that are parameters: (v, gates) = shortConv(x W^T + b),
@@ -211,25 +199,15 @@ export interface GatedLongConvConfig {
  * Parameters in_proj [(order + 1) dim, dim], short_filter [(order + 1) dim, shortTaps], out_proj [dim, dim] (`.weight`
  * and `.bias`), filters [order, dim, taps], skip [order, dim].
  */
-export class GatedLongConv implements Module {
-  readonly config: GatedLongConvConfig;
-  readonly #p: Record<string, Tensor>;
-
-  /** @throws ConfigError */
-  constructor(config: GatedLongConvConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("GatedLongConv", GatedLongConv.plan(config), parameters);
-    this.config = config;
-  }
+export class GatedLongConv extends SequenceMixer<typeof LAYER> {
+  static readonly schema = LAYER;
 
   /**
-   * Names, shapes and beginnings of the parameters: filters are normal numbers that fade to a hundredth over 0.3 to 1.5
-   * of their length, by channel (Hyena's window), with squares that sum to one. @throws ConfigError
+   * Names, shapes and initial values of the parameters: filters are normal numbers that fade to a hundredth over 0.3 to
+   * 1.5 of their length, by channel (Hyena's window), with squares that sum to one. @throws ConfigError
    */
-  static plan(config: GatedLongConvConfig): Plan {
-    const who = "GatedLongConv";
-    checkConfig(who, config, ["dim", "order", "taps", "shortTaps"]);
-    const { dim, order = 2, taps, shortTaps = 3 } = config;
-    for (const [name, n] of Object.entries({ dim, order, taps, shortTaps })) expectInteger(who, name, n, 1);
+  static plan(config: GatedLongConvConfig): ParameterPlan {
+    const { dim, order, taps, shortTaps } = LAYER.read(config);
     const inner = (order + 1) * dim;
     const fading: Draw = (gpu, shape, random) => {
       const windows = Array.from({ length: dim }, (_, d) => {
@@ -243,32 +221,22 @@ export class GatedLongConv implements Module {
     return {
       "in_proj.weight": matrix(inner, dim),
       "in_proj.bias": zeros(inner),
-      "short_filter.weight": {
-        shape: [inner, shortTaps],
-        init: (gpu, shape, random) => randomNormal(gpu, shape, { ...random, std: shortTaps ** -0.5 }),
-      },
+      "short_filter.weight": { shape: [inner, shortTaps], init: { std: shortTaps ** -0.5 } },
       "short_filter.bias": zeros(inner),
       filters: { shape: [order, dim, taps], init: fading },
-      skip: { shape: [order, dim], init: (gpu, shape, random) => randomNormal(gpu, shape, random) },
-      "out_proj.weight": matrix(dim, dim),
+      skip: { shape: [order, dim], init: { std: 1 } },
+      "out_proj.weight": matrix(dim, dim, "output"),
       "out_proj.bias": zeros(dim),
     };
   }
 
-  static init(gpu: Gpu, config: GatedLongConvConfig, options: InitOptions): GatedLongConv {
-    return new GatedLongConv(
-      config,
-      initParameters("GatedLongConv", gpu, GatedLongConv.plan(config), options),
-    );
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: GatedLongConvConfig, parameters: Parameters) {
+    super(LAYER, config, GatedLongConv.plan(config), parameters);
   }
 
-  /** The inputs of each convolution that later tokens still see, which `forward` moves on. */
-  createState(options: StateOptions): SequenceState {
-    return newState("GatedLongConv", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
-    const { dim, order = 2, taps, shortTaps = 3 } = this.config;
+  protected statePlan(batch: number): StatePlan {
+    const { dim, order, taps, shortTaps } = this.config;
     return {
       short: { shape: [batch, shortTaps - 1, (order + 1) * dim] },
       ...Object.fromEntries(
@@ -277,43 +245,32 @@ export class GatedLongConv implements Module {
     };
   }
 
-  /** x [batch, seq, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    const who = "GatedLongConv";
-    expectCall(who, x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    const { state, residual } = options;
-    const { order = 2, taps } = this.config;
-    const seq = x.shape[1]!;
-    const p = this.#p;
+  protected run(x: Tensor, { short: before, residual, ...rest }: Given): Given & { readonly out: Tensor } {
+    const { order, taps } = this.config;
+    const p = this.weights;
     const long = Array.from({ length: order }, (_, n) => `long${n}`);
-    return x.gpu.scope(() => {
-      const short = causalConv1d(
-        linear(x, p["in_proj.weight"]!, p["in_proj.bias"]),
-        p["short_filter.weight"]!,
-        { bias: p["short_filter.bias"], state: state?.tensors["short"] },
-      );
-      const own = { filters: p["filters"]!, skip: p["skip"]! };
-      const held = state && long.map((name) => state.tensors[name]!);
-      const run =
-        held && seq < taps && !isTracked([short.out, own.filters, own.skip])
-          ? decodeStages(short.out, own, held)
-          : this.#stages(short.out, own, held);
-      state?.update({
-        short: short.state,
-        ...Object.fromEntries(long.map((name, n) => [name, run.state[n]])),
-      });
-      return linear(run.out, p["out_proj.weight"]!, p["out_proj.bias"], { residual });
-    });
+    const short = causalConv1d(
+      linear(x, p["in_proj.weight"]!, p["in_proj.bias"]),
+      p["short_filter.weight"]!,
+      { bias: p["short_filter.bias"], state: before },
+    );
+    const own = { filters: p["filters"]!, skip: p["skip"]! };
+    const held = before && long.map((name) => rest[name]!);
+    const run =
+      held && x.shape[1]! < taps && !isTracked([short.out, own.filters, own.skip])
+        ? decodeStages(short.out, own, held)
+        : this.#stages(short.out, own, held);
+    return {
+      out: linear(run.out, p["out_proj.weight"]!, p["out_proj.bias"], { residual }),
+      short: short.state,
+      ...Object.fromEntries(long.map((name, n) => [name, run.state[n]])),
+    };
   }
 
   #stages(projected: Tensor, own: GatedLongConvParameters, held?: Tensor[]): ReturnType<typeof stages> {
-    const { dim, order = 2 } = this.config;
+    const { dim, order } = this.config;
     const sizes = Array.from({ length: order + 1 }, () => dim);
     const [v, ...gates] = split(projected, sizes);
     return stages(v!, gates, own, "auto", held);
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
   }
 }

@@ -5,6 +5,8 @@ import {
   expectInteger,
   expectOneOf,
   expectShape,
+  integer,
+  oneOf,
   ShapeError,
   showShape,
   sumMiddle,
@@ -28,13 +30,27 @@ export interface SequenceForm {
   readonly chunkSize?: number | undefined;
 }
 
+/** The names of the forms. */
+export const FORMS = ["parallel", "recurrent", "chunkwise"] as const;
+
+/** The keys of `SequenceForm` in a schema. */
+export const FORM_FIELDS = {
+  form: oneOf("How a sequence is gone through; the forms are equal up to rounding.", FORMS, {
+    defaultDoc: "parallel",
+  }),
+  chunkSize: integer('Tokens of a chunk, for the form "chunkwise" alone; the last may be shorter.', {
+    min: 1,
+    optional: true,
+  }),
+};
+
 /** Tokens of a chunk: all, some, or undefined for token after token. @throws ConfigError */
 export function chunkOf(
   who: string,
   { form = "parallel", chunkSize }: SequenceForm,
   tokens: number,
 ): number | undefined {
-  expectOneOf(who, "form", form, ["parallel", "recurrent", "chunkwise"]);
+  expectOneOf(who, "form", form, FORMS);
   if (form === "chunkwise") {
     expectInteger(who, "chunkSize", chunkSize, 1);
     return Math.min(chunkSize, tokens);

@@ -7,52 +7,35 @@ import {
   elementwise,
   exp,
   expectDType,
-  expectInteger,
   expectShape,
+  integer,
   linear,
   log,
+  matrix,
   mul,
-  randomNormal,
   randomUniform,
+  schema,
   slice,
   sub,
-  type Gpu,
-  type Module,
+  zeros,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { expectFloat32 } from "../decay/decayed_attention.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  zeros,
-  type Draw,
-  type InitOptions,
-  type Plan,
-} from "../../parameters.js";
 import { rgLru } from "./rg_lru.js";
-import {
-  carried,
-  expectCall,
-  expectInput,
-  newState,
-  type Before,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
 
-export interface GriffinConfig {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  /** Width of the recurrence; default dim. */
-  readonly lruWidth?: number;
-  /** Blocks of the gates' weights; default 1. */
-  readonly numBlocks?: number;
-  /** Taps of the convolution; default 4. */
-  readonly convSize?: number;
-}
+const GRIFFIN = schema("GriffinBlock", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  lruWidth: integer("Width of the recurrence.", { min: 1, defaultDoc: "dim" }),
+  numBlocks: integer("Blocks of the gates' weights; it divides lruWidth.", { min: 1, default: 1 }),
+  convSize: integer("Taps of the convolution.", { min: 1, default: 4 }),
+});
+export type GriffinConfig = Config<typeof GRIFFIN>;
 
 /** The states before and after a call, as tensors with gradients. */
 export interface GriffinStates {
@@ -66,11 +49,6 @@ export interface GriffinOptions extends SequenceOptions {
   /** i32 [batch, seq]: position of each token in its document; neither state nor convolution crosses a 0. */
   readonly segmentPos?: Tensor | undefined;
 }
-
-const normal =
-  (std: number): Draw =>
-  (gpu, shape, random) =>
-    randomNormal(gpu, shape, { ...random, std });
 
 /** softplus(a_param) = -ln |a|, |a|^2 uniform between 0.9^2 and 0.999^2. */
 const ring: Draw = (gpu, shape, random) => {
@@ -93,50 +71,42 @@ const addTap = elementwise(
  * rg_lru.a_param [lruWidth].
  * De et al. 2024, arXiv:2402.19427, section 2.
  */
-export class GriffinBlock implements Module {
-  readonly config: GriffinConfig;
-  readonly #p: Record<string, Tensor>;
+export class GriffinBlock extends SequenceMixer<typeof GRIFFIN> {
+  static readonly schema = GRIFFIN;
 
-  /** @throws ConfigError */
-  constructor(config: GriffinConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("GriffinBlock", GriffinBlock.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: GriffinConfig): Plan {
+  /**
+   * Names, shapes and initial values of the parameters: |a| between 0.9 and 0.999, normal matrices.
+   *
+   * @throws ConfigError
+   */
+  static plan(config: GriffinConfig): ParameterPlan {
     const { dim, lruWidth, numBlocks, convSize } = sizes(config);
     const block = lruWidth / numBlocks;
-    const gate = { shape: [numBlocks, block, block], init: normal(block ** -0.5) };
+    const gate = { shape: [numBlocks, block, block], init: { std: block ** -0.5 } };
     const bias = { shape: [numBlocks, block], init: 0 };
     return {
       "linear_x.weight": matrix(lruWidth, dim),
       "linear_x.bias": zeros(lruWidth),
       "linear_y.weight": matrix(lruWidth, dim),
       "linear_y.bias": zeros(lruWidth),
-      "conv_1d.w": { shape: [lruWidth, convSize], init: normal((0.01 / convSize) ** 0.5) },
+      "conv_1d.w": { shape: [lruWidth, convSize], init: { std: (0.01 / convSize) ** 0.5 } },
       "conv_1d.b": zeros(lruWidth),
       "rg_lru.input_gate.w": gate,
       "rg_lru.input_gate.b": bias,
       "rg_lru.a_gate.w": gate,
       "rg_lru.a_gate.b": bias,
       "rg_lru.a_param": { shape: [lruWidth], init: ring },
-      "linear_out.weight": matrix(dim, lruWidth),
+      "linear_out.weight": matrix(dim, lruWidth, "output"),
       "linear_out.bias": zeros(dim),
     };
   }
 
-  /** |a| between 0.9 and 0.999, normal matrices. */
-  static init(gpu: Gpu, config: GriffinConfig, options: InitOptions): GriffinBlock {
-    return new GriffinBlock(config, initParameters("GriffinBlock", gpu, GriffinBlock.plan(config), options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: GriffinConfig, parameters: Parameters) {
+    super(GRIFFIN, config, GriffinBlock.plan(config), parameters);
   }
 
-  /** An empty state; its size does not depend on the text's length. */
-  createState(options: StateOptions): SequenceState {
-    return newState("GriffinBlock", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     const { lruWidth, convSize } = sizes(this.config);
     return {
       convState: { shape: [batch, convSize - 1, lruWidth] },
@@ -144,19 +114,24 @@ export class GriffinBlock implements Module {
     };
   }
 
-  forward(x: Tensor, options: GriffinOptions = {}): Tensor {
-    expectCall("GriffinBlock", x, this.config.dim, options, (batch) => this.#statePlan(batch), [
-      "segmentPos",
-    ]);
-    return carried(x, options, (given) => this.outputs(x, given));
+  override forward(x: Tensor, options: GriffinOptions = {}): Tensor {
+    return this.carry(x, options, ["segmentPos"]);
   }
 
-  /** The output and the states after it, from the states before it (zero by default). */
+  protected run(x: Tensor, given: Given): ReturnType<GriffinBlock["outputs"]> {
+    return this.outputs(x, given);
+  }
+
+  /**
+   * The output and the states after it, from the states before it (zero by default).
+   *
+   * @throws ShapeError, DTypeError, ConfigError
+   */
   outputs(
     x: Tensor,
     options: Before<GriffinStates> & Omit<GriffinOptions, "state"> = {},
   ): GriffinStates & { readonly out: Tensor } {
-    const who = "GriffinBlock";
+    const who = GRIFFIN.name;
     checkConfig(who, options, ["convState", "state", "residual", "segmentPos"]);
     const { dim, lruWidth, convSize } = sizes(this.config);
     const { convState, state, residual, segmentPos } = options;
@@ -168,7 +143,7 @@ export class GriffinBlock implements Module {
       expectShape(who, "segmentPos", segmentPos, [batch, tokens]);
       expectDType(who, "segmentPos", segmentPos, "i32");
     }
-    const p = this.#p;
+    const p = this.weights;
     return x.gpu.scope(() => {
       const y = linear(x, p["linear_y.weight"]!, p["linear_y.bias"], { activation: "geluTanh" });
       const inner = linear(x, p["linear_x.weight"]!, p["linear_x.bias"]);
@@ -187,10 +162,6 @@ export class GriffinBlock implements Module {
       const out = linear(mul(z.out, y), p["linear_out.weight"]!, p["linear_out.bias"], { residual });
       return { out, convState: conv.state, state: z.state };
     });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
   }
 }
 
@@ -214,16 +185,14 @@ function segmentConv(
   return { out, state: slice(all, { axis: 1, start: rows }) };
 }
 
-function sizes(config: GriffinConfig): Required<GriffinConfig> {
-  const who = "GriffinBlock";
-  checkConfig(who, config, ["dim", "lruWidth", "numBlocks", "convSize"]);
-  const { dim, lruWidth = dim, numBlocks = 1, convSize = 4 } = config;
-  for (const [name, n] of Object.entries({ dim, lruWidth, numBlocks, convSize }))
-    expectInteger(who, name, n, 1);
+/** The configuration with nothing left out. @throws ConfigError */
+function sizes(config: GriffinConfig) {
+  const read = GRIFFIN.read(config);
+  const { dim, lruWidth = dim, numBlocks } = read;
   if (lruWidth % numBlocks !== 0)
     throw new ConfigError(
-      who,
+      GRIFFIN.name,
       `lruWidth is ${lruWidth}, numBlocks ${numBlocks}; the second must divide the first`,
     );
-  return { dim, lruWidth, numBlocks, convSize };
+  return { ...read, lruWidth };
 }

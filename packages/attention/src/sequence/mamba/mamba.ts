@@ -1,56 +1,39 @@
 import {
+  boolean,
   causalConv1d,
   checkConfig,
   e,
   elementwise,
-  expectInteger,
   expectShape,
+  integer,
   linear,
+  matrix,
+  ones,
   randomUniform,
+  schema,
   silu,
   split,
-  type Gpu,
-  type Module,
+  zeros,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { expectFloat32 } from "../decay/decayed_attention.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  ones,
-  zeros,
-  type Draw,
-  type InitOptions,
-  type Plan,
-} from "../../parameters.js";
 import { scan } from "./selective_scan.js";
-import {
-  carried,
-  expectCall,
-  expectInput,
-  newState,
-  type Before,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
 
-export interface MambaConfig {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  /** Channels of the scan; default 2 dim. */
-  readonly innerDim?: number;
-  /** States of a channel; default 16. */
-  readonly stateSize?: number;
-  /** Taps of the convolution; default 4. */
-  readonly convSize?: number;
-  /** Width that delta is projected from; default ceil(dim / 16). */
-  readonly dtRank?: number;
-  /** Biases of the input and output projections; default false. */
-  readonly bias?: boolean;
-}
+const MAMBA = schema("MambaBlock", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  innerDim: integer("Channels of the scan.", { min: 1, defaultDoc: "2 dim" }),
+  stateSize: integer("States of a channel.", { min: 1, default: 16 }),
+  convSize: integer("Taps of the convolution.", { min: 1, default: 4 }),
+  dtRank: integer("Width that delta is projected from.", { min: 1, defaultDoc: "ceil(dim / 16)" }),
+  bias: boolean("Biases of the input and output projections.", { default: false }),
+});
+export type MambaConfig = Config<typeof MAMBA>;
 
 /** The states before and after a call, as tensors with gradients. */
 export interface MambaStates {
@@ -102,18 +85,15 @@ const logStates: Draw = (gpu, shape) => {
  * conv1d.weight [innerDim, convSize]), A_log [innerDim, stateSize], D [innerDim].
  * Gu and Dao 2023, arXiv:2312.00752, section 3.4.
  */
-export class MambaBlock implements Module {
-  readonly config: MambaConfig;
-  readonly #p: Record<string, Tensor>;
+export class MambaBlock extends SequenceMixer<typeof MAMBA> {
+  static readonly schema = MAMBA;
 
-  /** @throws ConfigError */
-  constructor(config: MambaConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("MambaBlock", MambaBlock.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: MambaConfig): Plan {
+  /**
+   * Names, shapes and initial values of the parameters: A from -1 to -stateSize, steps of 0.001 to 0.1, normal matrices.
+   *
+   * @throws ConfigError
+   */
+  static plan(config: MambaConfig): ParameterPlan {
     const { dim, innerDim, stateSize, convSize, dtRank, bias } = sizes(config);
     return {
       "in_proj.weight": matrix(2 * innerDim, dim),
@@ -125,22 +105,17 @@ export class MambaBlock implements Module {
       "dt_proj.bias": { shape: [innerDim], init: stepBias },
       A_log: { shape: [innerDim, stateSize], init: logStates },
       D: ones(innerDim),
-      "out_proj.weight": matrix(dim, innerDim),
+      "out_proj.weight": matrix(dim, innerDim, "output"),
       ...(bias ? { "out_proj.bias": zeros(dim) } : {}),
     };
   }
 
-  /** A from -1 to -stateSize, steps of 0.001 to 0.1, normal matrices. */
-  static init(gpu: Gpu, config: MambaConfig, options: InitOptions): MambaBlock {
-    return new MambaBlock(config, initParameters("MambaBlock", gpu, MambaBlock.plan(config), options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: MambaConfig, parameters: Parameters) {
+    super(MAMBA, config, MambaBlock.plan(config), parameters);
   }
 
-  /** An empty state; its size does not depend on the text's length. */
-  createState(options: StateOptions): SequenceState {
-    return newState("MambaBlock", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     const { innerDim, stateSize, convSize } = sizes(this.config);
     return {
       convState: { shape: [batch, convSize - 1, innerDim] },
@@ -148,17 +123,20 @@ export class MambaBlock implements Module {
     };
   }
 
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("MambaBlock", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    return carried(x, options, (given) => this.outputs(x, given));
+  protected run(x: Tensor, given: Given): ReturnType<MambaBlock["outputs"]> {
+    return this.outputs(x, given);
   }
 
-  /** The output and the states after it, from the states before it (zero by default). */
+  /**
+   * The output and the states after it, from the states before it (zero by default).
+   *
+   * @throws ShapeError, DTypeError, ConfigError
+   */
   outputs(
     x: Tensor,
     options: Before<MambaStates> & Pick<SequenceOptions, "residual"> = {},
   ): MambaStates & { readonly out: Tensor } {
-    const who = "MambaBlock";
+    const who = MAMBA.name;
     checkConfig(who, options, ["convState", "ssmState", "residual"]);
     const { dim, innerDim, stateSize, convSize, dtRank } = sizes(this.config);
     const { convState, ssmState, residual } = options;
@@ -166,7 +144,7 @@ export class MambaBlock implements Module {
     expectFloat32(who, { convState, ssmState });
     if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, innerDim]);
     if (ssmState) expectShape(who, "ssmState", ssmState, [batch, innerDim, stateSize]);
-    const p = this.#p;
+    const p = this.weights;
     return x.gpu.scope(() => {
       const projected = linear(x, p["in_proj.weight"]!, p["in_proj.bias"]);
       const [inner, z] = split(projected, [innerDim, innerDim]) as [Tensor, Tensor];
@@ -182,19 +160,11 @@ export class MambaBlock implements Module {
       };
     });
   }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
 }
 
-function sizes(config: MambaConfig): Required<MambaConfig> {
-  const who = "MambaBlock";
-  checkConfig(who, config, ["dim", "innerDim", "stateSize", "convSize", "dtRank", "bias"]);
-  const { dim, innerDim = 2 * dim, stateSize = 16, convSize = 4, bias = false } = config;
-  expectInteger(who, "dim", dim, 1);
-  const { dtRank = Math.ceil(dim / 16) } = config;
-  for (const [name, n] of Object.entries({ innerDim, stateSize, convSize, dtRank }))
-    expectInteger(who, name, n, 1);
-  return { dim, innerDim, stateSize, convSize, dtRank, bias };
+/** The configuration with nothing left out. @throws ConfigError */
+function sizes(config: MambaConfig) {
+  const read = MAMBA.read(config);
+  const { dim, innerDim = 2 * dim, dtRank = Math.ceil(dim / 16) } = read;
+  return { ...read, innerDim, dtRank };
 }

@@ -1,80 +1,62 @@
 import {
+  boolean,
   causalConv1d,
   checkConfig,
   ConfigError,
   e,
   elementwise,
-  expectInteger,
-  expectNumber,
   expectShape,
+  integer,
   linear,
   log,
+  matrix,
+  number,
+  oneOf,
+  ones,
   randomUniform,
+  schema,
   silu,
   split,
-  type Gpu,
-  type Module,
+  value,
+  zeros,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { expectFloat32 } from "../decay/decayed_attention.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  ones,
-  zeros,
-  type Draw,
-  type InitOptions,
-  type Plan,
-} from "../../parameters.js";
 import { plainRmsNorm } from "../../block/parts.js";
-import type { SequenceForm } from "../decay/decayed_attention.js";
+import { chunkOf, expectFloat32, FORMS } from "../decay/decayed_attention.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
 import { negativeExp, stepBias, uniform, type MambaStates } from "./mamba.js";
-import {
-  carried,
-  expectCall,
-  expectInput,
-  newState,
-  type Before,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
-import { ssd, type SsdOptions } from "./ssd.js";
+import { ssd } from "./ssd.js";
 
-export interface Mamba2Config extends SequenceForm, Pick<SsdOptions, "form" | "dtLimit"> {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  readonly numHeads: number;
-  readonly headDim: number;
-  readonly stateSize: number;
-  /** Groups of heads that share b and c; default 1. */
-  readonly numGroups?: number;
-  /** Equal parts of numHeads headDim whose mean square is taken apart; default 1. */
-  readonly normGroups?: number;
-  /** The norm comes before the gate; default false. */
-  readonly normBeforeGate?: boolean;
-  /** Default 1e-5. */
-  readonly normEps?: number;
-  /** Taps of the convolution; default 4. */
-  readonly convSize?: number;
-}
+const isLimit = (given: unknown): given is readonly [low: number, high: number] =>
+  Array.isArray(given) && given.length === 2 && given.every(Number.isFinite) && given[0] <= given[1];
 
-const KEYS = [
-  "dim",
-  "numHeads",
-  "headDim",
-  "stateSize",
-  "numGroups",
-  "normGroups",
-  "normBeforeGate",
-  "normEps",
-  "convSize",
-  "dtLimit",
-  "form",
-  "chunkSize",
-];
+const MAMBA2 = schema("Mamba2Block", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  numHeads: integer("Heads of the recurrence.", { min: 1 }),
+  headDim: integer("Width of a head.", { min: 1, defaultDoc: "2 dim / numHeads" }),
+  stateSize: integer("States of each of a head's components.", { min: 1, default: 64 }),
+  numGroups: integer("Groups of heads that share b and c; it divides numHeads.", { min: 1, default: 1 }),
+  normGroups: integer("Equal parts of numHeads headDim whose mean square is taken apart.", {
+    min: 1,
+    default: 1,
+  }),
+  normBeforeGate: boolean("The norm comes before the gate.", { default: false }),
+  normEps: number("Added to the mean square.", { min: 0, default: 1e-5 }),
+  convSize: integer("Taps of the convolution.", { min: 1, default: 4 }),
+  dtLimit: value("Bounds of the step, after the softplus.", "[low, high], two numbers in order", isLimit, {
+    defaultDoc: "none",
+  }),
+  form: oneOf("How a sequence is gone through; the forms are equal up to rounding.", FORMS, {
+    default: "chunkwise",
+  }),
+  chunkSize: integer('Tokens of a chunk, for the form "chunkwise".', { min: 1, defaultDoc: "64" }),
+});
+export type Mamba2Config = Config<typeof MAMBA2>;
 
 const gate = elementwise("y silu(z)", ["y", "z"], (y, z) => e.mul(y, e.silu(z)));
 
@@ -91,18 +73,15 @@ const logDecays: Draw = (gpu, shape, random) =>
  * [Di + 2 G N, convSize], conv1d.bias, dt_bias, A_log, D [H], norm.weight [Di], with Di = H headDim.
  * Dao and Gu 2024, arXiv:2405.21060, section 7.
  */
-export class Mamba2Block implements Module {
-  readonly config: Mamba2Config;
-  readonly #p: Record<string, Tensor>;
+export class Mamba2Block extends SequenceMixer<typeof MAMBA2> {
+  static readonly schema = MAMBA2;
 
-  /** @throws ConfigError */
-  constructor(config: Mamba2Config, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("Mamba2Block", Mamba2Block.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: Mamba2Config): Plan {
+  /**
+   * Names, shapes and initial values of the parameters: A between -1 and -16, steps of 0.001 to 0.1, normal matrices.
+   *
+   * @throws ConfigError
+   */
+  static plan(config: Mamba2Config): ParameterPlan {
     const { dim, numHeads, innerDim, convDim, convSize } = sizes(config);
     return {
       "in_proj.weight": matrix(innerDim + convDim + numHeads, dim),
@@ -112,21 +91,16 @@ export class Mamba2Block implements Module {
       A_log: { shape: [numHeads], init: logDecays },
       D: ones(numHeads),
       "norm.weight": ones(innerDim),
-      "out_proj.weight": matrix(dim, innerDim),
+      "out_proj.weight": matrix(dim, innerDim, "output"),
     };
   }
 
-  /** A between -1 and -16, steps of 0.001 to 0.1, normal matrices. */
-  static init(gpu: Gpu, config: Mamba2Config, options: InitOptions): Mamba2Block {
-    return new Mamba2Block(config, initParameters("Mamba2Block", gpu, Mamba2Block.plan(config), options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: Mamba2Config, parameters: Parameters) {
+    super(MAMBA2, config, Mamba2Block.plan(config), parameters);
   }
 
-  /** An empty state; its size does not depend on the text's length. */
-  createState(options: StateOptions): SequenceState {
-    return newState("Mamba2Block", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     const { numHeads, headDim, stateSize, convDim, convSize } = sizes(this.config);
     return {
       convState: { shape: [batch, convSize - 1, convDim] },
@@ -134,20 +108,21 @@ export class Mamba2Block implements Module {
     };
   }
 
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("Mamba2Block", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    return carried(x, options, (given) => this.outputs(x, given));
+  protected run(x: Tensor, given: Given): ReturnType<Mamba2Block["outputs"]> {
+    return this.outputs(x, given);
   }
 
   /**
    * The output and the states after it, from the states before it (zero by default): convState
    * [batch, convSize - 1, Di + 2 G N] and ssmState [batch, heads, headDim, stateSize].
+   *
+   * @throws ShapeError, DTypeError, ConfigError
    */
   outputs(
     x: Tensor,
     options: Before<MambaStates> & Pick<SequenceOptions, "residual"> = {},
   ): MambaStates & { readonly out: Tensor } {
-    const who = "Mamba2Block";
+    const who = MAMBA2.name;
     checkConfig(who, options, ["convState", "ssmState", "residual"]);
     const { dim, numHeads, headDim, stateSize, numGroups, innerDim, convDim, convSize } = sizes(this.config);
     const { convState, ssmState, residual } = options;
@@ -155,7 +130,7 @@ export class Mamba2Block implements Module {
     expectFloat32(who, { convState, ssmState });
     if (ssmState) expectShape(who, "ssmState", ssmState, [batch, numHeads, headDim, stateSize]);
     if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, convDim]);
-    const p = this.#p;
+    const p = this.weights;
     const { form, chunkSize, dtLimit } = this.config;
     return x.gpu.scope(() => {
       const projected = linear(x, p["in_proj.weight"]!);
@@ -184,29 +159,26 @@ export class Mamba2Block implements Module {
 
   /** rms(y silu(z)) weight, or rms(y) weight silu(z), the mean square in each of normGroups parts. */
   #norm(y: Tensor, z: Tensor): Tensor {
-    const { normGroups, normBeforeGate, normEps } = sizes(this.config);
+    const { normGroups, normBeforeGate, normEps } = this.config;
     const parts = [normGroups, y.shape[2]! / normGroups];
     const rms = (t: Tensor): Tensor =>
       plainRmsNorm(t.reshape([...t.shape.slice(0, 2), ...parts]), {
-        weight: this.#p["norm.weight"]!.reshape(parts),
+        weight: this.weights["norm.weight"]!.reshape(parts),
         eps: normEps,
       }).reshape(t.shape);
     return normBeforeGate ? gate(rms(y), z) : rms(gate(y, z));
   }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
 }
 
+/** The configuration and the widths that follow from it. @throws ConfigError */
 function sizes(config: Mamba2Config) {
-  const who = "Mamba2Block";
-  checkConfig(who, config, KEYS);
-  const { dim, numHeads, headDim, stateSize, numGroups = 1, normGroups = 1 } = config;
-  const { normBeforeGate = false, normEps = 1e-5, convSize = 4 } = config;
-  const counts = { dim, numHeads, headDim, stateSize, numGroups, normGroups, convSize };
-  for (const [name, n] of Object.entries(counts)) expectInteger(who, name, n, 1);
-  expectNumber(who, "normEps", normEps, 0);
+  const who = MAMBA2.name;
+  const read = MAMBA2.read(config);
+  const { dim, numHeads, headDim = (2 * dim) / numHeads, stateSize, numGroups, normGroups, form } = read;
+  if (!Number.isInteger(headDim))
+    throw new ConfigError(who, `numHeads is ${numHeads}; without headDim it must divide 2 dim, ${2 * dim}`);
+  const chunkSize = read.chunkSize ?? (form === "chunkwise" ? 64 : undefined);
+  chunkOf(who, { form, chunkSize }, 1);
   const innerDim = numHeads * headDim;
   if (numHeads % numGroups !== 0)
     throw new ConfigError(
@@ -218,5 +190,5 @@ function sizes(config: Mamba2Config) {
       who,
       `numHeads headDim is ${innerDim}, normGroups ${normGroups}; the second must divide the first`,
     );
-  return { ...counts, normBeforeGate, normEps, innerDim, convDim: innerDim + 2 * numGroups * stateSize };
+  return { ...read, headDim, chunkSize, innerDim, convDim: innerDim + 2 * numGroups * stateSize };
 }

@@ -3,49 +3,33 @@ import {
   checkConfig,
   e,
   elementwise,
-  expectInteger,
   expectShape,
+  integer,
   linear,
-  type Gpu,
-  type Module,
+  matrix,
+  schema,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { expectFloat32 } from "../decay/decayed_attention.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  type Draw,
-  type InitOptions,
-  type Plan,
-} from "../../parameters.js";
-import {
-  carried,
-  expectCall,
-  expectInput,
-  newState,
-  type Before,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
 import { lastToken, shifted } from "../state/token_shift.js";
 import { wkv, type WkvState } from "./wkv.js";
 
-export interface Rwkv4TimeMixConfig {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  /** Width of r, k and v; default dim. */
-  readonly attentionDim?: number;
-}
-
-export interface Rwkv4ChannelMixConfig {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  /** Width of k; default 4 dim. */
-  readonly ffnDim?: number;
-}
+const TIME_MIX = schema("Rwkv4TimeMix", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  attentionDim: integer("Width of r, k and v.", { min: 1, defaultDoc: "dim" }),
+});
+const CHANNEL_MIX = schema("Rwkv4ChannelMix", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  ffnDim: integer("Width of k.", { min: 1, defaultDoc: "4 dim" }),
+});
+export type Rwkv4TimeMixConfig = Config<typeof TIME_MIX>;
+export type Rwkv4ChannelMixConfig = Config<typeof CHANNEL_MIX>;
 
 /** What a channel mix carries: the last token of x, [batch, dim]. */
 export interface Rwkv4ShiftState {
@@ -104,23 +88,12 @@ function checkCall(
  * receptance, key, value, output (`.weight` [out, in]).
  * Peng et al. 2023, arXiv:2305.13048, section 3.1.
  */
-export class Rwkv4TimeMix implements Module {
-  readonly config: Rwkv4TimeMixConfig;
-  readonly #p: Record<string, Tensor>;
+export class Rwkv4TimeMix extends SequenceMixer<typeof TIME_MIX> {
+  static readonly schema = TIME_MIX;
 
-  /** @throws ConfigError */
-  constructor(config: Rwkv4TimeMixConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("Rwkv4TimeMix", Rwkv4TimeMix.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters: those of RWKV-4's first layer. @throws ConfigError */
-  static plan(config: Rwkv4TimeMixConfig): Plan {
-    const who = "Rwkv4TimeMix";
-    checkConfig(who, config, ["dim", "attentionDim"]);
-    const { dim, attentionDim = dim } = config;
-    expectInteger(who, "dim", dim, 1);
-    expectInteger(who, "attentionDim", attentionDim, 1);
+  /** Names, shapes and initial values of the parameters: those of RWKV-4's first layer. @throws ConfigError */
+  static plan(config: Rwkv4TimeMixConfig): ParameterPlan {
+    const { dim, attentionDim = dim } = TIME_MIX.read(config);
     return {
       time_mix_r: { shape: [dim], init: ramp(0.5) },
       time_mix_k: { shape: [dim], init: ramp(1) },
@@ -130,48 +103,43 @@ export class Rwkv4TimeMix implements Module {
       "receptance.weight": matrix(attentionDim, dim),
       "key.weight": matrix(attentionDim, dim),
       "value.weight": matrix(attentionDim, dim),
-      "output.weight": matrix(dim, attentionDim),
+      "output.weight": matrix(dim, attentionDim, "output"),
     };
   }
 
-  static init(gpu: Gpu, config: Rwkv4TimeMixConfig, options: InitOptions): Rwkv4TimeMix {
-    const plan = Rwkv4TimeMix.plan(config);
-    return new Rwkv4TimeMix(config, initParameters("Rwkv4TimeMix", gpu, plan, options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: Rwkv4TimeMixConfig, parameters: Parameters) {
+    super(TIME_MIX, config, Rwkv4TimeMix.plan(config), parameters);
   }
 
-  get #width(): number {
-    return this.config.attentionDim ?? this.config.dim;
-  }
-
-  /** An empty state; its size does not depend on the text's length. */
-  createState(options: StateOptions): SequenceState {
-    return newState("Rwkv4TimeMix", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
+    const { dim, attentionDim = dim } = this.config;
     return {
-      prev: { shape: [batch, this.config.dim] },
-      num: { shape: [batch, this.#width] },
-      den: { shape: [batch, this.#width] },
-      max: { shape: [batch, this.#width], initial: -1e38 },
+      prev: { shape: [batch, dim] },
+      num: { shape: [batch, attentionDim] },
+      den: { shape: [batch, attentionDim] },
+      max: { shape: [batch, attentionDim], initial: -1e38 },
     };
   }
 
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("Rwkv4TimeMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    return carried(x, options, (given) => this.outputs(x, given));
+  protected run(x: Tensor, given: Given): ReturnType<Rwkv4TimeMix["outputs"]> {
+    return this.outputs(x, given);
   }
 
-  /** The output and the states after it, from the states before it (those of an empty text by default). */
+  /**
+   * The output and the states after it, from the states before it (those of an empty text by default).
+   *
+   * @throws ShapeError, DTypeError, ConfigError
+   */
   outputs(
     x: Tensor,
     options: Before<Rwkv4TimeMixStates> & Pick<SequenceOptions, "residual"> = {},
   ): Rwkv4TimeMixStates & { readonly out: Tensor } {
-    const who = "Rwkv4TimeMix";
+    const who = TIME_MIX.name;
     checkConfig(who, options, ["prev", "num", "den", "max", "residual"]);
     const { prev, residual, ...sums } = options;
     checkCall(who, x, this.config.dim, { prev, residual });
-    const p = this.#p;
+    const p = this.weights;
     return x.gpu.scope(() => {
       const before = shifted(x, prev);
       const project = (name: string, factor: string): Tensor =>
@@ -182,10 +150,6 @@ export class Rwkv4TimeMix implements Module {
       return { out, prev: lastToken(x), ...next };
     });
   }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
 }
 
 /**
@@ -195,61 +159,44 @@ export class Rwkv4TimeMix implements Module {
  * x [batch, seq, dim], f32. Parameters time_mix_k, time_mix_r [dim], key.weight [ffnDim, dim], receptance.weight
  * [dim, dim], value.weight [dim, ffnDim]. Peng et al. 2023, arXiv:2305.13048, section 3.1.
  */
-export class Rwkv4ChannelMix implements Module {
-  readonly config: Rwkv4ChannelMixConfig;
-  readonly #p: Record<string, Tensor>;
+export class Rwkv4ChannelMix extends SequenceMixer<typeof CHANNEL_MIX> {
+  static readonly schema = CHANNEL_MIX;
 
-  /** @throws ConfigError */
-  constructor(config: Rwkv4ChannelMixConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("Rwkv4ChannelMix", Rwkv4ChannelMix.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: Rwkv4ChannelMixConfig): Plan {
-    const who = "Rwkv4ChannelMix";
-    checkConfig(who, config, ["dim", "ffnDim"]);
-    const { dim, ffnDim = 4 * dim } = config;
-    expectInteger(who, "dim", dim, 1);
-    expectInteger(who, "ffnDim", ffnDim, 1);
+  /** Names, shapes and initial values of the parameters: those of RWKV-4's first layer. @throws ConfigError */
+  static plan(config: Rwkv4ChannelMixConfig): ParameterPlan {
+    const { dim, ffnDim = 4 * dim } = CHANNEL_MIX.read(config);
     return {
       time_mix_k: { shape: [dim], init: ramp(1) },
       time_mix_r: { shape: [dim], init: ramp(1) },
-      "key.weight": matrix(ffnDim, dim),
+      "key.weight": matrix(ffnDim, dim, "value"),
       "receptance.weight": matrix(dim, dim),
-      "value.weight": matrix(dim, ffnDim),
+      "value.weight": matrix(dim, ffnDim, "output"),
     };
   }
 
-  static init(gpu: Gpu, config: Rwkv4ChannelMixConfig, options: InitOptions): Rwkv4ChannelMix {
-    const plan = Rwkv4ChannelMix.plan(config);
-    return new Rwkv4ChannelMix(config, initParameters("Rwkv4ChannelMix", gpu, plan, options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: Rwkv4ChannelMixConfig, parameters: Parameters) {
+    super(CHANNEL_MIX, config, Rwkv4ChannelMix.plan(config), parameters);
   }
 
-  /** An empty state: one token. */
-  createState(options: StateOptions): SequenceState {
-    return newState("Rwkv4ChannelMix", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     return { prev: { shape: [batch, this.config.dim] } };
   }
 
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("Rwkv4ChannelMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    return carried(x, options, (given) => this.outputs(x, given));
+  protected run(x: Tensor, given: Given): ReturnType<Rwkv4ChannelMix["outputs"]> {
+    return this.outputs(x, given);
   }
 
-  /** The output and the last token, from the token before x (zero by default). */
+  /** The output and the last token, from the token before x (zero by default). @throws ShapeError, DTypeError, ConfigError */
   outputs(
     x: Tensor,
     options: Before<Rwkv4ShiftState> & Pick<SequenceOptions, "residual"> = {},
   ): Rwkv4ShiftState & { readonly out: Tensor } {
-    const who = "Rwkv4ChannelMix";
+    const who = CHANNEL_MIX.name;
     checkConfig(who, options, ["prev", "residual"]);
     const { prev, residual } = options;
     checkCall(who, x, this.config.dim, { prev, residual });
-    const p = this.#p;
+    const p = this.weights;
     return x.gpu.scope(() => {
       const before = shifted(x, prev);
       const k = linear(mix(x, before, p["time_mix_k"]!), p["key.weight"]!, undefined, {
@@ -259,9 +206,5 @@ export class Rwkv4ChannelMix implements Module {
       const y = gated(r, linear(k, p["value.weight"]!));
       return { out: residual ? add(y, residual) : y, prev: lastToken(x) };
     });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
   }
 }

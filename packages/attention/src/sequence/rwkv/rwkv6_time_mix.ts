@@ -3,57 +3,41 @@ import {
   ConfigError,
   e,
   elementwise,
-  expectInteger,
-  expectNumber,
   expectShape,
+  integer,
   linear,
   matmul,
+  matrix,
   mean,
+  number,
+  ones,
   randomUniform,
+  schema,
   slice,
   square,
   sub,
   transpose,
-  type Gpu,
-  type Module,
+  zeros,
+  type Config,
+  type Draw,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  ones,
-  zeros,
-  type Draw,
-  type InitOptions,
-  type Plan,
-} from "../../parameters.js";
 import { expectFloat32 } from "../decay/decayed_attention.js";
-import { rwkv6 } from "./rwkv6.js";
-import {
-  carried,
-  expectCall,
-  expectInput,
-  newState,
-  type Before,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
 import { lastToken, shifted } from "../state/token_shift.js";
+import { rwkv6 } from "./rwkv6.js";
 
-export interface Rwkv6TimeMixConfig {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  readonly numHeads: number;
-  /** Of the norm of each head's output; default 64e-5. */
-  readonly normEps?: number | undefined;
-  /** Rank of what x adds to each of the five mixes; default 32. */
-  readonly mixRank?: number | undefined;
-  /** Rank of what x adds to the decay; default 64. */
-  readonly decayRank?: number | undefined;
-}
+const TIME_MIX = schema("Rwkv6TimeMix", {
+  dim: integer("Width of x and of the output, a multiple of numHeads.", { min: 1 }),
+  numHeads: integer("Heads of the recurrence.", { min: 1 }),
+  normEps: number("Added to the variance in the norm of each head's output.", { min: 0, default: 64e-5 }),
+  mixRank: integer("Rank of what x adds to each of the five mixes.", { min: 1, default: 32 }),
+  decayRank: integer("Rank of what x adds to the decay.", { min: 1, default: 64 }),
+});
+export type Rwkv6TimeMixConfig = Config<typeof TIME_MIX>;
 
 /** What a time mix carries: S [batch, numHeads, headDim, headDim], and the last token of x [batch, dim]. */
 export interface Rwkv6TimeMixStates {
@@ -105,27 +89,15 @@ const share = (i: number, n: number): number => i / Math.max(1, n - 1);
  * [decayRank, dim], time_faaaa [numHeads, headDim] (the bonus), receptance, key, value, gate, output (`.weight` [dim, dim]),
  * ln_x (`.weight`, `.bias` [dim]). Peng et al. 2024, arXiv:2404.05892, section 4.
  */
-export class Rwkv6TimeMix implements Module {
-  readonly config: Rwkv6TimeMixConfig;
-  readonly #p: Record<string, Tensor>;
+export class Rwkv6TimeMix extends SequenceMixer<typeof TIME_MIX> {
+  static readonly schema = TIME_MIX;
 
-  /** @throws ConfigError */
-  constructor(config: Rwkv6TimeMixConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("Rwkv6TimeMix", Rwkv6TimeMix.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters: those of RWKV-6's first layer. @throws ConfigError */
-  static plan(config: Rwkv6TimeMixConfig): Plan {
-    const who = "Rwkv6TimeMix";
-    checkConfig(who, config, ["dim", "numHeads", "normEps", "mixRank", "decayRank"]);
-    const { dim, numHeads, normEps = 64e-5, mixRank = 32, decayRank = 64 } = config;
-    for (const [name, n] of Object.entries({ dim, numHeads, mixRank, decayRank }))
-      expectInteger(who, name, n, 1);
-    expectNumber(who, "normEps", normEps, 0);
+  /** Names, shapes and initial values of the parameters: those of RWKV-6's first layer. @throws ConfigError */
+  static plan(config: Rwkv6TimeMixConfig): ParameterPlan {
+    const { dim, numHeads, mixRank, decayRank } = TIME_MIX.read(config);
     if (dim % numHeads !== 0)
       throw new ConfigError(
-        who,
+        TIME_MIX.name,
         `dim is ${dim}, numHeads ${numHeads}; the first must be a multiple of the second`,
       );
     const falling = channels((i, n) => 1 - i / n);
@@ -145,23 +117,18 @@ export class Rwkv6TimeMix implements Module {
       "key.weight": matrix(dim, dim),
       "value.weight": matrix(dim, dim),
       "gate.weight": matrix(dim, dim),
-      "output.weight": matrix(dim, dim),
+      "output.weight": matrix(dim, dim, "output"),
       "ln_x.weight": ones(dim),
       "ln_x.bias": zeros(dim),
     };
   }
 
-  static init(gpu: Gpu, config: Rwkv6TimeMixConfig, options: InitOptions): Rwkv6TimeMix {
-    const plan = Rwkv6TimeMix.plan(config);
-    return new Rwkv6TimeMix(config, initParameters("Rwkv6TimeMix", gpu, plan, options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: Rwkv6TimeMixConfig, parameters: Parameters) {
+    super(TIME_MIX, config, Rwkv6TimeMix.plan(config), parameters);
   }
 
-  /** An empty state; its size does not depend on the text's length. */
-  createState(options: StateOptions): SequenceState {
-    return newState("Rwkv6TimeMix", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     const { dim, numHeads } = this.config;
     const headDim = dim / numHeads;
     return {
@@ -170,27 +137,29 @@ export class Rwkv6TimeMix implements Module {
     };
   }
 
-  /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    expectCall("Rwkv6TimeMix", x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    return carried(x, options, (given) => this.outputs(x, given));
+  protected run(x: Tensor, given: Given): ReturnType<Rwkv6TimeMix["outputs"]> {
+    return this.outputs(x, given);
   }
 
-  /** The output and the states after it, from the states before it (those of an empty text by default). */
+  /**
+   * The output and the states after it, from the states before it (those of an empty text by default).
+   *
+   * @throws ShapeError, DTypeError, ConfigError
+   */
   outputs(
     x: Tensor,
     options: Before<Rwkv6TimeMixStates> & Pick<SequenceOptions, "residual"> = {},
   ): Rwkv6TimeMixStates & { readonly out: Tensor } {
-    const who = "Rwkv6TimeMix";
+    const who = TIME_MIX.name;
     checkConfig(who, options, ["state", "prev", "residual"]);
     const { state, prev, residual } = options;
-    const { dim, numHeads, normEps = 64e-5, mixRank = 32 } = this.config;
+    const { dim, numHeads, normEps, mixRank } = this.config;
     const { batch, tokens } = expectInput(who, x, dim, residual);
     expectFloat32(who, { prev, state });
     if (prev) expectShape(who, "prev", prev, [batch, dim]);
     const headDim = dim / numHeads;
     if (state) expectShape(who, "state", state, [batch, numHeads, headDim, headDim]);
-    const p = this.#p;
+    const p = this.weights;
     const rows = batch * tokens;
     return x.gpu.scope(() => {
       const before = shifted(x, prev);
@@ -235,9 +204,5 @@ export class Rwkv6TimeMix implements Module {
         prev: lastToken(x),
       };
     });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
   }
 }

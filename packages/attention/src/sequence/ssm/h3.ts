@@ -198,7 +198,10 @@ export function h3(
 const LAYER = schema("H3", {
   dim: integer("Width of x and of the output.", { min: 1 }),
   headDim: integer("Components of a head; it divides dim.", { min: 1, default: 1 }),
-  stateSize: integer("States of a head's model that are kept, one of each pair of conjugates.", { min: 1 }),
+  stateSize: integer("States of a head's model that are kept, one of each pair of conjugates.", {
+    min: 1,
+    default: 32,
+  }),
   shiftTaps: integer("Taps of the shift.", { min: 1, default: 4 }),
   discretization: oneOf("How A becomes a step's pole.", ["zoh", "bilinear"], { default: "zoh" }),
   ...STEPS,

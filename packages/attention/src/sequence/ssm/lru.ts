@@ -63,7 +63,7 @@ export function lru(
 
 const LRU = schema("Lru", {
   dim: integer("Width of x and of the output.", { min: 1 }),
-  stateSize: integer("Complex states.", { min: 1 }),
+  stateSize: integer("Complex states.", { min: 1, defaultDoc: "dim" }),
   rMin: number("Least |lambda| at the beginning, at most rMax.", { min: 0, default: 0.9 }),
   rMax: number("Largest |lambda| at the beginning.", { min: 0, max: 1 - 1e-6, default: 0.999 }),
   maxPhase: number("Largest angle of lambda at the beginning.", { min: 1e-3, default: 2 * Math.PI }),
@@ -82,7 +82,7 @@ export class Lru extends SequenceMixer<typeof LRU> {
    * gamma = (1 - |lambda|^2)^(1/2), B and C normal over the root of what they sum. @throws ConfigError
    */
   static plan(config: LruConfig): ParameterPlan {
-    const { dim, stateSize, rMin, rMax, maxPhase } = LRU.read(config);
+    const { dim, stateSize = dim, rMin, rMax, maxPhase } = LRU.read(config);
     expectNumber(LRU.name, "rMin", rMin, 0, rMax);
     const ring =
       (of: (square: number) => number): Draw =>
@@ -113,7 +113,8 @@ export class Lru extends SequenceMixer<typeof LRU> {
   }
 
   protected statePlan(batch: number): StatePlan {
-    return { state: { shape: [batch, this.config.stateSize, 2] } };
+    const { dim, stateSize = dim } = this.config;
+    return { state: { shape: [batch, stateSize, 2] } };
   }
 
   protected run(x: Tensor, { state, residual }: Given): { out: Tensor; state: Tensor } {

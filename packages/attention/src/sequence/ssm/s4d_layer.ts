@@ -17,7 +17,10 @@ import type { StatePlan } from "../state/sequence_state.js";
 
 const S4D = schema("S4d", {
   dim: integer("Width of x and of the output.", { min: 1 }),
-  stateSize: integer("States of a channel that are kept, one of each pair of conjugates.", { min: 1 }),
+  stateSize: integer("States of a channel that are kept, one of each pair of conjugates.", {
+    min: 1,
+    default: 32,
+  }),
   discretization: oneOf("How A becomes a step's pole.", ["zoh", "bilinear"], { default: "zoh" }),
   outputBlock: oneOf(
     '"glu": gelu, a projection to twice the width and a gated linear unit.',

@@ -93,7 +93,10 @@ export function s5(
 
 const LAYER = schema("S5", {
   dim: integer("Width of x and of the output.", { min: 1 }),
-  stateSize: integer("States that are kept: half of the conjugate pairs with conjugateSymmetry.", { min: 1 }),
+  stateSize: integer("States that are kept: half of the conjugate pairs with conjugateSymmetry.", {
+    min: 1,
+    defaultDoc: "dim",
+  }),
   ...RULE,
   ...STEPS,
 });
@@ -111,7 +114,7 @@ export class S5 extends SequenceMixer<typeof LAYER> {
    * log-uniform, B and C normal over the root of what they sum. @throws ConfigError
    */
   static plan(config: S5Config): ParameterPlan {
-    const { dim, stateSize, dtMin, dtMax } = LAYER.read(config);
+    const { dim, stateSize = dim, dtMin, dtMax } = LAYER.read(config);
     return {
       Lambda_re: { shape: [stateSize], init: -0.5 },
       Lambda_im: {
@@ -135,7 +138,8 @@ export class S5 extends SequenceMixer<typeof LAYER> {
   }
 
   protected statePlan(batch: number): StatePlan {
-    return { state: { shape: [batch, this.config.stateSize, 2] } };
+    const { dim, stateSize = dim } = this.config;
+    return { state: { shape: [batch, stateSize, 2] } };
   }
 
   protected run(x: Tensor, { state, residual }: Given): { out: Tensor; state: Tensor } {
