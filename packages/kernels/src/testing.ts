@@ -59,40 +59,81 @@ export const operand = (shape: readonly number[], seed: number): Operand => ({
   data: numbers(sizeOf(shape), seed),
 });
 
+/** A bound for all, or one for each name. */
+type Tolerance = number | Readonly<Record<string, number>>;
+
 export interface CheckOptions {
-  readonly tolerance?: number;
-  readonly gradientTolerance?: number;
+  /** Relative error of each output, of its own largest element. */
+  readonly tolerance?: Tolerance;
+  /** Relative error of the gradient of each input, of its own largest element. */
+  readonly gradientTolerance?: Tolerance;
   readonly gradients?: boolean;
+  /** Step of the central differences. */
   readonly h?: number;
+  /** Names of the outputs, in order; by default "output 0", "output 1", .. */
+  readonly outputs?: readonly string[];
+  /** Names of the inputs, in order; by default "input 0", "input 1", .. */
+  readonly inputs?: readonly string[];
 }
 
+const boundOf = (tolerance: Tolerance, name: string, usual: number): number =>
+  typeof tolerance === "number" ? tolerance : (tolerance[name] ?? usual);
+
+/** @throws KernelsError naming the output that is wrong */
+async function checkOutputs(
+  outputs: readonly Tensor[],
+  expected: Float64Array,
+  tolerance: Tolerance,
+  names: readonly string[] | undefined,
+): Promise<void> {
+  const total = outputs.reduce((n, out) => n + out.size, 0);
+  if (total !== expected.length)
+    throw new KernelsError(
+      "checkOp",
+      `the reference gives ${expected.length} numbers; the outputs have ${total}`,
+    );
+  let at = 0;
+  for (const [i, out] of outputs.entries()) {
+    const name = names?.[i] ?? `output ${i}`;
+    const part = expected.subarray(at, (at += out.size));
+    demand(relativeError(await out.read(), part), boundOf(tolerance, name, OUTPUT), name);
+  }
+}
+
+const [OUTPUT, GRADIENT] = [2e-5, 1e-4];
+
 /**
- * Compare an op with a float64 reference: its outputs, and its gradients with central differences of the
- * reference along every input element.
+ * Compare an op with a float64 reference: each of its outputs, and the gradient of each input with central differences of
+ * the reference along every element.
+ *
+ * @throws KernelsError naming the output or the input whose numbers are further off than its tolerance
  */
 export async function checkOp(
   gpu: Gpu,
   op: (...inputs: Tensor[]) => Tensor | Tensor[],
   reference: (...inputs: Float64Array[]) => ArrayLike<number>,
   operands: readonly Operand[],
-  { tolerance = 2e-5, gradientTolerance = 1e-4, gradients = true, h = 1e-4 }: CheckOptions = {},
+  {
+    tolerance = OUTPUT,
+    gradientTolerance = GRADIENT,
+    gradients = true,
+    h = 1e-4,
+    outputs,
+    inputs,
+  }: CheckOptions = {},
 ): Promise<void> {
   const data = operands.map((o) => o.data);
   const expected = Float64Array.from(reference(...data));
   const tensors = operands.map((o) => gpu.tensor(o.data, o.shape));
   const flat = (out: Tensor | Tensor[]): Tensor[] => (Array.isArray(out) ? out : [out]);
   if (!gradients) {
-    const outputs = gpu.scope(() => flat(op(...tensors)));
-    const actual: number[] = [];
-    for (const out of outputs) actual.push(...(await out.read()));
-    demand(relativeError(actual, expected), tolerance, "value");
-    for (const t of [...outputs, ...tensors]) t.dispose();
+    const results = gpu.scope(() => flat(op(...tensors)));
+    await checkOutputs(results, expected, tolerance, outputs);
+    for (const t of [...results, ...tensors]) t.dispose();
     return;
   }
   const run = vjp(() => flat(op(...tensors)), tensors);
-  const actual: number[] = [];
-  for (const out of run.outputs) actual.push(...(await out.read()));
-  demand(relativeError(actual, expected), tolerance, "value");
+  await checkOutputs(run.outputs, expected, tolerance, outputs);
   const weights = numbers(expected.length, 99);
   let at = 0;
   const cotangents = run.outputs.map((out) => gpu.tensor(weights.slice(at, (at += out.size)), out.shape));
@@ -113,7 +154,9 @@ export async function checkOp(
       values[i] = value;
       return (up - down) / (2 * h);
     });
-    demand(relativeError(await grad.read(), differences), gradientTolerance, `gradient of input ${index}`);
+    const name = inputs?.[index] ?? `input ${index}`;
+    const bound = boundOf(gradientTolerance, name, GRADIENT);
+    demand(relativeError(await grad.read(), differences), bound, `gradient of ${name}`);
   }
   for (const t of [...run.outputs, ...tensors, ...cotangents, ...grads]) t.dispose();
 }

@@ -2,7 +2,8 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import type { Gpu } from "@x/kernels";
 import { useGpu } from "@x/testing";
-import { goldenFiles, runFile } from "../run.js";
+import { goldenFiles, runFile, RUNNERS } from "../run.js";
+import { readGolden } from "./format.js";
 
 const directory = fileURLToPath(new URL("../../../fixtures/golden", import.meta.url));
 const files = await goldenFiles(directory);
@@ -25,8 +26,16 @@ const check = (device: { readonly gpu: Gpu }, of: typeof files): void => {
 };
 
 describe("golden cases", () => {
-  it("are there", () => {
-    expect(files.length).toBeGreaterThan(50);
+  it("are all there, and every runner has its cases", async () => {
+    const counts: Record<string, number> = {};
+    for (const { area } of files) counts[area] = (counts[area] ?? 0) + 1;
+    expect(counts).toEqual({ attention: 49, ffn: 16, moe: 16, norm: 14, positional: 19 });
+    const run = new Set<string>();
+    for (const { area, path } of files) run.add(`${area}/${(await readGolden(path)).mechanism}`);
+    const known = Object.entries(RUNNERS).flatMap(([area, of]) =>
+      Object.keys(of).map((name) => `${area}/${name}`),
+    );
+    expect(known.filter((name) => !run.has(name))).toEqual([]);
   });
 
   check(useGpu(), files);
