@@ -1,12 +1,13 @@
 import { Component } from "@x/kernels";
 import * as ffn from "@x/ffn";
+import * as moe from "@x/moe";
 import * as norm from "@x/norm";
 import { useGpu } from "@x/testing";
 import { describe, expect, it } from "vitest";
 import { contractFaults } from "./contract.js";
 import { CONTRACT } from "./table.js";
 
-const PACKAGES: Readonly<Record<string, object>> = { "@x/norm": norm, "@x/ffn": ffn };
+const PACKAGES: Readonly<Record<string, object>> = { "@x/norm": norm, "@x/ffn": ffn, "@x/moe": moe };
 
 /** The component classes that a package exports. */
 const classesOf = (exported: object): string[] =>

@@ -1,9 +1,12 @@
 import { randomNormal, type Tensor } from "@x/kernels";
 import * as ffn from "@x/ffn";
+import * as moe from "@x/moe";
 import * as norm from "@x/norm";
 import type { AnyComponentClass, ContractCase } from "./contract.js";
 
 const dim = 8;
+const experts = { dim, hiddenDim: 4, numExperts: 4 };
+const peer = { dim, numKeys: 4, numHeads: 2, topK: 2, queryDim: 8 };
 const c = (of: unknown, config: object, more: Omit<ContractCase, "of" | "config"> = {}): ContractCase => ({
   of: of as AnyComponentClass,
   config,
@@ -41,5 +44,15 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
         parts: (gpu) => ({ ffn_layernorm: norm.RMSNorm.init(gpu, { dim: 16 }) }),
       },
     ),
+  ],
+  "@x/moe": [
+    c(moe.MixtralMoe, experts),
+    c(moe.SwitchMoe, experts),
+    c(moe.SwitchMoe, { ...experts, expertKind: "ffn", expertBias: true }),
+    c(moe.GShardMoe, experts),
+    c(moe.ExpertChoiceMoe, experts),
+    c(moe.DeepSeekMoe, { ...experts, numShared: 1, correctionBias: true }),
+    c(moe.Peer, peer),
+    c(moe.Peer, { ...peer, queryNorm: "batch", keysPerHead: true }),
   ],
 };
