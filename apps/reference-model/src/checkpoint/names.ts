@@ -17,7 +17,7 @@ const TO_MIXTRAL = Object.fromEntries(Object.entries(MIXTRAL).map(([w, name]) =>
 export function expertTensor(name: string): { stack: string; index: number } | undefined {
   const match = EXPERT.exec(name);
   if (!match) return undefined;
-  const [, experts, index, matrix] = match as unknown as [string, string, string, string];
+  const [, experts = "", index, matrix = ""] = match;
   return { stack: `${experts}.${MIXTRAL[matrix] ?? matrix}`, index: Number(index) };
 }
 
@@ -25,7 +25,7 @@ export function expertTensor(name: string): { stack: string; index: number } | u
 export function expertName(stack: string): ((index: number) => string) | undefined {
   const match = STACK.exec(stack);
   if (!match) return undefined;
-  const [, experts, matrix] = match as unknown as [string, string, string];
+  const [, experts = "", matrix = ""] = match;
   const name = experts.endsWith("block_sparse_moe.experts") ? TO_MIXTRAL[matrix]! : matrix;
   return (index) => `${experts}.${index}.${name}.weight`;
 }

@@ -8,7 +8,7 @@ import { expectObject } from "../config/index.js";
 import { CONTEXT_RULE } from "../model/context.js";
 import { onStop } from "../process_end.js";
 import { optionOf, TRAINING, TRAINING_DEFAULTS, type TrainingOptions } from "../training/options.js";
-import { recipe, RECIPE_DEFAULTS, type RecipeOptions } from "../training/recipe.js";
+import { recipe, RECIPE, RECIPE_DEFAULTS, type RecipeOptions } from "../training/recipe.js";
 import { contextOf } from "../training/text.js";
 import { train, type Start, type TrainingRun } from "../training/train.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
@@ -140,7 +140,7 @@ async function modelOf(
     );
   if (given === undefined) {
     const shape = keys.map((key) => [key, flags[key] ?? RECIPE_DEFAULTS[key]] as const);
-    return recipe(Object.fromEntries(shape) as unknown as RecipeOptions);
+    return recipe(RECIPE.read(Object.fromEntries(shape)));
   }
   return expectObject(flags.modelConfig ?? `${flags.config!}: model`, given);
 }

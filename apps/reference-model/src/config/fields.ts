@@ -70,6 +70,15 @@ export class Fields {
     return value as T;
   }
 
+  text(key: string): string {
+    const value = this.get(key);
+    if (typeof value === "string") return value;
+    return this.fail(
+      key,
+      value === undefined ? "is missing" : `is ${JSON.stringify(value)}; it must be a text`,
+    );
+  }
+
   /** A token id or a list of them. */
   ids(key: string): number[] {
     const value = this.get(key);

@@ -40,8 +40,7 @@ type Json = Readonly<Record<string, unknown>>;
 
 function component(who: string, json: Json, key: string): ComponentSpec {
   const value = expectObject(`${who}: ${key}`, json[key]);
-  new Fields(`${who}: ${key}`, value).oneOf("type", [value["type"] as string]);
-  return value as unknown as ComponentSpec;
+  return { ...value, type: new Fields(`${who}: ${key}`, value).text("type") };
 }
 
 function layer(who: string, json: Json): LayerSpec {

@@ -22,7 +22,7 @@ import type {
 } from "../contract.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
 import { queryKeyNorm, type QueryKeyNorm } from "./qk_norm.js";
-import { groupedHeads } from "./shared.js";
+import { groupedHeads, stateOf } from "./shared.js";
 
 const KEYS = [
   "type",
@@ -115,7 +115,7 @@ class Attention implements Mixer {
     if (this.#qkNorm) ({ q, k } = this.#qkNorm.forward(q, k, context));
     const encoding = this.#encoding;
     if (encoding?.rotate) ({ q, k } = encoding.rotate(q, k, context));
-    const cache = state as unknown as KVCache | undefined;
+    const cache = stateOf(KVCache, state);
     if (cache) {
       if (!context.positionIds) throw new ConfigError("attention", "a cache needs positionIds");
       cache.append(k, v, context.positionIds);

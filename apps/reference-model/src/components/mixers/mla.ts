@@ -1,10 +1,11 @@
-import { MultiHeadLatentAttention, type LatentCache, type MlaConfig } from "@x/attention";
+import { MultiHeadLatentAttention, LatentCache, type MlaConfig } from "@x/attention";
 import type { Tensor } from "@x/kernels";
 import { rmsNorm } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
 import { planned } from "./planned.js";
+import { stateOf } from "./shared.js";
 
 const KEYS = [
   "type",
@@ -55,7 +56,7 @@ class Mla implements Mixer {
   }
 
   forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor {
-    const cache = state as unknown as LatentCache | undefined;
+    const cache = stateOf(LatentCache, state);
     const { positionIds: positions, textLength } = context;
     return this.#mla.forward(x, { residual, cache, ...(cache ? { positions, textLength } : {}) });
   }

@@ -50,9 +50,10 @@ export function queryKeyNorm(given: unknown, weights: Weights, heads: Heads): Qu
   const who = `${weights.name}: qkNorm`;
   const json = expectObject(who, given);
   const scope = new Fields(who, json).oneOf("scope", ["head", "all"], "head");
-  const spec = Object.fromEntries(
-    Object.entries(json).filter(([key]) => key !== "scope"),
-  ) as unknown as ComponentSpec;
+  const spec: ComponentSpec = {
+    ...Object.fromEntries(Object.entries(json).filter(([key]) => key !== "scope")),
+    type: new Fields(who, json).text("type"),
+  };
   if (spec.type === "l2") {
     if (scope === "all")
       new Fields(who, spec).fail("scope", `is "all"; the type "l2" takes each head by itself`);

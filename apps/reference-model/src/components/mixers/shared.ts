@@ -1,3 +1,4 @@
+import { ConfigError } from "@x/kernels";
 import type { Fields } from "../../config/index.js";
 import type { MixerState } from "../contract.js";
 
@@ -20,6 +21,18 @@ export function groupedHeads(
     f.fail("numKvHeads", `is ${numKvHeads}; it must divide numHeads, ${numHeads}`);
   return { ...heads(f, dim), numKvHeads };
 }
+
+/** The state that a mixer made, given back to it. @throws ConfigError for another mixer's */
+export function stateOf<S extends MixerState>(
+  made: { readonly prototype: S; readonly name: string },
+  state: MixerState | undefined,
+): S | undefined {
+  if (state === undefined || isMade(made, state)) return state;
+  throw new ConfigError("mixer", `the state is not a ${made.name}; it must be the one that createState gave`);
+}
+
+const isMade = <S extends MixerState>(made: { readonly prototype: S }, state: MixerState): state is S =>
+  Object.prototype.isPrototypeOf.call(made.prototype, state);
 
 /** A mixer's state around the memory that its mechanism keeps in `held`. */
 export function stateAround<T>(

@@ -12,7 +12,7 @@ import type {
   Weights,
 } from "../contract.js";
 import { outStd, ParameterSet, STD } from "../parameters.js";
-import { groupedHeads } from "./shared.js";
+import { groupedHeads, stateOf } from "./shared.js";
 
 const KEYS = ["type", "numHeads", "numKvHeads", "headDim"] as const;
 
@@ -83,7 +83,7 @@ class YocoCross implements Mixer {
     const k = this.#heads(source, "k_proj", this.#numKvHeads);
     const v = this.#heads(source, "v_proj", this.#numKvHeads);
     const turned = this.#encoding?.rotate?.(k, k, context).k ?? k;
-    context.shared.set(NAME, this.#store(turned, v, context, state as unknown as KVCache | undefined));
+    context.shared.set(NAME, this.#store(turned, v, context, stateOf(KVCache, state)));
   }
 
   forward(x: Tensor, context: ForwardContext, _state: MixerState | undefined, residual?: Tensor): Tensor {
