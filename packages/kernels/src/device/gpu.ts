@@ -28,7 +28,7 @@ import { collectTensors, Scope } from "../memory/scope.js";
 import type { Storage } from "../memory/storage.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { KernelTime } from "../queue/timing.js";
-import type { Tuning } from "../ops/matmul/tune.js";
+import type { Tuning } from "./tuning.js";
 import { show } from "../base/show.js";
 import {
   checkConfig,

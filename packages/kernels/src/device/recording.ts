@@ -2,8 +2,8 @@
 import { storagesOf, type Command } from "../queue/command.js";
 import { ConfigError } from "../base/errors.js";
 import { RecordingPool, release, retain, type BufferPool } from "../memory/memory.js";
+import type { Owned } from "../memory/scope.js";
 import type { Storage } from "../memory/storage.js";
-import type { Tensor } from "../tensor/tensor.js";
 
 /** A recorded sequence of dispatches; see `Gpu.record`. */
 export interface Recording<T> {
@@ -30,7 +30,7 @@ export class Capture {
   /** Nothing is added any more. `replay` queues the commands; `tensors` are those in the outputs. */
   finish<T>(
     outputs: T,
-    tensors: Iterable<Tensor>,
+    tensors: Iterable<Owned>,
     replay: (commands: readonly Command[]) => void,
   ): Recording<T> {
     const used = this.commands.flatMap((command) => [...storagesOf(command)]);

@@ -1,19 +1,22 @@
-import type { Tensor } from "../tensor/tensor.js";
+/** What a scope frees when it ends: a tensor, of which nothing else matters here. */
+export interface Owned {
+  dispose(): void;
+}
 
 /** The tensors made while a scope is open. */
 export class Scope {
-  readonly tensors: Set<Tensor> = new Set<Tensor>();
+  readonly tensors: Set<Owned> = new Set<Owned>();
   readonly parent: Scope | undefined;
 
   constructor(parent: Scope | undefined) {
     this.parent = parent;
   }
 
-  adopt(tensor: Tensor): void {
+  adopt(tensor: Owned): void {
     this.tensors.add(tensor);
   }
 
-  forget(tensor: Tensor): void {
+  forget(tensor: Owned): void {
     this.tensors.delete(tensor);
   }
 
@@ -27,12 +30,12 @@ function isPlain(value: object): boolean {
 }
 
 /** Every tensor in a value: itself, or inside arrays, maps, sets and plain objects, nested. */
-export function collectTensors(
+export function collectTensors<T extends Owned>(
   value: unknown,
-  isTensor: (value: unknown) => value is Tensor,
-  found: Set<Tensor> = new Set<Tensor>(),
+  isTensor: (value: unknown) => value is T,
+  found: Set<T> = new Set<T>(),
   seen: Set<object> = new Set<object>(),
-): Set<Tensor> {
+): Set<T> {
   if (typeof value !== "object" || value === null || seen.has(value)) return found;
   if (isTensor(value)) {
     found.add(value);

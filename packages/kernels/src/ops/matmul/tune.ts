@@ -1,19 +1,12 @@
 import { loadTuning, saveTuning } from "#gpu";
 import { VERSION } from "../../base/abi.js";
 import type { Gpu } from "../../device/gpu.js";
+import type { Tuning } from "../../device/tuning.js";
 import { hasFixedSubgroups } from "./form.js";
 import { matmul } from "./matmul.js";
 import { randomUniform } from "../../random/random.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { checkConfig, expectFunction, expectGpu, expectRecord } from "../../base/validate.js";
-
-/** What measurements chose on an adapter; see `tune`. */
-export interface Tuning {
-  /** Form of large products. */
-  readonly matmul: "subgroup" | "tiled";
-  /** Form of a few rows times a wide matrix [K, N]. */
-  readonly vector: "wide" | "vector";
-}
 
 /** Keeps measurements between processes: texts by name. */
 export interface TuningStore {
