@@ -56,23 +56,34 @@ export type FeedForwardOptions = Config<typeof CALL>;
 /** Fields of the weights of a plain block, for what else reads it. */
 export const FFN_WEIGHTS: typeof WEIGHTS.fields = WEIGHTS.fields;
 
-/** Checks the operands of a plain block: x [..., dim], the weights' shapes, and beta. */
-function checkBlock(
+/** Checks the keys of a plain block: x [..., dim], w1, b1 and beta. Returns the number of hidden features. */
+export function checkKeys(
   caller: string,
   x: Tensor,
-  { w1, w2, b1, b2, beta }: FfnWeights,
+  { w1, b1, beta }: Pick<FfnWeights, "w1" | "b1" | "beta">,
+  kind: ActivationKind,
+): number {
+  const dim = widthOf(caller, x, "w1", w1);
+  const { hidden = 0 } = expectOperands(caller, { w1: [w1, ["hidden", dim]], b1: [b1, ["hidden"]] });
+  checkBeta(caller, kind, beta, hidden);
+  return hidden;
+}
+
+/** Checks the operands of a plain block. Returns the number of hidden features and of those of the result. */
+export function checkBlock(
+  caller: string,
+  x: Tensor,
+  weights: FfnWeights,
   kind: ActivationKind,
   residual?: Tensor,
-): void {
-  const dim = widthOf(caller, x, "w1", w1);
-  const { hidden = 0 } = expectOperands(caller, {
-    w1: [w1, ["hidden", dim]],
-    b1: [b1, ["hidden"]],
-    w2: [w2, ["out", "hidden"]],
-    b2: [b2, ["out"]],
+): { hidden: number; out: number } {
+  const hidden = checkKeys(caller, x, weights, kind);
+  const { out = 0 } = expectOperands(caller, {
+    w2: [weights.w2, ["out", hidden]],
+    b2: [weights.b2, ["out"]],
     residual: [residual, [...x.shape.slice(0, -1), "out"]],
   });
-  checkBeta(caller, kind, beta, hidden);
+  return { hidden, out };
 }
 
 /** act(x w1^T + b1) with the activation in the product's epilogue where it has no beta. */

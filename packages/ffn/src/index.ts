@@ -57,16 +57,20 @@ export {
   keyTriggers,
   topKeys,
   valueTokens,
+  type FfnKeysWeights,
   type FfnMemory,
   type FfnMemoryOptions,
+  type FfnMemoryWeights,
+  type GluKeysWeights,
   type KeyActivity,
   type RankBy,
   type TopKeys,
+  type TopKeysOptions,
 } from "./memory/ffn_memory.js";
-export { keyCovariance } from "./memory/key_covariance.js";
-export { rome, type RomeFact, type RomeResult } from "./memory/rome.js";
+export { keyCovariance, type KeyCovarianceOptions } from "./memory/key_covariance.js";
+export { rome, type RomeFact, type RomeOptions, type RomeResult } from "./memory/rome.js";
 export { memit, type MemitFacts, type MemitOptions } from "./memory/memit.js";
-export { spdSolve } from "./memory/spd_solve.js";
+export { spdSolve, type SpdSolveOptions } from "./memory/spd_solve.js";
 export {
   kanGridUpdate,
   type KanGrid,

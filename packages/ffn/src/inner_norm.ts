@@ -1,4 +1,4 @@
-import { schema, value, type ComponentPart, type Config, type Tensor } from "@x/kernels";
+import { schema, Tensor, value, type ComponentPart, type Config } from "@x/kernels";
 
 /** A norm of the hidden features: any component of @x/norm, or one of your own. */
 export interface InnerNorm extends ComponentPart {
@@ -24,7 +24,7 @@ export const PARTS = schema("FeedForward", {
 export type FeedForwardParts = Config<typeof PARTS>;
 
 const isOptions = (given: unknown): given is object =>
-  typeof given === "object" && given !== null && !Array.isArray(given);
+  typeof given === "object" && given !== null && !Array.isArray(given) && !Tensor.isInstance(given);
 
 /** Options of a block's forward pass that go to its inner norm. */
 export const NORM_OPTIONS = {

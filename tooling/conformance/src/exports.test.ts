@@ -1,10 +1,13 @@
+import * as ffn from "@x/ffn";
 import { type Gpu, openDevice } from "@x/kernels";
 import * as norm from "@x/norm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { FFN } from "./arguments/ffn.js";
 import { NORM } from "./arguments/norm.js";
 import { callables, faults, type ValidCalls } from "./arguments/probe.js";
 
 const PACKAGES: readonly (readonly [string, Readonly<Record<string, unknown>>, ValidCalls])[] = [
+  ["@x/ffn", ffn, FFN],
   ["@x/norm", norm, NORM],
 ];
 

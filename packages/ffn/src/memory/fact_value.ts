@@ -1,30 +1,29 @@
 import {
   AdamW,
   add,
-  checkConfig,
   e,
   elementwise,
-  expectInteger,
-  expectNumber,
+  expectDType,
+  expectFunction,
+  integer,
   mul,
+  number,
+  schema,
   sum,
   square,
   valueAndGrad,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 
-export interface FactValueOptions {
-  /** Steps of Adam at most; default 30. */
-  readonly steps?: number;
-  /** Default 0.5. */
-  readonly learningRate?: number;
-  /** Factor of |delta| / |start|; default 0.1. */
-  readonly weightDecay?: number;
-  /** |delta| stays within this many |start|; default 4. */
-  readonly clamp?: number;
-  /** Ends the search once the caller's loss is below; default 0.05. */
-  readonly enough?: number;
-}
+const OPTIONS = schema("factValue", {
+  steps: integer("Most steps of Adam.", { min: 1, default: 30 }),
+  learningRate: number("Step size of Adam.", { min: 0, default: 0.5 }),
+  weightDecay: number("Factor of |delta| / |start| in the loss.", { min: 0, default: 0.1 }),
+  clamp: number("|delta| stays within this many |start|.", { min: 0, default: 4 }),
+  enough: number("The search ends once the caller's loss is below.", { default: 0.05 }),
+});
+export type FactValueOptions = Config<typeof OPTIONS>;
 
 export interface FactValue {
   /** start + delta */
@@ -43,20 +42,17 @@ const length = elementwise("factDeltaLength", ["square"], (x) => e.sqrt(e.max(x,
  *
  * start [dim] f32, the output so far. Meng et al. 2022, arXiv:2202.05262, section 3.1 and appendix E.5.
  *
- * @throws ConfigError
+ * @throws ConfigError, DTypeError
  */
 export async function factValue(
   start: Tensor,
   loss: (delta: Tensor) => Tensor,
   options: FactValueOptions = {},
 ): Promise<FactValue> {
-  const who = "factValue";
-  checkConfig(who, options, ["steps", "learningRate", "weightDecay", "clamp", "enough"]);
-  const { steps = 30, learningRate = 0.5, weightDecay = 0.1, clamp = 4, enough = 0.05 } = options;
-  expectInteger(who, "steps", steps, 1);
-  expectNumber(who, "learningRate", learningRate, 0);
-  expectNumber(who, "weightDecay", weightDecay, 0);
-  expectNumber(who, "clamp", clamp, 0);
+  const who = OPTIONS.name;
+  const { steps, learningRate, weightDecay, clamp, enough } = OPTIONS.read(options);
+  expectDType(who, "start", start, "f32");
+  expectFunction(who, "loss", loss);
   const { gpu } = start;
   const norm = (numbers: ArrayLike<number>): number => Math.hypot(...Array.from(numbers));
   const scale = Math.max(norm(await start.read()), 1e-6);

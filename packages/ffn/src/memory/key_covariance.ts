@@ -1,4 +1,9 @@
-import { checkConfig, expectDType, expectShape, matmul, type Tensor } from "@x/kernels";
+import { boolean, expectDType, expectShape, matmul, schema, type Config, type Tensor } from "@x/kernels";
+
+const OPTIONS = schema("keyCovariance", {
+  mean: boolean("Divide by the number of keys.", { default: true }),
+});
+export type KeyCovarianceOptions = Config<typeof OPTIONS>;
 
 /**
  * Second moment of the keys of a feed-forward block (the activations that enter its second matrix):
@@ -6,16 +11,12 @@ import { checkConfig, expectDType, expectShape, matmul, type Tensor } from "@x/k
  *
  * keys [n, F] f32; result [F, F]. Meng et al. 2022, arXiv:2202.05262, section 3.1.
  *
- * @throws ShapeError, DTypeError
+ * @throws ShapeError, DTypeError, ConfigError
  */
-export function keyCovariance(
-  keys: Tensor,
-  options: { /** Default true. */ readonly mean?: boolean } = {},
-): Tensor {
-  const who = "keyCovariance";
-  checkConfig(who, options, ["mean"]);
+export function keyCovariance(keys: Tensor, options: KeyCovarianceOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  const { mean } = OPTIONS.read(options);
   expectDType(who, "keys", keys, "f32");
-  expectShape(who, "keys", keys, ["n", "F"]);
-  const n = Math.max(keys.shape[0]!, 1);
-  return matmul(keys, keys, { transposeA: true, alpha: (options.mean ?? true) ? 1 / n : 1 });
+  const { n = 0 } = expectShape(who, "keys", keys, ["n", "F"]);
+  return matmul(keys, keys, { transposeA: true, alpha: mean ? 1 / Math.max(n, 1) : 1 });
 }

@@ -1,34 +1,40 @@
 import {
   add,
-  checkConfig,
   ConfigError,
   expectDType,
-  expectNumber,
-  expectOneOf,
   expectShape,
   matmul,
   mul,
+  number,
+  oneOf,
+  schema,
   sub,
+  tensor,
   transpose as transposed,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 import { spdSolve } from "./spd_solve.js";
 
-export interface MemitFacts {
-  /** Second moment of the keys, symmetric positive definite: [F, F]; its scale multiplies lambda. */
-  readonly covariance: Tensor;
-  /** [n, F] */
-  readonly keys: Tensor;
-  /** [n, O] */
-  readonly values: Tensor;
-}
-
-export interface MemitOptions {
-  /** Default "leastSquares". */
-  readonly mode?: "leastSquares" | "exact";
-  /** Weight of what is to stay, for "leastSquares"; default 1. */
-  readonly lambda?: number;
-}
+const FACTS = schema("memit", {
+  covariance: tensor(
+    "Second moment of the keys, symmetric positive definite, [F, F]; its scale multiplies lambda.",
+  ),
+  keys: tensor("[n, F]"),
+  values: tensor("[n, O]"),
+});
+const OPTIONS = schema("memit", {
+  mode: oneOf(
+    '"exact" meets every fact, "leastSquares" weighs them against what is to stay.',
+    ["leastSquares", "exact"],
+    {
+      default: "leastSquares",
+    },
+  ),
+  lambda: number('Weight of what is to stay; not with "exact".', { min: 0, defaultDoc: "1" }),
+});
+export type MemitFacts = Config<typeof FACTS>;
+export type MemitOptions = Config<typeof OPTIONS>;
 
 /**
  * Many facts in one second matrix. With K = keys^T and R = values^T - W K:
@@ -43,19 +49,14 @@ export interface MemitOptions {
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function memit(
-  w: Tensor,
-  { covariance, keys, values }: MemitFacts,
-  options: MemitOptions = {},
-): Tensor {
-  const who = "memit";
-  checkConfig(who, options, ["mode", "lambda"]);
-  const { mode = "leastSquares" } = options;
-  expectOneOf(who, "mode", mode, ["leastSquares", "exact"]);
-  if (mode === "exact" && options.lambda !== undefined)
+export function memit(w: Tensor, facts: MemitFacts, options: MemitOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  const { covariance, keys, values } = FACTS.read(facts);
+  const given = OPTIONS.read(options);
+  const { mode } = given;
+  if (mode === "exact" && given.lambda !== undefined)
     throw new ConfigError(who, 'lambda is given; mode "exact" has none');
-  const lambda = mode === "exact" ? 0 : (options.lambda ?? 1);
-  expectNumber(who, "lambda", lambda, 0);
+  const lambda = mode === "exact" ? 0 : (given.lambda ?? 1);
   for (const [name, t] of Object.entries({ w, covariance, keys, values })) expectDType(who, name, t, "f32");
   const names = expectShape(who, "w", w, ["O", "F"]);
   expectShape(who, "covariance", covariance, ["F", "F"], names);

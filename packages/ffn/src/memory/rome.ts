@@ -1,24 +1,31 @@
 import {
   add,
-  checkConfig,
   e,
   elementwise,
   expectDType,
   expectShape,
   matmul,
+  number,
+  schema,
   sub,
+  tensor,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 import { spdSolve } from "./spd_solve.js";
 
-export interface RomeFact {
-  /** Second moment of the keys, symmetric positive definite: [F, F]; its scale does not matter. */
-  readonly covariance: Tensor;
-  /** What stands at the last token of the subject before the second matrix: [F] */
-  readonly key: Tensor;
-  /** What the second matrix is to make of it: [O] */
-  readonly value: Tensor;
-}
+const FACT = schema("rome", {
+  covariance: tensor(
+    "Second moment of the keys, symmetric positive definite, [F, F]; its scale does not matter.",
+  ),
+  key: tensor("What stands at the last token of the subject before the second matrix, [F]."),
+  value: tensor("What the second matrix is to make of it, [O]."),
+});
+const OPTIONS = schema("rome", {
+  ridge: number("Added to the diagonal of the covariance.", { min: 0, default: 0 }),
+});
+export type RomeFact = Config<typeof FACT>;
+export type RomeOptions = Config<typeof OPTIONS>;
 
 /** missing / product, and 0 where there is nothing to divide by. */
 const factor = elementwise("romeFactor", ["missing", "product"], (missing, product) => {
@@ -48,13 +55,10 @@ export interface RomeResult {
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function rome(
-  w: Tensor,
-  { covariance, key, value }: RomeFact,
-  options: { /** Default 0. */ readonly ridge?: number } = {},
-): RomeResult {
-  const who = "rome";
-  checkConfig(who, options, ["ridge"]);
+export function rome(w: Tensor, fact: RomeFact, options: RomeOptions = {}): RomeResult {
+  const who = OPTIONS.name;
+  const { covariance, key, value } = FACT.read(fact);
+  const { ridge } = OPTIONS.read(options);
   for (const [name, t] of Object.entries({ w, covariance, key, value })) expectDType(who, name, t, "f32");
   const names = expectShape(who, "w", w, ["O", "F"]);
   expectShape(who, "covariance", covariance, ["F", "F"], names);
@@ -63,7 +67,7 @@ export function rome(
   const { O = 0, F = 0 } = names;
   return w.gpu.scope(() => {
     const column = key.reshape([F, 1]);
-    const u = spdSolve(covariance, column, options);
+    const u = spdSolve(covariance, column, { ridge });
     const missing = sub(value.reshape([O, 1]), matmul(w, column));
     const lambda = factor(missing, matmul(u, column, { transposeA: true }));
     return {

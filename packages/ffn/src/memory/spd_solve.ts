@@ -1,12 +1,13 @@
 import {
   applyOp,
-  checkConfig,
   expectDType,
-  expectNumber,
   expectShape,
   grid1d,
   matmul,
   neg,
+  number,
+  schema,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 import {
@@ -54,6 +55,11 @@ function solve({ l, d }: Factor, b: Tensor): Tensor {
   return x;
 }
 
+const OPTIONS = schema("spdSolve", {
+  ridge: number("Added to the diagonal of A.", { min: 0, default: 0 }),
+});
+export type SpdSolveOptions = Config<typeof OPTIONS>;
+
 /**
  * X of (A + ridge I) X = B for a symmetric positive definite A, by Cholesky factorisation; A is not inverted.
  *
@@ -63,11 +69,9 @@ function solve({ l, d }: Factor, b: Tensor): Tensor {
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function spdSolve(a: Tensor, b: Tensor, options: { readonly ridge?: number } = {}): Tensor {
-  const who = "spdSolve";
-  checkConfig(who, options, ["ridge"]);
-  const { ridge = 0 } = options;
-  expectNumber(who, "ridge", ridge, 0);
+export function spdSolve(a: Tensor, b: Tensor, options: SpdSolveOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  const { ridge } = OPTIONS.read(options);
   for (const [name, t] of Object.entries({ a, b })) expectDType(who, name, t, "f32");
   const names = expectShape(who, "a", a, ["n", "n"]);
   expectShape(who, "b", b, ["n", null], names);
