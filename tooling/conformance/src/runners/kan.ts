@@ -7,11 +7,10 @@ import {
   kanGridUpdate,
   kanWavelet,
   kanWeightRegularization,
-  type KanChebyshevOptions,
   type SplineOptions,
 } from "@x/ffn";
 import { ConfigError } from "@x/kernels";
-import { without } from "../golden/config.js";
+import { number, without } from "../golden/config.js";
 import type { Runner } from "../runner.js";
 
 /** The functions check their options themselves, unknown keys included. */
@@ -35,7 +34,7 @@ export const kan: Readonly<Record<string, Runner>> = {
     out: kanChebyshev(
       inputs["x"]!,
       { coefficients: params["coefficients"]! },
-      config as unknown as KanChebyshevOptions,
+      { ...config, degree: number(config, "degree") },
     ),
   }),
   kan_fourier: ({ config, inputs, params }) => ({
