@@ -11,7 +11,7 @@ import {
   shawValues,
   t5Bias,
   t5Index,
-  transformerXl,
+  transformerXlRelative,
   Xpos,
 } from "@x/positional";
 import { numbers, relativeError, useGpu } from "@x/testing";
@@ -94,28 +94,26 @@ const ENCODINGS: Readonly<Record<string, Encoding>> = {
     };
   },
   "Transformer-XL": (q, _k, _at, _from, { heads, headDim, scale, minDistance, maxDistance }) => {
-    const { query, modifier } = transformerXl(
-      q,
-      {
-        relProj: parameter(q.gpu, [heads * headDim, 6], 8),
-        contentBias: parameter(q.gpu, [heads, headDim], 9),
-        positionBias: parameter(q.gpu, [heads, headDim], 10),
-      },
-      { modelDim: 6, clampLength: 9, scale, minDistance, maxDistance },
-    );
+    const { query, modifier } = transformerXlRelative(q, {
+      relProj: parameter(q.gpu, [heads * headDim, 6], 8),
+      contentBias: parameter(q.gpu, [heads, headDim], 9),
+      positionBias: parameter(q.gpu, [heads, headDim], 10),
+      modelDim: 6,
+      clampLength: 9,
+      scale,
+      minDistance,
+      maxDistance,
+    });
     return { q: query, modifiers: [modifier] };
   },
   DeBERTa: (q, k, _at, _from, { heads, headDim }) =>
-    debertaDisentangled(
-      q,
-      repeat(k, heads / k.shape[1]!, 1),
-      {
-        relEmbedding: parameter(q.gpu, [12, 5], 11),
-        posKeyWeight: parameter(q.gpu, [heads * headDim, 5], 12),
-        posQueryWeight: parameter(q.gpu, [heads * headDim, 5], 13),
-      },
-      { maxDistance: 16, positionBuckets: 6 },
-    ),
+    debertaDisentangled(q, repeat(k, heads / k.shape[1]!, 1), {
+      relEmbedding: parameter(q.gpu, [12, 5], 11),
+      posKeyWeight: parameter(q.gpu, [heads * headDim, 5], 12),
+      posQueryWeight: parameter(q.gpu, [heads * headDim, 5], 13),
+      maxDistance: 16,
+      positionBuckets: 6,
+    }),
 };
 
 interface Case {

@@ -49,17 +49,17 @@ export {
   type ShawValuesOptions,
 } from "./relative/shaw_relative.js";
 export {
-  TransformerXl,
-  transformerXl,
-  type TransformerXlConfig,
-  type TransformerXlSettings,
-  type TransformerXlWeights,
+  TransformerXlRelative,
+  transformerXlRelative,
+  type TransformerXlRange,
+  type TransformerXlRelativeConfig,
+  type TransformerXlRelativeOptions,
 } from "./relative/transformer_xl.js";
 export {
   debertaBucket,
   debertaDisentangled,
   debertaIndices,
-  type DebertaConfig,
-  type DebertaWeights,
+  type DebertaBucketsConfig,
+  type DebertaDisentangledOptions,
 } from "./relative/deberta_disentangled.js";
-export { DebertaDisentangled, type DebertaSettings } from "./relative/deberta.js";
+export { DebertaDisentangled, type DebertaDisentangledConfig } from "./relative/deberta.js";

@@ -1,97 +1,86 @@
 import {
-  expectInteger,
-  expectObject,
-  mul,
-  randomNormal,
-  takeParameter,
-  type Gpu,
-  type Module,
+  boolean,
+  Component,
+  ConfigError,
+  integer,
+  matrix,
+  schema,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type RelativeIndex,
   type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
-import {
-  debertaDisentangled,
-  debertaIndices,
-  type DebertaConfig,
-  type DebertaWeights,
-} from "./deberta_disentangled.js";
+import { DEBERTA, debertaDisentangled, debertaIndices } from "./deberta_disentangled.js";
 
-export interface DebertaSettings extends DebertaConfig {
-  readonly numHeads: number;
-  readonly headDim: number;
-  /** Width of the embedding of distances. */
-  readonly modelDim: number;
-}
+const DEBERTA_DISENTANGLED = schema("DebertaDisentangled", {
+  numHeads: integer("Heads of queries and keys.", { min: 1 }),
+  headDim: integer("Width of a head.", { min: 1 }),
+  modelDim: integer("Width of the embedding of distances.", { min: 1 }),
+  ...DEBERTA,
+  posKeyBias: boolean("A bias of the projection of c2p.", { default: false }),
+  posQueryBias: boolean("A bias of the projection of p2c, as version 1 has it.", { default: false }),
+});
+export type DebertaDisentangledConfig = Config<typeof DEBERTA_DISENTANGLED>;
 
-/** Names of the published checkpoints. */
-const NAMES = {
-  relEmbedding: "rel_embeddings.weight",
-  posKeyWeight: "pos_key_proj.weight",
-  posKeyBias: "pos_key_proj.bias",
-  posQueryWeight: "pos_query_proj.weight",
-  posQueryBias: "pos_query_proj.bias",
-} as const;
-
-/** `debertaDisentangled` with its embedding of distances and their projections. */
-export class DebertaDisentangled implements Module {
-  readonly weights: DebertaWeights;
-  readonly config: DebertaConfig;
+/**
+ * `debertaDisentangled` with its embedding of distances and their projections, named as in the published checkpoints:
+ * `rel_embeddings.weight` [2 span, modelDim], `pos_key_proj.weight` and `pos_query_proj.weight` [numHeads headDim,
+ * modelDim], initially normal of deviation 0.02, and with `posKeyBias` or `posQueryBias` their biases of zeros.
+ */
+export class DebertaDisentangled extends Component<typeof DEBERTA_DISENTANGLED> {
+  static readonly schema = DEBERTA_DISENTANGLED;
+  /** Rows of both terms for each distance; the component frees their tables on the device. */
   readonly indices: { readonly c2p: RelativeIndex; readonly p2c: RelativeIndex };
 
-  constructor(settings: DebertaSettings, weights: DebertaWeights) {
-    const { numHeads, headDim, modelDim, ...config } = settings;
-    for (const [name, n] of Object.entries({ numHeads, headDim, modelDim }))
-      expectInteger("DebertaDisentangled", name, n, 1);
-    this.config = config;
-    this.indices = debertaIndices(config);
-    this.weights = weights;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: DebertaDisentangledConfig): ParameterPlan {
+    const read = DEBERTA_DISENTANGLED.read(config);
+    const { numHeads, headDim, modelDim, c2p, p2c, posKeyBias, posQueryBias } = read;
+    const inner = numHeads * headDim;
+    const projection = (name: string, used: boolean, bias: boolean, key: string): ParameterPlan => {
+      if (bias && !used)
+        throw new ConfigError(DEBERTA_DISENTANGLED.name, `${key} is true; its term is left out`);
+      return used
+        ? { [`${name}.weight`]: matrix(inner, modelDim), ...(bias ? { [`${name}.bias`]: zeros(inner) } : {}) }
+        : {};
+    };
+    return {
+      "rel_embeddings.weight": matrix(2 * (read.positionBuckets ?? read.maxDistance), modelDim),
+      ...projection("pos_key_proj", c2p, posKeyBias, "posKeyBias"),
+      ...projection("pos_query_proj", p2c, posQueryBias, "posQueryBias"),
+    };
   }
 
-  /** Normal numbers of deviation `std` (0.02), without biases. */
-  static init(
-    gpu: Gpu,
-    settings: DebertaSettings & { readonly std?: number; readonly seed?: number },
-  ): DebertaDisentangled {
-    expectObject("DebertaDisentangled", "settings", settings);
-    const { std = 0.02, seed = 0, ...own } = settings;
-    const { numHeads, headDim, modelDim, c2p = true, p2c = true } = own;
-    const rows = 2 * (own.positionBuckets ?? own.maxDistance);
-    const random = (shape: number[], n: number): Tensor =>
-      gpu.keep(gpu.scope(() => mul(randomNormal(gpu, shape, { seed: seed + n }), std)));
-    return new DebertaDisentangled(own, {
-      relEmbedding: random([rows, modelDim], 0),
-      posKeyWeight: c2p ? random([numHeads * headDim, modelDim], 1) : undefined,
-      posQueryWeight: p2c ? random([numHeads * headDim, modelDim], 2) : undefined,
-    });
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: DebertaDisentangledConfig, parameters: Parameters) {
+    super(DEBERTA_DISENTANGLED, config, DebertaDisentangled.plan(config), parameters);
+    const { maxDistance, positionBuckets, p2cIndex } = this.config;
+    const { c2p, p2c } = debertaIndices({ maxDistance, positionBuckets, p2cIndex });
+    this.indices = { c2p: this.own(c2p), p2c: this.own(p2c) };
   }
 
-  static fromParameters(
-    settings: DebertaSettings,
-    parameters: Readonly<Record<string, Tensor>>,
-  ): DebertaDisentangled {
-    const weights = Object.fromEntries(Object.entries(NAMES).map(([own, name]) => [own, parameters[name]]));
-    takeParameter("DebertaDisentangled", parameters, NAMES.relEmbedding);
-    return new DebertaDisentangled(settings, weights as unknown as DebertaWeights);
-  }
-
-  /** Attention's scale and the position terms. */
+  /**
+   * Attention's scale and the position terms that it adds. q, k [batch, numHeads, seq, headDim], f32 or f16.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
   prepare(q: Tensor, k: Tensor): { scale: number; modifiers: RelativeModifier[] } {
-    return debertaDisentangled(q, k, this.weights, this.config, this.indices);
-  }
-
-  parameters(): Record<string, Tensor> {
-    const found: Record<string, Tensor> = {};
-    for (const [own, name] of Object.entries(NAMES)) {
-      const tensor = this.weights[own as keyof typeof NAMES];
-      if (tensor) found[name] = tensor;
-    }
-    return found;
-  }
-
-  /** Free the tables of distances; the parameters belong to the caller. */
-  dispose(): void {
-    this.indices.c2p.dispose();
-    this.indices.p2c.dispose();
+    const { maxDistance, positionBuckets, c2p, p2c, p2cIndex } = this.config;
+    return debertaDisentangled(q, k, {
+      maxDistance,
+      positionBuckets,
+      c2p,
+      p2c,
+      p2cIndex,
+      relEmbedding: this.weights["rel_embeddings.weight"]!,
+      posKeyWeight: this.weights["pos_key_proj.weight"],
+      posKeyBias: this.weights["pos_key_proj.bias"],
+      posQueryWeight: this.weights["pos_query_proj.weight"],
+      posQueryBias: this.weights["pos_query_proj.bias"],
+      indices: this.indices,
+    });
   }
 }

@@ -7,7 +7,7 @@ import {
   debertaBucket,
   debertaDisentangled,
   debertaIndices,
-  type DebertaConfig,
+  type DebertaDisentangledOptions,
 } from "./deberta_disentangled.js";
 import { biasMatrix, dot, matrixOf, type Grid } from "../test-support.js";
 
@@ -65,7 +65,7 @@ describe("debertaDisentangled", () => {
       { batch: 2, heads: 2, queries: 3, keys: 3, offset: 0 },
       { batch: 1, heads: 2, queries: 2, keys: 6, offset: 4 },
     ];
-    const configs: DebertaConfig[] = [
+    const configs: Omit<DebertaDisentangledOptions, "relEmbedding">[] = [
       { maxDistance: 2 },
       { maxDistance: 2, p2cIndex: "keyMinusQuery" },
       { maxDistance: 6, positionBuckets: 4 },
@@ -76,8 +76,8 @@ describe("debertaDisentangled", () => {
       for (const config of configs) {
         const { batch, heads, queries, keys } = grid;
         const span = config.positionBuckets ?? config.maxDistance;
-        const { c2p = true, p2c = true } = config;
-        const bucket = debertaBucket(config);
+        const { c2p = true, p2c = true, maxDistance, positionBuckets } = config;
+        const bucket = debertaBucket({ maxDistance, positionBuckets });
         const clip = (n: number): number => Math.min(2 * span - 1, Math.max(0, n));
         const scale = 1 / Math.sqrt(D * (1 + Number(c2p) + Number(p2c)));
         const project = (E: Float64Array, W: Float64Array, row: number, h: number): number[] =>
@@ -85,12 +85,12 @@ describe("debertaDisentangled", () => {
         await checkOp(
           device.gpu,
           (q, k, relEmbedding, posKeyWeight, posQueryWeight) => {
-            const { modifiers } = debertaDisentangled(
-              q,
-              k,
-              { relEmbedding, posKeyWeight, posQueryWeight },
-              config,
-            );
+            const { modifiers } = debertaDisentangled(q, k, {
+              relEmbedding,
+              posKeyWeight,
+              posQueryWeight,
+              ...config,
+            });
             return modifiers
               .map((m) => biasMatrix(m, grid))
               .reduce<Tensor>((a, b) => add(a, b), q.gpu.zeros([]));
@@ -121,12 +121,12 @@ describe("debertaDisentangled", () => {
         );
       }
     const q = device.gpu.zeros([1, 1, 2, D]);
-    const none = debertaDisentangled(
-      q,
-      q,
-      { relEmbedding: device.gpu.zeros([4, 2]) },
-      { maxDistance: 2, c2p: false, p2c: false },
-    );
+    const none = debertaDisentangled(q, q, {
+      relEmbedding: device.gpu.zeros([4, 2]),
+      maxDistance: 2,
+      c2p: false,
+      p2c: false,
+    });
     expect(none.scale).toBeCloseTo(1 / Math.sqrt(D), 12);
     expect(none.modifiers).toEqual([]);
   });
@@ -141,14 +141,12 @@ describe("debertaDisentangled", () => {
       ["pos_query_proj.weight", [6, 5]],
     ]);
     expect(
-      DebertaDisentangled.fromParameters(settings, deberta.parameters()).prepare(
+      new DebertaDisentangled(settings, deberta.parameters()).prepare(
         gpu.zeros([1, 2, 3, 3]),
         gpu.zeros([1, 2, 3, 3]),
       ).modifiers,
     ).toHaveLength(2);
-    expect(() => DebertaDisentangled.fromParameters(settings, {})).toThrow(
-      /rel_embeddings.weight is missing/,
-    );
+    expect(() => new DebertaDisentangled(settings, {})).toThrow(/rel_embeddings.weight is missing/);
   });
 
   it("refuses what does not fit, by name", () => {
@@ -157,10 +155,10 @@ describe("debertaDisentangled", () => {
     expect(() => debertaIndices({ maxDistance: 0 })).toThrow(/maxDistance is 0/);
     expect(() => debertaIndices({ maxDistance: 4, positionBuckets: 1 })).toThrow(/positionBuckets is 1/);
     expect(() => debertaIndices({ maxDistance: 4, p2cIndex: "both" as never })).toThrow(/p2cIndex is "both"/);
-    expect(() => debertaDisentangled(q, q, { relEmbedding: gpu.zeros([7, 4]) }, { maxDistance: 4 })).toThrow(
+    expect(() => debertaDisentangled(q, q, { relEmbedding: gpu.zeros([7, 4]), maxDistance: 4 })).toThrow(
       ShapeError,
     );
-    expect(() => debertaDisentangled(q, q, { relEmbedding: gpu.zeros([8, 4]) }, { maxDistance: 4 })).toThrow(
+    expect(() => debertaDisentangled(q, q, { relEmbedding: gpu.zeros([8, 4]), maxDistance: 4 })).toThrow(
       /the c2p term needs its projection/,
     );
     expect(() => debertaIndices({ max: 4 } as never)).toThrow(ConfigError);

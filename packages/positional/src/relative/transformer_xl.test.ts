@@ -3,7 +3,7 @@ import { ConfigError, ShapeError } from "@x/kernels";
 import { checkOp, operand, useGpu } from "@x/testing";
 import { sinusoidalTable } from "../absolute/sinusoidal.js";
 import { biasMatrix, dot, GRIDS, matrixOf } from "../test-support.js";
-import { TransformerXl, transformerXl } from "./transformer_xl.js";
+import { TransformerXlRelative, transformerXlRelative } from "./transformer_xl.js";
 
 describe("transformerXl", () => {
   const device = useGpu();
@@ -23,7 +23,12 @@ describe("transformerXl", () => {
         await checkOp(
           device.gpu,
           (q, relProj, contentBias, positionBias) => {
-            const { query, modifier } = transformerXl(q, { relProj, contentBias, positionBias }, config);
+            const { query, modifier } = transformerXlRelative(q, {
+              relProj,
+              contentBias,
+              positionBias,
+              ...config,
+            });
             return [query, biasMatrix(modifier, grid)];
           },
           (q, relProj, u, v) => {
@@ -55,15 +60,16 @@ describe("transformerXl", () => {
 
   it("takes a clamp that lies before every distance seen", async () => {
     const grid = { batch: 1, heads: 1, queries: 1, keys: 2, offset: 9 };
-    const { modifier } = transformerXl(
-      device.gpu.tensor([1, 2], [1, 1, 1, 2]),
-      {
-        relProj: device.gpu.tensor([1, 0, 0, 1], [2, 2]),
-        contentBias: device.gpu.zeros([1, 2]),
-        positionBias: device.gpu.zeros([1, 2]),
-      },
-      { modelDim: 2, clampLength: 3, scale: 1, minDistance: 8, maxDistance: 9 },
-    );
+    const { modifier } = transformerXlRelative(device.gpu.tensor([1, 2], [1, 1, 1, 2]), {
+      relProj: device.gpu.tensor([1, 0, 0, 1], [2, 2]),
+      contentBias: device.gpu.zeros([1, 2]),
+      positionBias: device.gpu.zeros([1, 2]),
+      modelDim: 2,
+      clampLength: 3,
+      scale: 1,
+      minDistance: 8,
+      maxDistance: 9,
+    });
     const expected = Math.sin(3) + 2 * Math.cos(3);
     for (const value of await biasMatrix(modifier, grid).read()) expect(value).toBeCloseTo(expected, 5);
   });
@@ -71,29 +77,27 @@ describe("transformerXl", () => {
   it("is a component with the checkpoints' names", () => {
     const { gpu } = device;
     const settings = { numHeads: 2, headDim: 4, modelDim: 8 };
-    const xl = TransformerXl.init(gpu, settings);
+    const xl = TransformerXlRelative.init(gpu, settings);
     expect(Object.entries(xl.parameters()).map(([name, t]) => [name, t.shape])).toEqual([
       ["r_net.weight", [8, 8]],
       ["r_w_bias", [2, 4]],
       ["r_r_bias", [2, 4]],
     ]);
-    expect(TransformerXl.fromParameters(settings, xl.parameters()).weights).toEqual(xl.weights);
-    expect(() => TransformerXl.fromParameters(settings, {})).toThrow(/r_net.weight is missing/);
+    expect(new TransformerXlRelative(settings, xl.parameters()).parameters()).toEqual(xl.parameters());
+    expect(() => new TransformerXlRelative(settings, {})).toThrow(/r_net.weight is missing/);
   });
 
   it("refuses what does not fit, by name", () => {
     const { gpu } = device;
-    const xl = TransformerXl.init(gpu, { numHeads: 2, headDim: 4, modelDim: 8 });
+    const xl = TransformerXlRelative.init(gpu, { numHeads: 2, headDim: 4, modelDim: 8 });
     const range = { scale: 1, minDistance: 0, maxDistance: 3 };
     expect(() => xl.prepare(gpu.zeros([1, 3, 4, 4]), range)).toThrow(ShapeError);
     expect(() => xl.prepare(gpu.zeros([1, 2, 4, 4]), { ...range, maxDistance: -1 })).toThrow(
       /maxDistance is -1/,
     );
-    expect(() => transformerXl(gpu.zeros([1, 2, 4, 4]), xl.weights, { ...range, modelDim: 7 })).toThrow(
+    expect(() => TransformerXlRelative.init(gpu, { numHeads: 2, headDim: 4, modelDim: 7 })).toThrow(
       /modelDim is 7; it must be even/,
     );
-    expect(() =>
-      transformerXl(gpu.zeros([1, 2, 4, 4]), xl.weights, { ...range, modelDim: 8, clamp: 1 } as never),
-    ).toThrow(ConfigError);
+    expect(() => xl.prepare(gpu.zeros([1, 2, 4, 4]), { ...range, clamp: 1 } as never)).toThrow(ConfigError);
   });
 });

@@ -1,83 +1,93 @@
 import {
   add,
-  checkConfig,
+  Component,
   ConfigError,
+  expectDType,
   expectInteger,
-  expectNumber,
-  expectObject,
   expectShape,
+  integer,
   linear,
   matmul,
-  mul,
-  randomNormal,
+  matrix,
+  number,
   RelativeIndex,
+  schema,
   ShapeError,
   showShape,
-  takeParameter,
+  tensor,
   transpose,
-  type Gpu,
-  type Module,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
 import { sinusoidalTable } from "../absolute/sinusoidal.js";
 
-export interface TransformerXlConfig {
-  /** Length of the sinusoid, even. */
-  readonly modelDim: number;
-  /** Default 10000. */
-  readonly base?: number;
-  /** Distances above are taken as this one. */
-  readonly clampLength?: number | undefined;
-  /** Factor of attention's scores. */
-  readonly scale: number;
-  /** Smallest and largest query position - key position that is seen. */
-  readonly minDistance: number;
-  readonly maxDistance: number;
-}
+const SINUSOID = {
+  modelDim: integer("Length of the sinusoid, even.", { min: 2 }),
+  base: number("Base of its frequencies.", { min: Number.MIN_VALUE, default: 10000 }),
+  clampLength: integer("Distances above are taken as this one.", { min: 0, defaultDoc: "no bound" }),
+};
+const RANGE = {
+  scale: number("Factor of attention's scores."),
+  minDistance: integer("Smallest query position - key position that is seen."),
+  maxDistance: integer("Largest query position - key position that is seen."),
+};
+const OPTIONS = schema("transformerXlRelative", {
+  ...SINUSOID,
+  ...RANGE,
+  relProj: tensor("W_r, [heads headDim, modelDim]."),
+  contentBias: tensor("u, [heads, headDim]."),
+  positionBias: tensor("v, [heads, headDim]."),
+});
+const PREPARE = schema("TransformerXlRelative.prepare", RANGE);
+const TRANSFORMER_XL = schema("TransformerXlRelative", {
+  numHeads: integer("Heads of the queries.", { min: 1 }),
+  headDim: integer("Width of a head.", { min: 1 }),
+  ...SINUSOID,
+});
+export type TransformerXlRelativeOptions = Config<typeof OPTIONS>;
+export type TransformerXlRange = Config<typeof PREPARE>;
+export type TransformerXlRelativeConfig = Config<typeof TRANSFORMER_XL>;
 
-export interface TransformerXlWeights {
-  /** W_r [heads * headDim, modelDim] */
-  readonly relProj: Tensor;
-  /** u [heads, headDim] */
-  readonly contentBias: Tensor;
-  /** v [heads, headDim] */
-  readonly positionBias: Tensor;
+/** @throws ConfigError */
+function expectEven(who: string, modelDim: number): void {
+  if (modelDim % 2 !== 0) throw new ConfigError(who, `modelDim is ${modelDim}; it must be even`);
 }
 
 /**
  * Transformer-XL's scores: scale [(q_i + u) . k_j + (q_i + v) . (W_r R_d)], R_d the sinusoid of the distance. Gives the
  * query to use, q + u, and the position term as a modifier.
  *
- * q [batch, heads, queries, headDim]. Dai et al. 2019, arXiv:1901.02860, section 3.3.
+ * q [batch, heads, queries, headDim], f32 or f16. Dai et al. 2019, arXiv:1901.02860, section 3.3.
  *
- * @throws ConfigError, ShapeError
+ * @throws ConfigError, ShapeError, DTypeError
  */
-export function transformerXl(
+export function transformerXlRelative(
   q: Tensor,
-  weights: TransformerXlWeights,
-  config: TransformerXlConfig,
+  options: TransformerXlRelativeOptions,
 ): { query: Tensor; modifier: RelativeModifier } {
-  const who = "transformerXl";
-  checkConfig(who, config, ["modelDim", "base", "clampLength", "scale", "minDistance", "maxDistance"]);
-  const { modelDim, base = 10000, clampLength = Infinity, scale, minDistance, maxDistance } = config;
-  expectInteger(who, "modelDim", modelDim, 2);
-  if (modelDim % 2 !== 0) throw new ConfigError(who, `modelDim is ${modelDim}; it must be even`);
-  expectNumber(who, "scale", scale);
-  expectNumber(who, "base", base, Number.MIN_VALUE);
-  expectInteger(who, "minDistance", minDistance, -Infinity);
+  const who = OPTIONS.name;
+  expectDType(who, "q", q, "f32", "f16");
+  const { modelDim, base, clampLength = Infinity, scale, ...given } = OPTIONS.read(options);
+  const { minDistance, maxDistance, relProj, contentBias, positionBias } = given;
+  expectEven(who, modelDim);
   expectInteger(who, "maxDistance", maxDistance, minDistance);
-  if (clampLength !== Infinity) expectInteger(who, "clampLength", clampLength, 0);
   if (q.rank !== 4)
     throw new ShapeError(
       who,
       `q has shape ${showShape(q.shape)}; it must be [batch, heads, queries, headDim]`,
     );
   const [, heads, , headDim] = q.shape as [number, number, number, number];
-  const { relProj, contentBias, positionBias } = weights;
-  expectShape(who, "relProj", relProj, [heads * headDim, modelDim]);
-  expectShape(who, "contentBias", contentBias, [heads, headDim]);
-  expectShape(who, "positionBias", positionBias, [heads, headDim]);
+  for (const [name, weight, shape] of [
+    ["relProj", relProj, [heads * headDim, modelDim]],
+    ["contentBias", contentBias, [heads, headDim]],
+    ["positionBias", positionBias, [heads, headDim]],
+  ] as const) {
+    expectDType(who, name, weight, "f32", "f16");
+    expectShape(who, name, weight, shape);
+  }
   // Rows for the distances first..last; what lies outside is never seen.
   const [first, last] = [Math.min(minDistance, clampLength), Math.min(maxDistance, clampLength)];
   const rows = last - first + 1;
@@ -101,7 +111,7 @@ export function transformerXl(
       query: shift(contentBias),
       modifier: {
         kind: "relative",
-        name: "transformerXl",
+        name: who,
         axes: "bhq",
         tensor,
         index,
@@ -110,75 +120,42 @@ export function transformerXl(
   });
 }
 
-export interface TransformerXlSettings {
-  readonly numHeads: number;
-  readonly headDim: number;
-  /** Length of the sinusoid, even. */
-  readonly modelDim: number;
-  readonly base?: number;
-  readonly clampLength?: number | undefined;
-}
+/**
+ * `transformerXlRelative` with its parameters, named as in the published checkpoints: `r_net.weight` [numHeads headDim,
+ * modelDim], initially normal of deviation 0.02, `r_w_bias` (u) and `r_r_bias` (v) [numHeads, headDim], initially zeros.
+ */
+export class TransformerXlRelative extends Component<typeof TRANSFORMER_XL> {
+  static readonly schema = TRANSFORMER_XL;
 
-const SETTINGS = ["numHeads", "headDim", "modelDim", "base", "clampLength"];
-
-/** `transformerXl` with its parameters, named as in the published checkpoints: r_net.weight, r_w_bias, r_r_bias. */
-export class TransformerXl implements Module {
-  readonly weights: TransformerXlWeights;
-  readonly settings: TransformerXlSettings;
-
-  constructor(settings: TransformerXlSettings, weights: TransformerXlWeights) {
-    checkConfig("TransformerXl", settings, SETTINGS);
-    this.settings = settings;
-    this.weights = weights;
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: TransformerXlRelativeConfig): ParameterPlan {
+    const { numHeads, headDim, modelDim } = TRANSFORMER_XL.read(config);
+    expectEven(TRANSFORMER_XL.name, modelDim);
+    const bias = { shape: [numHeads, headDim], init: 0 };
+    return { "r_net.weight": matrix(numHeads * headDim, modelDim), r_w_bias: bias, r_r_bias: bias };
   }
 
-  /** Normal numbers of deviation `std` (0.02); biases of zeros. */
-  static init(
-    gpu: Gpu,
-    config: TransformerXlSettings & { readonly std?: number; readonly seed?: number },
-  ): TransformerXl {
-    const who = "TransformerXl";
-    expectObject(who, "config", config);
-    const { std = 0.02, seed = 0, ...settings } = config;
-    checkConfig(who, settings, SETTINGS);
-    const { numHeads, headDim, modelDim } = settings;
-    for (const [name, n] of Object.entries({ numHeads, headDim, modelDim })) expectInteger(who, name, n, 1);
-    const projection = gpu.scope(() => mul(randomNormal(gpu, [numHeads * headDim, modelDim], { seed }), std));
-    return new TransformerXl(settings, {
-      relProj: gpu.keep(projection),
-      contentBias: gpu.keep(gpu.zeros([numHeads, headDim])),
-      positionBias: gpu.keep(gpu.zeros([numHeads, headDim])),
-    });
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: TransformerXlRelativeConfig, parameters: Parameters) {
+    super(TRANSFORMER_XL, config, TransformerXlRelative.plan(config), parameters);
   }
 
-  static fromParameters(
-    settings: TransformerXlSettings,
-    parameters: Readonly<Record<string, Tensor>>,
-  ): TransformerXl {
-    const take = (name: string): Tensor => takeParameter("TransformerXl", parameters, name);
-    return new TransformerXl(settings, {
-      relProj: take("r_net.weight"),
-      contentBias: take("r_w_bias"),
-      positionBias: take("r_r_bias"),
-    });
-  }
-
-  /** The query to use and the position term, for distances minDistance..maxDistance. */
-  prepare(
-    q: Tensor,
-    range: { readonly scale: number; readonly minDistance: number; readonly maxDistance: number },
-  ): { query: Tensor; modifier: RelativeModifier } {
-    const { modelDim, base, clampLength } = this.settings;
-    return transformerXl(q, this.weights, {
+  /**
+   * The query to use and the position term, for distances minDistance..maxDistance.
+   * q [batch, numHeads, queries, headDim], f32 or f16.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
+  prepare(q: Tensor, range: TransformerXlRange): { query: Tensor; modifier: RelativeModifier } {
+    const { modelDim, base, clampLength } = this.config;
+    return transformerXlRelative(q, {
       modelDim,
-      ...(base === undefined ? {} : { base }),
+      base,
       clampLength,
-      ...range,
+      ...PREPARE.read(range),
+      relProj: this.weights["r_net.weight"]!,
+      contentBias: this.weights["r_w_bias"]!,
+      positionBias: this.weights["r_r_bias"]!,
     });
-  }
-
-  parameters(): Record<string, Tensor> {
-    const { relProj, contentBias, positionBias } = this.weights;
-    return { "r_net.weight": relProj, r_w_bias: contentBias, r_r_bias: positionBias };
   }
 }

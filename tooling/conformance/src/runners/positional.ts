@@ -29,10 +29,10 @@ import {
   t5Bias,
   t5Buckets,
   t5Index,
-  transformerXl,
+  transformerXlRelative,
   Xpos,
-  type DebertaConfig,
-  type DebertaWeights,
+  type DebertaBucketsConfig,
+  type DebertaDisentangledOptions,
   type RopeConfig,
   type SinusoidalOptions,
   type SinusoidalTableConfig,
@@ -206,18 +206,17 @@ const relative: Readonly<Record<string, Runner>> = {
     const offset = number(config, "queryOffset", 0);
     const causal = flag(config, "causal", false);
     const { relProj, contentBias, positionBias } = params as Record<string, Tensor>;
-    const { query, modifier } = transformerXl(
-      q,
-      { relProj: relProj!, contentBias: contentBias!, positionBias: positionBias! },
-      {
-        modelDim: number(config, "modelDim"),
-        base: number(config, "base", 10000),
-        clampLength: optionalNumber(config, "clampLength"),
-        scale,
-        minDistance: causal ? 0 : offset - (keys - 1),
-        maxDistance: offset + queries - 1,
-      },
-    );
+    const { query, modifier } = transformerXlRelative(q, {
+      relProj: relProj!,
+      contentBias: contentBias!,
+      positionBias: positionBias!,
+      modelDim: number(config, "modelDim"),
+      base: number(config, "base", 10000),
+      clampLength: optionalNumber(config, "clampLength"),
+      scale,
+      minDistance: causal ? 0 : offset - (keys - 1),
+      maxDistance: offset + queries - 1,
+    });
     const content = matmul(contentBias!.reshape([heads, 1, headDim]), k, { transposeB: true, alpha: scale });
     const wide = broadcastTo(content, [q.shape[0]!, heads, queries, keys]);
     return {
@@ -229,11 +228,17 @@ const relative: Readonly<Record<string, Runner>> = {
     const { config, inputs, params } = context;
     const { maxDistance, positionBuckets, c2p, p2c, p2cIndex } = config;
     const own = JSON.parse(
-      JSON.stringify({ maxDistance, positionBuckets, c2p, p2c, p2cIndex }),
-    ) as DebertaConfig;
+      JSON.stringify({ maxDistance, positionBuckets, p2cIndex }),
+    ) as DebertaBucketsConfig;
     const indices = debertaIndices(own);
+    const terms = JSON.parse(JSON.stringify({ c2p, p2c })) as object;
     const [q, k] = [inputs["q"]!, inputs["k"]!];
-    const { scale, modifiers } = debertaDisentangled(q, k, params as unknown as DebertaWeights, own, indices);
+    const { scale, modifiers } = debertaDisentangled(q, k, {
+      ...own,
+      ...terms,
+      ...params,
+      indices,
+    } as DebertaDisentangledOptions);
     const offset = number(config, "queryOffset", 0);
     const [queries, keys] = [q.shape[2]!, k.shape[2]!];
     const rows = Int32Array.from({ length: queries * keys }, (_, n) =>
