@@ -49,10 +49,10 @@ const parameter = (gpu: Gpu, shape: number[], seed: number): Tensor =>
 const turned =
   (
     layout: "half" | "interleaved",
-    scaling?: ConstructorParameters<typeof RotaryEmbedding>[1]["scaling"],
+    scaling?: ConstructorParameters<typeof RotaryEmbedding>[0]["scaling"],
   ): Encoding =>
   (q, k, at, from, { headDim }) => {
-    const rope = new RotaryEmbedding(q.gpu, { headDim, layout, ...(scaling ? { scaling } : {}) });
+    const rope = new RotaryEmbedding({ headDim, layout, ...(scaling ? { scaling } : {}) });
     q.gpu.currentScope?.endings.push(() => {
       rope.dispose();
     });
@@ -65,7 +65,7 @@ const ENCODINGS: Readonly<Record<string, Encoding>> = {
   "RoPE, neighbours": turned("interleaved"),
   YaRN: turned("half", { type: "yarn", factor: 4, originalMaxPositionEmbeddings: 64 }),
   xPos: (q, k, at, from, { headDim }) => {
-    const xpos = new Xpos(q.gpu, { headDim });
+    const xpos = new Xpos({ headDim });
     q.gpu.currentScope?.endings.push(() => {
       xpos.dispose();
     });

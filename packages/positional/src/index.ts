@@ -2,7 +2,13 @@ export { RotaryEmbedding, type RopeApplyOptions } from "./rope/rope.js";
 export { plainFrequencies, type RopeFrequencies } from "./rope/frequencies.js";
 export { ropeFrequencies, type RopeConfig, type RopeScaling } from "./rope/resolve.js";
 export { ropeFromHuggingFace, ropeLayerTypes } from "./rope/huggingface.js";
-export { learnedRope } from "./rope/learned.js";
+export {
+  LearnedRope,
+  learnedRope,
+  type LearnedRopeApplyOptions,
+  type LearnedRopeConfig,
+  type LearnedRopeOptions,
+} from "./rope/learned.js";
 export { Xpos, type XposApplyOptions, type XposConfig } from "./rope/xpos.js";
 export { yarnMscale, type YarnScaling } from "./rope/scaling/yarn.js";
 export type { LinearScaling } from "./rope/scaling/linear.js";

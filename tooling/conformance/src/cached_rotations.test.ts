@@ -123,7 +123,7 @@ describe.each(cases)("%s with %s", (name, scaling) => {
   const device = useGpu();
   const make = (): Subject & { text: (n: number) => Tensor } => {
     const { gpu } = device;
-    const rope = new RotaryEmbedding(gpu, {
+    const rope = new RotaryEmbedding({
       headDim: 8,
       layout: "interleaved",
       scaling: scalings[scaling]!,

@@ -120,7 +120,7 @@ async function norm(gpu: Gpu): Promise<number> {
 
 /** Rotated queries keep their norm, and a rotation by position 0 changes nothing. */
 async function positional(gpu: Gpu): Promise<number> {
-  const rope = new RotaryEmbedding(gpu, { headDim: 16 });
+  const rope = new RotaryEmbedding({ headDim: 16 });
   const { data } = operand([1, 2, 5, 16], 1);
   const out = Float64Array.from(await rope.apply(gpu.tensor(data, [1, 2, 5, 16])).read());
   const norms = (x: Numbers): number[] => range(10).map((r) => dot(16, (j) => at(x, r * 16 + j) ** 2));

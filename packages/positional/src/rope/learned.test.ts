@@ -17,7 +17,7 @@ describe("learnedRope", () => {
       await checkOp(
         device.gpu,
         (x, invFreq) =>
-          learnedRope(x.gpu, x, invFreq, { layout, ...(positions ? { positions } : { positionOffset: 2 }) }),
+          learnedRope(x, { invFreq, layout, ...(positions ? { positions } : { positionOffset: 2 }) }),
         (x, invFreq) =>
           rotateReference(
             {
@@ -42,9 +42,9 @@ describe("learnedRope", () => {
     const x = gpu.tensor(operand([1, 2, 3, 7], 1).data, [1, 2, 3, 7]);
     const invFreq = gpu.tensor([1, 0.25], [2]);
     for (const layout of ["half", "interleaved"] as const) {
-      const out = learnedRope(gpu, cast(x, "f16"), invFreq, { layout });
+      const out = learnedRope(cast(x, "f16"), { invFreq, layout });
       expect(out.dtype).toBe("f16");
-      const expected = await learnedRope(gpu, x, invFreq, { layout }).read();
+      const expected = await learnedRope(x, { invFreq, layout }).read();
       expect(relativeError(await out.read(), expected)).toBeLessThan(2e-3);
     }
   });
@@ -52,13 +52,13 @@ describe("learnedRope", () => {
   it("refuses what does not fit, by name", () => {
     const { gpu } = device;
     const x = gpu.zeros([1, 1, 2, 4]);
-    expect(() => learnedRope(gpu, x, gpu.zeros([3]))).toThrow(/invFreq has 3 entries; headDim is 4/);
-    expect(() => learnedRope(gpu, gpu.zeros([2, 4]), gpu.zeros([2]))).toThrow(ShapeError);
-    expect(() => learnedRope(gpu, x, gpu.zeros([2, 1]))).toThrow(/it must be \[pairs\]/);
-    expect(() => learnedRope(gpu, x, gpu.zeros([2]), { positions: [1, 2, 3] })).toThrow(
+    expect(() => learnedRope(x, { invFreq: gpu.zeros([3]) })).toThrow(/invFreq has 3 entries; headDim is 4/);
+    expect(() => learnedRope(gpu.zeros([2, 4]), { invFreq: gpu.zeros([2]) })).toThrow(ShapeError);
+    expect(() => learnedRope(x, { invFreq: gpu.zeros([2, 1]) })).toThrow(/it must be \[pairs\]/);
+    expect(() => learnedRope(x, { invFreq: gpu.zeros([2]), positions: [1, 2, 3] })).toThrow(
       /positions has 3 entries/,
     );
-    expect(() => learnedRope(gpu, x, gpu.zeros([2]), { rotaryDim: 2 } as never)).toThrow(
+    expect(() => learnedRope(x, { invFreq: gpu.zeros([2]), rotaryDim: 2 } as never)).toThrow(
       /unknown key "rotaryDim"/,
     );
   });

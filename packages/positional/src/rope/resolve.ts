@@ -1,4 +1,14 @@
-import { checkConfig, ConfigError, expectInteger, expectNumber, expectOneOf } from "@x/kernels";
+import {
+  ConfigError,
+  expectInteger,
+  expectOneOf,
+  integer,
+  number,
+  oneOf,
+  schema,
+  value,
+  type Config,
+} from "@x/kernels";
 import { plainFrequencies, type RopeBase, type RopeFrequencies } from "./frequencies.js";
 import { customFrequencies, type CustomScaling } from "./scaling/custom.js";
 import { dynamicNtkFrequencies, type DynamicNtkScaling } from "./scaling/dynamic_ntk.js";
@@ -23,17 +33,6 @@ export type RopeScaling =
   | Llama3Scaling
   | CustomScaling;
 
-export interface RopeConfig {
-  readonly headDim: number;
-  /** Features that turn, the first ones; even, default headDim. */
-  readonly rotaryDim?: number;
-  /** Default 10000. */
-  readonly base?: number;
-  /** "half" pairs (i, i + n), as Hugging Face's Llama family; "interleaved" pairs (2i, 2i + 1). Default "half". */
-  readonly layout?: "half" | "interleaved";
-  readonly scaling?: RopeScaling;
-}
-
 const METHODS: {
   readonly [T in RopeScaling["type"]]: (
     base: RopeBase,
@@ -52,6 +51,27 @@ const METHODS: {
   custom: customFrequencies,
 };
 
+const isScaling = (given: unknown): given is RopeScaling =>
+  typeof given === "object" && given !== null && "type" in given;
+
+export const ROPE = schema("RotaryEmbedding", {
+  headDim: integer("Width of a head.", { min: 2 }),
+  rotaryDim: integer("Features that turn, the first ones; even.", { min: 2, defaultDoc: "headDim" }),
+  base: number("Base of the frequencies.", { min: Number.MIN_VALUE, default: 10000 }),
+  layout: oneOf(
+    'Pairs (i, i + n), as Hugging Face\'s Llama family, or "interleaved": (2 i, 2 i + 1).',
+    ["half", "interleaved"],
+    { default: "half" },
+  ),
+  scaling: value(
+    "How the frequencies are changed for a longer context.",
+    `object with a type: ${Object.keys(METHODS).join(", ")}`,
+    isScaling,
+    { defaultDoc: '{ "type": "none" }' },
+  ),
+});
+export type RopeConfig = Config<typeof ROPE>;
+
 /** A checked configuration with its defaults. */
 export interface ResolvedRope {
   readonly headDim: number;
@@ -61,21 +81,20 @@ export interface ResolvedRope {
   readonly scaling: RopeScaling;
 }
 
+/** @throws ConfigError */
 export function resolveRope(who: string, config: RopeConfig): ResolvedRope {
-  checkConfig(who, config, ["headDim", "rotaryDim", "base", "layout", "scaling"]);
-  const { headDim, rotaryDim = headDim, base = 10000, layout = "half", scaling = { type: "none" } } = config;
-  expectInteger(who, "headDim", headDim, 1);
+  const read = ROPE.read(config, who);
+  const { headDim, rotaryDim = headDim, scaling = { type: "none" } } = read;
   expectInteger(who, "rotaryDim", rotaryDim, 2, headDim);
   if (rotaryDim % 2 !== 0) throw new ConfigError(who, `rotaryDim is ${rotaryDim}; it must be even`);
-  expectNumber(who, "base", base, Number.MIN_VALUE);
-  expectOneOf(who, "layout", layout, ["half", "interleaved"]);
   expectOneOf(who, "scaling.type", scaling.type, Object.keys(METHODS) as RopeScaling["type"][]);
-  return { headDim, rotaryDim, base, layout, scaling };
+  return { ...read, rotaryDim, scaling };
 }
 
-/** Frequencies of a configuration for a sequence of `seqLen` tokens, in double precision. */
+/** Frequencies of a configuration for a sequence of `seqLen` tokens, in double precision. @throws ConfigError */
 export function ropeFrequencies(config: RopeConfig, seqLen = 0): RopeFrequencies {
   const { rotaryDim, base, scaling } = resolveRope("ropeFrequencies", config);
+  expectInteger("ropeFrequencies", "seqLen", seqLen, 0);
   const method = METHODS[scaling.type] as (base: RopeBase, scaling: RopeScaling) => RopeFrequencies;
   return method({ d: rotaryDim, base, seqLen }, scaling);
 }

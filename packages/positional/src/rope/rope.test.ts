@@ -33,7 +33,7 @@ describe("rope", () => {
     for (const { shape, rotaryDim } of SHAPES)
       for (const layout of ["half", "interleaved"] as const) {
         const [batch, heads, seq, headDim] = shape;
-        const rope = new RotaryEmbedding(device.gpu, { headDim, rotaryDim, layout });
+        const rope = new RotaryEmbedding({ headDim, rotaryDim, layout });
         const p = { batch, heads, seq, headDim, interleaved: layout === "interleaved" };
         const invFreq = plainFrequencies({ d: rotaryDim, base: 10000 });
         await checkOp(
@@ -51,7 +51,7 @@ describe("rope", () => {
     for (const { shape, rotaryDim } of SHAPES)
       for (const layout of ["half", "interleaved"] as const) {
         const [batch, , seq, headDim] = shape;
-        const rope = new RotaryEmbedding(gpu, { headDim, rotaryDim, layout });
+        const rope = new RotaryEmbedding({ headDim, rotaryDim, layout });
         const [q, k] = [operand([batch, 6, seq, headDim], 1), operand([batch, 2, seq, headDim], 2)].map((o) =>
           gpu.tensor(o.data, o.shape),
         ) as [Tensor, Tensor];
@@ -75,7 +75,7 @@ describe("rope", () => {
   it("takes any ids: repeated, unordered, below zero, for each batch row, on the host or on the device", async () => {
     const { gpu } = device;
     const [batch, heads, seq, headDim] = [2, 2, 3, 8];
-    const rope = new RotaryEmbedding(gpu, { headDim });
+    const rope = new RotaryEmbedding({ headDim });
     const invFreq = rope.frequencies().invFreq;
     const x = operand([batch, heads, seq, headDim], 5);
     const t = gpu.tensor(x.data, x.shape);
@@ -106,7 +106,7 @@ describe("rope", () => {
   it("is right at position 131071, where float32 angles are not", async () => {
     const { gpu } = device;
     for (const headDim of [64, 128]) {
-      const rope = new RotaryEmbedding(gpu, { headDim, base: 500000 });
+      const rope = new RotaryEmbedding({ headDim, base: 500000 });
       const x = operand([1, 1, 2, headDim], 1);
       const expected = rotateReference(
         {
@@ -138,7 +138,7 @@ describe("rope", () => {
         fc.constantFrom("half" as const, "interleaved" as const),
         async (pairs, rest, position, shift, layout) => {
           const headDim = 2 * pairs + rest;
-          const rope = new RotaryEmbedding(gpu, { headDim, rotaryDim: 2 * pairs, layout });
+          const rope = new RotaryEmbedding({ headDim, rotaryDim: 2 * pairs, layout });
           const [a, b] = [numbers(headDim, position + 1), numbers(headDim, shift + 7)];
           const x = gpu.tensor([...a, ...b], [1, 1, 2, headDim]);
           const at = await rope.apply(x, { positions: [position + 11, position] }).read();
@@ -169,7 +169,7 @@ describe("rope", () => {
     ];
     const all = gpu.tensor(numbers(40 * headDim, 1), [1, 1, 40, headDim]);
     for (const scaling of scalings) {
-      const rope = new RotaryEmbedding(gpu, { headDim, scaling });
+      const rope = new RotaryEmbedding({ headDim, scaling });
       const whole = await rope.apply(all).read();
       for (const at of [0, 15, 39]) {
         const row = gpu.tensor(numbers(40 * headDim, 1).slice(at * headDim, (at + 1) * headDim), [
@@ -190,7 +190,7 @@ describe("rope", () => {
   it("takes the sequence before the heads", async () => {
     const { gpu } = device;
     const [batch, heads, seq, headDim] = [2, 3, 4, 8];
-    const rope = new RotaryEmbedding(gpu, { headDim });
+    const rope = new RotaryEmbedding({ headDim });
     const x = numbers(product([batch, heads, seq, headDim]), 2);
     const turned = new Float64Array(x.length);
     const swap = (from: ArrayLike<number>, to: Float64Array): Float64Array => {
@@ -211,7 +211,7 @@ describe("rope", () => {
 
   it("refuses what does not fit, by name", () => {
     const { gpu } = device;
-    const rope = new RotaryEmbedding(gpu, { headDim: 8 });
+    const rope = new RotaryEmbedding({ headDim: 8 });
     const x = gpu.zeros([1, 2, 3, 8]);
     expect(() => rope.apply(gpu.zeros([1, 2, 3, 6]))).toThrow(/x has 6 features a head; headDim is 8/);
     expect(() => rope.apply(gpu.zeros([2, 3, 8]))).toThrow(ShapeError);
@@ -226,11 +226,11 @@ describe("rope", () => {
     );
     expect(() => rope.apply(x, { offset: 1 } as never)).toThrow(/unknown key "offset"/);
     expect(() => rope.applyQK(x, gpu.zeros([1, 2, 4, 8]))).toThrow(/only the heads may differ/);
-    expect(() => new RotaryEmbedding(gpu, { headDim: 8, rotaryDim: 3 })).toThrow(
+    expect(() => new RotaryEmbedding({ headDim: 8, rotaryDim: 3 })).toThrow(
       /rotaryDim is 3; it must be even/,
     );
-    expect(() => new RotaryEmbedding(gpu, { headDim: 8, rotaryDim: 10 })).toThrow(/rotaryDim is 10/);
-    expect(() => new RotaryEmbedding(gpu, { headDim: 8, layout: "halves" as never })).toThrow(ConfigError);
-    expect(() => new RotaryEmbedding(gpu, { headDim: 7 })).toThrow(/rotaryDim is 7; it must be even/);
+    expect(() => new RotaryEmbedding({ headDim: 8, rotaryDim: 10 })).toThrow(/rotaryDim is 10/);
+    expect(() => new RotaryEmbedding({ headDim: 8, layout: "halves" as never })).toThrow(ConfigError);
+    expect(() => new RotaryEmbedding({ headDim: 7 })).toThrow(/rotaryDim is 7; it must be even/);
   });
 });

@@ -1,25 +1,40 @@
-import { checkConfig, ConfigError, expectInteger, expectOneOf, type Gpu, type Tensor } from "@x/kernels";
+import {
+  Component,
+  ConfigError,
+  expectDType,
+  expectInteger,
+  integer,
+  oneOf,
+  schema,
+  type Config,
+  type Gpu,
+  type ParameterPlan,
+  type Parameters,
+  type Tensor,
+} from "@x/kernels";
+import { checkPositions, hostPositions, POSITIONS } from "../positions.js";
 import type { RopeFrequencies } from "./frequencies.js";
-import { ropeFrequencies, resolveRope, type ResolvedRope, type RopeConfig } from "./resolve.js";
-import { turnPairs, type HeadLayout, type Rotation } from "./rotate.js";
+import { ROPE, ropeFrequencies, type RopeConfig } from "./resolve.js";
+import { turnPairs, type Rotation } from "./rotate.js";
 
-export interface RopeApplyOptions {
-  /** Position of the first token; default 0. */
-  readonly positionOffset?: number;
-  /** Positions of the tokens, [seq] or batch after batch [batch * seq]; any ids, on the host. */
-  readonly positions?: ArrayLike<number> | undefined;
-  /** i32 [batch, seq] on the GPU; all below `maxPositions`. */
-  readonly positionIds?: Tensor | undefined;
-  /**
-   * Length of the whole sequence, cache included: what dynamicNtk and longrope look at. Default: largest position + 1.
-   * Keys that were turned for another length are stale where `changes` says so.
-   */
-  readonly seqLen?: number;
-  /** With `positionIds`: the rows of the tables, which can stay as the sequence grows. Default: `seqLen`. */
-  readonly maxPositions?: number;
-  /** Default "bhsd": [batch, heads, seq, headDim]. */
-  readonly layout?: HeadLayout;
-}
+const APPLY = schema("rope", {
+  ...POSITIONS,
+  seqLen: integer(
+    "Length of the whole sequence, cache included: what dynamicNtk and longrope look at. Keys that were turned for " +
+      "another length are stale where `changes` says so.",
+    { min: 1, defaultDoc: "largest position + 1" },
+  ),
+  maxPositions: integer("With `positionIds`: rows of the tables, which can stay as the sequence grows.", {
+    min: 1,
+    defaultDoc: "seqLen",
+  }),
+  layout: oneOf(
+    'Order of the axes of queries and keys: "bhsd" is [batch, heads, seq, headDim].',
+    ["bhsd", "bshd"],
+    { default: "bhsd" },
+  ),
+});
+export type RopeApplyOptions = Config<typeof APPLY>;
 
 /** cos and sin of position * invFreq times f, in double precision, rounded once. */
 export function rotaryTables(
@@ -41,28 +56,6 @@ export function rotaryTables(
   return { cos: gpu.tensor(cos, shape), sin: gpu.tensor(sin, shape) };
 }
 
-/** Positions of a call as a list, checked: any integers. */
-export function checkPositions(
-  who: string,
-  positions: ArrayLike<number>,
-  batch: number,
-  seq: number,
-): { rows: ArrayLike<number>; perBatch: boolean; largest: number } {
-  const perBatch = positions.length !== seq;
-  if (perBatch && positions.length !== batch * seq) {
-    throw new ConfigError(
-      who,
-      `positions has ${positions.length} entries; it must have ${seq} or ${batch * seq}`,
-    );
-  }
-  let largest = 0;
-  for (let i = 0; i < positions.length; i++) {
-    expectInteger(who, "positions", positions[i], -Infinity);
-    largest = Math.max(largest, positions[i]!);
-  }
-  return { rows: positions, perBatch, largest };
-}
-
 /** i32 [batch, seq] that counts the rows of a table made for the call. */
 export function rowNumbers(gpu: Gpu, batch: number, seq: number, perBatch: boolean): Tensor {
   const ids = Int32Array.from({ length: batch * seq }, (_, i) => (perBatch ? i : i % seq));
@@ -78,17 +71,20 @@ export function rowNumbers(gpu: Gpu, batch: number, seq: number, perBatch: boole
  *
  * Tables are computed on the host in double precision and kept on the device; they grow as positions do.
  */
-export class RotaryEmbedding {
-  readonly config: ResolvedRope;
-  readonly #gpu: Gpu;
+export class RotaryEmbedding extends Component<typeof ROPE> {
+  static readonly schema = ROPE;
   #table:
     { readonly cos: Tensor; readonly sin: Tensor; readonly rows: number; readonly key: string } | undefined;
 
+  /** There are no parameters. @throws ConfigError */
+  static plan(config: RopeConfig): ParameterPlan {
+    ropeFrequencies(config);
+    return {};
+  }
+
   /** @throws ConfigError */
-  constructor(gpu: Gpu, config: RopeConfig) {
-    this.#gpu = gpu;
-    this.config = resolveRope("RotaryEmbedding", config);
-    ropeFrequencies(this.config);
+  constructor(config: RopeConfig, parameters: Parameters = {}) {
+    super(ROPE, config, RotaryEmbedding.plan(config), parameters);
   }
 
   /** Frequencies for a sequence of `seqLen` tokens. */
@@ -106,20 +102,21 @@ export class RotaryEmbedding {
   }
 
   /** Tables of positions 0..rows-1, built once and doubled when outgrown. */
-  #rows(rows: number, seqLen: number): { cos: Tensor; sin: Tensor } {
+  #rows(gpu: Gpu, rows: number, seqLen: number): { cos: Tensor; sin: Tensor } {
     const frequencies = this.frequencies(seqLen);
     const key = frequencies.invFreq.join() + String(frequencies.attentionFactor);
     const held = this.#table;
-    if (held && held.key === key && held.rows >= rows && !held.cos.disposed) return held;
+    if (held && held.key === key && held.rows >= rows && held.cos.gpu === gpu && !held.cos.disposed)
+      return held;
     const outgrown = held && held.rows < rows ? Math.min(2 * held.rows, 2 * rows) : 0;
     const size = Math.max(rows, 64, outgrown);
     const tables = rotaryTables(
-      this.#gpu,
+      gpu,
       Int32Array.from({ length: size }, (_, i) => i),
       frequencies,
     );
-    this.dispose();
-    this.#table = { cos: this.#gpu.keep(tables.cos), sin: this.#gpu.keep(tables.sin), rows: size, key };
+    this.#free();
+    this.#table = { cos: gpu.keep(tables.cos), sin: gpu.keep(tables.sin), rows: size, key };
     return this.#table;
   }
 
@@ -139,64 +136,55 @@ export class RotaryEmbedding {
   }
 
   #turn(tensors: readonly Tensor[], options: RopeApplyOptions): Tensor[] {
-    const who = "rope";
-    checkConfig(who, options, [
-      "positionOffset",
-      "positions",
-      "positionIds",
-      "seqLen",
-      "maxPositions",
-      "layout",
-    ]);
-    const { positionOffset = 0, positions, positionIds, layout = "bhsd" } = options;
-    expectInteger(who, "positionOffset", positionOffset, 0);
-    expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
-    if (options.seqLen !== undefined) expectInteger(who, "seqLen", options.seqLen, 1);
+    const who = APPLY.name;
+    for (const t of tensors) expectDType(who, tensors.length === 1 ? "x" : "q and k", t, "f32", "f16");
+    const { seqLen, maxPositions, layout, ...given } = APPLY.read(options);
     const [x] = tensors as [Tensor];
+    const { gpu } = x;
     const batch = x.shape[0] ?? 0;
     const seq = x.shape[layout === "bhsd" ? 2 : 1] ?? 0;
-    const interleaved = this.config.layout === "interleaved";
-    if (x.shape.at(-1) !== this.config.headDim) {
-      throw new ConfigError(
-        who,
-        `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${this.config.headDim}`,
-      );
-    }
-    if (options.maxPositions !== undefined) {
-      expectInteger(who, "maxPositions", options.maxPositions, 1);
-      if (!positionIds)
-        throw new ConfigError(who, "maxPositions is given without positionIds, whose tables it sizes");
-    }
-    if (positions && positionIds)
-      throw new ConfigError(
-        who,
-        "positions and positionIds are both given; one of them says where tokens are",
-      );
+    const { headDim, layout: pairs } = this.config;
+    const interleaved = pairs === "interleaved";
+    if (x.shape.at(-1) !== headDim)
+      throw new ConfigError(who, `x has ${x.shape.at(-1) ?? 0} features a head; headDim is ${headDim}`);
+    checkPositions(who, given, batch, seq);
+    const { positions, positionIds, positionOffset = 0 } = given;
+    if (maxPositions !== undefined && !positionIds)
+      throw new ConfigError(who, "maxPositions is given without positionIds, whose tables it sizes");
     if (positions) {
-      const { rows, perBatch, largest } = checkPositions(who, positions, batch, seq);
-      return this.#gpu.scope(() => {
-        const tables = rotaryTables(this.#gpu, rows, this.frequencies(options.seqLen ?? largest + 1));
-        const ids = rowNumbers(this.#gpu, batch, seq, perBatch);
+      const { list, perBatch } = hostPositions(given, seq);
+      let largest = 0;
+      for (let i = 0; i < list.length; i++) {
+        expectInteger(who, "positions", list[i]);
+        largest = Math.max(largest, list[i]!);
+      }
+      return gpu.scope(() => {
+        const tables = rotaryTables(gpu, list, this.frequencies(seqLen ?? largest + 1));
+        const ids = rowNumbers(gpu, batch, seq, perBatch);
         return turnPairs(who, tensors, { ...tables, interleaved, positions: ids }, layout);
       });
     }
     let rotation: Rotation;
     if (positionIds) {
-      const { seqLen } = options;
       expectInteger(who, "seqLen (with positionIds)", seqLen, 1);
-      const rows = options.maxPositions ?? seqLen;
-      rotation = { ...this.#rows(rows, seqLen), interleaved, positions: positionIds };
+      const rows = maxPositions ?? seqLen;
+      rotation = { ...this.#rows(gpu, rows, seqLen), interleaved, positions: positionIds };
     } else {
       const end = positionOffset + seq;
-      rotation = { ...this.#rows(end, options.seqLen ?? end), interleaved, offset: positionOffset };
+      rotation = { ...this.#rows(gpu, end, seqLen ?? end), interleaved, offset: positionOffset };
     }
     return turnPairs(who, tensors, rotation, layout);
   }
 
-  /** Free the tables. */
-  dispose(): void {
+  #free(): void {
     this.#table?.cos.dispose();
     this.#table?.sin.dispose();
     this.#table = undefined;
+  }
+
+  /** Frees the tables. */
+  override dispose(): void {
+    this.#free();
+    super.dispose();
   }
 }

@@ -69,7 +69,7 @@ describe("rotate", () => {
 
   it("is what RoPE does with its tables, in either layout", async () => {
     const { gpu } = device;
-    const rope = new RotaryEmbedding(gpu, { headDim: 16 });
+    const rope = new RotaryEmbedding({ headDim: 16 });
     const { invFreq } = rope.frequencies();
     const angles = Array.from({ length: 6 * 8 }, (_, i) => Math.floor(i / 8) * invFreq[i % 8]!);
     const tables = {

@@ -17,7 +17,7 @@ describe("xpos", () => {
     ] as const)
       for (const role of ["query", "key"] as const) {
         const [batch, heads, seq, headDim] = shape;
-        const xpos = new Xpos(device.gpu, { headDim, rotaryDim, layout, gamma: 0.3, scaleBase: 4 });
+        const xpos = new Xpos({ headDim, rotaryDim, layout, gamma: 0.3, scaleBase: 4 });
         const center = Math.ceil((5 + seq) / 2);
         const sign = role === "query" ? 1 : -1;
         await checkOp(
@@ -44,7 +44,7 @@ describe("xpos", () => {
 
   it("makes q.k depend on the distance alone, whatever the center", async () => {
     const { gpu } = device;
-    const xpos = new Xpos(gpu, { headDim: 8, scaleBase: 64 });
+    const xpos = new Xpos({ headDim: 8, scaleBase: 64 });
     const x = gpu.tensor(numbers(8, 1), [1, 1, 1, 8]);
     const score = async (q: number, k: number, center: number): Promise<number> => {
       const a = await xpos.apply(x, "query", { positionOffset: q, center }).read();
@@ -64,7 +64,7 @@ describe("xpos", () => {
 
   it("refuses what does not fit, by name", () => {
     const { gpu } = device;
-    const xpos = new Xpos(gpu, { headDim: 8 });
+    const xpos = new Xpos({ headDim: 8 });
     expect(() => xpos.apply(gpu.zeros([1, 1, 1, 6]), "query")).toThrow(
       /x has 6 features a head; headDim is 8/,
     );
@@ -72,7 +72,7 @@ describe("xpos", () => {
     expect(() => xpos.apply(gpu.zeros([1, 1, 1, 8]), "key", { centre: 1 } as never)).toThrow(
       /did you mean "center"/,
     );
-    expect(() => new Xpos(gpu, { headDim: 8, gamma: 0 })).toThrow(/gamma is 0/);
-    expect(() => new Xpos(gpu, { headDim: 8, scaling: 1 } as never)).toThrow(/unknown key "scaling"/);
+    expect(() => new Xpos({ headDim: 8, gamma: 0 })).toThrow(/gamma is 0/);
+    expect(() => new Xpos({ headDim: 8, scaling: 1 } as never)).toThrow(/unknown key "scaling"/);
   });
 });

@@ -100,7 +100,7 @@ function decoderLayer(x: Tensor, w: LayerTensors, mix: (q: Tensor, k: Tensor, v:
 const layerTensors = (t: Tensors, prefix = ""): LayerTensors =>
   Object.fromEntries(LAYER_PARAMETERS.map((name) => [name, t[prefix + name]])) as unknown as LayerTensors;
 
-const rotary = (gpu: Gpu): RotaryEmbedding => new RotaryEmbedding(gpu, { headDim: LAYER.headDim });
+const rotary = (): RotaryEmbedding => new RotaryEmbedding({ headDim: LAYER.headDim });
 
 function forwardLayer(x: Tensor, w: LayerTensors, rope: RotaryEmbedding): Tensor {
   const layout = "bshd";
@@ -138,12 +138,12 @@ const PROGRAMS: Readonly<Record<Kind, Build>> = {
     return eager(gpu, () => vjp(() => [attention(q, k, v, window(o))], [q, k, v]).pullback([grad]));
   },
   layer: (gpu, t) => {
-    const rope = rotary(gpu);
+    const rope = rotary();
     const weights = layerTensors(t);
     return recorded(gpu, () => [forwardLayer(t["x"]!, weights, rope)]);
   },
   layerTraining: (gpu, t) => {
-    const rope = rotary(gpu);
+    const rope = rotary();
     const weights = layerTensors(t);
     const { learningRate, beta1, beta2, eps, weightDecay } = ADAMW;
     const optimizer = new AdamW(weights, {
@@ -169,7 +169,7 @@ const PROGRAMS: Readonly<Record<Kind, Build>> = {
     );
   },
   decode: (gpu, t) => {
-    const rope = rotary(gpu);
+    const rope = rotary();
     const { kvHeads, headDim } = LAYER;
     const layout = "bshd";
     const id = gpu.tensor([7], [1], "i32");

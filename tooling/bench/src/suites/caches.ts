@@ -118,7 +118,7 @@ function latent(gpu: Gpu): Subject {
     { seed: 1 },
     {
       rmsNorm,
-      rope: new RotaryEmbedding(gpu, { headDim: LATENT.ropeDim, layout: "interleaved" }),
+      rope: new RotaryEmbedding({ headDim: LATENT.ropeDim, layout: "interleaved" }),
     },
   );
   const width = LATENT.kvRank + LATENT.ropeDim;
@@ -220,7 +220,7 @@ function plainDecoder(
   gpu: Gpu,
   c: { dim: number; numHeads: number; headDim: number; ffnDim: number; layers: number },
 ) {
-  const rope = new RotaryEmbedding(gpu, { headDim: c.headDim });
+  const rope = new RotaryEmbedding({ headDim: c.headDim });
   const ones = gpu.keep(gpu.full([c.dim], 1));
   const layers = times(c.layers, (l) => ({
     attention: MultiHeadAttention.init(
@@ -256,7 +256,7 @@ function plainDecoder(
 
 async function prefillRows(gpu: Gpu, prompts: readonly number[], repeats: number): Promise<PrefillRow[]> {
   const c = { dim: 256, numHeads: 4, headDim: 64, ffnDim: 688 };
-  const parts = { rmsNorm, rope: new RotaryEmbedding(gpu, { headDim: c.headDim, layout: "interleaved" }) };
+  const parts = { rmsNorm, rope: new RotaryEmbedding({ headDim: c.headDim, layout: "interleaved" }) };
   const config = { ...c, numKvHeads: 4, selfLayers: 4, crossLayers: 4, window: SHAPE.window };
   const model = Yoco.init(gpu, config, { seed: 1 }, parts);
   const plain = plainDecoder(gpu, { ...c, layers: 8 });

@@ -175,7 +175,7 @@ function kernelCases(gpu: Gpu): Case[] {
       const r = batchNorm(x, { training, ...stats, weight, bias });
       return [r.out];
     };
-  const rope = new RotaryEmbedding(gpu, { headDim: 64 });
+  const rope = new RotaryEmbedding({ headDim: 64 });
   // As many numbers as x: 12 query heads and 4 key heads of 4096 tokens.
   const [q, k] = [12, 4].map((heads) => randomNormal(gpu, [1, heads, ROWS, WIDTH / 16], { seed: heads })) as [
     Tensor,

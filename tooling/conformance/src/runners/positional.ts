@@ -46,7 +46,7 @@ const floats = (data: ArrayLike<number>, shape: readonly number[]): RunnerOutput
 });
 
 const rope: Runner = (context) => {
-  const { gpu, config, inputs, params } = context;
+  const { config, inputs, params } = context;
   const positions = inputs["positions"] ? context.host("positions") : undefined;
   const positionOffset = number(config, "positionOffset", 0);
   const { headDim, rotaryDim, base, layout, scaling } = config as unknown as RopeConfig & {
@@ -60,7 +60,8 @@ const rope: Runner = (context) => {
   };
   if ((scaling as { type: string } | undefined)?.type === "learned") {
     const apply = (x: Tensor): Tensor =>
-      learnedRope(gpu, x, params["invFreq"]!, {
+      learnedRope(x, {
+        invFreq: params["invFreq"]!,
         ...(positions ? { positions } : { positionOffset }),
         layout: layout ?? "half",
       });
@@ -70,7 +71,7 @@ const rope: Runner = (context) => {
       invFreq: params["invFreq"]!.reshape(params["invFreq"]!.shape),
     };
   }
-  const embedding = new RotaryEmbedding(gpu, {
+  const embedding = new RotaryEmbedding({
     ...known,
     ...(scaling ? { scaling: scaling } : {}),
   });
@@ -273,15 +274,14 @@ export const positional: Readonly<Record<string, Runner>> = {
   longrope: rope,
   llama3_rope: rope,
   xpos: (context) => {
-    const { gpu, config, inputs } = context;
+    const { config, inputs } = context;
     const { headDim, rotaryDim, base, layout, scaleBase, gamma } = config as Record<string, number> & {
       layout?: "half" | "interleaved";
     };
     const xpos = new Xpos(
-      gpu,
       JSON.parse(
         JSON.stringify({ headDim, rotaryDim, base, layout, scaleBase, gamma }),
-      ) as ConstructorParameters<typeof Xpos>[1],
+      ) as ConstructorParameters<typeof Xpos>[0],
     );
     const seq = inputs["q"]!.shape[2]!;
     const positionOffset = number(config, "positionOffset", 0);

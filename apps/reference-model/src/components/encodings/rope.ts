@@ -1,14 +1,15 @@
 import { RotaryEmbedding } from "@x/positional";
 import type { AttentionEncoding, Encoding, Factory } from "../contract.js";
+import { settingsOf } from "./packaged.js";
 
 /** RoPE with any scaling; `headDim` follows the mixer. */
-export const rope: Factory<Encoding> = (spec, { gpu }) => {
-  const config = Object.fromEntries(Object.entries(spec).filter(([key]) => key !== "type"));
+export const rope: Factory<Encoding> = (spec, { name }) => {
+  const settings = settingsOf(RotaryEmbedding, spec, name, ["headDim"]);
   // Layers of one head size share their tables.
   const tables = new Map<number, RotaryEmbedding>();
   return {
     attention: (_weights, { headDim }): AttentionEncoding => {
-      const table = tables.get(headDim) ?? new RotaryEmbedding(gpu, { headDim, ...config });
+      const table = tables.get(headDim) ?? new RotaryEmbedding(settings({ headDim }));
       tables.set(headDim, table);
       return {
         rotate: (q, k, { seqLen, textLength, positionIds }) => {

@@ -1,17 +1,18 @@
-import { Xpos, type XposConfig } from "@x/positional";
+import { Xpos } from "@x/positional";
 import type { Encoding, Factory } from "../contract.js";
+import { settingsOf } from "./packaged.js";
 
 /**
  * RoPE with scores that decay with the distance: `rotaryDim`, `base`, `layout`, `scaleBase`, `gamma`. The center of
  * the powers is half of the model's length, so that keys can be cached.
  */
-export const xpos: Factory<Encoding> = (spec, { gpu, model }) => {
-  const config = Object.fromEntries(Object.entries(spec).filter(([key]) => key !== "type"));
+export const xpos: Factory<Encoding> = (spec, { name, model }) => {
+  const settings = settingsOf(Xpos, spec, name, ["headDim"]);
   const tables = new Map<number, Xpos>();
   const center = Math.ceil(model.maxLength / 2);
   return {
     attention: (_weights, { headDim }) => {
-      const own = tables.get(headDim) ?? new Xpos(gpu, { ...(config as Partial<XposConfig>), headDim });
+      const own = tables.get(headDim) ?? new Xpos(settings({ headDim }));
       tables.set(headDim, own);
       return {
         rotate: (q, k, { positionIds, seqLen }) => {

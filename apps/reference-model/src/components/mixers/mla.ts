@@ -43,7 +43,7 @@ class Mla implements Mixer {
       ...(scale === undefined ? {} : { scale }),
     };
     this.#weights = weights;
-    this.#rope = new RotaryEmbedding(gpu, {
+    this.#rope = new RotaryEmbedding({
       headDim: config.ropeDim,
       base: f.number("ropeBase", 10000),
       layout: "interleaved",
