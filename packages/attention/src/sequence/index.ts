@@ -10,7 +10,6 @@ export { GatedRetention, type GatedRetentionLayerConfig } from "./retention/gate
 export {
   linearAttention,
   LinearAttention,
-  type LinearAttentionConfig,
   type LinearAttentionLayerConfig,
   type LinearAttentionOptions,
   type LinearAttentionResult,
@@ -19,11 +18,9 @@ export {
   MultiScaleRetention,
   type MultiScaleRetentionConfig,
   type RetentionLayerInput,
-  type RetentionLayerOptions,
   type RetentionLayerOutputs,
 } from "./retention/multi_scale_retention.js";
-export type { RetentionHeadsConfig } from "./retention/retention_heads.js";
-export { retention, type RetentionConfig, type RetentionOptions } from "./retention/retention.js";
+export { retention, type RetentionOptions } from "./retention/retention.js";
 export { ssd, type SsdOptions, type SsdParameters } from "./mamba/ssd.js";
 export { SequenceState, type StatePlan } from "./state/sequence_state.js";
 export { lru, Lru, type LruConfig, type LruOptions, type LruParameters } from "./ssm/lru.js";

@@ -1,15 +1,17 @@
 import {
   GatedLongConv,
+  GatedRetention,
   GriffinBlock,
   H3,
+  LinearAttention,
   Lru,
   Mamba2Block,
   MambaBlock,
+  MultiScaleRetention,
   Rwkv4TimeMix,
   Rwkv6TimeMix,
   S4d,
   S5,
-  type Plan,
   type SequenceOptions,
   type SequenceState,
 } from "@x/attention";
@@ -17,7 +19,6 @@ import type { ComponentClass, Schema, Tensor } from "@x/kernels";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
 import { ParameterSet } from "../parameters.js";
-import { planned } from "./planned.js";
 
 /** A mixer without softmax: the whole sequence, or a chunk with a state of fixed size. */
 interface SequenceLayer {
@@ -25,15 +26,6 @@ interface SequenceLayer {
   createState(options: { readonly batch: number }): SequenceState;
   parameters(): Record<string, Tensor>;
   dispose?(): void;
-}
-
-/** How a type of block is made: its keys, its configuration from them, its parameters, and the block. */
-export interface SequenceMixerSpec<C> {
-  readonly type: string;
-  readonly keys: readonly string[];
-  readonly config: (f: Fields, dim: number) => C;
-  readonly plan: (config: C) => Plan;
-  readonly build: (config: C, parameters: Record<string, Tensor>) => SequenceLayer;
 }
 
 /** A mixer of the reference model around a layer whose state has a fixed size. */
@@ -47,19 +39,10 @@ const mixerAround = (layer: SequenceLayer): Mixer => ({
   },
 });
 
-/** A mixer of the reference model around a block whose state has a fixed size. */
-export function sequenceMixer<C>({ type, keys, config, plan, build }: SequenceMixerSpec<C>): Factory<Mixer> {
-  return (spec: ComponentSpec, weights: Weights) => {
-    const f = new Fields(`${weights.name}: ${type}`, spec, ["type", ...keys]);
-    const own = config(f, weights.model.dim);
-    return mixerAround(build(own, planned(plan(own), weights)));
-  };
-}
-
 /** What a type of the reference model has besides what its package declares. */
 interface Settings {
-  /** Values of keys that are left out, where the package asks for them or has others. */
-  readonly defaults?: (spec: ComponentSpec, dim: number) => Readonly<Record<string, unknown>>;
+  /** Values of keys that are left out, where the package has others. */
+  readonly defaults?: (spec: ComponentSpec) => Readonly<Record<string, unknown>>;
   /** Keys that a causal model with a state cannot have. */
   readonly without?: readonly string[];
 }
@@ -75,21 +58,28 @@ function packaged<Given>(
     new Fields(who, spec, ["type", ...keys]);
     const { dim } = weights.model;
     const given = Object.entries(spec).filter(([key, value]) => key !== "type" && value !== null);
-    const config = { ...defaults(spec, dim), ...Object.fromEntries(given), dim };
+    const config = { ...defaults(spec), ...Object.fromEntries(given), dim };
     layer.schema.read(config, who);
     const plan = layer.plan(config as Given);
     return mixerAround(new layer(config as Given, new ParameterSet(weights).planned(plan)));
   };
 }
 
+/** A text is gone through in chunks of 64 tokens where its configuration does not say how. */
+const inChunks = ({ form }: ComponentSpec): Readonly<Record<string, unknown>> =>
+  (form ?? "chunkwise") === "chunkwise" ? { form: "chunkwise", chunkSize: 64 } : {};
+
 /** Mixers without softmax, by type. */
 export const SEQUENCE_MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
   gatedLongConv: packaged(GatedLongConv),
+  gatedRetention: packaged(GatedRetention, { defaults: inChunks }),
   griffin: packaged(GriffinBlock),
   h3: packaged(H3),
+  linearAttention: packaged(LinearAttention, { defaults: inChunks, without: ["causal"] }),
   lru: packaged(Lru),
   mamba: packaged(MambaBlock),
   mamba2: packaged(Mamba2Block),
+  retention: packaged(MultiScaleRetention, { defaults: inChunks, without: ["denominator"] }),
   rwkv4: packaged(Rwkv4TimeMix),
   rwkv6: packaged(Rwkv6TimeMix),
   s4d: packaged(S4d),

@@ -4,7 +4,6 @@ import { checkOp, operand, useGpu } from "@x/testing";
 import {
   linearAttention,
   LinearAttention,
-  type LinearAttentionConfig,
   type LinearAttentionLayerConfig,
   type LinearAttentionOptions,
 } from "../../index.js";
@@ -31,7 +30,7 @@ function reference(
   k: Numbers,
   v: Numbers,
   { heads, tokens, dim, valueDim }: Shape,
-  { featureMap = "elu1", normalize = true, eps = 1e-6, causal = true }: LinearAttentionConfig,
+  { featureMap = "elu1", normalize = true, eps = 1e-6, causal = true }: LinearAttentionOptions,
   state?: Numbers,
   zState?: Numbers,
 ): { out: Float64Array; state: Float64Array; zState: Float64Array } {
@@ -64,7 +63,7 @@ function reference(
   return { out, state: S, zState: z };
 }
 
-const FORMS: LinearAttentionConfig[] = [{}, { form: "recurrent" }, { form: "chunkwise", chunkSize: 4 }];
+const FORMS: LinearAttentionOptions[] = [{}, { form: "recurrent" }, { form: "chunkwise", chunkSize: 4 }];
 
 describe("linearAttention", () => {
   const device = useGpu();
@@ -95,7 +94,7 @@ describe("linearAttention", () => {
       { featureMap: "relu", eps: 0.5 },
       { causal: false },
       { causal: false, normalize: false, featureMap: "relu" },
-    ] satisfies LinearAttentionConfig[])
+    ] satisfies LinearAttentionOptions[])
       await checkOp(
         device.gpu,
         (q, k, v) => linearAttention(q, k, v, config).out,

@@ -1,59 +1,70 @@
 import {
+  boolean,
   broadcastTo,
-  checkConfig,
   concat,
   ConfigError,
   e,
   elementwise,
-  expectBoolean,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
   expectShape,
+  integer,
   matmul,
+  matrix,
+  number,
+  oneOf,
+  schema,
   slice,
+  tensor,
   transpose,
+  type Config,
   type Expr,
-  type Gpu,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
+  type Resolved,
   type Tensor,
 } from "@x/kernels";
 import type { AttentionLayout } from "../../engine/options.js";
 import { mergeHeads, splitHeads } from "../../heads/heads.js";
-import { checkParameters, initParameters, matrix, type InitOptions, type Plan } from "../../parameters.js";
 import {
   chunkOf,
   decayedAttention,
   expectFloat32,
   expectHeads,
+  FORM_FIELDS,
   type SequenceForm,
 } from "../decay/decayed_attention.js";
-import {
-  expectCall,
-  newState,
-  type SequenceOptions,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import type { SequenceState, StateOptions, StatePlan } from "../state/sequence_state.js";
 
-export interface LinearAttentionConfig extends SequenceForm {
-  /** phi: `elu1` (default): e^x below 0, x + 1 from there; `relu`; `identity`. */
-  readonly featureMap?: "elu1" | "relu" | "identity" | undefined;
-  /** Divide by the sum of weights; default true. */
-  readonly normalize?: boolean | undefined;
-  /** Added to that sum; default 1e-6. */
-  readonly eps?: number | undefined;
-  /** Default true; false: every token sees all, and there is neither form nor state. */
-  readonly causal?: boolean | undefined;
-}
-
-export interface LinearAttentionOptions extends LinearAttentionConfig {
-  /** [batch, heads, dim, valueDim]: S before the first token; default zeros. */
-  readonly state?: Tensor | undefined;
-  /** [batch, heads, dim]: z before the first token, where normalized; default zeros. */
-  readonly zState?: Tensor | undefined;
-}
+const FIELDS = {
+  featureMap: oneOf("phi. elu1: e^x below 0, x + 1 from there.", ["elu1", "relu", "identity"], {
+    default: "elu1",
+  }),
+  normalize: boolean("Divide by the sum of weights.", { default: true }),
+  eps: number("Added to that sum.", { min: 0, default: 1e-6 }),
+  causal: boolean("Where false, every token sees all, and there is neither form nor state.", {
+    default: true,
+  }),
+  ...FORM_FIELDS,
+};
+const OPTIONS = schema("linearAttention", {
+  ...FIELDS,
+  state: tensor("[batch, heads, dim, valueDim]: S before the first token; zeros where it is left out.", {
+    optional: true,
+  }),
+  zState: tensor(
+    "[batch, heads, dim]: z before the first token, where normalized; zeros where it is left out.",
+    {
+      optional: true,
+    },
+  ),
+});
+const LAYER = schema("LinearAttention", {
+  dim: integer("Width of x and of the output, a multiple of numHeads.", { min: 1 }),
+  numHeads: integer("Heads, each of dim / numHeads features.", { min: 1 }),
+  ...FIELDS,
+});
+export type LinearAttentionOptions = Config<typeof OPTIONS>;
+export type LinearAttentionLayerConfig = Config<typeof LAYER>;
 
 export interface LinearAttentionResult {
   readonly out: Tensor;
@@ -62,8 +73,6 @@ export interface LinearAttentionResult {
   /** Where causal and normalized. */
   readonly zState?: Tensor;
 }
-
-const KEYS = ["featureMap", "normalize", "eps", "causal", "form", "chunkSize"];
 
 const map = (of: (x: Expr) => Expr): ((x: Tensor) => Tensor) => elementwise("featureMap", ["x"], of);
 const MAPS = {
@@ -91,10 +100,10 @@ export function linearAttention(
   v: Tensor,
   options: LinearAttentionOptions = {},
 ): LinearAttentionResult {
-  const who = "linearAttention";
-  checkConfig(who, options, [...KEYS, "state", "zState"]);
-  checkLinear(who, options);
-  const { state, zState, normalize = true, causal = true } = options;
+  const who = OPTIONS.name;
+  const read = OPTIONS.read(options);
+  checkForm(who, read);
+  const { state, zState, normalize, causal } = read;
   const { batch, heads, dim } = expectHeads(who, { q, k, v, state });
   if (zState !== undefined) expectShape(who, "zState", zState, [batch, heads, dim]);
   expectFloat32(who, { zState });
@@ -105,16 +114,12 @@ export function linearAttention(
     );
   if (!normalize && zState)
     throw new ConfigError(who, "zState is given, normalize is false; there is no sum");
-  return attend(who, q, k, v, options, "bhsd");
+  return attend(who, q, k, v, read, "bhsd");
 }
 
 /** @throws ConfigError */
-function checkLinear(who: string, config: LinearAttentionConfig): void {
-  const { featureMap = "elu1", eps = 1e-6, causal = true, normalize = true, form, chunkSize } = config;
-  expectBoolean(who, "causal", causal);
-  expectBoolean(who, "normalize", normalize);
-  expectOneOf(who, "featureMap", featureMap, ["elu1", "relu", "identity"]);
-  expectNumber(who, "eps", eps, 0);
+function checkForm(who: string, config: SequenceForm & { readonly causal: boolean }): void {
+  const { causal, form, chunkSize } = config;
   if (!causal && (form ?? chunkSize) !== undefined)
     throw new ConfigError(
       who,
@@ -128,10 +133,10 @@ function attend(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  options: LinearAttentionOptions,
+  options: Resolved<typeof OPTIONS>,
   layout: AttentionLayout,
 ): LinearAttentionResult {
-  const { featureMap = "elu1", normalize = true, eps = 1e-6, causal = true, state, zState } = options;
+  const { featureMap, normalize, eps, causal, state, zState } = options;
   const { gpu } = q;
   const valueDim = v.shape[3]!;
   return gpu.scope(() => {
@@ -181,12 +186,6 @@ function startOf(
   return concat([state ?? gpu.zeros(shape), z], 3);
 }
 
-export interface LinearAttentionLayerConfig extends LinearAttentionConfig {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  readonly numHeads: number;
-}
-
 /**
  * Linear attention between projections: q, k, v = split(x Wq^T), split(x Wk^T), split(x Wv^T);
  * out = merge(linearAttention(q, k, v)) Wo^T.
@@ -194,48 +193,39 @@ export interface LinearAttentionLayerConfig extends LinearAttentionConfig {
  * x [batch, tokens, dim], f32. Parameters q_proj, k_proj, v_proj, o_proj (`.weight` [dim, dim]).
  * Katharopoulos et al. 2020, arXiv:2006.16236, section 3.
  */
-export class LinearAttention implements Module {
-  readonly config: LinearAttentionLayerConfig;
-  readonly #p: Record<string, Tensor>;
+export class LinearAttention extends SequenceMixer<typeof LAYER> {
+  static readonly schema = LAYER;
 
-  /** @throws ConfigError */
-  constructor(config: LinearAttentionLayerConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("LinearAttention", LinearAttention.plan(config), parameters);
-    this.config = config;
-  }
-
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: LinearAttentionLayerConfig): Plan {
-    const who = "LinearAttention";
-    checkConfig(who, config, ["dim", "numHeads", ...KEYS]);
-    const { dim, numHeads } = config;
-    expectInteger(who, "dim", dim, 1);
-    expectInteger(who, "numHeads", numHeads, 1);
+  /** Names, shapes and initial values of the parameters: normal matrices. @throws ConfigError */
+  static plan(config: LinearAttentionLayerConfig): ParameterPlan {
+    const { dim, numHeads, ...rest } = LAYER.read(config);
     if (dim % numHeads !== 0)
       throw new ConfigError(
-        who,
+        LAYER.name,
         `dim is ${dim}, numHeads ${numHeads}; the first must be a multiple of the second`,
       );
-    checkLinear(who, config);
-    const projections = ["q_proj", "k_proj", "v_proj", "o_proj"];
-    return Object.fromEntries(projections.map((name) => [`${name}.weight`, matrix(dim, dim)]));
+    checkForm(LAYER.name, rest);
+    return {
+      "q_proj.weight": matrix(dim, dim),
+      "k_proj.weight": matrix(dim, dim),
+      "v_proj.weight": matrix(dim, dim, "value"),
+      "o_proj.weight": matrix(dim, dim, "output"),
+    };
   }
 
-  /** Normal matrices. */
-  static init(gpu: Gpu, config: LinearAttentionLayerConfig, options: InitOptions): LinearAttention {
-    const plan = LinearAttention.plan(config);
-    return new LinearAttention(config, initParameters("LinearAttention", gpu, plan, options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: LinearAttentionLayerConfig, parameters: Parameters) {
+    super(LAYER, config, LinearAttention.plan(config), parameters);
   }
 
-  /** The state of a decoding run, of one size however long the text. @throws ConfigError if not causal */
-  createState(options: StateOptions): SequenceState {
-    if (this.config.causal === false)
-      throw new ConfigError("LinearAttention", "causal is false; only causal sums go on");
-    return newState("LinearAttention", this.#p, options, (batch) => this.#statePlan(batch));
+  /** An empty state, whose size does not depend on the text's length. @throws ConfigError, also if not causal */
+  override createState(options: StateOptions): SequenceState {
+    if (!this.config.causal) throw new ConfigError(LAYER.name, "causal is false; only causal sums go on");
+    return super.createState(options);
   }
 
-  #statePlan(batch: number): StatePlan {
-    const { dim, numHeads, normalize = true } = this.config;
+  protected statePlan(batch: number): StatePlan {
+    const { dim, numHeads, normalize } = this.config;
     const headDim = dim / numHeads;
     return {
       state: { shape: [batch, numHeads, headDim, headDim] },
@@ -243,32 +233,22 @@ export class LinearAttention implements Module {
     };
   }
 
-  /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: SequenceOptions = {}): Tensor {
-    const who = "LinearAttention";
-    expectCall(who, x, this.config.dim, options, (batch) => this.#statePlan(batch));
-    const { state, residual } = options;
-    const { numHeads, ...config } = this.config;
-    const p = this.#p;
-    const tokens = x.shape[1]!;
-    const { state: before, zState } = state?.tensors ?? {};
-    return x.gpu.scope(() => {
-      const cut = (name: string): Tensor => splitHeads(x, numHeads, p[`${name}.weight`]!);
-      const step = before && tokens === 1 ? ({ form: "recurrent", chunkSize: undefined } as const) : {};
-      const { out, ...next } = attend(
-        who,
-        cut("q_proj"),
-        cut("k_proj"),
-        cut("v_proj"),
-        { ...config, ...step, state: before, zState },
-        "bshd",
-      );
-      state?.update({ ...next });
-      return mergeHeads(out, p["o_proj.weight"]!, undefined, residual);
-    });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
+  protected run(x: Tensor, { state, zState, residual }: Given): LinearAttentionResult {
+    const { numHeads, featureMap, normalize, eps, causal, form, chunkSize } = this.config;
+    const p = this.weights;
+    const cut = (name: string): Tensor => splitHeads(x, numHeads, p[`${name}.weight`]!);
+    const way =
+      state && x.shape[1] === 1
+        ? ({ form: "recurrent", chunkSize: undefined } as const)
+        : { form, chunkSize };
+    const { out, ...next } = attend(
+      LAYER.name,
+      cut("q_proj"),
+      cut("k_proj"),
+      cut("v_proj"),
+      { featureMap, normalize, eps, causal, ...way, state, zState },
+      "bshd",
+    );
+    return { out: mergeHeads(out, p["o_proj.weight"]!, undefined, residual), ...next };
   }
 }

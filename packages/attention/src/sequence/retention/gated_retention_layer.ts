@@ -1,48 +1,48 @@
 import {
-  checkConfig,
   e,
   elementwise,
-  expectInteger,
-  expectNumber,
+  integer,
   linear,
-  type Gpu,
-  type Module,
+  matrix,
+  number,
+  oneOf,
+  schema,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { checkParameters, initParameters, matrix, type InitOptions, type Plan } from "../../parameters.js";
-import { chunkOf, decayedAttention, type SequenceForm } from "../decay/decayed_attention.js";
+import { chunkOf, decayedAttention, FORM_FIELDS } from "../decay/decayed_attention.js";
 import {
   checkInput,
+  INPUT,
   retentionStatePlan,
   stepped,
   type RetentionLayerInput,
-  type RetentionLayerOptions,
   type RetentionLayerOutputs,
 } from "./multi_scale_retention.js";
 import {
-  headsSettings,
-  RETENTION_HEADS_KEYS,
+  checkRetentionHeads,
+  HEADS_FIELDS,
   RetentionHeads,
   retentionHeadsPlan,
-  type RetentionHeadsConfig,
+  ROTARY,
+  ROTARY_DOC,
   type RetentionHeadsSettings,
 } from "./retention_heads.js";
-import { MAX_POSITIONS, type FirstPosition } from "../state/rotation.js";
-import {
-  expectCall,
-  newState,
-  type SequenceState,
-  type StateOptions,
-  type StatePlan,
-} from "../state/sequence_state.js";
+import type { FirstPosition } from "../state/rotation.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
+import type { StatePlan } from "../state/sequence_state.js";
 
-/** valueDim is dim, rotary `rope` by default. */
-export interface GatedRetentionLayerConfig extends RetentionHeadsConfig, SequenceForm {
-  /** Factor of k; default headDim^-0.5. */
-  readonly scale?: number | undefined;
-  /** Divides the log of the decay; default 16. */
-  readonly gateLogitNormalizer?: number | undefined;
-}
+const LAYER = schema("GatedRetention", {
+  ...HEADS_FIELDS,
+  valueDim: integer("Width of all values, a multiple of numHeads.", { min: 1, defaultDoc: "dim" }),
+  rotary: oneOf(ROTARY_DOC, ROTARY, { default: "rope" }),
+  ...FORM_FIELDS,
+  scale: number("Factor of k.", { defaultDoc: "headDim^-0.5" }),
+  gateLogitNormalizer: number("Divides the log of the decay.", { min: Number.MIN_VALUE, default: 16 }),
+});
+export type GatedRetentionLayerConfig = Config<typeof LAYER>;
 
 // log sigmoid z = -softplus(-z).
 const logSigmoid = elementwise("logSigmoid", ["z", "factor"], (z, factor) =>
@@ -57,62 +57,43 @@ const logSigmoid = elementwise("logSigmoid", ["z", "factor"], (z, factor) =>
  * gt_proj [numHeads, dim] (the decay), o_proj [dim, valueDim] (`.weight`), no biases.
  * Sun et al. 2024, arXiv:2405.05254 (YOCO), section 3.1.
  */
-export class GatedRetention implements Module {
-  readonly config: GatedRetentionLayerConfig;
+export class GatedRetention extends SequenceMixer<typeof LAYER> {
+  static readonly schema = LAYER;
   readonly #heads: RetentionHeads;
-  readonly #p: Record<string, Tensor>;
 
-  /** @throws ConfigError */
-  constructor(config: GatedRetentionLayerConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("GatedRetention", GatedRetention.plan(config), parameters);
-    this.config = config;
-    this.#heads = new RetentionHeads(settingsOf(config), this.#p);
-  }
-
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: GatedRetentionLayerConfig): Plan {
+  /** Names, shapes and initial values of the parameters: normal matrices. @throws ConfigError */
+  static plan(config: GatedRetentionLayerConfig): ParameterPlan {
     const settings = settingsOf(config);
     return { ...retentionHeadsPlan(settings), "gt_proj.weight": matrix(settings.numHeads, settings.dim) };
   }
 
-  /** Normal matrices. */
-  static init(gpu: Gpu, config: GatedRetentionLayerConfig, options: InitOptions): GatedRetention {
-    const plan = GatedRetention.plan(config);
-    return new GatedRetention(config, initParameters("GatedRetention", gpu, plan, options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: GatedRetentionLayerConfig, parameters: Parameters) {
+    super(LAYER, config, GatedRetention.plan(config), parameters);
+    this.#heads = this.own(new RetentionHeads(settingsOf(config), this.weights));
   }
 
-  /** The state of a decoding run, of one size however long the text. */
-  createState(options: StateOptions): SequenceState {
-    return newState("GatedRetention", this.#p, options, (batch) => this.#statePlan(batch));
-  }
-
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     return retentionStatePlan(this.#heads.settings, batch);
   }
 
-  /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: RetentionLayerOptions = {}): Tensor {
-    expectCall("GatedRetention", x, this.#heads.settings.dim, options, (batch) => this.#statePlan(batch));
-    return stepped(x, options, (input, first) => this.#run(x, input, first));
+  protected run(x: Tensor, given: Given): RetentionLayerOutputs {
+    return stepped(x, given, (input, first) => this.#run(x, input, first));
   }
 
-  /** The same over a state that is a plain tensor, with gradients. */
+  /** `forward` over a state that is a plain tensor, with gradients. @throws ShapeError, DTypeError, ConfigError */
   outputs(x: Tensor, input: RetentionLayerInput = {}): RetentionLayerOutputs {
-    const who = "GatedRetention";
-    checkConfig(who, input, ["state", "offset", "residual"]);
-    const { offset = 0 } = input;
-    expectInteger(who, "offset", offset, 0, MAX_POSITIONS - 1);
-    return this.#run(x, input, offset);
+    return this.#run(x, input, INPUT.read(input, LAYER.name).offset);
   }
 
   #run(x: Tensor, { state, residual }: RetentionLayerInput, first: FirstPosition): RetentionLayerOutputs {
-    const who = "GatedRetention";
+    const who = LAYER.name;
     const { numHeads, dim } = this.#heads.settings;
-    const { scale, gateLogitNormalizer = 16 } = this.config;
+    const { scale, gateLogitNormalizer } = this.config;
     const tokens = checkInput(who, x, { state, residual }, this.#heads.settings);
     return x.gpu.scope(() => {
       const { q, k, v } = this.#heads.project(x, first);
-      const logDecay = logSigmoid(linear(x, this.#p["gt_proj.weight"]!), 1 / gateLogitNormalizer);
+      const logDecay = logSigmoid(linear(x, this.weights["gt_proj.weight"]!), 1 / gateLogitNormalizer);
       const { out, state: next } = decayedAttention(
         who,
         { q, k, v, logDecay, state },
@@ -125,24 +106,13 @@ export class GatedRetention implements Module {
       return { out: this.#heads.finish(x, out, residual), state: next };
     });
   }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
-
-  /** Free the tables of rotations. */
-  dispose(): void {
-    this.#heads.dispose();
-  }
 }
 
+/** @throws ConfigError */
 function settingsOf(config: GatedRetentionLayerConfig): RetentionHeadsSettings {
-  const who = "GatedRetention";
-  checkConfig(who, config, [...RETENTION_HEADS_KEYS, "form", "chunkSize", "scale", "gateLogitNormalizer"]);
-  const { scale, gateLogitNormalizer = 16 } = config;
-  const settings = headsSettings(who, config, { valueDim: config.dim, rotary: "rope" });
-  chunkOf(who, config, 1);
-  if (scale !== undefined) expectNumber(who, "scale", scale);
-  expectNumber(who, "gateLogitNormalizer", gateLogitNormalizer, Number.MIN_VALUE);
+  const read = LAYER.read(config);
+  const settings = { ...read, valueDim: read.valueDim ?? read.dim };
+  checkRetentionHeads(LAYER.name, settings);
+  chunkOf(LAYER.name, read, 1);
   return settings;
 }

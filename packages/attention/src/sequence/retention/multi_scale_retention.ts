@@ -1,44 +1,44 @@
 import {
   add,
-  checkConfig,
   ConfigError,
-  expectInteger,
   expectShape,
-  type Gpu,
-  type Module,
+  integer,
+  oneOf,
+  schema,
+  tensor,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { checkParameters, initParameters, type InitOptions, type Plan } from "../../parameters.js";
 import { chunkOf, expectFloat32 } from "../decay/decayed_attention.js";
-import { checkRetention, logGammas, retain, RETENTION_KEYS, type RetentionConfig } from "./retention.js";
+import { checkRetention, logGammas, retain, RETENTION_FIELDS } from "./retention.js";
 import {
-  headsSettings,
-  RETENTION_HEADS_KEYS,
+  checkRetentionHeads,
+  HEADS_FIELDS,
   RetentionHeads,
   retentionHeadsPlan,
-  type RetentionHeadsConfig,
+  ROTARY,
+  ROTARY_DOC,
   type RetentionHeadsSettings,
 } from "./retention_heads.js";
 import { MAX_POSITIONS, type FirstPosition } from "../state/rotation.js";
 import { rowNorms } from "../state/row_norms.js";
+import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
 import {
-  expectCall,
   expectInput,
-  newState,
   type SequenceState,
   type StateOptions,
   type StatePlan,
 } from "../state/sequence_state.js";
 
-/** valueDim is 2 dim, rotary `retnet` by default. */
-export interface MultiScaleRetentionConfig extends RetentionHeadsConfig, RetentionConfig {}
-
-export interface RetentionLayerOptions {
-  /** From `createState`: x goes on from it, and it is moved on in place. */
-  readonly state?: SequenceState | undefined;
-  /** Added to the output. */
-  readonly residual?: Tensor | undefined;
-}
+const LAYER = schema("MultiScaleRetention", {
+  ...HEADS_FIELDS,
+  valueDim: integer("Width of all values, a multiple of numHeads.", { min: 1, defaultDoc: "2 dim" }),
+  rotary: oneOf(ROTARY_DOC, ROTARY, { default: "retnet" }),
+  ...RETENTION_FIELDS,
+});
+export type MultiScaleRetentionConfig = Config<typeof LAYER>;
 
 /** A layer's outputs over a state that is a plain tensor. */
 export interface RetentionLayerOutputs {
@@ -47,12 +47,13 @@ export interface RetentionLayerOutputs {
   readonly state: Tensor;
 }
 
-export interface RetentionLayerInput {
-  readonly state?: Tensor | undefined;
-  /** Tokens before x; default 0. */
-  readonly offset?: number | undefined;
-  readonly residual?: Tensor | undefined;
-}
+/** The options of a retention layer's `outputs`. */
+export const INPUT = schema("outputs", {
+  state: tensor("S before the first token; zeros where it is left out.", { optional: true }),
+  offset: integer("Tokens before x.", { min: 0, max: MAX_POSITIONS - 1, default: 0 }),
+  residual: tensor("Added to the output.", { optional: true }),
+});
+export type RetentionLayerInput = Config<typeof INPUT>;
 
 /**
  * Multi-scale retention, RetNet's layer: q, k, v = split(x Wq^T), split(x Wk^T), split(x Wv^T); q and k turned by position;
@@ -62,69 +63,59 @@ export interface RetentionLayerInput {
  * x [batch, tokens, dim], f32, positions below 2^18. Parameters q_proj, k_proj [dim, dim], v_proj, g_proj [valueDim, dim],
  * o_proj [dim, valueDim] (`.weight`), no biases. Sun et al. 2023, arXiv:2307.08621, section 2.2.
  */
-export class MultiScaleRetention implements Module {
-  readonly config: MultiScaleRetentionConfig;
+export class MultiScaleRetention extends SequenceMixer<typeof LAYER> {
+  static readonly schema = LAYER;
   readonly #heads: RetentionHeads;
-  readonly #p: Record<string, Tensor>;
   #logDecay: Tensor | undefined;
 
-  /** @throws ConfigError */
-  constructor(config: MultiScaleRetentionConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("MultiScaleRetention", MultiScaleRetention.plan(config), parameters);
-    this.config = config;
-    this.#heads = new RetentionHeads(settingsOf(config), this.#p);
-  }
-
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: MultiScaleRetentionConfig): Plan {
+  /** Names, shapes and initial values of the parameters: normal matrices. @throws ConfigError */
+  static plan(config: MultiScaleRetentionConfig): ParameterPlan {
     return retentionHeadsPlan(settingsOf(config));
   }
 
-  /** Normal matrices. */
-  static init(gpu: Gpu, config: MultiScaleRetentionConfig, options: InitOptions): MultiScaleRetention {
-    const plan = MultiScaleRetention.plan(config);
-    return new MultiScaleRetention(config, initParameters("MultiScaleRetention", gpu, plan, options));
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: MultiScaleRetentionConfig, parameters: Parameters) {
+    super(LAYER, config, MultiScaleRetention.plan(config), parameters);
+    this.#heads = this.own(new RetentionHeads(settingsOf(config), this.weights));
   }
 
-  /** The state of a decoding run, of one size however long the text. @throws ConfigError if there is a denominator */
-  createState(options: StateOptions): SequenceState {
-    const { denominator = "none" } = this.config;
+  /**
+   * An empty state, whose size does not depend on the text's length.
+   *
+   * @throws ConfigError, also if there is a denominator
+   */
+  override createState(options: StateOptions): SequenceState {
+    const { denominator } = this.config;
     if (denominator !== "none")
       throw new ConfigError(
-        "MultiScaleRetention",
+        LAYER.name,
         `denominator is "${denominator}"; it needs a whole sequence, so there is no state`,
       );
-    return newState("MultiScaleRetention", this.#p, options, (batch) => this.#statePlan(batch));
+    return super.createState(options);
   }
 
-  #statePlan(batch: number): StatePlan {
+  protected statePlan(batch: number): StatePlan {
     return retentionStatePlan(this.#heads.settings, batch);
   }
 
-  /** x [batch, tokens, dim]: a whole sequence, or what follows the state. */
-  forward(x: Tensor, options: RetentionLayerOptions = {}): Tensor {
-    expectCall("MultiScaleRetention", x, this.#heads.settings.dim, options, (batch) =>
-      this.#statePlan(batch),
-    );
-    return stepped(x, options, (input, first) => this.#run(x, input, first));
+  protected run(x: Tensor, given: Given): RetentionLayerOutputs {
+    return stepped(x, given, (input, first) => this.#run(x, input, first));
   }
 
-  /** The same over a state that is a plain tensor, with gradients. */
+  /** `forward` over a state that is a plain tensor, with gradients. @throws ShapeError, DTypeError, ConfigError */
   outputs(x: Tensor, input: RetentionLayerInput = {}): RetentionLayerOutputs {
-    const who = "MultiScaleRetention";
-    checkConfig(who, input, ["state", "offset", "residual"]);
-    const { offset = 0 } = input;
-    expectInteger(who, "offset", offset, 0, MAX_POSITIONS - 1);
-    return this.#run(x, input, offset);
+    return this.#run(x, input, INPUT.read(input, LAYER.name).offset);
   }
 
   #run(x: Tensor, { state, residual }: RetentionLayerInput, first: FirstPosition): RetentionLayerOutputs {
-    const who = "MultiScaleRetention";
+    const who = LAYER.name;
     const { numHeads, dim } = this.#heads.settings;
-    const { decay, decayNorm = false, scale } = this.config;
+    const { decay, decayNorm, scale } = this.config;
     const tokens = checkInput(who, x, { state, residual }, this.#heads.settings);
     return x.gpu.scope(() => {
-      const logDecay = (this.#logDecay ??= x.gpu.keep(x.gpu.tensor(logGammas(decay, numHeads), [numHeads])));
+      const logDecay = (this.#logDecay ??= this.own(
+        x.gpu.keep(x.gpu.tensor(logGammas(decay, numHeads), [numHeads])),
+      ));
       const { q, k, v } = this.#heads.project(x, first);
       const { out, state: next } = retain(
         who,
@@ -140,24 +131,14 @@ export class MultiScaleRetention implements Module {
       return { out: this.#heads.finish(x, out, residual), state: next };
     });
   }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
-
-  /** Free the tables of decays and rotations. */
-  dispose(): void {
-    this.#heads.dispose();
-    this.#logDecay?.dispose();
-    this.#logDecay = undefined;
-  }
 }
 
+/** @throws ConfigError */
 function settingsOf(config: MultiScaleRetentionConfig): RetentionHeadsSettings {
-  const who = "MultiScaleRetention";
-  checkConfig(who, config, [...RETENTION_HEADS_KEYS, ...RETENTION_KEYS]);
-  const settings = headsSettings(who, config, { valueDim: 2 * config.dim, rotary: "retnet" });
-  checkRetention(who, config, settings.numHeads);
+  const read = LAYER.read(config);
+  const settings = { ...read, valueDim: read.valueDim ?? 2 * read.dim };
+  checkRetentionHeads(LAYER.name, settings);
+  checkRetention(LAYER.name, read, read.numHeads);
   return settings;
 }
 
@@ -185,16 +166,12 @@ export function retentionStatePlan(
   };
 }
 
-/** Run over a layer's state and move it on. */
+/** Run over what a layer's state holds, and give what it holds next. */
 export function stepped(
   x: Tensor,
-  { state, residual }: RetentionLayerOptions,
+  { state, position, residual }: Given,
   run: (input: RetentionLayerInput, first: FirstPosition) => RetentionLayerOutputs,
-): Tensor {
-  return x.gpu.scope(() => {
-    const { state: tensor, position } = state?.tensors ?? {};
-    const next = run({ state: tensor, residual }, position ?? 0);
-    if (position) state!.update({ state: next.state, position: add(position, x.shape[1]!) });
-    return next.out;
-  });
+): RetentionLayerOutputs & { readonly position?: Tensor } {
+  const next = run({ state, residual }, position ?? 0);
+  return position ? { ...next, position: add(position, x.shape[1]!) } : next;
 }

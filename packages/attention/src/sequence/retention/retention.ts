@@ -1,14 +1,19 @@
 import {
-  checkConfig,
+  boolean,
   ConfigError,
   e,
+  either,
   elementwise,
-  expectBoolean,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
+  integer,
+  listOf,
   mul,
+  number,
+  oneOf,
+  schema,
   stopGradient,
+  tensor,
+  type Config,
+  type ResolvedOf,
   type Tensor,
 } from "@x/kernels";
 import {
@@ -16,71 +21,56 @@ import {
   decayedAttention,
   decayedRowSums,
   expectHeads,
+  FORM_FIELDS,
   type DecayedInputs,
   type DecayedOptions,
-  type SequenceForm,
 } from "../decay/decayed_attention.js";
 import { rowNorms } from "../state/row_norms.js";
 
-export interface RetentionConfig extends SequenceForm {
-  /** Factor of k; default dim^-0.5. */
-  readonly scale?: number | undefined;
-  /**
-   * gamma by head: `retnet` (default): 1 - 2^(-5-h); `logLinspace`: 1 - exp(linspace(ln 1/32, ln 1/512, heads)); or a
-   * list of numbers in (0, 1].
-   */
-  readonly decay?: "retnet" | "logLinspace" | readonly number[] | undefined;
-  /** Row t times (sum_{j=0..offset+t} gamma^j)^-0.5; default false. */
-  readonly decayNorm?: boolean | undefined;
-  /**
-   * `sumAbs`: row t divided by clamp(sum_u |R_tu|, 1, 50000), R the weights of the values; `absSum`: by
-   * clamp(|sum_u R_tu|, 1, 50000); `none` (default). A constant for the gradient; form `parallel` without a state.
-   */
-  readonly denominator?: "none" | "sumAbs" | "absSum" | undefined;
-}
+/** The keys of the operator, which its layer has too. */
+export const RETENTION_FIELDS = {
+  ...FORM_FIELDS,
+  scale: number("Factor of k.", { defaultDoc: "headDim^-0.5" }),
+  decay: either(
+    oneOf("A rule.", ["retnet", "logLinspace"]),
+    listOf(number("gamma.", { min: Number.MIN_VALUE, max: 1 }), "One for each head."),
+    (given) => typeof given === "string",
+    "gamma by head. retnet: 1 - 2^(-5-h); logLinspace: 1 - exp(linspace(ln 1/32, ln 1/512, heads)).",
+    { default: "retnet" },
+  ),
+  decayNorm: boolean("Row t times (sum_{j=0..offset+t} gamma^j)^-0.5.", { default: false }),
+  denominator: oneOf(
+    "sumAbs: row t divided by clamp(sum_u |R_tu|, 1, 50000), R the weights of the values; absSum: by " +
+      "clamp(|sum_u R_tu|, 1, 50000). A constant for the gradient; form parallel without a state.",
+    ["none", "sumAbs", "absSum"],
+    { default: "none" },
+  ),
+};
+const OPTIONS = schema("retention", {
+  ...RETENTION_FIELDS,
+  state: tensor("[batch, heads, dim, valueDim]: S before the first token; zeros where it is left out.", {
+    optional: true,
+  }),
+  offset: integer("Tokens that the state has seen, for decayNorm.", { min: 0, default: 0 }),
+});
+export type RetentionOptions = Config<typeof OPTIONS>;
+type RetentionSettings = ResolvedOf<typeof RETENTION_FIELDS>;
 
-export interface RetentionOptions extends RetentionConfig {
-  /** [batch, heads, dim, valueDim]: S before the first token; default zeros. */
-  readonly state?: Tensor | undefined;
-  /** Tokens that the state has seen, for `decayNorm`; default 0. */
-  readonly offset?: number | undefined;
-}
-
-export const RETENTION_KEYS: readonly (keyof RetentionConfig)[] = [
-  "form",
-  "chunkSize",
-  "scale",
-  "decay",
-  "decayNorm",
-  "denominator",
-];
-
-/** @throws ConfigError */
-export function checkRetention(who: string, config: RetentionConfig, heads: number): void {
-  const { scale, decay = "retnet", decayNorm = false, denominator = "none", form = "parallel" } = config;
-  expectBoolean(who, "decayNorm", decayNorm);
+/** What no single key says of a configuration that was read. @throws ConfigError */
+export function checkRetention(who: string, config: RetentionSettings, heads: number): void {
+  const { decay, denominator, form = "parallel" } = config;
   chunkOf(who, config, 1);
-  if (scale !== undefined) expectNumber(who, "scale", scale);
-  if (typeof decay === "string") expectOneOf(who, "decay", decay, ["retnet", "logLinspace"]);
-  else {
-    if (!Array.isArray(decay))
-      throw new ConfigError(who, `decay is ${String(decay)}; it must be a name or a list of numbers`);
-    if (decay.length !== heads)
-      throw new ConfigError(
-        who,
-        `decay has ${decay.length} numbers; it must have one for each of ${heads} heads`,
-      );
-    for (const gamma of decay)
-      if (!(gamma > 0 && gamma <= 1))
-        throw new ConfigError(who, `decay holds ${String(gamma)}; its numbers must be above 0 and at most 1`);
-  }
-  expectOneOf(who, "denominator", denominator, ["none", "sumAbs", "absSum"]);
+  if (typeof decay !== "string" && decay.length !== heads)
+    throw new ConfigError(
+      who,
+      `decay has ${decay.length} numbers; it must have one for each of ${heads} heads`,
+    );
   if (denominator !== "none" && form !== "parallel")
     throw new ConfigError(who, `denominator is "${denominator}", form "${form}"; it needs form "parallel"`);
 }
 
 /** ln gamma of every head, in double precision. */
-export function logGammas(decay: RetentionConfig["decay"], heads: number): number[] {
+export function logGammas(decay: RetentionSettings["decay"], heads: number): number[] {
   const { log, log1p, exp } = Math;
   return Array.from({ length: heads }, (_, h) => {
     if (typeof decay === "object") return log(decay[h]!);
@@ -101,11 +91,10 @@ const normalized = elementwise("retentionDenominator", ["x", "c", "sum"], (x, c,
 export function retain(
   who: string,
   inputs: DecayedInputs,
-  config: Pick<RetentionConfig, "denominator">,
+  { denominator }: Pick<RetentionSettings, "denominator">,
   options: DecayedOptions,
   norms: Tensor | undefined,
 ): { out: Tensor; state: Tensor } {
-  const { denominator = "none" } = config;
   if (denominator !== "none" && inputs.state)
     throw new ConfigError(
       who,
@@ -136,12 +125,11 @@ export function retention(
   v: Tensor,
   options: RetentionOptions = {},
 ): { out: Tensor; state: Tensor } {
-  const who = "retention";
-  checkConfig(who, options, [...RETENTION_KEYS, "state", "offset"]);
-  const { state, offset = 0, decay, decayNorm = false, scale } = options;
+  const who = OPTIONS.name;
+  const read = OPTIONS.read(options);
+  const { state, offset, decay, decayNorm, scale } = read;
   const { heads, tokens, dim } = expectHeads(who, { q, k, v, state });
-  checkRetention(who, options, heads);
-  expectInteger(who, "offset", offset, 0);
+  checkRetention(who, read, heads);
   const { gpu } = q;
   return gpu.scope(() => {
     const logDecay = gpu.tensor(logGammas(decay, heads), [heads]);
@@ -149,8 +137,8 @@ export function retention(
     return retain(
       who,
       { q, k, v, logDecay, state },
-      options,
-      { chunk: chunkOf(who, options, tokens), scale: scale ?? dim ** -0.5 },
+      read,
+      { chunk: chunkOf(who, read, tokens), scale: scale ?? dim ** -0.5 },
       norms,
     );
   });

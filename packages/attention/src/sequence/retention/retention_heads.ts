@@ -2,95 +2,72 @@ import {
   ConfigError,
   e,
   elementwise,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
+  integer,
   linear,
+  matrix,
   mean,
+  number,
+  oneOf,
   square,
   sub,
   type Expr,
+  type ParameterPlan,
+  type Parameters,
+  type ResolvedOf,
   type Tensor,
 } from "@x/kernels";
 import { mergeHeads, splitHeads } from "../../heads/heads.js";
-import { matrix, type Plan } from "../../parameters.js";
 import { Rotation, type FirstPosition } from "../state/rotation.js";
 
-/** What stands around retention in a layer: projections, rotation, head norm, gate. */
-export interface RetentionHeadsConfig {
-  /** Width of x and of the output. */
-  readonly dim: number;
-  readonly numHeads: number;
+/** What stands around retention in a layer: projections, rotation, head norm, gate. `rotary` and `valueDim` differ. */
+export const HEADS_FIELDS = {
+  dim: integer("Width of x and of the output, a multiple of numHeads.", { min: 1 }),
+  numHeads: integer("Heads, each of dim / numHeads features.", { min: 1 }),
+  rotaryBase: number("Base of the rotation's frequencies.", { min: 1, default: 10000 }),
+  headNorm: oneOf(
+    "Of each head and token, without parameters. rms: o / sqrt(mean(o^2) + normEps); layer: the mean is taken off first.",
+    ["rms", "layer", "none"],
+    { default: "rms" },
+  ),
+  normEps: number("Added to the mean square.", { min: 0, default: 1e-6 }),
+  gateFn: oneOf("swish: silu(x Wg^T) times o; none: without Wg.", ["swish", "gelu", "none"], {
+    default: "swish",
+  }),
+};
+/** The rules of the rotation. */
+export const ROTARY = ["retnet", "rope", "none"] as const;
+export const ROTARY_DOC =
+  "Frequencies of the rotation of q and k, pairs (2i, 2i+1), P pairs. retnet: base^(-i/(P-1)); rope: base^(-i/P).";
+
+/** The heads' configuration with nothing left out. */
+export interface RetentionHeadsSettings extends ResolvedOf<typeof HEADS_FIELDS> {
   /** Width of all values. */
-  readonly valueDim?: number | undefined;
-  /**
-   * Frequencies of the rotation of q and k, pairs (2i, 2i+1), P pairs: `retnet`: base^(-i/(P-1)); `rope`: base^(-i/P);
-   * `none`.
-   */
-  readonly rotary?: "retnet" | "rope" | "none" | undefined;
-  /** Default 10000. */
-  readonly rotaryBase?: number | undefined;
-  /**
-   * Of each head and token, without parameters: `rms` (default): o / sqrt(mean(o^2) + normEps); `layer`: the mean is
-   * taken off first; `none`.
-   */
-  readonly headNorm?: "rms" | "layer" | "none" | undefined;
-  /** Default 1e-6. */
-  readonly normEps?: number | undefined;
-  /** `swish` (default): silu(x Wg^T) times o; `gelu`; `none`, without Wg. */
-  readonly gateFn?: "swish" | "gelu" | "none" | undefined;
+  readonly valueDim: number;
+  readonly rotary: (typeof ROTARY)[number];
 }
 
-export const RETENTION_HEADS_KEYS: readonly (keyof RetentionHeadsConfig)[] = [
-  "dim",
-  "numHeads",
-  "valueDim",
-  "rotary",
-  "rotaryBase",
-  "headNorm",
-  "normEps",
-  "gateFn",
-];
-
-/** The configuration with nothing left out. */
-export type RetentionHeadsSettings = {
-  readonly [K in keyof RetentionHeadsConfig]-?: NonNullable<RetentionHeadsConfig[K]>;
-};
-
-/** @throws ConfigError */
-export function headsSettings(
-  who: string,
-  config: RetentionHeadsConfig,
-  defaults: { readonly valueDim: number; readonly rotary: "retnet" | "rope" },
-): RetentionHeadsSettings {
-  const { dim, numHeads, valueDim = defaults.valueDim, rotary = defaults.rotary } = config;
-  const { rotaryBase = 10000, headNorm = "rms", normEps = 1e-6, gateFn = "swish" } = config;
-  for (const [name, n] of Object.entries({ dim, numHeads, valueDim })) expectInteger(who, name, n, 1);
+/** What no single key says of the heads. @throws ConfigError */
+export function checkRetentionHeads(who: string, settings: RetentionHeadsSettings): void {
+  const { dim, numHeads, valueDim, rotary } = settings;
   for (const [name, n] of Object.entries({ dim, valueDim }))
     if (n % numHeads !== 0)
       throw new ConfigError(
         who,
         `${name} is ${n}, numHeads ${numHeads}; the first must be a multiple of the second`,
       );
-  expectOneOf(who, "rotary", rotary, ["retnet", "rope", "none"]);
   if (rotary !== "none" && (dim / numHeads) % 2 !== 0)
     throw new ConfigError(
       who,
       `heads have ${dim / numHeads} features; to be turned in pairs they must be even`,
     );
-  expectNumber(who, "rotaryBase", rotaryBase, 1);
-  expectOneOf(who, "headNorm", headNorm, ["rms", "layer", "none"]);
-  expectNumber(who, "normEps", normEps, 0);
-  expectOneOf(who, "gateFn", gateFn, ["swish", "gelu", "none"]);
-  return { dim, numHeads, valueDim, rotary, rotaryBase, headNorm, normEps, gateFn };
 }
 
-export const retentionHeadsPlan = ({ dim, valueDim, gateFn }: RetentionHeadsSettings): Plan => ({
+export const retentionHeadsPlan = ({ dim, valueDim, gateFn }: RetentionHeadsSettings): ParameterPlan => ({
   "q_proj.weight": matrix(dim, dim),
   "k_proj.weight": matrix(dim, dim),
-  "v_proj.weight": matrix(valueDim, dim),
+  "v_proj.weight": matrix(valueDim, dim, "value"),
   ...(gateFn === "none" ? {} : { "g_proj.weight": matrix(valueDim, dim) }),
-  "o_proj.weight": matrix(dim, valueDim),
+  "o_proj.weight": matrix(dim, valueDim, "output"),
 });
 
 const gate = (
@@ -106,10 +83,10 @@ const GATES = { swish: gate(e.silu), gelu: gate(e.gelu), none: gate((g) => g) };
 /** The parts of a retention layer before and after the operator, over [batch, tokens, heads, features]. */
 export class RetentionHeads {
   readonly settings: RetentionHeadsSettings;
-  readonly #p: Readonly<Record<string, Tensor>>;
+  readonly #p: Parameters;
   readonly #rotation: Rotation | undefined;
 
-  constructor(settings: RetentionHeadsSettings, parameters: Readonly<Record<string, Tensor>>) {
+  constructor(settings: RetentionHeadsSettings, parameters: Parameters) {
     this.settings = settings;
     this.#p = parameters;
     const { dim, numHeads, rotary, rotaryBase } = settings;
