@@ -44,7 +44,7 @@ describe("ffn", () => {
   it.each(ACTIVATION_KINDS)("%s: fused into the product = apart", async (kind) => {
     const { gpu } = device;
     const make = (shape: number[], seed: number): Tensor => gpu.tensor(operand(shape, seed).data, shape);
-    // One row past a tile, a width that is no multiple of four, and one token (the vector form).
+    // One row past a tile, a width that is not a multiple of four, and one token (the vector form).
     for (const rows of [1, 65]) {
       const [x, w1, b1, w2] = [make([rows, 12], 1), make([63, 12], 2), make([63], 3), make([12, 63], 4)];
       const fused = await ffn(x, { w1, w2, b1 }, { activation: kind }).read();

@@ -197,7 +197,7 @@ const OPS: Readonly<Record<string, (gpu: Gpu) => Made>> = {
     return { wrt: [], run: () => [random.repetitionPenalty(x, at, 1.2)] };
   },
 };
-/** Exports that are no ops on tensors. */
+/** Exports that are not ops on tensors. */
 const NO_OPS = ["rowElement", "rowLanes", "rowMain", "rowPrelude", "rowVariant", "stridedCopy", "stridesOf"];
 
 describe("every public op", () => {

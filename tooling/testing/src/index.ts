@@ -5,7 +5,7 @@ import { openDevice, type Gpu, type OpenDeviceOptions } from "@x/kernels";
 
 export * from "@x/kernels/testing";
 
-/** Kept: an adapter does not outlive it. */
+/** Kept referenced: adapters become invalid when this object is collected. */
 let dawn: GPU | undefined;
 
 /** A device with no more than the limits that WebGPU promises everywhere: a kernel binds at most 8 tensors. */
@@ -20,7 +20,7 @@ async function openSmallDevice(options: OpenDeviceOptions): Promise<Gpu> {
 }
 
 export interface TestDeviceOptions extends OpenDeviceOptions {
-  /** Of the least limits. */
+  /** The device has only the limits that WebGPU guarantees. */
   readonly small?: boolean;
   /** Kernels take the forms that they have for GPUs, on any adapter. */
   readonly hardware?: boolean;

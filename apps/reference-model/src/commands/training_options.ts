@@ -19,7 +19,7 @@ function numericOption(schema: Schema, key: string, title: string, given: unknow
   });
 }
 
-/** An option for each key, save some, with what it is where it is not given. */
+/** An option of the command for each key but a few, with its default in the help. */
 export function addTrainingOptions(
   command: Command,
   defaults: TrainingOptions,

@@ -31,7 +31,7 @@ export type FfnRunner = (
   residual?: Tensor,
 ) => Tensor;
 
-/** Told of inner values, which live until the pass ends: `gpu.keep` those that are to stay. */
+/** Receives intermediate tensors, which are valid until the pass ends; `gpu.keep` makes one last longer. */
 export type Observer = (name: string, values: Readonly<Record<string, Tensor>>) => void;
 
 /** A part with parameters, which training changes, and buffers, which it does not but a checkpoint holds. */

@@ -8,7 +8,7 @@ export class LayerMemory {
   readonly layer: number;
   readonly memory: BlockMemory;
 
-  /** @throws ConfigError if there is no such layer or its block is no memory. */
+  /** @throws ConfigError if there is no such layer or its block is not a memory. */
   constructor(model: CausalLM, layer: number) {
     const who = "LayerMemory";
     const count = model.layers.length;

@@ -134,7 +134,7 @@ export function block(
   });
 }
 
-/** A composition's input. @throws ConfigError */
+/** Checks counts of layers: each is an integer of at least `min`. @throws ConfigError */
 export function expectLayers(who: string, counts: Readonly<Record<string, number>>, min = 1): void {
   for (const [name, n] of Object.entries(counts)) expectInteger(who, name, n, min);
 }

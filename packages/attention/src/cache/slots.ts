@@ -117,7 +117,7 @@ export class Slots {
   }
 
   /**
-   * The positions of the next `seq` tokens as a tensor; what it gave before, it gives back.
+   * The positions of the next `seq` tokens as a tensor; a tensor of an earlier call is returned unchanged.
    *
    * @throws ConfigError when they do not fit, and when the tokens so far were rotated for another length of the text
    */

@@ -81,9 +81,9 @@ function engine(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Ten
   const line = (kind: "row" | "column" | "dense"): Lines => linesOf(problem, kind);
 
   const limit = gpu.limits.maxStorageBuffersPerShaderStage;
-  // The last are constants: listed, so that they live until the backward has run.
+  // Constants, which have no gradient, are listed so that they stay allocated until the backward has run.
   const inputs = [q, k, v, bias, sinks, ...relatives.map((r) => r.modifier.tensor), ...Object.values(extras)];
-  // A gradient's forward stays whole, and so do sums of weights; the lists of a pattern leave few keys.
+  // The keys are not split where a gradient or sums of weights are needed, nor where lists leave few tiles.
   const parts =
     isTracked(inputs) || weightSums || variant.lists
       ? 1

@@ -7,5 +7,5 @@ export const emptyRows: (lse: Tensor, none: number) => Tensor = elementwise(
   (lse, none) => e.select(e.lt(1e38, lse), none, lse),
 );
 
-/** A log-sum-exp that may be subtracted from another: -inf less -inf is no number. */
+/** A log-sum-exp that may be subtracted from another: -inf - (-inf) is NaN. */
 export const finite = (lse: Expr): Expr => e.max(lse, -1e30);

@@ -5,7 +5,7 @@ import type { Pattern } from "../patterns/pattern.js";
 /** Order of the axes of q, k, v and out. */
 export type AttentionLayout = "bhsd" | "bshd";
 
-/** A rule of who sees whom as plain WGSL, for what no pattern says; no block is skipped for it. */
+/** A mask predicate in WGSL, for masks that no pattern expresses; no block is skipped for it. */
 export interface MaskFunction {
   /** Text of `fn pattern(h: u32, i: i32, j: i32) -> bool`; i and j are positions. */
   readonly wgsl: string;

@@ -75,7 +75,7 @@ interface Visible {
 const isRule = (given: AttentionOptions["pattern"]): given is MaskFunction =>
   (given as Partial<MaskFunction> | null)?.wgsl !== undefined;
 
-/** The masks of the options: a pattern that is a window joins the window; others bring a plan that holds all. */
+/** Combines `causal`, `window` and `pattern`: a window pattern narrows the window, others make a plan of all three. */
 function visible(options: AttentionOptions, shape: PlanShape): Visible {
   const { causal = false, window, pattern: given } = options;
   if (window) checkConfig("attention, window", window, ["left", "right"]);
@@ -121,7 +121,7 @@ export interface Problem {
   readonly keysOfTile: number;
 }
 
-/** Check a call and put it into the kernels' terms. @throws ShapeError, DTypeError, ConfigError */
+/** Checks the arguments and derives the kernels' variants, bindings and parameters. @throws ShapeError, DTypeError, ConfigError */
 export function problemOf(
   q: Tensor,
   k: Tensor,
@@ -217,7 +217,7 @@ export function problemOf(
     extraParams[`min${t}`] = table.min;
     extraParams[`rows${t}`] = index.rows;
   }
-  // Last, so that its number is known without being told.
+  // The last term, so that the gradient finds its number as the count of the others.
   if (bias) {
     const t = terms.length;
     terms.push({ kind: "bias" });

@@ -12,7 +12,7 @@ import { attention } from "../engine/attention.js";
 import { KVCache } from "../cache/kv_cache.js";
 import type { RmtConfig } from "./rmt.js";
 
-/** What the state borrows from its model. */
+/** Functions of the model that the state calls. */
 export interface RmtSteps {
   readonly initial: (batch: number) => Tensor;
   readonly write: (memory: Tensor) => Tensor;

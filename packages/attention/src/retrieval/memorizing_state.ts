@@ -15,7 +15,7 @@ import { KVCache } from "../cache/kv_cache.js";
 import { newestEntries, type KnnMemory, type MemorizingConfig } from "./memorizing.js";
 import type { AttentionPart } from "../engine/merge.js";
 
-/** What the state borrows from its layer; heads are [batch, heads, seq, headDim]. */
+/** Functions of the layer that the state calls; heads are [batch, heads, seq, headDim]. */
 export interface MemorizingSteps {
   readonly heads: (x: Tensor) => { q: Tensor; k: Tensor; v: Tensor };
   readonly combine: (q: Tensor, local: AttentionPart, memory: KnnMemory | undefined) => Tensor;

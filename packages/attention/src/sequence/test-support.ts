@@ -82,7 +82,7 @@ export async function checkSlopes(
   });
 }
 
-/** A recurrence: its GPU form, and its formula over scalars. Operands come by name. */
+/** A recurrence: its GPU form, and its formula over scalars. Operands are named. */
 export interface Recurrence {
   readonly gpu: (t: Readonly<Record<string, Tensor>>) => Tensor[];
   readonly exact: (tape: Tape, t: Readonly<Record<string, readonly Scalar[]>>) => Scalar[];

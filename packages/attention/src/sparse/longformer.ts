@@ -46,7 +46,7 @@ export interface LongformerConfig {
 export interface LongformerOptions {
   /** i32 [batch, seq]: 1 is a token, 0 padding. */
   readonly keyMask?: Tensor | undefined;
-  /** Positions of the global tokens of each batch row; a padded one is none. */
+  /** Positions of the global tokens of each batch row; entries that point at padding are ignored. */
   readonly globalTokens?: readonly (readonly number[])[] | undefined;
 }
 

@@ -63,9 +63,9 @@ export type SpdSolveOptions = Config<typeof OPTIONS>;
 /**
  * X of (A + ridge I) X = B for a symmetric positive definite A, by Cholesky factorisation; A is not inverted.
  *
- * A [n, n] f32, of which symmetry is taken on trust; B [n, m] f32. Differentiable in both: dB = A^-1 dX,
+ * A [n, n] f32, whose symmetry is not checked; B [n, m] f32. Differentiable in both: dB = A^-1 dX,
  * dA = -dB X^T. A singular A has the limit of a vanishing ridge: pivots below 2^-21 of the diagonal, which float32
- * cannot tell from 0, count as that. A matrix with a negative pivot, which is no rounding error, gives NaN.
+ * cannot tell from 0, count as that. A matrix with a negative pivot, beyond rounding errors, gives NaN.
  *
  * @throws ShapeError, DTypeError, ConfigError
  */

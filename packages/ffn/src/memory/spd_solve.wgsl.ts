@@ -16,7 +16,7 @@ import { defineKernel, type Kernel } from "@x/kernels";
 export const BLOCK = 32;
 
 /**
- * l = D (A + ridge I) D with D = 1 / sqrt(diagonal): a unit diagonal, which costs nothing and loses fewer digits.
+ * l = D (A + ridge I) D with D = 1 / sqrt(diagonal): a unit diagonal, which costs nothing and loses less precision.
  * One invocation: one element.
  */
 export const equilibrate: Kernel<undefined> = defineKernel({

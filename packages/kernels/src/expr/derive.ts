@@ -67,7 +67,7 @@ function partials(x: Expr, g: Expr): (Expr | undefined)[] {
     case "tanh":
       return [e.damp(g, e.sub(1, e.mul(x, x)))];
     case "sigmoid":
-      // Not 1 - x, which has no digits left where the sigmoid is almost 1.
+      // Not 1 - x, which has no precision left where the sigmoid is almost 1.
       return [e.damp(g, e.mul(x, e.sigmoid(e.neg(a))))];
     case "softplus":
       return [e.damp(g, e.sigmoid(a))];

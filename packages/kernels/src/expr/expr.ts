@@ -227,7 +227,7 @@ export const e: {
   damp,
   silu: (x) => damp(x, sigmoid(x)),
   gelu: (x) => damp(mul(0.5, x), add(1, erf(mul(x, Math.SQRT1_2)))),
-  // (1 + tanh u) / 2 is sigmoid(2 u), which keeps its digits where 1 + tanh u cancels.
+  // (1 + tanh u) / 2 is sigmoid(2 u), which keeps its precision where 1 + tanh u cancels.
   geluTanh: (x) => damp(x, sigmoid(mul(2 * Math.sqrt(2 / Math.PI), add(x, mul(0.044715, pow(x, 3)))))),
   mish: (x) => damp(x, tanh(softplus(x))),
   relu: (x) => node("max", x, 0),

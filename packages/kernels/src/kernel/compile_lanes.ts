@@ -9,7 +9,7 @@ export interface ShaderJob {
   readonly pipeline: Promise<GPUComputePipeline>;
 }
 
-/** Milliseconds after which a first touch is taken for a compilation. */
+/** A first dispatch that takes more milliseconds than this is assumed to have compiled. */
 const PATIENCE = 25;
 const RANGE = 256;
 const UNIFORM_BYTES = 4096;

@@ -23,7 +23,7 @@ export interface AdapterDescription {
   readonly vendor: string;
   readonly architecture: string;
   readonly description: string;
-  /** A CPU renders: expect a hundredth of a GPU's speed. */
+  /** The adapter is a software implementation (llvmpipe, SwiftShader), about 100 times slower than a GPU. */
   readonly software: boolean;
 }
 

@@ -23,7 +23,7 @@ export interface Operand {
 export interface Variant {
   readonly operands: readonly Operand[];
   readonly out: DType;
-  /** Lanes of a thread: 4, or 1 when an operand is strided or a period is no multiple of 4. */
+  /** Lanes of a thread: 4, or 1 when an operand is strided or a period is not a multiple of 4. */
   readonly lanes: 1 | 4;
   /** Which inputs' gradients to write; absent in the forward. */
   readonly needs?: readonly boolean[];

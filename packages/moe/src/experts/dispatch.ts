@@ -25,7 +25,7 @@ export interface Dispatch {
   readonly rows: Tensor;
 }
 
-/** Sorted rows and choices point at each other; the writes of a thread meet no other's. */
+/** Builds the permutation and its inverse; every thread writes elements of its own. */
 const rowsKernel: Kernel<undefined> = defineKernel({
   name: "dispatchRows",
   bindings: {

@@ -198,7 +198,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 export const centred = (v: RowNormVariant, value: string): string =>
   v.center ? `(${value} - base_r - mean_r)` : value;
 
-/** What there is of it. */
+/** The entries that the variant has. */
 export const present = <V>(all: Readonly<Record<string, V | false | "" | undefined>>): Record<string, V> =>
   Object.fromEntries(Object.entries(all).filter(([, value]) => value)) as Record<string, V>;
 
@@ -220,7 +220,7 @@ export function forwardBindings(v: RowNormVariant): Record<string, BindingSpec> 
 /**
  * Statistics in one reading, then the rows again, from the cache. Sums are of distances from the first piece that a lane
  * reads, squares of distances from the mean of the pieces so far, as it was at the last eighth piece: Welford's update
- * without a division for each element, in which neither a large mean nor a far first element costs figures.
+ * without a division for each element, in which neither a large mean nor a far first element costs precision.
  */
 export function rowNormForward(v: RowNormVariant): string {
   const load = v.residual

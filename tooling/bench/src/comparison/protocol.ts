@@ -21,7 +21,7 @@ export type Request =
 export interface Opened {
   readonly version: string;
   readonly adapter: string;
-  /** A CPU renders. */
+  /** The adapter is a software implementation. */
   readonly software?: boolean;
 }
 

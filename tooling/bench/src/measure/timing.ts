@@ -31,7 +31,7 @@ export async function runsOfSample(
   }
 }
 
-/** Of a sample of a suite. */
+/** Milliseconds that a sample of a suite should take. */
 const SAMPLE_MS = 10;
 
 /** Of runs before a sample on a GPU, which lowers its clocks while it waits. */

@@ -18,7 +18,7 @@ export interface SplitShape {
   readonly workgroups: number;
   /** Keys that a row may see. */
   readonly keys: number;
-  /** A CPU renders. */
+  /** The adapter is a software implementation. */
   readonly software: boolean;
 }
 
@@ -29,7 +29,7 @@ const FULL = { gpu: 256, cpu: 8 };
 
 /**
  * Parts of the keys: as many as bring the grid up to the workgroups that fill the adapter, of at least 256 keys each.
- * A grid of many rows fills it alone and stays whole.
+ * A grid of many rows fills the adapter alone, and its keys are not split.
  */
 export function partsFor({ workgroups, keys, software }: SplitShape): number {
   const wanted = Math.floor((software ? FULL.cpu : FULL.gpu) / Math.max(workgroups, 1));

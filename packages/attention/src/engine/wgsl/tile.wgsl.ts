@@ -10,7 +10,7 @@ import { scoreParams, type ScoreVariant } from "./scores.wgsl.js";
  * say, so that [batch, heads, tokens, dim] and [batch, tokens, heads, dim] are the same text.
  */
 
-/** Who works on a tile. */
+/** Which invocations compute a tile. */
 export interface TileLanes {
   /** Lanes of a subgroup of fixed size, or 0: a workgroup of 32 without subgroup operations. */
   readonly lanes: number;
@@ -53,7 +53,7 @@ export function tileLanes(gpu: Gpu): TileLanes {
 }
 export const lanesOf = (v: TileLanes): number => v.lanes || WIDTH;
 
-/** Where a barrier would stand: the tests' check for races reads it as one. */
+/** Marks the place of a barrier: the tests' check for races reads it as one. */
 const LOCKSTEP = "/* barrier: lockstep */";
 
 /**
@@ -134,8 +134,8 @@ export const placesFrom = (kind: "queries" | "keys", first: string): string =>
   `(params.${kind} - ${first} + step - 1u) / step${kind === "queries" ? " * params.group" : ""}`;
 
 /**
- * A pattern may have sorted rows and columns into classes of neighbours a step apart. Places count on over the classes,
- * each of which has a span of them; in natural order there is one class.
+ * A pattern may sort rows and columns into residue classes modulo `step`. The places of a tile then run over the
+ * classes one after another, `span` places for each; in natural order there is one class.
  */
 export const spans = (v: FlashVariant, rows: "queries" | "keys"): string => {
   if (!v.ordered) return "let step = 1u; let row_span = 0xffffffffu; let column_span = 0xffffffffu;";

@@ -34,7 +34,7 @@ import { head, sizes, strides } from "./rows.wgsl.js";
  */
 
 export interface DecayedTileVariant extends TileLanes {
-  /** Features of x and y, and those of z and out, come by fours. */
+  /** Feature counts of x and y, and those of z and out, are multiples of four. */
   readonly vecX: boolean;
   readonly vecZ: boolean;
   readonly pieces: number;

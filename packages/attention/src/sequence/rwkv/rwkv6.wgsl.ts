@@ -12,7 +12,7 @@ import { bind, element, loader } from "../../engine/wgsl/tile.wgsl.js";
  */
 
 export interface WalkVariant {
-  /** Features come by fours. */
+  /** The number of features is a multiple of four. */
   readonly vec: boolean;
   /** Fours of features that an invocation holds. */
   readonly pieces: number;

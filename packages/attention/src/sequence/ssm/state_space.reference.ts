@@ -30,7 +30,7 @@ export function discretize(rule: "zoh" | "bilinear", A: Complex, dt: number): Di
     const below: Complex = [1 - z[0] / 2, -z[1] / 2];
     return { a: cdiv([1 + z[0] / 2, z[1] / 2], below), f: cdiv([dt, 0], below) };
   }
-  // e^z - 1 with its digits kept: (e^x - 1) cos y - 2 sin^2(y / 2) + i e^x sin y.
+  // e^z - 1 at full precision: (e^x - 1) cos y - 2 sin^2(y / 2) + i e^x sin y.
   const less: Complex = [
     Math.expm1(z[0]) * Math.cos(z[1]) - 2 * Math.sin(z[1] / 2) ** 2,
     Math.exp(z[0]) * Math.sin(z[1]),

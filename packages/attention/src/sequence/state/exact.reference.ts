@@ -46,7 +46,7 @@ export class Tape {
     return this.#push(a.value * by, a.size * Math.abs(by), [a, by, Math.abs(by)]);
   }
 
-  /** A function whose slope is given by itself, so that it keeps its digits. */
+  /** A function whose slope is given by itself, so that it keeps its precision. */
   map(a: Scalar, f: (x: number) => number, slope: (x: number) => number): Scalar {
     const by = slope(a.value);
     return this.#push(f(a.value), Math.abs(f(a.value)), [a, by, Math.abs(by)]);

@@ -1,8 +1,8 @@
 /*
- * Functions that WGSL lacks, or has with too few digits: fragments, which kernels include.
+ * Functions that WGSL lacks, or has with too little precision: fragments, which kernels include.
  */
 
-// WGSL functions of gated recurrences that keep the digits of small results.
+// WGSL functions of gated recurrences that keep the precision of small results.
 
 export const sigmoidWgsl: string = /* wgsl */ `
 fn sigmoid(x: f32) -> f32 {

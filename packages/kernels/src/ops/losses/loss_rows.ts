@@ -16,7 +16,7 @@ const rowParams = { rows: "u32", width: "u32", ignore: "i32", smoothing: "f32", 
 
 /**
  * Per row: the loss, and the two parts of log Z: the maximum of the logits and log sum e^{x - max}. Kept apart they lose
- * no digits where logits are large: x - log Z is (x - max) - log sum. A target outside the vocabulary (and not ignored)
+ * no precision where logits are large: x - log Z is (x - max) - log sum. A target outside the vocabulary (and not ignored)
  * gives NaN.
  */
 const lossKernel: Kernel<RowVariant> = defineKernel({

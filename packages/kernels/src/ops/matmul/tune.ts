@@ -91,7 +91,7 @@ async function measure(gpu: Gpu): Promise<Tuning> {
  * Measure which forms of the matrix product are quickest on this adapter, use them from now on, and keep the result:
  * the next call, also in another process, takes it from the store. Without a call, limits and features choose.
  *
- * Default store: a file in the user's cache folder; in browsers, `localStorage`. A store that fails is measured past.
+ * Default store: a file in the user's cache folder; in browsers, `localStorage`. If the store cannot be read, the forms are measured again.
  *
  * @throws ConfigError, DeviceLostError
  */
