@@ -322,7 +322,7 @@ function backward(
 /**
  * Value of a scalar loss and its gradients with respect to named parameters (zeros for those it does not use).
  *
- * @throws ShapeError if the loss has more than one element; ConfigError for what is no function or no tensor
+ * @throws ShapeError if the loss has more than one element; ConfigError for what is not a function or a tensor
  */
 export function valueAndGrad<K extends string>(
   loss: () => Tensor,
