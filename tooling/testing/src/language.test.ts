@@ -6,7 +6,10 @@ import { repository } from "./index.js";
 
 /** Phrases that a reader has to decode, and what to write for each. */
 const banned: readonly (readonly [phrase: RegExp, instead: string])[] = [
-  [/(?<!there )\b(is|are) no (?!longer\b)/i, "is not a"],
+  [
+    /(?<!there )\b(is|are) no (function|integer|list|memory|multiple|number|op|rounding|tensor|token)s?\b/i,
+    "is not a",
+  ],
   [/\b(come|comes|go|goes) by\b/i, "the verb that is meant: is named, is a multiple of, uses"],
   [/\bCPU renders\b/i, "software adapter"],
   [/\bcosts? (no )?figures\b/i, "loses precision"],
