@@ -1,13 +1,21 @@
 import { Component } from "@x/kernels";
+import * as attention from "@x/attention";
 import * as ffn from "@x/ffn";
 import * as moe from "@x/moe";
 import * as norm from "@x/norm";
+import * as positional from "@x/positional";
 import { useGpu } from "@x/testing";
 import { describe, expect, it } from "vitest";
 import { contractFaults } from "./contract.js";
 import { CONTRACT } from "./table.js";
 
-const PACKAGES: Readonly<Record<string, object>> = { "@x/norm": norm, "@x/ffn": ffn, "@x/moe": moe };
+const PACKAGES: Readonly<Record<string, object>> = {
+  "@x/norm": norm,
+  "@x/ffn": ffn,
+  "@x/moe": moe,
+  "@x/positional": positional,
+  "@x/attention": attention,
+};
 
 /** The component classes that a package exports. */
 const classesOf = (exported: object): string[] =>

@@ -11,6 +11,7 @@ import {
 import { relativeError } from "@x/kernels/testing";
 
 type Parameters = Readonly<Record<string, Tensor>>;
+/** A method of a component, as a table of different ones sees it. */
 type Forward = (...given: unknown[]) => unknown;
 
 /** The static side of a component class, as a table of different ones sees it. */
@@ -32,24 +33,24 @@ export interface ContractCase {
   /** Where x is not [1, 6, 8]. */
   readonly x?: (gpu: Gpu) => Tensor;
   /** Another call than `forward(x, options)`. */
-  readonly call?: (forward: Forward, x: Tensor, gpu: Gpu) => Tensor;
+  readonly call?: (method: (name: string) => Forward, x: Tensor, gpu: Gpu) => Tensor;
   /** Size of a state, for what can be called piece by piece. */
   readonly state?: { readonly batch: number; readonly maxLength?: number };
 }
 
 const SEQ = 6;
-export const usualX = (gpu: Gpu): Tensor => randomNormal(gpu, [1, SEQ, 8], { seed: 3 });
+const usualX = (gpu: Gpu): Tensor => randomNormal(gpu, [1, SEQ, 8], { seed: 3 });
 
-function forwardOf(component: Component<Schema>): Forward {
-  const { forward } = component as Component<Schema> & { forward: Forward };
-  return forward.bind(component);
+function methodOf(component: Component<Schema>, name: string): Forward {
+  return (Reflect.get(component, name) as Forward).bind(component);
 }
 
 function run(c: ContractCase, component: Component<Schema>, gpu: Gpu): Tensor {
   return gpu.scope(() => {
     const x = (c.x ?? usualX)(gpu);
-    const forward = forwardOf(component);
-    return c.call ? c.call(forward, x, gpu) : (forward(x, c.options?.(gpu)) as Tensor);
+    return c.call
+      ? c.call((name) => methodOf(component, name), x, gpu)
+      : (methodOf(component, "forward")(x, c.options?.(gpu)) as Tensor);
   });
 }
 
@@ -151,9 +152,8 @@ async function stateFaults(gpu: Gpu, c: ContractCase, component: Component<Schem
   const stateful = "createState" in component;
   if (!c.state) return stateful ? ["it has a state, and the table says no size for one"] : [];
   if (!stateful) return ["it has no createState"];
-  const { createState } = component as { createState: (options: object) => State };
-  const state = createState.call(component, c.state);
-  const forward = forwardOf(component);
+  const state = methodOf(component, "createState")(c.state) as State;
+  const forward = methodOf(component, "forward");
   const options = c.options?.(gpu) ?? {};
   const x = (c.x ?? usualX)(gpu);
   const whole = gpu.scope(() => forward(x, options) as Tensor);

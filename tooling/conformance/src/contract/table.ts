@@ -1,11 +1,16 @@
-import { randomNormal, type Tensor } from "@x/kernels";
+import { randomNormal, type Gpu, type Tensor } from "@x/kernels";
+import * as attention from "@x/attention";
 import * as ffn from "@x/ffn";
 import * as moe from "@x/moe";
 import * as norm from "@x/norm";
+import * as positional from "@x/positional";
 import type { AnyComponentClass, ContractCase } from "./contract.js";
 
 const dim = 8;
 const experts = { dim, hiddenDim: 4, numExperts: 4 };
+const kan = { inFeatures: dim, outFeatures: 4 };
+const stateful = { state: { batch: 1 } };
+const heads = (gpu: Gpu): Tensor => randomNormal(gpu, [1, 2, 6, 4], { seed: 3 });
 const peer = { dim, numKeys: 4, numHeads: 2, topK: 2, queryDim: 8 };
 const c = (of: unknown, config: object, more: Omit<ContractCase, "of" | "config"> = {}): ContractCase => ({
   of: of as AnyComponentClass,
@@ -28,8 +33,8 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
       norm.QKNorm,
       { kind: "rms", headDim: 4, numHeads: 2, numKvHeads: 2 },
       {
-        x: (gpu) => randomNormal(gpu, [1, 2, 6, 4], { seed: 3 }),
-        call: (forward, x) => (forward(x, x) as { q: Tensor }).q,
+        x: heads,
+        call: (method, x) => (method("forward")(x, x) as { q: Tensor }).q,
       },
     ),
   ],
@@ -44,6 +49,12 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
         parts: (gpu) => ({ ffn_layernorm: norm.RMSNorm.init(gpu, { dim: 16 }) }),
       },
     ),
+    c(ffn.KanLinear, kan),
+    c(ffn.ChebyshevKanLinear, { ...kan, degree: 3 }),
+    c(ffn.FourierKanLinear, { ...kan, gridSize: 3 }),
+    c(ffn.WaveletKanLinear, { ...kan, batchNorm: true }),
+    ...["bspline", "wavelet"].map((basis) => c(ffn.KanFeedForward, { dim, basis })),
+    c(ffn.KanFeedForward, { dim, basis: "chebyshev", degree: 3 }),
   ],
   "@x/moe": [
     c(moe.MixtralMoe, experts),
@@ -54,5 +65,37 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     c(moe.DeepSeekMoe, { ...experts, numShared: 1, correctionBias: true }),
     c(moe.Peer, peer),
     c(moe.Peer, { ...peer, queryNorm: "batch", keysPerHead: true }),
+  ],
+  "@x/positional": [
+    c(positional.LearnedAbsolute, { dim, maxPositions: 16 }),
+    c(positional.SinusoidalEmbedding, { dim }),
+    c(
+      positional.ShawRelative,
+      { headDim: 4, maxDistance: 3 },
+      {
+        x: heads,
+        call: (method, x) => (method("modifiers")(x, 0.5) as { tensor: Tensor }[])[0]!.tensor,
+      },
+    ),
+    c(
+      positional.T5Bias,
+      { numHeads: 2, bidirectional: false },
+      {
+        call: (method) => (method("modifier")() as { tensor: Tensor }).tensor,
+      },
+    ),
+  ],
+  "@x/attention": [
+    c(attention.Lru, { dim, stateSize: 6 }, stateful),
+    c(attention.S4d, { dim, stateSize: 6 }, stateful),
+    c(attention.S5, { dim, stateSize: 6 }, stateful),
+    c(attention.H3, { dim, headDim: 2, stateSize: 4 }, stateful),
+    c(attention.GatedLongConv, { dim, taps: 6 }, stateful),
+    c(attention.GriffinBlock, { dim, lruWidth: 8, numBlocks: 2 }, stateful),
+    c(attention.MambaBlock, { dim }, stateful),
+    c(attention.Mamba2Block, { dim, numHeads: 2 }, stateful),
+    c(attention.Rwkv4TimeMix, { dim }, stateful),
+    c(attention.Rwkv4ChannelMix, { dim }, stateful),
+    c(attention.Rwkv6TimeMix, { dim, numHeads: 2 }, stateful),
   ],
 };
