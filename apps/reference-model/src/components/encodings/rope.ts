@@ -4,7 +4,7 @@ import { settingsOf } from "./packaged.js";
 
 /** RoPE with any scaling; `headDim` follows the mixer. */
 export const rope: Factory<Encoding> = (spec, { name }) => {
-  const settings = settingsOf(RotaryEmbedding, spec, name, ["headDim"]);
+  const settings = settingsOf(RotaryEmbedding, spec, name);
   // Layers of one head size share their tables.
   const tables = new Map<number, RotaryEmbedding>();
   return {

@@ -7,12 +7,12 @@ import { settingsOf } from "./packaged.js";
  * the powers is half of the model's length, so that keys can be cached.
  */
 export const xpos: Factory<Encoding> = (spec, { name, model }) => {
-  const settings = settingsOf(Xpos, spec, name, ["headDim"]);
+  const settings = settingsOf(Xpos, spec, name);
   const tables = new Map<number, Xpos>();
   const center = Math.ceil(model.maxLength / 2);
   return {
     attention: (_weights, { headDim }) => {
-      const own = tables.get(headDim) ?? new Xpos(settings({ headDim }));
+      const own = tables.get(headDim) ?? new Xpos({ ...settings({ headDim }), headDim });
       tables.set(headDim, own);
       return {
         rotate: (q, k, { positionIds, seqLen }) => {
