@@ -11,6 +11,10 @@ const experts = { dim, hiddenDim: 4, numExperts: 4 };
 const kan = { inFeatures: dim, outFeatures: 4 };
 const stateful = { state: { batch: 1 } };
 const heads = (gpu: Gpu): Tensor => randomNormal(gpu, [1, 2, 6, 4], { seed: 3 });
+const turned = {
+  x: heads,
+  call: ((method, x) => method("apply")(x) as Tensor) satisfies ContractCase["call"],
+};
 const peer = { dim, numKeys: 4, numHeads: 2, topK: 2, queryDim: 8 };
 const c = (of: unknown, config: object, more: Omit<ContractCase, "of" | "config"> = {}): ContractCase => ({
   of: of as AnyComponentClass,
@@ -84,6 +88,35 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
         call: (method) => (method("modifier")() as { tensor: Tensor }).tensor,
       },
     ),
+    c(positional.RotaryEmbedding, { headDim: 4 }, turned),
+    c(positional.LearnedRope, { headDim: 4 }, turned),
+    c(
+      positional.Xpos,
+      { headDim: 4 },
+      { x: heads, call: (method, x) => method("apply")(x, "key") as Tensor },
+    ),
+    c(
+      positional.DebertaDisentangled,
+      { numHeads: 2, headDim: 4, modelDim: dim, maxDistance: 4, posQueryBias: true },
+      {
+        x: heads,
+        call: (method, x) =>
+          (method("prepare")(x, x) as { modifiers: { tensor: Tensor }[] }).modifiers[0]!.tensor,
+      },
+    ),
+    c(
+      positional.TransformerXlRelative,
+      { numHeads: 2, headDim: 4, modelDim: dim },
+      {
+        x: heads,
+        call: (method, x) =>
+          (
+            method("prepare")(x, { minDistance: 0, maxDistance: 5, scale: 0.5 }) as {
+              modifier: { tensor: Tensor };
+            }
+          ).modifier.tensor,
+      },
+    ),
   ],
   "@x/attention": [
     c(attention.Lru, { dim, stateSize: 6 }, stateful),
@@ -97,5 +130,8 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     c(attention.Rwkv4TimeMix, { dim }, stateful),
     c(attention.Rwkv4ChannelMix, { dim }, stateful),
     c(attention.Rwkv6TimeMix, { dim, numHeads: 2 }, stateful),
+    c(attention.LinearAttention, { dim, numHeads: 2 }, stateful),
+    c(attention.MultiScaleRetention, { dim, numHeads: 2 }, stateful),
+    c(attention.GatedRetention, { dim, numHeads: 2 }, stateful),
   ],
 };
