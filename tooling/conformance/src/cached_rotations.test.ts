@@ -64,8 +64,8 @@ const subjects: Readonly<Record<string, (gpu: Gpu, rope: RotaryEmbedding) => Sub
       changes: (from, to) => rope.changes(from, to),
     });
     return {
-      cache: (maxLength) => layer.createCache(gpu, { batch: 1, maxLength }),
-      run: (x, cache, options) => layer.forward(x, { cache: cache as KVCache | undefined, ...options }),
+      cache: (maxLength) => layer.createState({ batch: 1, maxLength }),
+      run: (x, cache, options) => layer.forward(x, { state: cache as KVCache | undefined, ...options }),
     };
   },
   MultiHeadLatentAttention: (gpu, rope) => {

@@ -38,8 +38,8 @@ function multiHead(gpu: Gpu, extra: object): Decodes {
   return {
     whole: (x) => layer.forward(x),
     decode: (batch, maxLength) => {
-      const cache = layer.createCache(gpu, { batch, maxLength, maxChunk: 3 });
-      return { step: (piece) => layer.forward(piece, { cache }), state: cache };
+      const cache = layer.createState({ batch, maxLength, maxChunk: 3 });
+      return { step: (piece) => layer.forward(piece, { state: cache }), state: cache };
     },
   };
 }

@@ -34,8 +34,8 @@ describe("caches of keys and values", () => {
     const x = random(gpu, [2, 19, 20], 7);
     const whole = layer.forward(x);
     for (const pieces of [[9, 1, 1, 8], Array<number>(19).fill(1), [19], [1, 17, 1]]) {
-      const cache = layer.createCache(gpu, { batch: 2, maxLength: 19, maxChunk: 4 });
-      const out = inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { cache }));
+      const cache = layer.createState({ batch: 2, maxLength: 19, maxChunk: 4 });
+      const out = inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { state: cache }));
       await expectSame(out, whole);
       cache.dispose();
     }
@@ -51,8 +51,8 @@ describe("caches of keys and values", () => {
     const short = gpu.scope(() => layer.forward(inPieces(gpu, x, [2, 4], (p) => p)));
     const alone = layer.forward(gpu.tensor((await x.read()).slice(8 * 20), [1, 4, 20]));
     for (const given of [positions, gpu.tensor(positions, [2, 6], "i32")]) {
-      const cache = layer.createCache(gpu, { batch: 2, maxLength: 8 });
-      const out = layer.forward(x, { cache, positions: given });
+      const cache = layer.createState({ batch: 2, maxLength: 8 });
+      const out = layer.forward(x, { state: cache, positions: given });
       const numbers = Array.from(await out.read());
       const tail = gpu.tensor(numbers.slice(8 * 20), [1, 4, 20]);
       await expectSame(tail, alone);
@@ -72,13 +72,13 @@ describe("caches of keys and values", () => {
     const x = random(gpu, [1, 7, 20], 3);
     const keyMask = gpu.tensor([1, 0, 1, 1, 0, 1, 1], [1, 7], "i32");
     for (const docs of [undefined, gpu.tensor([0, 0, 0, 4, 4, 4, 4], [1, 7], "i32")]) {
-      const cache = layer.createCache(gpu, { batch: 1, maxLength: 7 });
+      const cache = layer.createState({ batch: 1, maxLength: 7 });
       let start = 0;
       const out = inPieces(gpu, x, [3, 1, 3], (piece) => {
         const end = start + piece.shape[1]!;
         const own = { keyMask: rows(keyMask, start, end), ...(docs && { docs: rows(docs, start, end) }) };
         start = end;
-        return layer.forward(piece, { cache, ...own });
+        return layer.forward(piece, { state: cache, ...own });
       });
       const whole = layer.outputs(x, { keyMask, docs });
       await expectSame(out, whole.out);
@@ -93,13 +93,13 @@ describe("caches of keys and values", () => {
     const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
     const x = random(gpu, [2, 9, 20], 3);
     const docs = gpu.tensor([0, 0, 0, 1, 1, 1, 2, -1, -1, 5, 5, 5, 5, 5, 7, 7, 7, 7], [2, 9], "i32");
-    const cache = layer.createCache(gpu, { batch: 2, maxLength: 12 });
+    const cache = layer.createState({ batch: 2, maxLength: 12 });
     let start = 0;
     const out = inPieces(gpu, x, [4, 1, 1, 3], (piece) => {
       const end = start + piece.shape[1]!;
       const own = rows(docs, start, end);
       start = end;
-      return layer.forward(piece, { cache, docs: own });
+      return layer.forward(piece, { state: cache, docs: own });
     });
     await expectSame(out, layer.forward(x, { docs }));
     cache.dispose();
@@ -109,9 +109,9 @@ describe("caches of keys and values", () => {
     const { gpu } = device;
     const parameters = parametersOf(gpu, MultiHeadAttention.plan(config));
     const layer = new MultiHeadAttention(config, parameters, { pattern: globalTokens([]) });
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 4 });
+    const cache = layer.createState({ batch: 1, maxLength: 4 });
     const x = random(gpu, [1, 3, 20], 3);
-    await expectSame(layer.forward(x, { cache }), layer.forward(x));
+    await expectSame(layer.forward(x, { state: cache }), layer.forward(x));
     cache.dispose();
   });
 
@@ -125,21 +125,21 @@ describe("caches of keys and values", () => {
     const pattern = randomBlocks(2, 3, { block: 2, causal: true });
     const layer = new MultiHeadAttention(own, parameters, { pattern });
     const x = random(gpu, [1, 37, 20], 7);
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 40, maxChunk: 3 });
-    const out = inPieces(gpu, x, [9, 1, 1, 3, 1, 22], (piece) => layer.forward(piece, { cache }));
+    const cache = layer.createState({ batch: 1, maxLength: 40, maxChunk: 3 });
+    const out = inPieces(gpu, x, [9, 1, 1, 3, 1, 22], (piece) => layer.forward(piece, { state: cache }));
     await expectSame(out, layer.forward(x));
     cache.clear();
     const bidirectional = new MultiHeadAttention(own, parameters, { pattern: randomBlocks(2, 3) });
-    expect(() => bidirectional.forward(x, { cache })).toThrow(/set causal: true to decode/);
+    expect(() => bidirectional.forward(x, { state: cache })).toThrow(/set causal: true to decode/);
     cache.dispose();
   });
 
   it("decoding holds memory constant", async () => {
     const { gpu } = device;
     const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 64 });
+    const cache = layer.createState({ batch: 1, maxLength: 64 });
     const x = random(gpu, [1, 1, 20], 3);
-    await expectConstantMemory(gpu, 40, () => layer.forward(x, { cache }));
+    await expectConstantMemory(gpu, 40, () => layer.forward(x, { state: cache }));
     expect(cache.length).toBe(40);
     cache.clear();
     expect(cache.length).toBe(0);

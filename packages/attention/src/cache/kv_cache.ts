@@ -5,6 +5,7 @@ import {
   expectInteger,
   expectShape,
   type Gpu,
+  type State,
   type Tensor,
 } from "@x/kernels";
 import type { AttentionPositions } from "../engine/options.js";
@@ -31,7 +32,7 @@ export interface KVCacheConfig {
  *
  * keys [batch, slots, kvHeads, headDim], values [batch, slots, kvHeads, valueDim] ("bshd").
  */
-export class KVCache {
+export class KVCache implements State {
   readonly config: KVCacheConfig;
   readonly slots: number;
   /** Most tokens that `append` takes at a time. */
@@ -75,6 +76,12 @@ export class KVCache {
     this.keys = gpu.keep(gpu.zeros([batch, this.slots, numKvHeads, headDim], dtype));
     this.values = gpu.keep(gpu.zeros([batch, this.slots, numKvHeads, valueDim], dtype));
     this.#slots = new Slots(gpu, { batch, slots: this.slots, maxLength });
+  }
+
+  /** Bytes on the GPU. */
+  get bytes(): number {
+    const { keys, values } = this;
+    return keys.byteLength + values.byteLength + this.#slots.bytes + (this.#docs?.byteLength ?? 0);
   }
 
   /** Bytes of keys and values that one token takes: 2 kvHeads headDim numbers. */

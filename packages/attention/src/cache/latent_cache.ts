@@ -1,4 +1,4 @@
-import { checkConfig, expectInteger, expectShape, type Gpu, type Tensor } from "@x/kernels";
+import { checkConfig, expectInteger, expectShape, type Gpu, type State, type Tensor } from "@x/kernels";
 import type { AttentionPositions } from "../engine/options.js";
 import { Slots, type TextRotation, type TokenPositions } from "./slots.js";
 
@@ -17,7 +17,7 @@ export interface LatentCacheConfig {
  *
  * rows [batch, slots, 1, kvRank + ropeDim].
  */
-export class LatentCache {
+export class LatentCache implements State {
   readonly config: LatentCacheConfig;
   readonly rows: Tensor;
   readonly #slots: Slots;
@@ -32,6 +32,11 @@ export class LatentCache {
     this.config = config;
     this.rows = gpu.keep(gpu.zeros([batch, maxLength, 1, kvRank + ropeDim], dtype));
     this.#slots = new Slots(gpu, { batch, slots: maxLength, maxLength });
+  }
+
+  /** Bytes on the GPU. */
+  get bytes(): number {
+    return this.rows.byteLength + this.#slots.bytes;
   }
 
   get bytesPerToken(): number {

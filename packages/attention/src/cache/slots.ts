@@ -112,6 +112,11 @@ export class Slots {
     return this.#textLength;
   }
 
+  /** Bytes of the slots' positions. */
+  get bytes(): number {
+    return this.#positions.byteLength;
+  }
+
   get keyPositions(): Tensor {
     return this.#positions;
   }

@@ -69,7 +69,7 @@ describe("MultiHeadAttention", () => {
     const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
     const [x, context] = [random(gpu, [2, 3, 10], 1), random(gpu, [2, 6, 7], 2)];
     const keyMask = gpu.tensor([1, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0], [2, 6], "i32");
-    const cache = layer.contextCache(context, keyMask);
+    const cache = layer.contextCache(context, { keyMask });
     const direct = layer.forward(x, { context, keyMask });
     await expectSame(layer.forward(x, { context: cache }), direct);
     // The second row of the batch has no context at all: the bias alone.
@@ -113,9 +113,9 @@ describe("MultiHeadAttention", () => {
     );
     const layer = new MultiHeadAttention(config, parameters);
     expect(() => layer.forward(random(gpu, [5, 8], 1))).toThrow(/x has shape \[5, 8\]/);
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 8 });
-    expect(() => layer.forward(x, { cache })).toThrow(/causal must be true/);
-    expect(() => layer.forward(x, { context: stopGradient(x), cache })).toThrow(/context and cache/);
+    const cache = layer.createState({ batch: 1, maxLength: 8 });
+    expect(() => layer.forward(x, { state: cache })).toThrow(/causal must be true/);
+    expect(() => layer.forward(x, { context: stopGradient(x), state: cache })).toThrow(/context and state/);
     cache.dispose();
   });
 });

@@ -69,8 +69,7 @@ function multiHead(gpu: Gpu, mechanism: string, numKvHeads: number, window?: num
     causal: true,
   };
   const layer = MultiHeadAttention.init(gpu, config, { seed: 1 });
-  const cacheOf = (maxLength: number): KVCache =>
-    layer.createCache(gpu, { batch: 1, maxLength, maxChunk: 1 });
+  const cacheOf = (maxLength: number): KVCache => layer.createState({ batch: 1, maxLength, maxChunk: 1 });
   return {
     mechanism,
     bytesPerToken: window === undefined ? layers * 2 * numKvHeads * shape.headDim * 4 : 0,
@@ -81,7 +80,7 @@ function multiHead(gpu: Gpu, mechanism: string, numKvHeads: number, window?: num
       const x = gpu.keep(randomNormal(gpu, [1, 1, shape.dim], { seed: 2 }));
       const positions = gpu.keep(gpu.tensor([tokens - 1], [1, 1], "i32"));
       return {
-        run: () => void layer.forward(x, { cache, positions }),
+        run: () => void layer.forward(x, { state: cache, positions }),
         dispose: () => {
           for (const t of [cache, x, positions]) t.dispose();
         },
@@ -240,12 +239,12 @@ function plainDecoder(
   }));
   return {
     createCache: (maxLength: number): KVCache[] =>
-      layers.map(({ attention }) => attention.createCache(gpu, { batch: 1, maxLength })),
+      layers.map(({ attention }) => attention.createState({ batch: 1, maxLength })),
     forward: (x: Tensor, caches: readonly KVCache[]): Tensor => {
       let h = x;
       layers.forEach(({ attention, ffn }, l) => {
         h = gpu.scope(() => {
-          const mixed = attention.forward(rmsNorm(h, { weight: ones }), { cache: caches[l]!, residual: h });
+          const mixed = attention.forward(rmsNorm(h, { weight: ones }), { state: caches[l]!, residual: h });
           return ffn.forward(rmsNorm(mixed, { weight: ones }), { residual: mixed });
         });
       });

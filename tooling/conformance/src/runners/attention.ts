@@ -139,15 +139,15 @@ const projected: Runner = withChunks(
     return { out, cacheK: swap(keys), cacheV: swap(values) };
   },
   (context) => {
-    const { gpu, config, inputs } = context;
+    const { config, inputs } = context;
     const x = inputs["x"]!;
     const n = x.shape[1]!;
     const layer = projectedAttention(context);
-    const cache = layer.createCache(gpu, { batch: x.shape[0]!, maxLength: n });
+    const cache = layer.createState({ batch: x.shape[0]!, maxLength: n });
     try {
       const outs = pieces(n, config["chunks"] as number[]).map((rows) =>
         layer.forward(part(x, 1, rows), {
-          cache,
+          state: cache,
           keyMask: inputs["keyMask"] && part(inputs["keyMask"], 1, rows),
           docs: inputs["docs"] && part(inputs["docs"], 1, rows),
         }),
