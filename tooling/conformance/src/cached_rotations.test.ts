@@ -71,10 +71,10 @@ const subjects: Readonly<Record<string, (gpu: Gpu, rope: RotaryEmbedding) => Sub
   MultiHeadLatentAttention: (gpu, rope) => {
     const config = { dim: DIM, numHeads: 2, nopeDim: 4, ropeDim: 8, vDim: 6, kvRank: 12 };
     const parameters = drawn(gpu, MultiHeadLatentAttention.plan(config));
-    const layer = new MultiHeadLatentAttention(gpu, config, parameters, { rope });
+    const layer = new MultiHeadLatentAttention(config, parameters, { rope });
     return {
-      cache: (maxLength) => layer.createCache(gpu, { batch: 1, maxLength }),
-      run: (x, cache, options) => layer.forward(x, { cache: cache as LatentCache | undefined, ...options }),
+      cache: (maxLength) => layer.createState({ batch: 1, maxLength }),
+      run: (x, cache, options) => layer.forward(x, { state: cache as LatentCache | undefined, ...options }),
     };
   },
   Yoco: (gpu, rope) => {

@@ -23,13 +23,12 @@ const LAYERS: Readonly<Record<string, (gpu: Gpu) => Remembering>> = {
   MultiHeadLatentAttention: (gpu) => {
     const config = { dim, numHeads, nopeDim: 4, ropeDim: 4, vDim: 4, kvRank: 6 };
     const layer = new MultiHeadLatentAttention(
-      gpu,
       config,
       parametersOf(gpu, MultiHeadLatentAttention.plan(config)),
     );
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 16 });
+    const cache = layer.createState({ batch: 1, maxLength: 16 });
     return {
-      step: (x) => layer.forward(x, { cache }),
+      step: (x) => layer.forward(x, { state: cache }),
       clear: () => {
         cache.clear();
       },

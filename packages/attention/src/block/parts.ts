@@ -1,4 +1,17 @@
-import { e, elementwise, gather, mean, mul, slice, stack, sub, type Gpu, type Tensor } from "@x/kernels";
+import {
+  e,
+  elementwise,
+  gather,
+  mean,
+  mul,
+  schema,
+  slice,
+  stack,
+  sub,
+  value,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 
 /**
  * What the mechanisms here need of other topics. They bring plain forms, composed of general ops, so that the package
@@ -10,6 +23,27 @@ export interface Parts {
   readonly rmsNorm?: RmsNorm | undefined;
   /** Turns interleaved pairs of [batch, seq, heads, features] by position. */
   readonly rope?: Rope | undefined;
+}
+
+const PARTS = schema("parts", {
+  rmsNorm: value(
+    "Norm over the last axis.",
+    "a function",
+    (given: unknown): given is RmsNorm => typeof given === "function",
+    { optional: true },
+  ),
+  rope: value(
+    "Rotation by position.",
+    "a rotary embedding",
+    (given: unknown): given is Rope =>
+      typeof given === "object" && given !== null && typeof Reflect.get(given, "apply") === "function",
+    { optional: true },
+  ),
+});
+
+/** Refuses what is no part. @throws ConfigError */
+export function checkParts(who: string, parts: Parts): void {
+  PARTS.read(parts, `${who}: parts`);
 }
 
 export type RmsNorm = (x: Tensor, options: { readonly weight: Tensor; readonly eps: number }) => Tensor;

@@ -52,15 +52,14 @@ const mechanisms: Readonly<Record<string, (gpu: Gpu) => Decodes>> = {
   "latent keys (MLA)": (gpu) => {
     const config = { dim: DIM, numHeads: 3, nopeDim: 5, ropeDim: 4, vDim: 7, kvRank: 6 };
     const layer = new MultiHeadLatentAttention(
-      gpu,
       config,
       parametersOf(gpu, MultiHeadLatentAttention.plan(config)),
     );
     return {
       whole: (x) => layer.forward(x),
       decode: (batch, maxLength) => {
-        const cache = layer.createCache(gpu, { batch, maxLength });
-        return { step: (piece) => layer.forward(piece, { cache }), state: cache };
+        const cache = layer.createState({ batch, maxLength });
+        return { step: (piece) => layer.forward(piece, { state: cache }), state: cache };
       },
     };
   },

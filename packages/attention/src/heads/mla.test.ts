@@ -24,7 +24,7 @@ describe("MultiHeadLatentAttention", () => {
         device.gpu,
         (x, ...weights) => {
           const named = Object.fromEntries(Object.keys(plan).map((name, i) => [name, weights[i]!]));
-          return new MultiHeadLatentAttention(device.gpu, config, named).forward(x, { form });
+          return new MultiHeadLatentAttention(config, named).forward(x, { form });
         },
         mlaReference(config, 2, 5),
         [operand([2, 5, 10], 1), ...Object.values(plan).map(({ shape }, i) => operand(shape, 10 + i))],
@@ -35,7 +35,7 @@ describe("MultiHeadLatentAttention", () => {
     const { gpu } = device;
     const own = { ...config, qRank: 8, scale: 0.2, dim: 12, vDim: 4 };
     const parameters = parametersOf(gpu, MultiHeadLatentAttention.plan(own));
-    const layer = new MultiHeadLatentAttention(gpu, own, parameters);
+    const layer = new MultiHeadLatentAttention(own, parameters);
     const x = random(gpu, [2, 9, 12], 3);
     const wrt = [x, ...Object.values(parameters)];
     const [one, two] = (["expanded", "absorbed"] as const).map((form) => {
@@ -49,16 +49,15 @@ describe("MultiHeadLatentAttention", () => {
   it("decodes from its cache, counted or at positions of the device, and never looks ahead", async () => {
     const { gpu } = device;
     const layer = new MultiHeadLatentAttention(
-      gpu,
       config,
       parametersOf(gpu, MultiHeadLatentAttention.plan(config)),
     );
     const x = random(gpu, [2, 9, 10], 3);
     const whole = layer.forward(x);
     for (const pieces of [[4, 1, 1, 3], Array<number>(9).fill(1)]) {
-      const cache = layer.createCache(gpu, { batch: 2, maxLength: 12 });
+      const cache = layer.createState({ batch: 2, maxLength: 12 });
       await expectSame(
-        inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { cache })),
+        inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { state: cache })),
         whole,
       );
       cache.clear();
@@ -67,7 +66,7 @@ describe("MultiHeadLatentAttention", () => {
         const n = piece.shape[1]!;
         const ids = Array.from({ length: 2 * n }, (_, i) => at + (i % n));
         at += n;
-        return layer.forward(piece, { cache, positions: gpu.tensor(ids, [2, n], "i32") });
+        return layer.forward(piece, { state: cache, positions: gpu.tensor(ids, [2, n], "i32") });
       });
       await expectSame(placed, whole);
       expect(cache.bytesPerToken).toBe((6 + 4) * 4);
@@ -80,17 +79,17 @@ describe("MultiHeadLatentAttention", () => {
   it("holds memory constant, and refuses a full cache and bad configurations", async () => {
     const { gpu } = device;
     const parameters = parametersOf(gpu, MultiHeadLatentAttention.plan(config));
-    const layer = new MultiHeadLatentAttention(gpu, config, parameters);
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 20 });
+    const layer = new MultiHeadLatentAttention(config, parameters);
+    const cache = layer.createState({ batch: 1, maxLength: 20 });
     const x = random(gpu, [1, 1, 10], 3);
-    await expectConstantMemory(gpu, 20, () => layer.forward(x, { cache }));
-    expect(() => layer.forward(x, { cache })).toThrow(/position 20 does not fit/);
-    expect(() => layer.forward(x, { cache, form: "expanded" })).toThrow(/it must be absorbed/);
-    expect(() => layer.forward(x, { positions: [0] })).toThrow(/without a cache/);
-    expect(() => new MultiHeadLatentAttention(gpu, { ...config, ropeDim: 3 }, parameters)).toThrow(
+    await expectConstantMemory(gpu, 20, () => layer.forward(x, { state: cache }));
+    expect(() => layer.forward(x, { state: cache })).toThrow(/position 20 does not fit/);
+    expect(() => layer.forward(x, { state: cache, form: "expanded" })).toThrow(/it must be absorbed/);
+    expect(() => layer.forward(x, { positions: [0] })).toThrow(/without a state/);
+    expect(() => new MultiHeadLatentAttention({ ...config, ropeDim: 3 }, parameters)).toThrow(
       /ropeDim is 3; it must be even/,
     );
-    expect(() => new MultiHeadLatentAttention(gpu, { ...config, qRank: 4 }, parameters)).toThrow(/q_a_proj/);
+    expect(() => new MultiHeadLatentAttention({ ...config, qRank: 4 }, parameters)).toThrow(/q_a_proj/);
     cache.dispose();
     layer.dispose();
   });

@@ -1,66 +1,69 @@
 import {
   broadcastTo,
-  checkConfig,
+  Component,
   concat,
   ConfigError,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
   expectShape,
+  expectTensor,
+  integer,
   linear,
   matmul,
+  matrix,
+  number,
+  oneOf,
+  ones,
   pad,
+  schema,
   slice,
   split,
+  tensor,
   transpose,
-  type Gpu,
-  type Module,
+  value,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
+  type Stateful,
   type Tensor,
 } from "@x/kernels";
 import { attention } from "../engine/attention.js";
 import { mergeHeads, splitHeads } from "./heads.js";
-import { LatentCache, type LatentCacheConfig } from "../cache/latent_cache.js";
-import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "../parameters.js";
-import { plainRmsNorm, PlainRope, type Parts, type RmsNorm, type Rope } from "../block/parts.js";
-import type { TokenPositions } from "../cache/slots.js";
+import { LatentCache } from "../cache/latent_cache.js";
+import { POSITION_FIELDS, STATE_FIELDS } from "../cache/fields.js";
+import { checkParts, plainRmsNorm, PlainRope, type Parts, type RmsNorm, type Rope } from "../block/parts.js";
 
-export interface MlaConfig {
-  readonly dim: number;
-  readonly numHeads: number;
-  /** Features of a query and key head without position. */
-  readonly nopeDim: number;
-  /** Features that rotate; the rotated key is shared by all heads. Even. */
-  readonly ropeDim: number;
-  readonly vDim: number;
-  /** Size of the latent of keys and values. */
-  readonly kvRank: number;
-  /** Size of the queries' latent; 0 (default): none. */
-  readonly qRank?: number;
-  /** Default 10000. */
-  readonly ropeBase?: number;
-  /** Default 1e-6. */
-  readonly normEps?: number;
-  /** Default (nopeDim + ropeDim)^-0.5. */
-  readonly scale?: number;
-}
+const MLA = schema("MultiHeadLatentAttention", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  numHeads: integer("Heads.", { min: 1 }),
+  nopeDim: integer("Features of a query and key head without position.", { min: 1 }),
+  ropeDim: integer("Features that rotate, even; the rotated key is shared by all heads.", { min: 1 }),
+  vDim: integer("Features of a value head.", { min: 1 }),
+  kvRank: integer("Size of the latent of keys and values.", { min: 1 }),
+  qRank: integer("Size of the queries' latent; 0: none.", { min: 0, default: 0 }),
+  ropeBase: number("Base of the rotation's frequencies.", { min: Number.MIN_VALUE, default: 10000 }),
+  normEps: number("Added to the mean square in both norms.", { min: 0, default: 1e-6 }),
+  scale: number("Factor of the scores.", { defaultDoc: "(nopeDim + ropeDim)^-0.5" }),
+});
+export type MlaConfig = Config<typeof MLA>;
 
-export interface MlaOptions {
-  readonly cache?: LatentCache | undefined;
-  /** With a cache; default: counted on. */
-  readonly positions?: TokenPositions;
-  /**
-   * With a cache: tokens of the whole text that the call belongs to; default: counted. Needed where positions are on
-   * the device and the rotation depends on it.
-   */
-  readonly textLength?: number | undefined;
-  /**
-   * "expanded" builds keys and values per head, cheaper for many queries; "absorbed" attends over the latents, and is
-   * what a cache needs. Default: absorbed with a cache that holds something, else expanded.
-   */
-  readonly form?: "expanded" | "absorbed";
-  /** Added to the output. */
-  readonly residual?: Tensor | undefined;
-}
+const OPTIONS = schema("MultiHeadLatentAttention.forward", {
+  state: value(
+    "Latents of the tokens so far, which the call adds to.",
+    "a LatentCache",
+    (given: unknown): given is LatentCache => given instanceof LatentCache,
+    { optional: true },
+  ),
+  ...POSITION_FIELDS,
+  form: oneOf(
+    '"expanded" builds keys and values per head, cheaper for many queries; "absorbed" attends over the latents, and ' +
+      "is what a state needs.",
+    ["expanded", "absorbed"],
+    { defaultDoc: "absorbed with a state that holds something, else expanded" },
+  ),
+  residual: tensor("Added to the output.", { optional: true }),
+});
+export type MlaOptions = Config<typeof OPTIONS>;
+
+const STATE = schema("MultiHeadLatentAttention.createState", STATE_FIELDS);
 
 export interface MlaOutputs {
   readonly out: Tensor;
@@ -78,51 +81,31 @@ export interface MlaOutputs {
  * Absorbed, with WK and WV the rows of WkvB of a head: s_ij = scale ((qN_i WK) . c_j + rope(qR_i) . kR_j) and
  * o_i = (sum_j p_ij c_j) WV^T: attention with one key head, whose keys [c | kR] are the cache itself.
  *
- * x [batch, seq, dim]. Parameters under DeepSeek's names: q_proj or q_a_proj, q_a_layernorm, q_b_proj; then
- * kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj, o_proj. Rotation of interleaved pairs.
+ * x [batch, seq, dim], f32 or f16. Parameters under DeepSeek's names: q_proj or q_a_proj, q_a_layernorm, q_b_proj; then
+ * kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj, o_proj; matrices initially normal, norms ones. Rotation of interleaved pairs.
  * DeepSeek-V2, arXiv:2405.04434, section 2.1.
  */
-export class MultiHeadLatentAttention implements Module {
-  readonly config: MlaConfig;
-  readonly #p: Record<string, Tensor>;
+export class MultiHeadLatentAttention extends Component<typeof MLA> implements Stateful<LatentCache> {
+  static readonly schema = MLA;
   readonly #rope: Rope;
-  readonly #ownsRope: boolean;
   readonly #rmsNorm: RmsNorm;
   readonly #scale: number;
 
-  /** @throws ConfigError */
-  constructor(gpu: Gpu, config: MlaConfig, parameters: Readonly<Record<string, Tensor>>, parts: Parts = {}) {
-    this.#p = checkParameters("MultiHeadLatentAttention", MultiHeadLatentAttention.plan(config), parameters);
-    this.config = config;
-    this.#scale = config.scale ?? (config.nopeDim + config.ropeDim) ** -0.5;
-    this.#rope = parts.rope ?? new PlainRope(gpu, config.ropeDim, config.ropeBase ?? 10000);
-    this.#ownsRope = parts.rope === undefined;
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: MlaConfig, parameters: Parameters, parts: Parts = {}) {
+    super(MLA, config, MultiHeadLatentAttention.plan(config), parameters);
+    checkParts(MLA.name, parts);
+    const { nopeDim, ropeDim, ropeBase, scale = (nopeDim + ropeDim) ** -0.5 } = this.config;
+    this.#scale = scale;
+    const { gpu } = this.weights["o_proj.weight"]!;
+    this.#rope = parts.rope ?? this.own(new PlainRope(gpu, ropeDim, ropeBase));
     this.#rmsNorm = parts.rmsNorm ?? plainRmsNorm;
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: MlaConfig): Plan {
-    const who = "MultiHeadLatentAttention";
-    checkConfig(who, config, [
-      "dim",
-      "numHeads",
-      "nopeDim",
-      "ropeDim",
-      "vDim",
-      "kvRank",
-      "qRank",
-      "ropeBase",
-      "normEps",
-      "scale",
-    ]);
-    const { dim, numHeads, nopeDim, ropeDim, vDim, kvRank, qRank = 0, ropeBase = 10000 } = config;
-    for (const [name, n] of Object.entries({ dim, numHeads, nopeDim, ropeDim, vDim, kvRank }))
-      expectInteger(who, name, n, 1);
-    if (ropeDim % 2 !== 0) throw new ConfigError(who, `ropeDim is ${ropeDim}; it must be even`);
-    expectInteger(who, "qRank", qRank, 0);
-    expectNumber(who, "ropeBase", ropeBase, Number.MIN_VALUE);
-    if (config.normEps !== undefined) expectNumber(who, "normEps", config.normEps, 0);
-    if (config.scale !== undefined) expectNumber(who, "scale", config.scale);
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: MlaConfig): ParameterPlan {
+    const { dim, numHeads, nopeDim, ropeDim, vDim, kvRank, qRank } = MLA.read(config);
+    if (ropeDim % 2 !== 0) throw new ConfigError(MLA.name, `ropeDim is ${ropeDim}; it must be even`);
     const queries = numHeads * (nopeDim + ropeDim);
     return {
       ...(qRank === 0
@@ -135,59 +118,46 @@ export class MultiHeadLatentAttention implements Module {
       "kv_a_proj_with_mqa.weight": matrix(kvRank + ropeDim, dim),
       "kv_a_layernorm.weight": ones(kvRank),
       "kv_b_proj.weight": matrix(numHeads * (nopeDim + vDim), kvRank),
-      "o_proj.weight": matrix(dim, numHeads * vDim),
+      "o_proj.weight": matrix(dim, numHeads * vDim, "output"),
     };
   }
 
-  /** Normal matrices, norms of ones. */
-  static init(
-    gpu: Gpu,
-    config: MlaConfig,
-    options: InitOptions,
-    parts: Parts = {},
-  ): MultiHeadLatentAttention {
-    const plan = MultiHeadLatentAttention.plan(config);
-    return new MultiHeadLatentAttention(
-      gpu,
-      config,
-      initParameters("MultiHeadLatentAttention", gpu, plan, options),
-      parts,
-    );
+  /** An empty state for decoding. @throws ConfigError */
+  createState(options: Config<typeof STATE>): LatentCache {
+    const { kvRank, ropeDim } = this.config;
+    return new LatentCache(this.weights["o_proj.weight"]!.gpu, { ...STATE.read(options), kvRank, ropeDim });
   }
 
-  createCache(gpu: Gpu, options: Pick<LatentCacheConfig, "batch" | "maxLength" | "dtype">): LatentCache {
-    return new LatentCache(gpu, { ...options, kvRank: this.config.kvRank, ropeDim: this.config.ropeDim });
-  }
-
+  /** x [batch, seq, dim]; returns the same shape and dtype. @throws ConfigError, ShapeError, DTypeError */
   forward(x: Tensor, options: MlaOptions = {}): Tensor {
+    expectTensor(MLA.name, "x", x);
     return x.gpu.scope(() => this.outputs(x, options).out);
   }
 
-  /** The output, and what a cache stores of each token. */
+  /** The output, and what a state stores of each token. @throws ConfigError, ShapeError, DTypeError */
   outputs(x: Tensor, options: MlaOptions = {}): MlaOutputs {
-    const who = "MultiHeadLatentAttention";
-    checkConfig(who, options, ["cache", "positions", "textLength", "form", "residual"]);
-    const { dim, numHeads, nopeDim, ropeDim, kvRank, normEps: eps = 1e-6 } = this.config;
-    const { cache, residual } = options;
+    const { name: who } = MLA;
+    const { state, positions, textLength, residual, ...rest } = OPTIONS.read(options, who);
+    const { dim, numHeads, nopeDim, ropeDim, kvRank, normEps: eps } = this.config;
     const { seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { seq: number };
-    for (const name of ["positions", "textLength"] as const)
-      if (options[name] !== undefined && !cache)
-        throw new ConfigError(who, `${name} is given without a cache; rows are then counted from 0`);
-    const p = this.#p;
-    const form = options.form ?? (cache && !(cache.length === 0 && seq > 1) ? "absorbed" : "expanded");
-    expectOneOf(who, "form", form, ["expanded", "absorbed"]);
-    if (form === "expanded" && cache && cache.length !== 0)
-      throw new ConfigError(who, "form is expanded; with a cache that holds tokens it must be absorbed");
+    if (residual) expectShape(who, "residual", residual, x.shape);
+    for (const [name, given] of Object.entries({ positions, textLength }))
+      if (given !== undefined && !state)
+        throw new ConfigError(who, `${name} is given without a state; rows are then counted from 0`);
+    const p = this.weights;
+    const { form = state && !(state.length === 0 && seq > 1) ? "absorbed" : "expanded" } = rest;
+    if (form === "expanded" && state && state.length !== 0)
+      throw new ConfigError(who, "form is expanded; with a state that holds tokens it must be absorbed");
     return x.gpu.scope(() => {
-      const positionIds = cache?.place(seq, options.positions, {
-        textLength: options.textLength,
+      const positionIds = state?.place(seq, positions, {
+        textLength,
         changes: (from, to) => this.#rope.changes?.(from, to) ?? false,
       });
       const turn = (t: Tensor): Tensor =>
         this.#rope.apply(t, {
           layout: "bshd",
-          seqLen: cache?.textLength ?? seq,
-          ...(positionIds && cache ? { positionIds, maxPositions: cache.config.maxLength } : {}),
+          seqLen: state?.textLength ?? seq,
+          ...(positionIds && state ? { positionIds, maxPositions: state.config.maxLength } : {}),
         });
       const compressed = p["q_a_proj.weight"]
         ? this.#rmsNorm(linear(x, p["q_a_proj.weight"]), { weight: p["q_a_layernorm.weight"]!, eps })
@@ -199,11 +169,11 @@ export class MultiHeadLatentAttention implements Module {
       const keyRope = turn(r.reshape([...r.shape.slice(0, 2), 1, ropeDim]));
       const rows = (): Tensor =>
         concat([latent.reshape([...latent.shape.slice(0, 2), 1, kvRank]), keyRope], 3);
-      const where = cache && positionIds ? cache.append(rows(), positionIds) : undefined;
+      const where = state && positionIds ? state.append(rows(), positionIds) : undefined;
       const o =
         form === "expanded"
           ? this.#expanded(qN, turn(qR), latent, keyRope, where?.query)
-          : this.#absorbed(qN, turn(qR), cache ? cache.rows : rows(), where);
+          : this.#absorbed(qN, turn(qR), state ? state.rows : rows(), where);
       return {
         out: mergeHeads(o, p["o_proj.weight"]!, undefined, residual),
         latent,
@@ -215,10 +185,10 @@ export class MultiHeadLatentAttention implements Module {
   /** Keys and values per head. */
   #expanded(qN: Tensor, qR: Tensor, latent: Tensor, keyRope: Tensor, positions: Tensor | undefined): Tensor {
     const { numHeads, nopeDim, ropeDim, vDim } = this.config;
-    const [kN, v] = split(splitHeads(latent, numHeads, this.#p["kv_b_proj.weight"]!), [nopeDim, vDim]) as [
-      Tensor,
-      Tensor,
-    ];
+    const [kN, v] = split(splitHeads(latent, numHeads, this.weights["kv_b_proj.weight"]!), [
+      nopeDim,
+      vDim,
+    ]) as [Tensor, Tensor];
     const kR = broadcastTo(keyRope, [...kN.shape.slice(0, 3), ropeDim]);
     return attention(concat([qN, qR], 3), concat([kN, kR], 3), v, {
       causal: true,
@@ -239,7 +209,7 @@ export class MultiHeadLatentAttention implements Module {
     const [batch, seq] = qN.shape as [number, number];
     // Both products take whole heads [nopeDim + vDim, kvRank] of WkvB, the queries padded with zeros and the surplus
     // of the result cut off: that is less to move than the weights' parts.
-    const heads = this.#p["kv_b_proj.weight"]!.reshape([numHeads, nopeDim + vDim, kvRank]);
+    const heads = this.weights["kv_b_proj.weight"]!.reshape([numHeads, nopeDim + vDim, kvRank]);
     const byHead = (t: Tensor): Tensor =>
       transpose(t, [2, 0, 1, 3]).reshape([numHeads, batch * seq, t.shape[3]!]);
     const back = (t: Tensor): Tensor =>
@@ -254,14 +224,5 @@ export class MultiHeadLatentAttention implements Module {
     });
     const latents = slice(mixed, { axis: 3, end: kvRank });
     return slice(back(matmul(byHead(latents), heads, { transposeB: true })), { axis: 3, start: nopeDim });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
-
-  /** Free the rotation's tables. */
-  dispose(): void {
-    if (this.#ownsRope) this.#rope.dispose?.();
   }
 }

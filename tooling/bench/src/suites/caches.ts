@@ -124,9 +124,9 @@ function latent(gpu: Gpu): Subject {
   return {
     mechanism: `MLA (kvRank ${LATENT.kvRank}, ropeDim ${LATENT.ropeDim})`,
     bytesPerToken: layers * width * 4,
-    allocate: (maxLength) => times(layers, () => layer.createCache(gpu, { batch: 1, maxLength })),
+    allocate: (maxLength) => times(layers, () => layer.createState({ batch: 1, maxLength })),
     step: (tokens) => {
-      const cache = layer.createCache(gpu, { batch: 1, maxLength: tokens });
+      const cache = layer.createState({ batch: 1, maxLength: tokens });
       gpu.scope(() => {
         const ids = gpu.tensor(
           times(tokens, (i) => i),
@@ -138,7 +138,7 @@ function latent(gpu: Gpu): Subject {
       const x = gpu.keep(randomNormal(gpu, [1, 1, dim], { seed: 2 }));
       const positions = gpu.keep(gpu.tensor([tokens - 1], [1, 1], "i32"));
       return {
-        run: () => void layer.forward(x, { cache, positions, form: "absorbed" }),
+        run: () => void layer.forward(x, { state: cache, positions, form: "absorbed" }),
         dispose: () => {
           for (const t of [cache, x, positions]) t.dispose();
         },

@@ -67,7 +67,6 @@ const configOf = ({ config }: RunnerContext, ...without: string[]): never =>
 
 const mlaOf = (context: RunnerContext): MultiHeadLatentAttention =>
   new MultiHeadLatentAttention(
-    context.gpu,
     configOf(context, "chunks"),
     renamed(context.params, {
       wq: "q_proj.weight",
@@ -89,14 +88,14 @@ const mla: Runner = withChunks(
     return { out, cacheLatent: latent, cacheKRope: keyRope };
   },
   (context) => {
-    const { gpu, inputs, config } = context;
+    const { inputs, config } = context;
     const x = inputs["x"]!;
     const [batch, n] = x.shape as [number, number];
     const layer = mlaOf(context);
-    const cache = layer.createCache(gpu, { batch, maxLength: n });
+    const cache = layer.createState({ batch, maxLength: n });
     try {
       const outs = pieces(n, config["chunks"] as number[]).map((rows) =>
-        layer.forward(part(x, 1, rows), { cache }),
+        layer.forward(part(x, 1, rows), { state: cache }),
       );
       const { kvRank, ropeDim } = layer.config;
       const rows = cache.rows.reshape([batch, n, kvRank + ropeDim]);

@@ -4,7 +4,7 @@ import { rmsNorm } from "@x/norm";
 import { RotaryEmbedding } from "@x/positional";
 import { Fields, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
-import { planned } from "./planned.js";
+import { ParameterSet } from "../parameters.js";
 import { stateOf } from "./shared.js";
 
 const KEYS = [
@@ -24,12 +24,11 @@ const KEYS = [
  * `numHeads`, `nopeDim`, `ropeDim`, `vDim`, `kvRank`, `qRank` (0), `ropeBase` (10000), `scale`.
  */
 class Mla implements Mixer {
-  readonly #weights: Weights;
   readonly #mla: MultiHeadLatentAttention;
   readonly #rope: RotaryEmbedding;
 
   constructor(spec: ComponentSpec, weights: Weights) {
-    const { gpu, model, name } = weights;
+    const { model, name } = weights;
     const f = new Fields(`${name}: mla`, spec, KEYS);
     const scale = f.get("scale") === undefined ? undefined : f.number("scale");
     const config: MlaConfig = {
@@ -42,27 +41,27 @@ class Mla implements Mixer {
       qRank: f.integer("qRank", 0, 0),
       ...(scale === undefined ? {} : { scale }),
     };
-    this.#weights = weights;
     this.#rope = new RotaryEmbedding({
       headDim: config.ropeDim,
       base: f.number("ropeBase", 10000),
       layout: "interleaved",
     });
-    const parameters = planned(MultiHeadLatentAttention.plan(config), weights);
-    this.#mla = new MultiHeadLatentAttention(gpu, config, parameters, {
+    const parameters = new ParameterSet(weights).planned(MultiHeadLatentAttention.plan(config));
+    this.#mla = new MultiHeadLatentAttention(config, parameters, {
       rope: this.#rope,
       rmsNorm,
     });
   }
 
   forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor {
-    const cache = stateOf(LatentCache, state);
+    const held = stateOf(LatentCache, state);
+    if (!held) return this.#mla.forward(x, { residual });
     const { positionIds: positions, textLength } = context;
-    return this.#mla.forward(x, { residual, cache, ...(cache ? { positions, textLength } : {}) });
+    return this.#mla.forward(x, { residual, state: held, positions, textLength });
   }
 
   createState({ batch, maxLength }: StateOptions): MixerState {
-    return this.#mla.createCache(this.#weights.gpu, { batch, maxLength });
+    return this.#mla.createState({ batch, maxLength });
   }
 
   parameters(): Record<string, Tensor> {
