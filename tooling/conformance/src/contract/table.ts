@@ -10,6 +10,8 @@ const dim = 8;
 const experts = { dim, hiddenDim: 4, numExperts: 4 };
 const kan = { inFeatures: dim, outFeatures: 4 };
 const stateful = { state: { batch: 1 } };
+const growing = { state: { batch: 1, maxLength: 16 } };
+const mla = { dim, numHeads: 2, nopeDim: 4, ropeDim: 2, vDim: 4, kvRank: 6 };
 const heads = (gpu: Gpu): Tensor => randomNormal(gpu, [1, 2, 6, 4], { seed: 3 });
 const turned = {
   x: heads,
@@ -119,6 +121,14 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     ),
   ],
   "@x/attention": [
+    c(attention.MultiHeadAttention, { dim, numHeads: 2, causal: true }, growing),
+    c(
+      attention.MultiHeadAttention,
+      { dim, numHeads: 2, numKvHeads: 1, bias: true, causal: true, window: 3 },
+      growing,
+    ),
+    c(attention.MultiHeadLatentAttention, mla, growing),
+    c(attention.MultiHeadLatentAttention, { ...mla, qRank: 4 }, growing),
     c(attention.Lru, { dim, stateSize: 6 }, stateful),
     c(attention.S4d, { dim, stateSize: 6 }, stateful),
     c(attention.S5, { dim, stateSize: 6 }, stateful),
