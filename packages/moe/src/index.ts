@@ -14,7 +14,7 @@ export {
   type LoadBalanceOptions,
   type LoadBalanceResult,
 } from "./losses/load_balance_loss.js";
-export { routerZLoss } from "./losses/router_z_loss.js";
+export { routerZLoss, type RouterZLossOptions } from "./losses/router_z_loss.js";
 export {
   importanceLoss,
   type ImportanceLossOptions,

@@ -1,28 +1,43 @@
 import {
   applyOp,
   defineKernel,
-  groupBy,
+  expectDType,
+  expectInteger,
+  expectShape,
+  flatMain,
   grid1d,
+  groupBy,
+  integer,
   rowElement,
   rowMain,
   rowPrelude,
   rowVariant,
+  schema,
+  tensor,
+  type Config,
   type Kernel,
   type RowVariant,
   type Tensor,
-  flatMain,
 } from "@x/kernels";
+import { expectChoices } from "../router/choices.js";
 
+const PLAN = schema("dispatch", {
+  k: integer("Choices of a token.", { min: 1 }),
+  offsets: tensor("u32 [experts + 1]: where each expert's rows start."),
+  choices: tensor("i32 [choices]: choice (token * k + rank) of each sorted row; -1 past the last."),
+  rows: tensor(
+    "i32 [choices]: sorted row of each choice, the inverse of `choices`; -1 for a choice of no expert.",
+  ),
+});
 /** Choices of experts, sorted by expert; within an expert in the order of the tokens. */
-export interface Dispatch {
-  /** Choices of a token. */
-  readonly k: number;
-  /** u32 [experts + 1]: where each expert's rows start. */
-  readonly offsets: Tensor;
-  /** i32 [choices]: choice (token * k + rank) of each sorted row; -1 past the last. */
-  readonly choices: Tensor;
-  /** i32 [choices]: sorted row of each choice, the inverse of `choices`; -1 for a choice of no expert. */
-  readonly rows: Tensor;
+export type Dispatch = Config<typeof PLAN>;
+
+function readPlan(caller: string, plan: Dispatch): Dispatch {
+  const read = PLAN.read(plan, `${caller}, plan`);
+  expectDType(caller, "choices", read.choices, "i32");
+  expectDType(caller, "rows", read.rows, "i32");
+  expectShape(caller, "rows", read.rows, [read.choices.size]);
+  return read;
 }
 
 /** Builds the permutation and its inverse; every thread writes elements of its own. */
@@ -50,8 +65,12 @@ ${flatMain("i", "params.count")}
  * `combine` brings back.
  *
  * indices i32 [tokens, k]; one outside 0..experts-1 is a choice of no expert.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
  */
 export function dispatch(indices: Tensor, experts: number): Dispatch {
+  expectChoices("dispatch", indices);
+  expectInteger("dispatch", "experts", experts, 1);
   const { gpu } = indices;
   const k = indices.shape.at(-1) ?? 1;
   const count = indices.size;
@@ -167,8 +186,13 @@ ${rowMain(
 /**
  * Rows of the experts' results back to their tokens: out[t] = sum_k weights[t, k] y[row of (t, k)]; a choice of no
  * expert adds nothing. y [choices, dim] in sorted order, weights [tokens, k]. Result [tokens, dim].
+ *
+ * @throws ShapeError, ConfigError
  */
-export function combine(y: Tensor, weights: Tensor, { k, choices, rows }: Dispatch): Tensor {
+export function combine(y: Tensor, weights: Tensor, plan: Dispatch): Tensor {
+  const { k, choices, rows } = readPlan("combine", plan);
+  expectShape("combine", "y", y, [choices.size, null]);
+  expectShape("combine", "weights", weights, [rows.size / k, k]);
   const { gpu } = y;
   const dim = y.shape.at(-1)!;
   const tokens = rows.size / k;
@@ -199,8 +223,14 @@ export function combine(y: Tensor, weights: Tensor, { k, choices, rows }: Dispat
   })[0]!;
 }
 
-/** Tokens' rows x [tokens, dim] in the order of the experts, [choices, dim]; rows past the last choice are zeros. */
-export function gatherTokens(x: Tensor, { k, choices, rows }: Dispatch): Tensor {
+/**
+ * Tokens' rows x [tokens, dim] in the order of the experts, [choices, dim]; rows past the last choice are zeros.
+ *
+ * @throws ShapeError, ConfigError
+ */
+export function gatherTokens(x: Tensor, plan: Dispatch): Tensor {
+  const { k, choices, rows } = readPlan("gatherTokens", plan);
+  expectShape("gatherTokens", "x", x, [rows.size / k, null]);
   const dim = x.shape.at(-1)!;
   return applyOp({
     name: "moeGather",

@@ -2,7 +2,7 @@ import {
   boolean,
   ConfigError,
   expectRecord,
-  expectTensors,
+  expectTensor,
   integer,
   MATRIX_STD,
   oneOf,
@@ -132,7 +132,7 @@ export const expertsOf = (config: ExpertsConfig, p: Parameters): Experts =>
 export function stackExperts(parameters: Parameters): Record<string, Tensor> {
   const caller = "stackExperts";
   expectRecord(caller, "parameters", parameters);
-  expectTensors(caller, parameters);
+  for (const [name, given] of Object.entries(parameters)) expectTensor(caller, `parameter "${name}"`, given);
   const found: Record<string, Tensor> = {};
   const parts = new Map<string, Tensor[]>();
   let count = 0;

@@ -2,6 +2,9 @@ import {
   activationExpr,
   e,
   elementwise,
+  expectDType,
+  expectShape,
+  expectTensors,
   GLU_GATES,
   groupedMatmul,
   input,
@@ -11,6 +14,7 @@ import {
 } from "@x/kernels";
 import { activationName, expertCount, type ExpertActivation, type Experts } from "./expert_weights.js";
 import { FEW_CHOICES, mixFew } from "./few_choices.js";
+import { expectChoices } from "../router/choices.js";
 import { combine, dispatch, gatherTokens } from "./dispatch.js";
 
 const ops = new Map<string, (...args: Tensor[]) => Tensor>();
@@ -36,8 +40,17 @@ export function gated(kind: GluKind, x: Tensor, up: Tensor): Tensor {
   return op(x, up);
 }
 
-/** Each sorted row through its expert: rows [choices, dim] -> [choices, dim]. */
+/**
+ * Each sorted row through its expert: rows [choices, dim] -> [choices, dim]; offsets u32 [experts + 1] of `dispatch`.
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
 export function runExperts(rows: Tensor, experts: Experts, offsets: Tensor): Tensor {
+  const caller = "runExperts";
+  expectShape(caller, "rows", rows, ["choices", "dim"]);
+  const count = expertCount(caller, experts, rows.shape[1]!);
+  expectShape(caller, "offsets", offsets, [count + 1]);
+  expectDType(caller, "offsets", offsets, "u32");
   if (experts.kind === "ffn") {
     const { w1, w2, b1, b2, activation = "relu" } = experts;
     return groupedMatmul(activate(activation, groupedMatmul(rows, w1, offsets, { bias: b1 })), w2, offsets, {
@@ -59,11 +72,15 @@ export function runExperts(rows: Tensor, experts: Experts, offsets: Tensor): Ten
  *
  * x [..., dim], indices i32 and weights f32 [..., k] with the same leading axes; the result is in the shape of x.
  *
- * @throws ShapeError, ConfigError
+ * @throws ShapeError, DTypeError, ConfigError
  */
 export function mixExperts(x: Tensor, experts: Experts, indices: Tensor, weights: Tensor): Tensor {
+  const caller = "mixExperts";
+  expectTensors(caller, { x, indices, weights });
   const dim = x.shape.at(-1) ?? 0;
-  const count = expertCount("experts", experts, dim);
+  const count = expertCount(caller, experts, dim);
+  expectChoices(caller, indices, weights);
+  expectShape(caller, "indices", indices, [...x.shape.slice(0, -1), null]);
   const stacks = Object.values(experts).filter((value): value is Tensor => Tensor.isInstance(value));
   const few = indices.size <= FEW_CHOICES && x.dtype === "f32" && weights.dtype === "f32";
   return x.gpu.scope(() => {

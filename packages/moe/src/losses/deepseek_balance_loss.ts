@@ -1,34 +1,44 @@
 import {
   cast,
-  checkConfig,
   ConfigError,
   expectInteger,
-  expectNumber,
-  expectOneOf,
+  expectTensors,
+  integer,
   mean,
   mul,
+  number,
+  oneOf,
+  schema,
   ShapeError,
   showShape,
   sum,
+  type Config,
   type Tensor,
 } from "@x/kernels";
-import { countChoices, expectChoices, groupCount, type GroupBy } from "../router/choices.js";
+import { countChoices, expectChoices, groupByField, groupCount } from "../router/choices.js";
 import { normalizedScores } from "../router/router.js";
 
-export interface DeepSeekBalanceOptions {
-  /** Default "expert". */
-  readonly kind?: "expert" | "device" | "communication";
-  /** Default 1. */
-  readonly alpha?: number;
-  /** Default "softmax"; sigmoid scores are divided by their sum. */
-  readonly scoreFunction?: "softmax" | "sigmoid";
-  /** Consecutive equal blocks of experts, for "device" and "communication". */
-  readonly numDevices?: number;
-  /** Devices that a token may be sent to, for "communication". */
-  readonly maxDevices?: number;
-  /** Default "batch"; V3's complementary loss is by "sequence". */
-  readonly groupBy?: GroupBy;
-}
+const OPTIONS = schema("deepseekBalanceLoss", {
+  kind: oneOf("What is balanced.", ["expert", "device", "communication"], { default: "expert" }),
+  alpha: number("Factor of the loss.", { default: 1 }),
+  scoreFunction: oneOf(
+    "Scores of the experts; sigmoid scores are divided by their sum.",
+    ["softmax", "sigmoid"],
+    {
+      default: "softmax",
+    },
+  ),
+  numDevices: integer('Consecutive equal blocks of experts, for "device" and "communication".', {
+    min: 1,
+    optional: true,
+  }),
+  maxDevices: integer('Devices that a token may be sent to, for "communication".', {
+    min: 1,
+    optional: true,
+  }),
+  groupBy: groupByField("batch"),
+});
+export type DeepSeekBalanceOptions = Config<typeof OPTIONS>;
 
 export interface DeepSeekBalanceResult {
   /** [1] */
@@ -54,12 +64,9 @@ export function deepseekBalanceLoss(
   indices: Tensor,
   options: DeepSeekBalanceOptions = {},
 ): DeepSeekBalanceResult {
-  const who = "deepseekBalanceLoss";
-  checkConfig(who, options, ["kind", "alpha", "scoreFunction", "numDevices", "maxDevices", "groupBy"]);
-  const { kind = "expert", alpha = 1, scoreFunction = "softmax", groupBy = "batch" } = options;
-  expectOneOf(who, "kind", kind, ["expert", "device", "communication"]);
-  expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
-  expectNumber(who, "alpha", alpha);
+  const who = OPTIONS.name;
+  expectTensors(who, { logits, indices });
+  const { kind, alpha, scoreFunction, groupBy, numDevices, maxDevices } = OPTIONS.read(options);
   const k = expectChoices(who, indices);
   const experts = logits.shape.at(-1) ?? 0;
   if (showShape(indices.shape.slice(0, -1)) !== showShape(logits.shape.slice(0, -1)))
@@ -71,8 +78,8 @@ export function deepseekBalanceLoss(
   const tokens = logits.size / experts / groups;
   let devices = experts;
   if (kind !== "expert") {
-    if (options.numDevices === undefined) throw new ConfigError(who, `kind "${kind}" needs numDevices`);
-    devices = options.numDevices;
+    if (numDevices === undefined) throw new ConfigError(who, `kind "${kind}" needs numDevices`);
+    devices = numDevices;
     expectInteger(who, "numDevices", devices, 1, experts);
     if (experts % devices !== 0)
       throw new ConfigError(who, `${experts} experts do not make ${devices} equal devices`);
@@ -80,9 +87,9 @@ export function deepseekBalanceLoss(
   let unit = experts / (k * tokens);
   if (kind === "device") unit *= devices / experts;
   if (kind === "communication") {
-    if (options.maxDevices === undefined) throw new ConfigError(who, `kind "${kind}" needs maxDevices`);
-    expectInteger(who, "maxDevices", options.maxDevices, 1, devices);
-    unit = devices / (options.maxDevices * tokens);
+    if (maxDevices === undefined) throw new ConfigError(who, `kind "${kind}" needs maxDevices`);
+    expectInteger(who, "maxDevices", maxDevices, 1, devices);
+    unit = devices / (maxDevices * tokens);
   }
   const width = experts / devices;
   return logits.gpu.scope(() => {

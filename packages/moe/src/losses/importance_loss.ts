@@ -1,46 +1,50 @@
 import {
   add,
-  checkConfig,
+  boolean,
   ConfigError,
   defineKernel,
-  div,
   e,
   elementwise,
-  expectBoolean,
   expectInteger,
-  expectNumber,
+  expectShape,
+  expectTensors,
+  flatMain,
   grid1d,
+  integer,
   linear,
+  mean,
   mul,
+  number,
+  schema,
   slice,
   softmax,
   square,
   sum,
+  tensor,
   topk,
   variance,
-  mean,
   where,
+  type Config,
   type Kernel,
   type Tensor,
-  flatMain,
 } from "@x/kernels";
 
-export interface ImportanceLossOptions {
-  readonly topK: number;
-  /** Factors of the two losses; default 1. */
-  readonly wImportance?: number;
-  readonly wLoad?: number;
-  /** Added to the noise's deviation; default 1e-2 (the paper: 0). */
-  readonly noiseEps?: number;
-  /** Added to the squared mean; default 1e-10. */
-  readonly eps?: number;
-  /** Sample variance instead of the population's. */
-  readonly unbiased?: boolean;
-  /** Standard normal numbers [..., experts]; without them the gates are clean and there is no load. */
-  readonly noise?: Tensor | undefined;
-  /** [experts, dim]; with `noise`. */
-  readonly wNoise?: Tensor | undefined;
-}
+const OPTIONS = schema("importanceLoss", {
+  topK: integer("Experts of a token.", { min: 1 }),
+  wImportance: number("Factor of the loss of the importance.", { default: 1 }),
+  wLoad: number("Factor of the loss of the load.", { default: 1 }),
+  noiseEps: number("Added to the noise's standard deviation (the paper: 0).", { min: 0, default: 1e-2 }),
+  eps: number("Added to the squared mean.", { min: 0, default: 1e-10 }),
+  unbiased: boolean("Sample variance instead of the population's.", { default: false }),
+  noise: tensor(
+    "Standard normal numbers [..., experts]; without them the gates are clean and there is no load.",
+    {
+      optional: true,
+    },
+  ),
+  wNoise: tensor("[experts, dim]; with `noise`.", { optional: true }),
+});
+export type ImportanceLossOptions = Config<typeof OPTIONS>;
 
 export interface ImportanceLossResult {
   /** Softmax over the K largest, 0 elsewhere: [..., experts]. */
@@ -90,6 +94,10 @@ const noisyLogits = elementwise("noisyLogits", ["clean", "noise", "std"], (clean
 const chance = elementwise("chanceOfChoice", ["clean", "threshold", "std"], (clean, threshold, std) =>
   e.mul(0.5, e.add(1, e.erf(e.mul(Math.SQRT1_2, e.div(e.sub(clean, threshold), std))))),
 );
+/** variance / divisor; 0, with a gradient of 0, where the divisor is 0: the mean of numbers >= 0 is 0 where all are. */
+const ratio = elementwise("squaredVariation", ["variance", "divisor"], (variance, divisor) =>
+  e.select(e.gt(divisor, 0), e.div(variance, e.select(e.gt(divisor, 0), divisor, 1)), 0),
+);
 /** Far below any logit; its exponential is 0. */
 const NEVER = -1e30;
 
@@ -97,7 +105,7 @@ const NEVER = -1e30;
  * Shazeer's two balancing losses. H = x wRouter^T + noise (softplus(x wNoise^T) + noiseEps); gates = softmax over the
  * K largest H. importance_e = sum of gates; load_e = sum over tokens of Phi((clean_e - threshold_e) / std_e), the
  * chance that e stays chosen when its noise is drawn again, threshold_e being the K-th largest of the other H. Each
- * loss is its factor times CV^2 = var / (mean^2 + eps). Gradients flow through the threshold too.
+ * loss is its factor times CV^2 = var / (mean^2 + eps), and 0 where nothing is loaded and eps is 0. Gradients flow through the threshold too.
  *
  * x [..., dim], wRouter [experts, dim]. Shazeer et al. 2017, arXiv:1701.06538, equations 6-11 and appendix A.
  *
@@ -108,24 +116,15 @@ export function importanceLoss(
   wRouter: Tensor,
   options: ImportanceLossOptions,
 ): ImportanceLossResult {
-  const who = "importanceLoss";
-  checkConfig(who, options, [
-    "topK",
-    "wImportance",
-    "wLoad",
-    "noiseEps",
-    "eps",
-    "unbiased",
-    "noise",
-    "wNoise",
-  ]);
-  const { topK, wImportance = 1, wLoad = 1, noiseEps = 1e-2, eps = 1e-10, unbiased = false } = options;
-  const { noise, wNoise } = options;
+  const who = OPTIONS.name;
+  expectTensors(who, { x, wRouter });
+  const { topK, wImportance, wLoad, noiseEps, eps, unbiased, noise, wNoise } = OPTIONS.read(options);
   const experts = wRouter.shape[0] ?? 0;
+  const dim = x.shape.at(-1) ?? 0;
+  expectShape(who, "wRouter", wRouter, [experts, dim]);
   expectInteger(who, "topK", topK, 1, experts);
-  for (const [name, value] of Object.entries({ wImportance, wLoad })) expectNumber(who, name, value);
-  for (const [name, value] of Object.entries({ noiseEps, eps })) expectNumber(who, name, value, 0);
-  expectBoolean(who, "unbiased", unbiased);
+  if (noise) expectShape(who, "noise", noise, [...x.shape.slice(0, -1), experts]);
+  if (wNoise) expectShape(who, "wNoise", wNoise, [experts, dim]);
   if ((noise === undefined) !== (wNoise === undefined))
     throw new ConfigError(who, "noise and wNoise must be given together");
   if (noise && topK === experts)
@@ -133,7 +132,7 @@ export function importanceLoss(
   if (unbiased && experts < 2) throw new ConfigError(who, "unbiased variance needs at least two experts");
   const squaredVariation = (v: Tensor, factor: number): Tensor => {
     const correction = unbiased ? experts / (experts - 1) : 1;
-    return mul(div(variance(v), add(square(mean(v)), eps)), factor * correction).reshape([1]);
+    return mul(ratio(variance(v), add(square(mean(v)), eps)), factor * correction).reshape([1]);
   };
   return x.gpu.scope(() => {
     const clean = linear(x, wRouter).reshape([-1, experts]);

@@ -1,21 +1,25 @@
 import {
   cast,
-  checkConfig,
   ConfigError,
   div,
   expectDType,
   expectInteger,
-  expectNumber,
-  expectOneOf,
   expectShape,
+  expectTensor,
+  integer,
   maximum,
   mul,
+  number,
+  oneOf,
+  schema,
   softmax,
   sum,
+  tensor,
   topk,
+  type Config,
   type Tensor,
 } from "@x/kernels";
-import { countChoices, groupCount, type GroupBy } from "../router/choices.js";
+import { countChoices, groupByField, groupCount } from "../router/choices.js";
 
 /** Mask of tokens (0: padding) as i32 [tokens]. */
 export function tokenMask(who: string, logits: Tensor, mask: Tensor): Tensor {
@@ -24,18 +28,14 @@ export function tokenMask(who: string, logits: Tensor, mask: Tensor): Tensor {
   return mask.reshape([mask.size]);
 }
 
-export interface LoadBalanceOptions {
-  /** What is counted, and the factor; default "switch". */
-  readonly kind?: "switch" | "gshard" | "topk";
-  /** Default 1. */
-  readonly alpha?: number;
-  /** Choices a token, for "topk". */
-  readonly topK?: number;
-  /** Default "batch". */
-  readonly groupBy?: GroupBy;
-  /** i32 [batch, seq]: 0 is padding. */
-  readonly mask?: Tensor | undefined;
-}
+const OPTIONS = schema("loadBalanceLoss", {
+  kind: oneOf("What is counted, and the factor.", ["switch", "gshard", "topk"], { default: "switch" }),
+  alpha: number("Factor of the loss.", { default: 1 }),
+  topK: integer('Choices a token; kind "topk" needs it.', { min: 1, optional: true }),
+  groupBy: groupByField("batch"),
+  mask: tensor("i32 [batch, seq]: 0 is padding.", { optional: true }),
+});
+export type LoadBalanceOptions = Config<typeof OPTIONS>;
 
 export interface LoadBalanceResult {
   /** [1] */
@@ -56,19 +56,17 @@ export interface LoadBalanceResult {
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function loadBalanceLoss(logits: Tensor, options: LoadBalanceOptions = {}): LoadBalanceResult {
-  const who = "loadBalanceLoss";
-  checkConfig(who, options, ["kind", "alpha", "topK", "groupBy", "mask"]);
-  const { kind = "switch", alpha = 1, groupBy = "batch" } = options;
-  expectOneOf(who, "kind", kind, ["switch", "gshard", "topk"]);
-  expectNumber(who, "alpha", alpha);
-  if (kind === "topk" && options.topK === undefined) throw new ConfigError(who, 'kind "topk" needs topK');
-  const k = kind === "topk" ? options.topK! : 1;
+  const who = OPTIONS.name;
+  expectTensor(who, "logits", logits);
+  const { kind, alpha, groupBy, topK, mask: given } = OPTIONS.read(options);
+  if (kind === "topk" && topK === undefined) throw new ConfigError(who, 'kind "topk" needs topK');
+  const k = kind === "topk" ? topK! : 1;
   const experts = logits.shape.at(-1) ?? 0;
   expectInteger(who, "topK", k, 1, experts);
   const groups = groupCount(who, "logits", logits, groupBy);
   const tokens = logits.size / experts / groups;
+  const mask = given && tokenMask(who, logits, given);
   return logits.gpu.scope(() => {
-    const mask = options.mask && tokenMask(who, logits, options.mask);
     const weight = mask && cast(mask, "f32").reshape([groups, tokens, 1]);
     const count = weight ? maximum(sum(weight, { axes: 1 }), 1) : tokens;
     const all = softmax(logits).reshape([groups, tokens, experts]);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError, DTypeError, ShapeError } from "@x/kernels";
+import { ConfigError, DTypeError, ShapeError, vjp } from "@x/kernels";
 import { checkOp, numbers, operand, useGpu } from "@x/testing";
 import {
   auxFreeBias,
@@ -207,6 +207,24 @@ describe("balancing losses", () => {
     expect(Array.from(await next.read())).toEqual(counts.map((c) => 0.5 * Math.sign(mean - c)));
     const even = auxFreeBias(bias, gpu.full([7], 7777777, "i32"));
     expect(Array.from(await even.read())).toEqual(new Array(7).fill(0));
+  });
+
+  it("importanceLoss is 0 with a gradient of 0 where no expert is loaded and eps is 0", async () => {
+    const { gpu } = device;
+    const [x, w, wNoise] = [gpu.full([1, 5, 2], 0.5), gpu.zeros([4, 2]), gpu.zeros([4, 2])];
+    // The noise alone decides, and to be chosen with a new draw is as good as impossible: every load is 0.
+    const noise = gpu.full([1, 5, 4], 100);
+    const options = { topK: 2, eps: 0, noise, wNoise };
+    const r = vjp(() => {
+      const { load, loadLoss, importanceLoss: loss } = importanceLoss(x, w, options);
+      return [load!, loadLoss!, loss];
+    }, [x, w, wNoise]);
+    expect(Array.from(await r.outputs[0]!.read())).toEqual([0, 0, 0, 0]);
+    expect(await r.outputs[1]!.item()).toBe(0);
+    const grads = r.pullback([undefined, gpu.full([1], 1), undefined]);
+    for (const g of grads) expect(Array.from(await g.read()).every((v) => v === 0)).toBe(true);
+    // All tokens choose the experts 0 and 1 with gates 1/2: importance 2.5, 2.5, 0, 0 has CV^2 1.
+    expect(await r.outputs[2]!.item()).toBeCloseTo(1, 6);
   });
 
   it("refuse what does not fit", () => {

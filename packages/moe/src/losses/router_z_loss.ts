@@ -1,17 +1,26 @@
 import {
   cast,
-  checkConfig,
   div,
-  expectNumber,
+  expectTensor,
   logSumExp,
   maximum,
   mean,
   mul,
+  number,
+  schema,
   square,
   sum,
+  tensor,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 import { tokenMask } from "./load_balance_loss.js";
+
+const OPTIONS = schema("routerZLoss", {
+  alpha: number("Factor of the loss.", { default: 1 }),
+  mask: tensor("i32 [...]: tokens with 0 are left out of the mean.", { optional: true }),
+});
+export type RouterZLossOptions = Config<typeof OPTIONS>;
 
 /**
  * Router z-loss: alpha mean over tokens of (log sum_e exp logits)^2, which keeps logits small; [1].
@@ -21,18 +30,15 @@ import { tokenMask } from "./load_balance_loss.js";
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
-export function routerZLoss(
-  logits: Tensor,
-  options: { readonly alpha?: number; readonly mask?: Tensor | undefined } = {},
-): Tensor {
-  const who = "routerZLoss";
-  checkConfig(who, options, ["alpha", "mask"]);
-  const { alpha = 1, mask } = options;
-  expectNumber(who, "alpha", alpha);
+export function routerZLoss(logits: Tensor, options: RouterZLossOptions = {}): Tensor {
+  const who = OPTIONS.name;
+  expectTensor(who, "logits", logits);
+  const { alpha, mask: given } = OPTIONS.read(options);
+  const mask = given && tokenMask(who, logits, given);
   return logits.gpu.scope(() => {
     const z = square(logSumExp(logits));
     if (!mask) return mul(mean(z), alpha).reshape([1]);
-    const weight = cast(tokenMask(who, logits, mask), "f32");
+    const weight = cast(mask, "f32");
     const total = sum(mul(z.reshape([weight.size]), weight));
     return mul(div(total, maximum(sum(weight), 1)), alpha).reshape([1]);
   });

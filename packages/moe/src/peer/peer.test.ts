@@ -235,6 +235,93 @@ describe("peer", () => {
     expect(relativeError(await matmul(m, v).read(), await evaluated.read())).toBeLessThan(1e-5);
   });
 
+  // One feature a half, so that the scores are the keys themselves: query (1, 1), 3 keys a half, 9 experts.
+  const scored = (first: number[], second: number[]) => {
+    const { gpu } = device;
+    return {
+      x: gpu.full([1, 1, 1], 1),
+      weights: {
+        wQuery: gpu.full([2, 1], 1),
+        keys: gpu.tensor([...first, ...second], [2, 3, 1]),
+        expertDown: gpu.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 1]),
+        expertUp: gpu.tensor([1, 1, 1, 2, 2, 2, 3, 3, 3], [9, 1]),
+      },
+      options: { numHeads: 1, topK: 3, queryDim: 2, activation: "relu" } as const,
+    };
+  };
+  const differentiated = async ({ x, weights, options }: ReturnType<typeof scored>, more: object = {}) => {
+    const r = vjp(() => {
+      const { out, indices, weights: shares } = peer(x, weights, { ...options, ...more });
+      return [out, indices, shares];
+    }, [x, ...Object.values(weights)]);
+    const read: number[][] = [];
+    for (const t of [...r.outputs, ...r.pullback([device.gpu.full([1, 1, 1], 1), undefined, undefined])])
+      read.push(Array.from(await t.read()));
+    return read as [out: number[], indices: number[], shares: number[], ...grads: number[][]];
+  };
+
+  it("strong scores leave one expert, with finite gradients", async () => {
+    for (const size of [1e4, 1e30]) {
+      const [out, indices, shares, ...grads] = await differentiated(
+        scored([size, 0, -size], [0, size, -size]),
+      );
+      expect(indices[0]).toBe(1);
+      expect(shares).toEqual([1, 0, 0]);
+      // relu(2) v_1.
+      expect(out).toEqual([2]);
+      const [dx, , , down, up] = grads;
+      expect(dx).toEqual([2]);
+      expect(down).toEqual([0, 1, 0, 0, 0, 0, 0, 0, 0]);
+      expect(up).toEqual([0, 2, 0, 0, 0, 0, 0, 0, 0]);
+      for (const g of grads) expect(g.every(Number.isFinite)).toBe(true);
+    }
+    const [out, , shares] = await differentiated(scored([1e4, 0, -1e4], [0, 0, -1e4]), {
+      scoreActivation: "sigmoid",
+    });
+    expect(shares).toEqual([1, 1, 0.5]);
+    // The third best is expert 2, before the experts 3 and 4 of the same score.
+    expect(out).toEqual([1 + 2 + 0.5 * 3]);
+  });
+
+  it("an expert of weight 0 is not asked: NaN and infinity in its rows stay there", async () => {
+    const { gpu } = device;
+    for (const [low, more] of [
+      [-1e30, {}],
+      [-Infinity, {}],
+      [-5, { scoreActivation: "relu" }],
+    ] as const) {
+      // Of the three experts that are retrieved, 0 alone has a weight.
+      const one = scored([2, low, low], [1, low, low]);
+      const rows = Array.from({ length: 9 }, (_, e) => (e === 0 ? 1 : e % 2 === 0 ? NaN : Infinity));
+      const tables = { expertDown: gpu.tensor(rows, [9, 1]), expertUp: gpu.tensor(rows, [9, 1]) };
+      const [out, , shares, ...grads] = await differentiated(
+        { ...one, weights: { ...one.weights, ...tables } },
+        more,
+      );
+      const weight = "scoreActivation" in more ? 3 : 1;
+      expect(shares).toEqual([weight, 0, 0]);
+      expect(out).toEqual([weight]);
+      const [dx, , , down, up] = grads;
+      // x enters the query too: with relu the weight is the score, 2 x + x.
+      // Through keys of minus infinity its gradient is 0 times infinity, as in every product.
+      if (low !== -Infinity) expect(dx).toEqual(["scoreActivation" in more ? 6 : 1]);
+      expect(down).toEqual([weight, 0, 0, 0, 0, 0, 0, 0, 0]);
+      expect(up).toEqual([weight, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+  });
+
+  it("a token of NaN leaves the others alone", async () => {
+    const { gpu } = device;
+    const layer = Peer.init(gpu, { dim: 4, numKeys: 5, numHeads: 2, topK: 3, queryDim: 4 }, { seed: 1 });
+    const clean = numbers(12, 1);
+    const run = async (data: number[]): Promise<number[]> =>
+      Array.from(await layer.forward(gpu.tensor(data, [1, 3, 4])).read());
+    const expected = await run(Array.from(clean));
+    const got = await run(Array.from(clean, (v, i) => (i >= 4 && i < 8 ? NaN : v)));
+    expect([...got.slice(0, 4), ...got.slice(8)]).toEqual([...expected.slice(0, 4), ...expected.slice(8)]);
+    expect(got.slice(4, 8)).toEqual([NaN, NaN, NaN, NaN]);
+  });
+
   it("is a memory: the coefficients of all experts times their values is the output", async () => {
     const { gpu } = device;
     const make = (shape: number[], seed: number) => gpu.tensor(operand(shape, seed).data, shape);

@@ -46,7 +46,7 @@ ${rowMain(
 
 const element = (v: { vec: boolean }): string => (v.vec ? "vec4<f32>" : "f32");
 
-/** out[t] = sum over m of a[t, m] table[ids[t, m]], in the order of m. */
+/** out[t] = sum over m of a[t, m] table[ids[t, m]], in the order of m; rows with factor 0 are not read. */
 const sumKernel: Kernel<{ vec: boolean }> = defineKernel({
   name: "peerSum",
   bindings: (v: { vec: boolean }) => ({
@@ -60,7 +60,10 @@ const sumKernel: Kernel<{ vec: boolean }> = defineKernel({
 ${flatMain("i", "params.count")}
   let first = i / params.width * params.m;
   var total = ${v.vec ? "vec4f()" : "0.0"};
-  for (var j = first; j < first + params.m; j++) { total += a[j] * table[u32(ids[j]) * params.width + i % params.width]; }
+  for (var j = first; j < first + params.m; j++) {
+    // By its bits: a NaN may compare as equal to 0.
+    if ((bitcast<u32>(a[j]) << 1u) != 0u) { total += a[j] * table[u32(ids[j]) * params.width + i % params.width]; }
+  }
   out[i] = total;
 }`,
 });
@@ -146,9 +149,15 @@ interface NeuronOps {
   readonly forward: Op;
   /** g w act'(h) */
   readonly hidden: Op;
-  /** g act(h) */
+  /** g act(h), 0 where w is 0 */
   readonly weight: Op;
 }
+
+/**
+ * 0 where the weight is 0: such an expert (masked by a score of minus infinity, or far below the others) is not asked,
+ * so that a NaN or an infinity in its rows stays there. Every score activation has slope 0 where its weight is 0.
+ */
+const asked = (w: Expr, value: Expr): Expr => e.select(e.eq(w, 0), 0, value);
 
 const neurons = new Map<string, NeuronOps>();
 
@@ -158,9 +167,11 @@ function neuronOps(name: string, activation: (x: Expr) => Expr): NeuronOps {
     const seed = e.mul(input("g"), input("w"));
     const slope = derive(activation(input("h")), ["h"], seed)[0] ?? e.mul(0, seed);
     ops = {
-      forward: elementwise("peerNeuron", ["h", "w"], (h, w) => e.mul(activation(h), w)),
-      hidden: elementwise("peerNeuronHidden", ["h", "w", "g"], () => slope),
-      weight: elementwise("peerNeuronWeight", ["h", "g"], (h, g) => e.mul(g, activation(h))),
+      forward: elementwise("peerNeuron", ["h", "w"], (h, w) => asked(w, e.mul(activation(h), w))),
+      hidden: elementwise("peerNeuronHidden", ["h", "w", "g"], (_, w) => asked(w, slope)),
+      weight: elementwise("peerNeuronWeight", ["h", "w", "g"], (h, w, g) =>
+        asked(w, e.mul(g, activation(h))),
+      ),
     };
     neurons.set(name, ops);
   }
@@ -200,7 +211,7 @@ export function peerExperts(
       const runs = needs[2] || needs[3] ? sort(cast(ids, "f32").reshape([ids.size])) : undefined;
       return [
         needs[0] ? weightedSum(down, gh!, ids) : undefined,
-        needs[1] ? ops.weight(h, ga!) : undefined,
+        needs[1] ? ops.weight(h, weights, ga!) : undefined,
         needs[2] ? scatterRows(runs!, gh!, x, down) : undefined,
         needs[3] ? scatterRows(runs!, a, g, up) : undefined,
         undefined,

@@ -1,15 +1,24 @@
 import {
+  boolean,
+  ConfigError,
   defineKernel,
   DTypeError,
   expectDType,
   expectShape,
+  expectTensor,
+  flatMain,
   grid1d,
+  integer,
   oneOf,
+  schema,
   ShapeError,
   showShape,
-  flatMain,
+  tensor,
+  type Config,
+  type Field,
+  type Kernel,
+  type Tensor,
 } from "@x/kernels";
-import type { Field, Kernel, Tensor } from "@x/kernels";
 
 /** Which tokens share a budget: those of one sequence, or all. */
 export type GroupBy = "batch" | "sequence";
@@ -62,23 +71,39 @@ ${flatMain("t", "params.tokens")}
 }`,
 });
 
-export interface CountOptions {
-  readonly groups: number;
-  readonly experts: number;
-  /** i32 [tokens]: choices of tokens with 0 do not count. */
-  readonly mask?: Tensor | undefined;
-  /** Experts are counted in blocks of this many. */
-  readonly width?: number;
-  /** A token counts once for a block, however many of its experts it chose. */
-  readonly distinct?: boolean;
-}
+const OPTIONS = schema("countChoices", {
+  groups: integer("Equal consecutive groups of tokens.", { min: 1 }),
+  experts: integer("Number of experts.", { min: 1 }),
+  mask: tensor("i32 [tokens]: choices of tokens with 0 do not count.", { optional: true }),
+  width: integer("Experts are counted in blocks of this many.", { min: 1, default: 1 }),
+  distinct: boolean("A token counts once for a block, however many of its experts it chose.", {
+    default: false,
+  }),
+});
+export type CountOptions = Config<typeof OPTIONS>;
 
-/** Choices of each expert (or block of experts) in each group: u32 [groups, experts / width], outside the tape. */
+/**
+ * Counts the choices of each expert (or block of experts) in each group, outside the tape; an index outside the experts
+ * is not counted.
+ *
+ * indices i32 [..., k]; result u32 [groups, experts / width].
+ *
+ * @throws ShapeError, DTypeError, ConfigError
+ */
 export function countChoices(indices: Tensor, options: CountOptions): Tensor {
-  const { groups, experts, mask, width = 1, distinct = false } = options;
+  const who = OPTIONS.name;
+  const k = expectChoices(who, indices);
+  const { groups, experts, mask, width, distinct } = OPTIONS.read(options);
   const { gpu } = indices;
-  const k = indices.shape.at(-1) ?? 1;
   const tokens = indices.size / k;
+  if (tokens % groups !== 0)
+    throw new ConfigError(who, `${tokens} tokens do not make ${groups} equal groups`);
+  if (experts % width !== 0)
+    throw new ConfigError(who, `${experts} experts do not make equal blocks of ${width}`);
+  if (mask) {
+    expectShape(who, "mask", mask, [tokens]);
+    expectDType(who, "mask", mask, "i32");
+  }
   const buckets = experts / width;
   const out = gpu.zeros([groups, buckets], "u32");
   gpu.run(countKernel, {
@@ -92,11 +117,12 @@ export function countChoices(indices: Tensor, options: CountOptions): Tensor {
 
 /** Check choices [..., k] of experts: their type, and that weights lie beside them. */
 export function expectChoices(who: string, indices: Tensor, weights?: Tensor): number {
+  expectTensor(who, "indices", indices);
   if (indices.dtype !== "i32") throw new DTypeError(who, `indices are ${indices.dtype}; they must be i32`);
   const k = indices.shape.at(-1) ?? 0;
   if (k === 0)
     throw new ShapeError(who, `indices have shape ${showShape(indices.shape)}; they must be [..., topK]`);
-  if (weights) {
+  if (weights !== undefined) {
     expectDType(who, "weights", weights, "f32", "f16");
     expectShape(who, "weights", weights, indices.shape);
   }

@@ -1,43 +1,52 @@
 import {
   add,
-  checkConfig,
+  boolean,
   ConfigError,
   e,
   elementwise,
-  expectBoolean,
   expectInteger,
   expectNumber,
-  expectOneOf,
   expectShape,
   expectTensor,
+  expectTensors,
+  integer,
   linear,
   mul,
+  number,
+  oneOf,
+  schema,
   sigmoid,
   softmax,
   sum,
   takeAlongLast,
+  tensor,
   topk,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 
-export interface RouterOptions {
-  readonly topK: number;
-  /** Scores of the experts: over all of them, or each by itself. Default "softmax". */
-  readonly scoreFunction?: "softmax" | "sigmoid";
-  /** Weights are the largest scores, or the softmax of the largest logits. Default "softmaxThenTopk". */
-  readonly order?: "softmaxThenTopk" | "topkThenSoftmax";
-  /** Divide the weights by their sum ("softmaxThenTopk"). */
-  readonly renormalize?: boolean;
-  /** Added to that sum; default 0. */
-  readonly renormEps?: number;
-  /** Standard normal numbers [..., experts]: noisy top-k (training). */
-  readonly noise?: Tensor | undefined;
-  /** [experts, dim]; with `noise`. */
-  readonly wNoise?: Tensor | undefined;
-  /** Numbers around 1, [..., dim], that multiply x (training). */
-  readonly jitter?: Tensor | undefined;
-  readonly bias?: Tensor | undefined;
-}
+const OPTIONS = schema("router", {
+  topK: integer("Experts of a token.", { min: 1 }),
+  scoreFunction: oneOf(
+    "Scores of the experts: over all of them, or each by itself.",
+    ["softmax", "sigmoid"],
+    {
+      default: "softmax",
+    },
+  ),
+  order: oneOf(
+    "Weights are the largest scores, or the softmax of the largest logits.",
+    ["softmaxThenTopk", "topkThenSoftmax"],
+    { default: "softmaxThenTopk" },
+  ),
+  renormalize: boolean('Divide the weights by their sum ("softmaxThenTopk").', { default: false }),
+  renormEps: number("Added to that sum.", { min: 0, default: 0 }),
+  noise: tensor("Standard normal numbers [..., experts]: noisy top-k (training).", { optional: true }),
+  wNoise: tensor("[experts, dim]; with `noise`.", { optional: true }),
+  jitter: tensor("Numbers around 1, [..., dim], that multiply x (training).", { optional: true }),
+  bias: tensor("[experts]: added to the logits.", { optional: true }),
+});
+export type RouterOptions = Config<typeof OPTIONS>;
 
 export interface RouterResult {
   /** [..., experts] */
@@ -84,34 +93,11 @@ export function normalizedScores(logits: Tensor, scoreFunction: "softmax" | "sig
  * @throws ShapeError, DTypeError, ConfigError
  */
 export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): RouterResult {
-  const who = "router";
-  checkConfig(who, options, [
-    "topK",
-    "scoreFunction",
-    "order",
-    "renormalize",
-    "renormEps",
-    "noise",
-    "wNoise",
-    "jitter",
-    "bias",
-  ]);
-  const {
-    topK,
-    scoreFunction = "softmax",
-    order = "softmaxThenTopk",
-    renormalize = false,
-    renormEps = 0,
-    noise,
-    wNoise,
-    jitter,
-    bias,
-  } = options;
+  const who = OPTIONS.name;
+  expectTensors(who, { x, wRouter });
+  const { topK, scoreFunction, order, renormalize, renormEps, noise, wNoise, jitter, bias } =
+    OPTIONS.read(options);
   const experts = wRouter.shape[0] ?? 0;
-  expectOneOf(who, "scoreFunction", scoreFunction, ["softmax", "sigmoid"]);
-  expectOneOf(who, "order", order, ["softmaxThenTopk", "topkThenSoftmax"]);
-  expectBoolean(who, "renormalize", renormalize);
-  expectNumber(who, "renormEps", renormEps, 0);
   if ((noise === undefined) !== (wNoise === undefined))
     throw new ConfigError(who, "noise and wNoise must be given together");
   const dim = x.shape.at(-1) ?? 0;

@@ -1,15 +1,16 @@
 import {
   cast,
-  checkConfig,
   ConfigError,
   defineKernel,
   div,
   e,
   elementwise,
   expectDType,
-  expectInteger,
   expectShape,
+  expectTensors,
+  flatMain,
   grid1d,
+  integer,
   max,
   maximum,
   mean,
@@ -17,25 +18,26 @@ import {
   neg,
   noGrad,
   scatterAdd,
+  schema,
   sqrt,
   square,
   sum,
   topk,
   transpose,
+  type Config,
   type Expr,
   type Kernel,
   type Operand,
   type Tensor,
-  flatMain,
 } from "@x/kernels";
 import { countChoices, expectChoices } from "./choices.js";
 
-export interface RoutingStatsOptions {
-  readonly numExperts: number;
-  readonly numTypes: number;
-  /** Most frequent types to name for each expert; default 3. */
-  readonly topTypes?: number;
-}
+const OPTIONS = schema("routingStats", {
+  numExperts: integer("Number of experts.", { min: 1 }),
+  numTypes: integer("Number of types of token.", { min: 1 }),
+  topTypes: integer("Most frequent types to name for each expert.", { min: 1, default: 3 }),
+});
+export type RoutingStatsOptions = Config<typeof OPTIONS>;
 
 /** Scalars have shape [1]. */
 export interface RoutingStats {
@@ -209,12 +211,9 @@ export function routingStats(
   types: Tensor,
   options: RoutingStatsOptions,
 ): RoutingStats {
-  const who = "routingStats";
-  checkConfig(who, options, ["numExperts", "numTypes", "topTypes"]);
-  const { numExperts, numTypes, topTypes = 3 } = options;
-  expectInteger(who, "numExperts", numExperts, 1);
-  expectInteger(who, "numTypes", numTypes, 1);
-  expectInteger(who, "topTypes", topTypes, 1);
+  const who = OPTIONS.name;
+  expectTensors(who, { indices, weights, probs, types });
+  const { numExperts, numTypes, topTypes } = OPTIONS.read(options);
   const k = expectChoices(who, indices, weights);
   const each = indices.shape.slice(0, -1);
   expectShape(who, "probs", probs, [...each, numExperts]);

@@ -1,0 +1,210 @@
+import { type Gpu, type Tensor } from "@x/kernels";
+import * as moe from "@x/moe";
+import { type Loose, type ValidCall, type ValidCalls } from "./probe.js";
+
+const [BATCH, SEQ, DIM, HIDDEN, EXPERTS, K] = [2, 3, 4, 5, 6, 2];
+const full = (gpu: Gpu, ...shape: number[]): Tensor => gpu.full(shape, 0.5);
+const x = (gpu: Gpu): Tensor => full(gpu, BATCH, SEQ, DIM);
+const router = (gpu: Gpu): Tensor => full(gpu, EXPERTS, DIM);
+const logits = (gpu: Gpu): Tensor => full(gpu, BATCH, SEQ, EXPERTS);
+const mask = (gpu: Gpu): Tensor => gpu.full([BATCH, SEQ], 1, "i32");
+const indices = (gpu: Gpu): Tensor => gpu.full([BATCH, SEQ, K], 1, "i32");
+const shares = (gpu: Gpu): Tensor => full(gpu, BATCH, SEQ, K);
+const into = (gpu: Gpu): Tensor => full(gpu, EXPERTS, HIDDEN, DIM);
+const back = (gpu: Gpu): Tensor => full(gpu, EXPERTS, DIM, HIDDEN);
+const gated = (gpu: Gpu): object => ({
+  kind: "glu",
+  wGate: into(gpu),
+  wUp: into(gpu),
+  wDown: back(gpu),
+  gluKind: "swiglu",
+});
+const plain = (gpu: Gpu): object => ({
+  kind: "ffn",
+  w1: into(gpu),
+  w2: back(gpu),
+  b1: full(gpu, EXPERTS, HIDDEN),
+  b2: full(gpu, EXPERTS, DIM),
+  activation: "relu",
+});
+const plan = (gpu: Gpu): moe.Dispatch => moe.dispatch(gpu.full([BATCH * SEQ, K], 1, "i32"), EXPERTS);
+
+const valid = (call: unknown, ...given: unknown[]): ValidCall => ({ call: call as Loose, given });
+const construct = (make: unknown, ...given: unknown[]): ValidCall =>
+  valid((...args: unknown[]) => new (make as new (...args: unknown[]) => unknown)(...args), ...given);
+
+/** A class: how it is planned and made, and what its methods take. */
+function component(
+  made: { readonly name: string; readonly init: unknown; readonly plan: unknown },
+  config: object,
+  methods: Readonly<Record<string, (gpu: Gpu) => unknown[]>>,
+): ValidCalls {
+  const bound = (f: unknown, owner: unknown): Loose => (f as Loose).bind(owner);
+  type Made = Record<string, unknown> & {
+    parameters(): Record<string, Tensor>;
+    buffers(): Record<string, Tensor>;
+  };
+  const make = (gpu: Gpu): Made => bound(made.init, made)(gpu, config) as Made;
+  return {
+    [made.name]: (gpu) => {
+      const one = make(gpu);
+      return construct(made, config, { ...one.parameters(), ...one.buffers() });
+    },
+    [`${made.name}.plan`]: () => valid(bound(made.plan, made), config),
+    ...Object.fromEntries(
+      Object.entries(methods).map(([method, given]) => [
+        `${made.name}.${method}`,
+        (gpu: Gpu): ValidCall => {
+          const one = make(gpu);
+          return valid(bound(one[method], one), ...given(gpu));
+        },
+      ]),
+    ),
+  };
+}
+
+const slots = { capacityFactor: 1.5, capacity: 2, rounding: "floor", minCapacity: 1 };
+const capacity = { ...slots, groupBy: "sequence" };
+const gatedLayer = { dim: DIM, hiddenDim: HIDDEN, numExperts: EXPERTS, gluKind: "geglu" };
+const plainLayer = {
+  ...{ dim: DIM, hiddenDim: HIDDEN, numExperts: EXPERTS },
+  ...{ expertKind: "ffn", activation: "gelu", expertBias: true },
+};
+const second = { secondPolicy: "random", secondThreshold: 0.3, countChoices: true, renormEps: 1e-9 };
+const deepseek = {
+  ...{ topK: K, scoreFunction: "sigmoid", numGroups: 3, topkGroups: 2, groupScore: "top2" },
+  ...{ normTopkProb: true, routedScalingFactor: 2 },
+};
+const retrieval = {
+  ...{ numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch", normEps: 1e-5 },
+  ...{ scoreActivation: "sigmoid", activation: "relu" },
+};
+const tables = (gpu: Gpu): object => ({
+  wQuery: full(gpu, 8, DIM),
+  keys: full(gpu, 2, 3, 2),
+  expertDown: full(gpu, 9, DIM),
+  expertUp: full(gpu, 9, DIM),
+  normWeight: full(gpu, 8),
+  normBias: full(gpu, 8),
+});
+const retrieved = (gpu: Gpu): unknown[] => [
+  x(gpu),
+  tables(gpu),
+  { ...retrieval, statistics: { mean: full(gpu, 8), variance: full(gpu, 8) } },
+];
+const routing = (gpu: Gpu): object => ({
+  ...{ topK: K, scoreFunction: "sigmoid", order: "softmaxThenTopk", renormalize: true, renormEps: 1e-9 },
+  noise: logits(gpu),
+  wNoise: router(gpu),
+  jitter: x(gpu),
+  bias: full(gpu, EXPERTS),
+});
+const alone = (gpu: Gpu): unknown[] => [x(gpu)];
+const trained = (gpu: Gpu): unknown[] => [x(gpu), { training: true }];
+const drawn = (gpu: Gpu): unknown[] => [x(gpu), { training: true, uniform: full(gpu, BATCH, SEQ) }];
+
+/** A valid call of every export of @x/moe. */
+export const MOE: ValidCalls = {
+  router: (gpu) => valid(moe.router, x(gpu), router(gpu), routing(gpu)),
+  renormalizeWeights: (gpu) => valid(moe.renormalizeWeights, shares(gpu), 1e-9),
+  mixExperts: (gpu) => valid(moe.mixExperts, x(gpu), plain(gpu), indices(gpu), shares(gpu)),
+  runExperts: (gpu) => valid(moe.runExperts, full(gpu, 12, DIM), gated(gpu), plan(gpu).offsets),
+  stackExperts: () => valid(moe.stackExperts, {}),
+  dispatch: (gpu) => valid(moe.dispatch, indices(gpu), EXPERTS),
+  combine: (gpu) => valid(moe.combine, full(gpu, 12, DIM), full(gpu, 6, K), plan(gpu)),
+  gatherTokens: (gpu) => valid(moe.gatherTokens, full(gpu, 6, DIM), plan(gpu)),
+  countChoices: (gpu) =>
+    valid(moe.countChoices, indices(gpu), {
+      groups: 2,
+      experts: EXPERTS,
+      mask: gpu.full([BATCH * SEQ], 1, "i32"),
+      width: 2,
+      distinct: true,
+    }),
+  loadBalanceLoss: (gpu) =>
+    valid(moe.loadBalanceLoss, logits(gpu), {
+      ...{ kind: "topk", alpha: 0.1, topK: K, groupBy: "sequence" },
+      mask: mask(gpu),
+    }),
+  routerZLoss: (gpu) => valid(moe.routerZLoss, logits(gpu), { alpha: 0.1, mask: mask(gpu) }),
+  importanceLoss: (gpu) =>
+    valid(moe.importanceLoss, x(gpu), router(gpu), {
+      ...{ topK: K, wImportance: 1, wLoad: 1, noiseEps: 0.01, eps: 1e-10, unbiased: true },
+      noise: logits(gpu),
+      wNoise: router(gpu),
+    }),
+  deepseekBalanceLoss: (gpu) =>
+    valid(moe.deepseekBalanceLoss, logits(gpu), indices(gpu), {
+      ...{ kind: "communication", alpha: 1, scoreFunction: "sigmoid" },
+      ...{ numDevices: 3, maxDevices: 2, groupBy: "sequence" },
+    }),
+  capacityOf: () => valid(moe.capacityOf, { ...slots, choices: 12, numExperts: EXPERTS }),
+  expertCapacity: (gpu) =>
+    valid(moe.expertCapacity, indices(gpu), shares(gpu), {
+      numExperts: EXPERTS,
+      ...capacity,
+      ...{ countChoices: true, priority: "weight", renormalizeAfterDrop: true },
+    }),
+  groupLimitedTopk: (gpu) =>
+    valid(moe.groupLimitedTopk, full(gpu, 6, EXPERTS), {
+      ...{ topK: K, numGroups: 3, topkGroups: 2, groupScore: "top2" },
+      bias: full(gpu, EXPERTS),
+    }),
+  auxFreeBias: (gpu) =>
+    valid(moe.auxFreeBias, full(gpu, EXPERTS), gpu.full([EXPERTS], 1, "i32"), { updateSpeed: 0.01 }),
+  routingStats: (gpu) =>
+    valid(moe.routingStats, indices(gpu), shares(gpu), logits(gpu), mask(gpu), {
+      numExperts: EXPERTS,
+      numTypes: 2,
+      topTypes: 1,
+    }),
+  mixtralMoe: (gpu) => valid(moe.mixtralMoe, x(gpu), router(gpu), gated(gpu), routing(gpu)),
+  switchMoe: (gpu) => valid(moe.switchMoe, x(gpu), router(gpu), plain(gpu), { ...capacity, alpha: 1 }),
+  gshardMoe: (gpu) =>
+    valid(moe.gshardMoe, x(gpu), router(gpu), gated(gpu), {
+      ...capacity,
+      ...second,
+      alpha: 1,
+      uniform: full(gpu, BATCH, SEQ),
+    }),
+  expertChoice: (gpu) => valid(moe.expertChoice, x(gpu), router(gpu), gated(gpu), capacity),
+  deepseekMoe: (gpu) =>
+    valid(
+      moe.deepseekMoe,
+      x(gpu),
+      router(gpu),
+      gated(gpu),
+      { wGate: full(gpu, HIDDEN, DIM), wUp: full(gpu, HIDDEN, DIM), wDown: full(gpu, DIM, HIDDEN) },
+      { ...deepseek, bias: full(gpu, EXPERTS) },
+    ),
+  productKeyTopk: (gpu) =>
+    valid(moe.productKeyTopk, full(gpu, BATCH, SEQ, 2, 4), full(gpu, 2, 3, 2), { topK: 2 }),
+  peer: (gpu) => valid(moe.peer, ...retrieved(gpu)),
+  peerKeys: (gpu) => valid(moe.peerKeys, ...retrieved(gpu)),
+  ...component(moe.MixtralMoe, { ...gatedLayer, topK: K }, { forward: alone, outputs: alone }),
+  ...component(
+    moe.SwitchMoe,
+    { ...plainLayer, ...capacity, alpha: 1 },
+    { forward: trained, outputs: trained },
+  ),
+  ...component(
+    moe.GShardMoe,
+    { ...gatedLayer, ...capacity, ...second, alpha: 1 },
+    { forward: drawn, outputs: drawn },
+  ),
+  ...component(moe.ExpertChoiceMoe, { ...gatedLayer, ...capacity }, { forward: alone, outputs: alone }),
+  ...component(
+    moe.DeepSeekMoe,
+    { ...gatedLayer, ...deepseek, numShared: 1, correctionBias: true },
+    {
+      forward: alone,
+      outputs: alone,
+      updateBias: (gpu) => [indices(gpu), { updateSpeed: 0.01 }],
+    },
+  ),
+  ...component(
+    moe.Peer,
+    { dim: DIM, numKeys: 3, ...retrieval, keysPerHead: true, momentum: 0.1 },
+    { forward: trained, outputs: trained, coefficients: alone },
+  ),
+};
