@@ -31,6 +31,10 @@ const folder = mkdtempSync(join(tmpdir(), "x-test-"));
 const report = join(folder, "vitest.json");
 const built = step("build", bin("turbo"), ["run", "build", "--output-logs=errors-only"]);
 step("lint", bin("eslint"), ["."]);
+step("arrows between files and folders", bin("depcruise"), [
+  ...["packages", "apps", "tooling"],
+  ...["--include-only", "/src/"],
+]);
 step("format", bin("prettier"), ["--check", "--log-level", "warn", "."]);
 step("unused files and dependencies", bin("knip"), []);
 if (built) step("sizes", bin("size-limit"), []);

@@ -53,13 +53,8 @@ export {
   type YocoOptions,
   type YocoOutputs,
 } from "./hierarchy/yoco.js";
-export {
-  MemorizingAttention,
-  type KnnMemory,
-  type MemorizingConfig,
-  type MemorizingOptions,
-} from "./retrieval/memorizing.js";
-export { MemorizingState } from "./retrieval/memorizing_state.js";
+export { MemorizingAttention, type MemorizingOptions } from "./retrieval/memorizing.js";
+export { MemorizingState, type KnnMemory, type MemorizingConfig } from "./retrieval/memorizing_state.js";
 export {
   UnlimiformerAttention,
   type UnlimiformerConfig,

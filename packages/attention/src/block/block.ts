@@ -8,7 +8,7 @@ import {
   linear,
   type Tensor,
 } from "@x/kernels";
-import { mergeHeads, splitHeads } from "../heads/heads.js";
+import { mergeHeads, splitHeads } from "./heads.js";
 import { matrix, ones, type Plan } from "../parameters.js";
 import { plainRmsNorm, type Parts } from "./parts.js";
 

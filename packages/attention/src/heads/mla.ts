@@ -26,7 +26,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { attention } from "../engine/attention.js";
-import { mergeHeads, splitHeads } from "./heads.js";
+import { mergeHeads, splitHeads } from "../block/heads.js";
 import { LatentCache } from "../cache/latent_cache.js";
 import { POSITION_FIELDS, STATE_FIELDS } from "../cache/fields.js";
 import { checkParts, plainRmsNorm, PlainRope, type Parts, type RmsNorm, type Rope } from "../block/parts.js";

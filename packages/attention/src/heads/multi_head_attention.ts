@@ -23,7 +23,7 @@ import {
 import { cachedAttention } from "../cache/cached_attention.js";
 import { attention } from "../engine/attention.js";
 import type { AttentionOptions } from "../engine/options.js";
-import { mergeHeads, splitHeads } from "./heads.js";
+import { mergeHeads, splitHeads } from "../block/heads.js";
 import { hideRows } from "../block/hidden_rows.js";
 import { KVCache } from "../cache/kv_cache.js";
 import { POSITION_FIELDS, STATE_FIELDS } from "../cache/fields.js";

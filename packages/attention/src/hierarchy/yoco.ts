@@ -27,7 +27,7 @@ import {
 import { cachedAttention } from "../cache/cached_attention.js";
 import { attention } from "../engine/attention.js";
 import type { AttentionPositions } from "../engine/options.js";
-import { mergeHeads, splitHeads } from "../heads/heads.js";
+import { mergeHeads, splitHeads } from "../block/heads.js";
 import { KVCache } from "../cache/kv_cache.js";
 import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "../parameters.js";
 import { PlainRope, type Parts, type Rope } from "../block/parts.js";

@@ -17,7 +17,7 @@ import {
 } from "@x/kernels";
 import { attention } from "../engine/attention.js";
 import type { AttentionOptions } from "../engine/options.js";
-import { mergeHeads, splitHeads } from "../heads/heads.js";
+import { mergeHeads, splitHeads } from "../block/heads.js";
 import { KVCache } from "../cache/kv_cache.js";
 import { checkParameters, initParameters, matrix, type InitOptions, type Plan } from "../parameters.js";
 import { sinusoids } from "../block/parts.js";

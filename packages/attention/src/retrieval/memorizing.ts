@@ -22,8 +22,8 @@ import {
 } from "@x/kernels";
 import { attentionOutputs } from "../engine/attention.js";
 import { gatheredAttention } from "./gathered_attention.js";
-import { mergeHeads, splitHeads } from "../heads/heads.js";
-import { MemorizingState } from "./memorizing_state.js";
+import { mergeHeads, splitHeads } from "../block/heads.js";
+import { MemorizingState, newestEntries, type KnnMemory, type MemorizingConfig } from "./memorizing_state.js";
 import { mergeAttention, type AttentionPart } from "../engine/merge.js";
 import {
   checkParameters,
@@ -34,30 +34,6 @@ import {
   type Plan,
 } from "../parameters.js";
 import { topkSearch } from "./topk_search.js";
-
-export interface MemorizingConfig {
-  readonly dim: number;
-  readonly numHeads: number;
-  /** Default numHeads. */
-  readonly numKvHeads?: number;
-  readonly headDim: number;
-  /** Entries retrieved for each query and head. */
-  readonly topK: number;
-  /** "gate": sigmoid(gate_h) mixes memory and local context; "joint": one softmax over both. */
-  readonly combine: "gate" | "joint";
-  /** Tokens of a segment; what is retrieved comes from before it. Default: the whole call. */
-  readonly segmentLen?: number;
-  /** Entries that are kept, the newest; 0 (default): all. */
-  readonly memorySize?: number;
-  /** Queries and keys of unit length, with a trained scale exp(logScale_h). Default false. */
-  readonly qkNorm?: boolean;
-}
-
-/** Past keys and values, [batch, numKvHeads, entries, headDim]; constants for the gradient. */
-export interface KnnMemory {
-  readonly keys: Tensor;
-  readonly values: Tensor;
-}
 
 export interface MemorizingOptions {
   readonly memory?: KnnMemory | undefined;
@@ -263,11 +239,4 @@ export class MemorizingAttention implements Module {
 /** x / max(|x|, 1e-12) over the last axis. */
 function unit(x: Tensor): Tensor {
   return div(x, sqrt(floor(sum(mul(x, x), { axes: -1, keepDims: true }))));
-}
-
-/** The newest `size` (0: all) of the entries before and the fresh ones. */
-export function newestEntries(before: Tensor | undefined, fresh: Tensor, size: number): Tensor {
-  const all = before && before.shape[2]! > 0 ? concat([stopGradient(before), fresh], 2) : fresh;
-  const surplus = size > 0 ? all.shape[2]! - size : 0;
-  return surplus > 0 ? slice(all, { axis: 2, start: surplus }) : all;
 }

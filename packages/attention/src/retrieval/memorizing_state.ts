@@ -12,8 +12,38 @@ import {
 } from "@x/kernels";
 import { attentionOutputs } from "../engine/attention.js";
 import { KVCache } from "../cache/kv_cache.js";
-import { newestEntries, type KnnMemory, type MemorizingConfig } from "./memorizing.js";
 import type { AttentionPart } from "../engine/merge.js";
+
+export interface MemorizingConfig {
+  readonly dim: number;
+  readonly numHeads: number;
+  /** Default numHeads. */
+  readonly numKvHeads?: number;
+  readonly headDim: number;
+  /** Entries retrieved for each query and head. */
+  readonly topK: number;
+  /** "gate": sigmoid(gate_h) mixes memory and local context; "joint": one softmax over both. */
+  readonly combine: "gate" | "joint";
+  /** Tokens of a segment; what is retrieved comes from before it. Default: the whole call. */
+  readonly segmentLen?: number;
+  /** Entries that are kept, the newest; 0 (default): all. */
+  readonly memorySize?: number;
+  /** Queries and keys of unit length, with a trained scale exp(logScale_h). Default false. */
+  readonly qkNorm?: boolean;
+}
+
+/** Past keys and values, [batch, numKvHeads, entries, headDim]; constants for the gradient. */
+export interface KnnMemory {
+  readonly keys: Tensor;
+  readonly values: Tensor;
+}
+
+/** The newest `size` (0: all) of the entries before and the fresh ones. */
+export function newestEntries(before: Tensor | undefined, fresh: Tensor, size: number): Tensor {
+  const all = before && before.shape[2]! > 0 ? concat([stopGradient(before), fresh], 2) : fresh;
+  const surplus = size > 0 ? all.shape[2]! - size : 0;
+  return surplus > 0 ? slice(all, { axis: 2, start: surplus }) : all;
+}
 
 /** Functions of the layer that the state calls; heads are [batch, heads, seq, headDim]. */
 export interface MemorizingSteps {

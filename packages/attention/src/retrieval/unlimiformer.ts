@@ -17,7 +17,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { gatheredAttention } from "./gathered_attention.js";
-import { mergeHeads, splitHeads } from "../heads/heads.js";
+import { mergeHeads, splitHeads } from "../block/heads.js";
 import {
   checkParameters,
   initParameters,

@@ -19,7 +19,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { attentionOutputs } from "../engine/attention.js";
-import { mergeHeads, splitHeads } from "../heads/heads.js";
+import { mergeHeads, splitHeads } from "../block/heads.js";
 import { hideRows } from "../block/hidden_rows.js";
 import { mergeAttention } from "../engine/merge.js";
 import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "../parameters.js";

@@ -23,7 +23,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import type { AttentionLayout } from "../../engine/options.js";
-import { mergeHeads, splitHeads } from "../../heads/heads.js";
+import { mergeHeads, splitHeads } from "../../block/heads.js";
 import {
   chunkOf,
   decayedAttention,

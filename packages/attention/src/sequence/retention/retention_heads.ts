@@ -16,7 +16,7 @@ import {
   type ResolvedOf,
   type Tensor,
 } from "@x/kernels";
-import { mergeHeads, splitHeads } from "../../heads/heads.js";
+import { mergeHeads, splitHeads } from "../../block/heads.js";
 import { Rotation, type FirstPosition } from "../state/rotation.js";
 
 /** What stands around retention in a layer: projections, rotation, head norm, gate. `rotary` and `valueDim` differ. */

@@ -3,7 +3,7 @@ import type { Tensor } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import type { ComplexScalar, Scalar, Tape } from "../state/exact.reference.js";
 import { h3, lru, s4d, s5 } from "../index.js";
-import { cadd, cdiv, cexp, cmul, type Complex } from "./state_space.reference.js";
+import { cadd, cdiv, cexp, cmul, type Complex } from "../state/complex.reference.js";
 import { checkExact, cycle, randomData, range } from "../test-support.js";
 
 /*

@@ -1,4 +1,4 @@
-import type { Complex } from "../ssm/state_space.reference.js";
+import type { Complex } from "./complex.reference.js";
 
 /** A scalar on a `Tape`. */
 export interface Scalar {
