@@ -91,7 +91,7 @@ function faults(path: string): string[] {
 }
 
 describe("language", () => {
-  it.each(["packages", "apps", "tooling"])(
+  it.each(["packages", "apps", "tooling", "docs"])(
     "%s: comments and pages have no phrase to decode",
     (folder) => {
       expect(filesOf(folder).flatMap(faults)).toEqual([]);
