@@ -1,4 +1,4 @@
-import { e, expectInteger, input, type Gpu, type PointwiseModifier } from "@x/kernels";
+import { e, expectGpu, expectInteger, input, type Gpu, type PointwiseModifier } from "@x/kernels";
 
 /**
  * Slopes of ALiBi: 2^(-8 (h + 1) / H) for a power of two; otherwise those of the largest power of two P below H,
@@ -26,6 +26,7 @@ export function alibi(
   gpu: Gpu,
   heads: number,
 ): PointwiseModifier & { readonly slopes: NonNullable<PointwiseModifier["slopes"]> } {
+  expectGpu("alibi", gpu);
   return {
     kind: "pointwise",
     name: "alibi",

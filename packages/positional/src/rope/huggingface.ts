@@ -1,4 +1,4 @@
-import { ConfigError, expectBoolean } from "@x/kernels";
+import { ConfigError, expectBoolean, expectRecord } from "@x/kernels";
 import type { RopeConfig, RopeScaling } from "./resolve.js";
 
 type Json = Readonly<Record<string, unknown>>;
@@ -161,6 +161,7 @@ function basesPerLayer(config: Json): { full: number | undefined; sliding: numbe
  * "sliding_attention" where their bases stand apart (Gemma 3, ModernBERT); empty where all layers are alike.
  */
 export function ropeLayerTypes(config: Json): string[] {
+  expectRecord("ropeLayerTypes", "config", config);
   const dict = ropeDictionary(config);
   if (isPerLayer(dict)) {
     const other = Object.entries(dict).find(([, v]) => v !== null && record(v) === undefined);
@@ -181,6 +182,7 @@ export function ropeLayerTypes(config: Json): string[] {
  * @throws ConfigError naming the key or the type that is not understood.
  */
 export function ropeFromHuggingFace(config: Json, layerType?: string): RopeConfig {
+  expectRecord("ropeFromHuggingFace", "config", config);
   let dict = ropeDictionary(config);
   const types = ropeLayerTypes(config);
   if (types.length > 0 && (layerType === undefined || !types.includes(layerType))) {

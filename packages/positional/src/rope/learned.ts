@@ -24,7 +24,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { checkPositions, hostPositions, POSITIONS } from "../positions.js";
-import { plainFrequencies } from "./frequencies.js";
+import { inverseFrequencies } from "./frequencies.js";
 
 const LAYOUT = {
   layout: oneOf('Pairs (i, i + n), or "interleaved": (2 i, 2 i + 1).', ["half", "interleaved"], {
@@ -113,7 +113,7 @@ export class LearnedRope extends Component<typeof LEARNED_ROPE> {
         `rotaryDim is ${d}; it must be even and at most headDim (${headDim})`,
       );
     return {
-      inv_freq: { shape: [d / 2], init: (gpu, shape) => gpu.tensor(plainFrequencies({ d, base }), shape) },
+      inv_freq: { shape: [d / 2], init: (gpu, shape) => gpu.tensor(inverseFrequencies({ d, base }), shape) },
     };
   }
 

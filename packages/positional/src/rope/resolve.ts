@@ -9,7 +9,7 @@ import {
   value,
   type Config,
 } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "./frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "./frequencies.js";
 import { customFrequencies, type CustomScaling } from "./scaling/custom.js";
 import { dynamicNtkFrequencies, type DynamicNtkScaling } from "./scaling/dynamic_ntk.js";
 import { linearFrequencies, type LinearScaling } from "./scaling/linear.js";
@@ -39,7 +39,7 @@ const METHODS: {
     scaling: Extract<RopeScaling, { type: T }>,
   ) => RopeFrequencies;
 } = {
-  none: (base) => ({ invFreq: plainFrequencies(base), attentionFactor: 1 }),
+  none: (base) => ({ invFreq: inverseFrequencies(base), attentionFactor: 1 }),
   linear: linearFrequencies,
   superhot: superhotFrequencies,
   ntk: ntkFrequencies,

@@ -16,7 +16,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { checkPositions, expectNoBound, hostPositions, POSITIONS } from "../positions.js";
-import { plainFrequencies } from "./frequencies.js";
+import { inverseFrequencies } from "./frequencies.js";
 import { rotaryTables, rowNumbers } from "./rope.js";
 import { turnPairs } from "./rotate.js";
 
@@ -74,7 +74,7 @@ export class Xpos extends Component<typeof XPOS> {
   constructor(config: XposConfig, parameters: Parameters = {}) {
     super(XPOS, config, Xpos.plan(config), parameters);
     const { headDim, rotaryDim: d = headDim, base, gamma } = this.config;
-    this.invFreq = plainFrequencies({ d, base });
+    this.invFreq = inverseFrequencies({ d, base });
     this.zeta = Float64Array.from({ length: d / 2 }, (_, i) => (2 * i + gamma * d) / ((1 + gamma) * d));
   }
 

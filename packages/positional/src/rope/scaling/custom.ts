@@ -1,5 +1,5 @@
 import { checkConfig, ConfigError, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** The general form behind the methods: a divisor for every feature pair. */
 export interface CustomScaling {
@@ -22,5 +22,5 @@ export function customFrequencies(base: RopeBase, scaling: CustomScaling): RopeF
   }
   for (const x of pairFactors as readonly unknown[]) expectNumber(who, "pairFactors", x, Number.MIN_VALUE);
   expectNumber(who, "attentionFactor", attentionFactor);
-  return { invFreq: plainFrequencies(base).map((theta, i) => theta / pairFactors[i]!), attentionFactor };
+  return { invFreq: inverseFrequencies(base).map((theta, i) => theta / pairFactors[i]!), attentionFactor };
 }

@@ -1,5 +1,5 @@
 import { checkConfig, expectInteger, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 import { stretchBase } from "./ntk.js";
 
 /** Dynamic NTK: the base grows with the sequence, so short ones are as trained. */
@@ -20,5 +20,5 @@ export function dynamicNtkFrequencies(
   expectNumber(who, "factor", factor, 1);
   expectInteger(who, "originalMaxPositionEmbeddings", L, 1);
   const stretch = (factor * Math.max(seqLen, L)) / L - (factor - 1);
-  return { invFreq: plainFrequencies({ d, base: stretchBase({ d, base }, stretch) }), attentionFactor: 1 };
+  return { invFreq: inverseFrequencies({ d, base: stretchBase({ d, base }, stretch) }), attentionFactor: 1 };
 }

@@ -1,5 +1,5 @@
 import { checkConfig, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** Position Interpolation: the longer context is squeezed into the trained range. */
 export interface LinearScaling {
@@ -12,5 +12,5 @@ export interface LinearScaling {
 export function linearFrequencies(base: RopeBase, scaling: LinearScaling): RopeFrequencies {
   checkConfig("rope linear", scaling, ["type", "factor"]);
   expectNumber("rope linear", "factor", scaling.factor, 1);
-  return { invFreq: plainFrequencies(base).map((theta) => theta / scaling.factor), attentionFactor: 1 };
+  return { invFreq: inverseFrequencies(base).map((theta) => theta / scaling.factor), attentionFactor: 1 };
 }

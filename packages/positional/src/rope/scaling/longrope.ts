@@ -1,5 +1,5 @@
 import { checkConfig, ConfigError, expectInteger, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** LongRoPE: a searched divisor for each pair, one list within the trained length and one beyond. */
 export interface LongropeScaling {
@@ -56,7 +56,7 @@ export function longropeFrequencies(base: RopeBase, scaling: LongropeScaling): R
   if (given !== undefined) expectNumber(who, "attentionFactor", given);
   const list = long ? longFactor : shortFactor;
   return {
-    invFreq: plainFrequencies(base).map((theta, i) => theta / list[i]!),
+    invFreq: inverseFrequencies(base).map((theta, i) => theta / list[i]!),
     attentionFactor: given ?? (ratio <= 1 ? 1 : Math.sqrt(1 + Math.log(ratio) / Math.log(L))),
   };
 }

@@ -1,5 +1,5 @@
 import { checkConfig, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** NTK-aware: a larger base divides the lowest frequency by the factor and keeps the highest. */
 export interface NtkScaling {
@@ -17,7 +17,7 @@ export function ntkFrequencies({ d, base }: RopeBase, scaling: NtkScaling): Rope
   checkConfig("rope ntk", scaling, ["type", "factor"]);
   expectNumber("rope ntk", "factor", scaling.factor, 1);
   return {
-    invFreq: plainFrequencies({ d, base: stretchBase({ d, base }, scaling.factor) }),
+    invFreq: inverseFrequencies({ d, base: stretchBase({ d, base }, scaling.factor) }),
     attentionFactor: 1,
   };
 }

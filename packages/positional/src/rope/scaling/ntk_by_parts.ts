@@ -6,7 +6,7 @@ import {
   expectNumber,
   expectOneOf,
 } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** NTK-by-parts: fast pairs stay, slow ones are interpolated, between them a ramp. */
 export interface NtkByPartsScaling {
@@ -52,7 +52,7 @@ export function keepShare(
 ): Float64Array {
   const clamp = (x: number): number => Math.min(1, Math.max(0, x));
   if (space === "rotations") {
-    return plainFrequencies({ d, base }).map((theta) =>
+    return inverseFrequencies({ d, base }).map((theta) =>
       clamp(((L * theta) / (2 * Math.PI) - betaSlow) / (betaFast - betaSlow)),
     );
   }
@@ -67,7 +67,7 @@ export function keepShare(
 
 /** g theta + (1 - g) theta / factor, pair by pair. */
 export function blend(base: Pick<RopeBase, "d" | "base">, keep: Float64Array, factor: number): Float64Array {
-  return plainFrequencies(base).map((theta, i) => keep[i]! * theta + ((1 - keep[i]!) * theta) / factor);
+  return inverseFrequencies(base).map((theta, i) => keep[i]! * theta + ((1 - keep[i]!) * theta) / factor);
 }
 
 /** arXiv:2309.00071, section 3.2. */

@@ -1,5 +1,5 @@
 import { checkConfig, expectNumber } from "@x/kernels";
-import { plainFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
+import { inverseFrequencies, type RopeBase, type RopeFrequencies } from "../frequencies.js";
 
 /** SuperHOT: positions are multiplied by a constant (8K from 2K: 0.25). */
 export interface SuperhotScaling {
@@ -13,5 +13,5 @@ export function superhotFrequencies(base: RopeBase, scaling: SuperhotScaling): R
   checkConfig("rope superhot", scaling, ["type", "positionScale"]);
   const { positionScale = 0.25 } = scaling;
   expectNumber("rope superhot", "positionScale", positionScale, Number.MIN_VALUE, 1);
-  return { invFreq: plainFrequencies(base).map((theta) => theta * positionScale), attentionFactor: 1 };
+  return { invFreq: inverseFrequencies(base).map((theta) => theta * positionScale), attentionFactor: 1 };
 }

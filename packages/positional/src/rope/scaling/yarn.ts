@@ -18,8 +18,10 @@ export interface YarnScaling {
   readonly mscaleAllDim?: number;
 }
 
-/** m(s, c) = 0.1 c ln(s) + 1 for s above 1. */
+/** m(s, c) = 0.1 c ln(s) + 1 for s above 1, and 1 otherwise. @throws ConfigError */
 export function yarnMscale(factor: number, c: number): number {
+  expectNumber("yarnMscale", "factor", factor);
+  expectNumber("yarnMscale", "c", c);
   return factor <= 1 ? 1 : 0.1 * c * Math.log(factor) + 1;
 }
 
