@@ -102,4 +102,13 @@ describe("language", () => {
   it("the pages at the root have none either", () => {
     expect(["README.md", "CONTRIBUTING.md"].flatMap(faults)).toEqual([]);
   });
+
+  it("every file of WGSL says first what an invocation owns, or that it is a fragment", () => {
+    const silent = filesOf("packages").filter((path) => {
+      if (!path.endsWith(".wgsl.ts")) return false;
+      const header = /\/\*(?!\*)[\s\S]*?\*\//.exec(readFileSync(join(repository, path), "utf8"))?.[0] ?? "";
+      return !/fragment/i.test(header) && !(/invocation/i.test(header) && /grid|workgroup/i.test(header));
+    });
+    expect(silent).toEqual([]);
+  });
 });

@@ -1,13 +1,21 @@
-/**
- * The kernels of an elementwise op, forward and backward. Each invocation owns one element of the output, or four
- * neighbours, and reads of each operand what is broadcast to them; a workgroup is 64 invocations that share nothing.
- */
 import type { DType } from "../base/dtype.js";
 import { derive } from "../expr/derive.js";
 import { input, type Expr } from "../expr/expr.js";
 import { exprToWgsl } from "../expr/wgsl.js";
 import { flatMain } from "../kernel/flat_grid.js";
 import { defineKernel, type BindingSpec, type Kernel, type ParamType } from "../kernel/kernel.js";
+
+/*
+ * The kernels of an elementwise op, forward and backward, from its expression.
+ *
+ * An invocation owns one element of the output, or four neighbours, and reads of each operand what is broadcast to
+ * them. Grid: one invocation for each element, or each four, in workgroups of 64 that share nothing, folded into two
+ * axes.
+ *
+ * Bindings: in0, in1, .. the operands that are tensors, f32, f16 or i32, each of a shape that is broadcast to the
+ * output's; forward out, of the output's shape and dtype; backward grad, as out, and d0, d1, .. for each operand that
+ * needs a gradient: the output's shape, summed over what was broadcast by a later kernel.
+ */
 
 /**
  * How an operand is indexed. `same`: element i; `one`: a single element; `row`: element i mod P (a trailing part
