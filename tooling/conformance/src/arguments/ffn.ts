@@ -1,7 +1,8 @@
 import * as ffn from "@x/ffn";
 import { mean, square, type Gpu, type Tensor } from "@x/kernels";
 import { RMSNorm } from "@x/norm";
-import { type Loose, type ValidCall, type ValidCalls } from "./probe.js";
+import { component, valid } from "./calls.js";
+import type { ValidCall, ValidCalls } from "./probe.js";
 
 const t =
   (...shape: number[]) =>
@@ -31,41 +32,14 @@ const shape = { inFeatures: 4, outFeatures: 3 };
 const inner = (gpu: Gpu): unknown => ({ ffn_layernorm: RMSNorm.init(gpu, { dim: 6 }) });
 const linear = { ...shape, ...knots, baseActivation: "silu", scaler: true, noise: 0.1 };
 
-const valid = (call: unknown, ...given: unknown[]): ValidCall => ({ call: call as Loose, given });
 /** A call whose weights hold a beta, for which a number may stand. */
 const withBeta = (call: unknown, at: number, ...given: unknown[]): ValidCall => ({
   ...valid(call, ...given),
   open: { [`${at}.beta`]: "a number is taken too" },
 });
 
-/** A class: how it is planned and made, and what its methods take. */
-function component(
-  made: (new (...given: never[]) => unknown) & { readonly init: unknown; readonly plan: unknown },
-  config: object,
-  parameters: (gpu: Gpu) => object,
-  methods: Readonly<Record<string, (gpu: Gpu) => unknown[]>> = { forward: (gpu) => [x(gpu)] },
-  parts?: (gpu: Gpu) => unknown,
-): ValidCalls {
-  const bound = (f: unknown, owner: unknown): Loose => (f as Loose).bind(owner);
-  const construct = (...given: unknown[]): unknown => Reflect.construct(made, given) as unknown;
-  return {
-    [made.name]: (gpu) =>
-      valid(construct, config, parameters(gpu), ...(parts === undefined ? [] : [parts(gpu)])),
-    [`${made.name}.plan`]: () => valid(bound(made.plan, made), config),
-    ...Object.fromEntries(
-      Object.entries(methods).map(([method, given]) => [
-        `${made.name}.${method}`,
-        (gpu: Gpu): ValidCall => {
-          const one = bound(made.init, made)(gpu, config) as Record<string, unknown>;
-          return {
-            ...valid(bound(one[method], one), ...given(gpu)),
-            open: { "1.normOptions.options": "what the norm takes" },
-          };
-        },
-      ]),
-    ),
-  };
-}
+/** A forward pass without options. */
+const alone = { forward: (gpu: Gpu): unknown[] => [x(gpu)] };
 
 /** A valid call of every export of @x/ffn. */
 export const FFN: ValidCalls = {
@@ -156,7 +130,7 @@ export const FFN: ValidCalls = {
       forward: (gpu) => [x(gpu), { residual: x(gpu), normOptions: {} }],
       coefficients: (gpu) => [x(gpu), { normOptions: {} }],
     },
-    inner,
+    { parts: inner, open: { "1.normOptions.options": "what the norm takes" } },
   ),
   ...component(
     ffn.GatedFeedForward,
@@ -166,7 +140,7 @@ export const FFN: ValidCalls = {
       forward: (gpu) => [x(gpu), { residual: x(gpu), normOptions: {} }],
       coefficients: (gpu) => [x(gpu), { normOptions: {} }],
     },
-    inner,
+    { parts: inner, open: { "1.normOptions.options": "what the norm takes" } },
   ),
   ...component(
     ffn.KanLinear,
@@ -182,11 +156,13 @@ export const FFN: ValidCalls = {
     ffn.ChebyshevKanLinear,
     { ...shape, degree: 2, squash: "tanh" },
     named({ cheby_coeffs: [4, 3, 3] }),
+    alone,
   ),
   ...component(
     ffn.FourierKanLinear,
     { ...shape, gridSize: 2, bias: true, smooth: true },
     named({ fouriercoeffs: [2, 3, 4, 2], bias: [3] }),
+    alone,
   ),
   ...component(
     ffn.WaveletKanLinear,
@@ -198,10 +174,12 @@ export const FFN: ValidCalls = {
       "bn.weight": [3],
       "bn.bias": [3],
     }),
+    alone,
   ),
   ...component(
     ffn.KanFeedForward,
     { dim: 4, hiddenDim: 3, basis: "bspline", ...knots, baseActivation: "none", scaler: false, noise: 0.1 },
     named({ "layers.0.spline_weight": [3, 4, 8], "layers.1.spline_weight": [4, 3, 8] }),
+    alone,
   ),
 };

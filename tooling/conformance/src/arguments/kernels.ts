@@ -1,12 +1,10 @@
 import * as kernels from "@x/kernels";
 import { e, type Gpu, type Tensor } from "@x/kernels";
-import { type Loose, type ValidCall, type ValidCalls } from "./probe.js";
+import { construct, valid } from "./calls.js";
+import type { Loose, ValidCall, ValidCalls } from "./probe.js";
 
 const f = (gpu: Gpu, ...shape: number[]): Tensor => gpu.full(shape, 0.5);
 const ids = (gpu: Gpu, ...shape: number[]): Tensor => gpu.zeros(shape, "i32");
-const valid = (call: unknown, ...given: unknown[]): ValidCall => ({ call: call as Loose, given });
-const construct = (make: unknown, ...given: unknown[]): ValidCall =>
-  valid((...args: unknown[]) => new (make as new (...args: unknown[]) => unknown)(...args), ...given);
 /** A method of an object, called on it. */
 const method = (owner: object, name: string, ...given: unknown[]): ValidCall =>
   valid((Reflect.get(owner, name) as Loose).bind(owner), ...given);

@@ -1,6 +1,7 @@
 import { type Gpu, type Tensor } from "@x/kernels";
 import * as moe from "@x/moe";
-import { type Loose, type ValidCall, type ValidCalls } from "./probe.js";
+import { component, valid } from "./calls.js";
+import type { ValidCalls } from "./probe.js";
 
 const [BATCH, SEQ, DIM, HIDDEN, EXPERTS, K] = [2, 3, 4, 5, 6, 2];
 const full = (gpu: Gpu, ...shape: number[]): Tensor => gpu.full(shape, 0.5);
@@ -28,40 +29,6 @@ const plain = (gpu: Gpu): object => ({
   activation: "relu",
 });
 const plan = (gpu: Gpu): moe.Dispatch => moe.dispatch(gpu.full([BATCH * SEQ, K], 1, "i32"), EXPERTS);
-
-const valid = (call: unknown, ...given: unknown[]): ValidCall => ({ call: call as Loose, given });
-const construct = (make: unknown, ...given: unknown[]): ValidCall =>
-  valid((...args: unknown[]) => new (make as new (...args: unknown[]) => unknown)(...args), ...given);
-
-/** A class: how it is planned and made, and what its methods take. */
-function component(
-  made: { readonly name: string; readonly init: unknown; readonly plan: unknown },
-  config: object,
-  methods: Readonly<Record<string, (gpu: Gpu) => unknown[]>>,
-): ValidCalls {
-  const bound = (f: unknown, owner: unknown): Loose => (f as Loose).bind(owner);
-  type Made = Record<string, unknown> & {
-    parameters(): Record<string, Tensor>;
-    buffers(): Record<string, Tensor>;
-  };
-  const make = (gpu: Gpu): Made => bound(made.init, made)(gpu, config) as Made;
-  return {
-    [made.name]: (gpu) => {
-      const one = make(gpu);
-      return construct(made, config, { ...one.parameters(), ...one.buffers() });
-    },
-    [`${made.name}.plan`]: () => valid(bound(made.plan, made), config),
-    ...Object.fromEntries(
-      Object.entries(methods).map(([method, given]) => [
-        `${made.name}.${method}`,
-        (gpu: Gpu): ValidCall => {
-          const one = make(gpu);
-          return valid(bound(one[method], one), ...given(gpu));
-        },
-      ]),
-    ),
-  };
-}
 
 const slots = { capacityFactor: 1.5, capacity: 2, rounding: "floor", minCapacity: 1 };
 const capacity = { ...slots, groupBy: "sequence" };
@@ -181,30 +148,27 @@ export const MOE: ValidCalls = {
     valid(moe.productKeyTopk, full(gpu, BATCH, SEQ, 2, 4), full(gpu, 2, 3, 2), { topK: 2 }),
   peer: (gpu) => valid(moe.peer, ...retrieved(gpu)),
   peerKeys: (gpu) => valid(moe.peerKeys, ...retrieved(gpu)),
-  ...component(moe.MixtralMoe, { ...gatedLayer, topK: K }, { forward: alone, outputs: alone }),
-  ...component(
-    moe.SwitchMoe,
-    { ...plainLayer, ...capacity, alpha: 1 },
-    { forward: trained, outputs: trained },
-  ),
-  ...component(
-    moe.GShardMoe,
-    { ...gatedLayer, ...capacity, ...second, alpha: 1 },
-    { forward: drawn, outputs: drawn },
-  ),
-  ...component(moe.ExpertChoiceMoe, { ...gatedLayer, ...capacity }, { forward: alone, outputs: alone }),
-  ...component(
-    moe.DeepSeekMoe,
-    { ...gatedLayer, ...deepseek, numShared: 1, correctionBias: true },
-    {
-      forward: alone,
-      outputs: alone,
-      updateBias: (gpu) => [indices(gpu), { updateSpeed: 0.01 }],
-    },
-  ),
-  ...component(
-    moe.Peer,
-    { dim: DIM, numKeys: 3, ...retrieval, keysPerHead: true, momentum: 0.1 },
-    { forward: trained, outputs: trained, coefficients: alone },
-  ),
+  ...component(moe.MixtralMoe, { ...gatedLayer, topK: K }, "drawn", { forward: alone, outputs: alone }),
+  ...component(moe.SwitchMoe, { ...plainLayer, ...capacity, alpha: 1 }, "drawn", {
+    forward: trained,
+    outputs: trained,
+  }),
+  ...component(moe.GShardMoe, { ...gatedLayer, ...capacity, ...second, alpha: 1 }, "drawn", {
+    forward: drawn,
+    outputs: drawn,
+  }),
+  ...component(moe.ExpertChoiceMoe, { ...gatedLayer, ...capacity }, "drawn", {
+    forward: alone,
+    outputs: alone,
+  }),
+  ...component(moe.DeepSeekMoe, { ...gatedLayer, ...deepseek, numShared: 1, correctionBias: true }, "drawn", {
+    forward: alone,
+    outputs: alone,
+    updateBias: (gpu) => [indices(gpu), { updateSpeed: 0.01 }],
+  }),
+  ...component(moe.Peer, { dim: DIM, numKeys: 3, ...retrieval, keysPerHead: true, momentum: 0.1 }, "drawn", {
+    forward: trained,
+    outputs: trained,
+    coefficients: alone,
+  }),
 };

@@ -1,12 +1,10 @@
 import { type Gpu, type Tensor } from "@x/kernels";
 import * as norm from "@x/norm";
-import { type Loose, type ValidCall, type ValidCalls } from "./probe.js";
+import { component, valid } from "./calls.js";
+import type { ValidCalls } from "./probe.js";
 
 const x = (gpu: Gpu): Tensor => gpu.full([2, 3, 4], 0.5);
 const w = (gpu: Gpu, n = 4): Tensor => gpu.full([n], 1);
-const valid = (call: unknown, ...given: unknown[]): ValidCall => ({ call: call as Loose, given });
-const construct = (make: unknown, ...given: unknown[]): ValidCall =>
-  valid((...args: unknown[]) => new (make as new (...args: unknown[]) => unknown)(...args), ...given);
 
 const step = (gpu: Gpu): unknown[] => [
   x(gpu),
@@ -35,23 +33,8 @@ const running = (gpu: Gpu): { runningMean: Tensor; runningVar: Tensor } => ({
   runningVar: w(gpu),
 });
 
-/** A class: how it is planned and made, and what its forward pass takes. */
-function component(
-  made: { readonly name: string; readonly init: unknown; readonly plan: unknown },
-  config: object,
-  parameters: (gpu: Gpu) => object,
-  given: (gpu: Gpu) => unknown[] = (gpu) => [x(gpu)],
-): ValidCalls {
-  const bound = (f: unknown, owner: unknown): Loose => (f as Loose).bind(owner);
-  return {
-    [made.name]: (gpu) => construct(made, config, parameters(gpu)),
-    [`${made.name}.plan`]: () => valid(bound(made.plan, made), config),
-    [`${made.name}.forward`]: (gpu) => {
-      const one = bound(made.init, made)(gpu, config) as { forward: Loose };
-      return valid(bound(one.forward, one), ...given(gpu));
-    },
-  };
-}
+/** A forward pass without options. */
+const alone = { forward: (gpu: Gpu): unknown[] => [x(gpu)] };
 
 /** A valid call of every export of @x/norm. */
 export const NORM: ValidCalls = {
@@ -115,35 +98,48 @@ export const NORM: ValidCalls = {
   placement: () => valid(norm.placement, "preLn"),
   deepnormConstants: () => valid(norm.deepnormConstants, depth),
   subLnGain: () => valid(norm.subLnGain, depth),
-  ...component(norm.RMSNorm, { dim: 4, eps: 1e-6, epsPlacement: "inside", bias: true }, (gpu) => ({
-    weight: w(gpu),
-    bias: w(gpu),
-  })),
-  ...component(norm.GemmaRMSNorm, { dim: 4, eps: 1e-6 }, (gpu) => ({ weight: w(gpu) })),
-  ...component(norm.LayerNorm, { dim: 4, eps: 1e-6, bias: true }, (gpu) => ({
-    weight: w(gpu),
-    bias: w(gpu),
-  })),
+  ...component(
+    norm.RMSNorm,
+    { dim: 4, eps: 1e-6, epsPlacement: "inside", bias: true },
+    (gpu) => ({
+      weight: w(gpu),
+      bias: w(gpu),
+    }),
+    alone,
+  ),
+  ...component(norm.GemmaRMSNorm, { dim: 4, eps: 1e-6 }, (gpu) => ({ weight: w(gpu) }), alone),
+  ...component(
+    norm.LayerNorm,
+    { dim: 4, eps: 1e-6, bias: true },
+    (gpu) => ({
+      weight: w(gpu),
+      bias: w(gpu),
+    }),
+    alone,
+  ),
   ...component(
     norm.PartialRMSNorm,
     { dim: 4, p: 0.5, rounding: "ceil", eps: 1e-8, epsPlacement: "inside", bias: true },
     (gpu) => ({ weight: w(gpu), bias: w(gpu) }),
+    alone,
   ),
-  ...component(norm.ScaleNorm, { dim: 4, eps: 1e-5 }, (gpu) => ({ g: w(gpu, 1) })),
-  ...component(norm.GroupNorm, { dim: 3, numGroups: 3, eps: 1e-5 }, (gpu) => ({
-    weight: w(gpu, 3),
-    bias: w(gpu, 3),
-  })),
+  ...component(norm.ScaleNorm, { dim: 4, eps: 1e-5 }, (gpu) => ({ g: w(gpu, 1) }), alone),
+  ...component(
+    norm.GroupNorm,
+    { dim: 3, numGroups: 3, eps: 1e-5 },
+    (gpu) => ({
+      weight: w(gpu, 3),
+      bias: w(gpu, 3),
+    }),
+    alone,
+  ),
   ...component(
     norm.BatchNorm,
     { dim: 4, eps: 1e-5, momentum: 0.1, runningVariance: "sample" },
     (gpu) => ({ weight: w(gpu), bias: w(gpu), running_mean: w(gpu), running_var: w(gpu) }),
-    (gpu) => [x(gpu), { training: true, mask: gpu.full([2, 3], 1, "i32") }],
+    { forward: (gpu) => [x(gpu), { training: true, mask: gpu.full([2, 3], 1, "i32") }] },
   ),
-  ...component(
-    norm.QKNorm,
-    qk,
-    (gpu) => ({ "q_norm.weight": w(gpu), "k_norm.weight": w(gpu) }),
-    (gpu) => [gpu.full([1, 3, 2, 4], 0.5), gpu.full([1, 3, 2, 4], 0.5)],
-  ),
+  ...component(norm.QKNorm, qk, (gpu) => ({ "q_norm.weight": w(gpu), "k_norm.weight": w(gpu) }), {
+    forward: (gpu) => [gpu.full([1, 3, 2, 4], 0.5), gpu.full([1, 3, 2, 4], 0.5)],
+  }),
 };

@@ -1,37 +1,13 @@
 import type { Gpu, Tensor } from "@x/kernels";
 import * as positional from "@x/positional";
-import { type Loose, type ValidCall, type ValidCalls } from "./probe.js";
+import { component, valid } from "./calls.js";
+import type { ValidCalls } from "./probe.js";
 
-const valid = (call: unknown, ...given: unknown[]): ValidCall => ({ call: call as Loose, given });
 const x = (gpu: Gpu): Tensor => gpu.full([1, 3, 4], 0.5);
 /** Queries or keys: [batch, heads, seq, headDim]. */
 const heads = (gpu: Gpu): Tensor => gpu.full([1, 2, 3, 4], 0.5);
 const table = (gpu: Gpu, ...shape: number[]): Tensor => gpu.full(shape, 0.5);
 const positions = [0, 1, 2];
-
-/** A class: how it is planned and made, and what its methods take. */
-function component(
-  made: (new (...given: never[]) => unknown) & { readonly init: unknown; readonly plan: unknown },
-  config: object,
-  parameters: (gpu: Gpu) => object,
-  methods: Readonly<Record<string, (gpu: Gpu) => unknown[]>>,
-): ValidCalls {
-  const bound = (f: unknown, owner: unknown): Loose => (f as Loose).bind(owner);
-  const construct = (...given: unknown[]): unknown => Reflect.construct(made, given) as unknown;
-  return {
-    [made.name]: (gpu) => valid(construct, config, parameters(gpu)),
-    [`${made.name}.plan`]: () => valid(bound(made.plan, made), config),
-    ...Object.fromEntries(
-      Object.entries(methods).map(([method, given]) => [
-        `${made.name}.${method}`,
-        (gpu: Gpu): ValidCall => {
-          const one = bound(made.init, made)(gpu, config) as Record<string, unknown>;
-          return valid(bound(one[method], one), ...given(gpu));
-        },
-      ]),
-    ),
-  };
-}
 
 const buckets = { numBuckets: 8, maxDistance: 16, bidirectional: true };
 const deberta = { maxDistance: 8, positionBuckets: 4, p2cIndex: "queryMinusKey" };
