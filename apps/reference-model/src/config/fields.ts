@@ -1,4 +1,4 @@
-import { checkConfig, ConfigError } from "@x/kernels";
+import { checkConfig, ConfigError, type Schema } from "@x/kernels";
 
 /** Most layers of a model: what is listed layer by layer has to end. */
 export const MAX_LAYERS = 10_000;
@@ -87,4 +87,23 @@ export class Fields {
       this.fail(key, `is ${JSON.stringify(value)}; it must be a token id or a list of them`);
     return list as number[];
   }
+}
+
+/**
+ * The configuration of a package's component as a model's configuration says it, null meaning absent: the keys, ranges
+ * and defaults are those that the package declares, but for keys that a model has not.
+ */
+export function configOf(
+  caller: string,
+  schema: Schema,
+  spec: Readonly<Record<string, unknown>>,
+  own: { readonly dim: number },
+  left: readonly string[] = [],
+): Readonly<Record<string, unknown>> {
+  const keys = schema.keys.filter((key) => key !== "dim" && !left.includes(key));
+  const f = new Fields(caller, spec, ["type", ...keys]);
+  const given = keys.flatMap((key) => (f.get(key) === undefined ? [] : [[key, f.get(key)] as const]));
+  const config = { ...Object.fromEntries(given), ...own };
+  schema.read(config, caller);
+  return config;
 }

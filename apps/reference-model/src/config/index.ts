@@ -5,7 +5,7 @@ import { fromParts, PARTS_FAMILY } from "./parts.js";
 
 export type { ComponentSpec, ModelConfig } from "./model_config.js";
 export { PARTS_FAMILY } from "./parts.js";
-export { expectObject, Fields } from "./fields.js";
+export { configOf, expectObject, Fields } from "./fields.js";
 
 /** A model's configuration from a `config.json`: of a public family, or one that names its parts. */
 export function modelConfig(json: unknown, file = "config.json"): ModelConfig {

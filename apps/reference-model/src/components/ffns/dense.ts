@@ -1,6 +1,6 @@
 import type { FeedForwardParts } from "@x/ffn";
 import type { ComponentClass, Schema, Tensor } from "@x/kernels";
-import { Fields } from "../../config/index.js";
+import { configOf } from "../../config/index.js";
 import type { Factory, FeedForwardBlock } from "../contract.js";
 import { countParameters, ParameterSet } from "../parameters.js";
 import { denseMemory } from "./memory.js";
@@ -14,25 +14,6 @@ interface DenseBlock {
   coefficients(x: Tensor, options: { readonly normOptions: object }): Tensor;
   parameters(): Record<string, Tensor>;
   buffers(): Record<string, Tensor>;
-}
-
-/**
- * The configuration of a package's component as a model's configuration says it, null meaning absent: the keys, ranges
- * and defaults are those that the package declares, but for keys that a model has not.
- */
-export function configOf(
-  caller: string,
-  schema: Schema,
-  spec: Readonly<Record<string, unknown>>,
-  own: { readonly dim: number },
-  left: readonly string[] = [],
-): Readonly<Record<string, unknown>> {
-  const keys = schema.keys.filter((key) => key !== "dim" && !left.includes(key));
-  const f = new Fields(caller, spec, ["type", ...keys]);
-  const given = keys.flatMap((key) => (f.get(key) === undefined ? [] : [[key, f.get(key)] as const]));
-  const config = { ...Object.fromEntries(given), ...own };
-  schema.read(config, caller);
-  return config;
 }
 
 /** A dense block of the package; `last` is the name of its last product. */

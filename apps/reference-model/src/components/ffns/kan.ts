@@ -1,8 +1,8 @@
 import { KanFeedForward, type KanFeedForwardConfig } from "@x/ffn";
 import { add } from "@x/kernels";
+import { configOf } from "../../config/index.js";
 import type { Factory, FeedForwardBlock } from "../contract.js";
 import { countParameters, ParameterSet } from "../parameters.js";
-import { configOf } from "./dense.js";
 
 /**
  * Two KAN layers, with the keys of `KanFeedForward`. Batch norm is left out: it would let a token see later ones.

@@ -16,7 +16,7 @@ import {
   type SequenceState,
 } from "@x/attention";
 import type { ComponentClass, Schema, Tensor } from "@x/kernels";
-import { Fields, type ComponentSpec } from "../../config/index.js";
+import { configOf, type ComponentSpec } from "../../config/index.js";
 import type { Factory, ForwardContext, Mixer, MixerState, StateOptions, Weights } from "../contract.js";
 import { ParameterSet } from "../parameters.js";
 
@@ -52,16 +52,13 @@ function packaged<Given>(
   layer: ComponentClass<SequenceLayer, Given, unknown> & { readonly schema: Schema },
   { defaults = () => ({}), without = [] }: Settings = {},
 ): Factory<Mixer> {
-  const keys = layer.schema.keys.filter((key) => key !== "dim" && !without.includes(key));
   return (spec: ComponentSpec, weights: Weights) => {
     const who = `${weights.name}: ${spec.type}`;
-    new Fields(who, spec, ["type", ...keys]);
+    const given = Object.fromEntries(Object.entries(spec).filter(([, value]) => value !== null));
     const { dim } = weights.model;
-    const given = Object.entries(spec).filter(([key, value]) => key !== "type" && value !== null);
-    const config = { ...defaults(spec), ...Object.fromEntries(given), dim };
-    layer.schema.read(config, who);
-    const plan = layer.plan(config as Given);
-    return mixerAround(new layer(config as Given, new ParameterSet(weights).planned(plan)));
+    const config = configOf(who, layer.schema, { ...defaults(spec), ...given }, { dim }, without) as Given;
+    const plan = layer.plan(config);
+    return mixerAround(new layer(config, new ParameterSet(weights).planned(plan)));
   };
 }
 
