@@ -3,24 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { argmax, ConfigError, FormatError } from "@x/kernels";
-import { Safetensors } from "@x/kernels/safetensors";
 import { repository, sharedFolder, useGpu } from "@x/testing";
 import { loadCheckpoint, loadFolderTokenizer, readConfig } from "./checkpoint/load.js";
 import { generate } from "./model/generate.js";
-
-interface Expected {
-  readonly cases: {
-    readonly name?: string;
-    readonly prompt?: string;
-    readonly input_ids: number[];
-    readonly greedy: number[];
-    readonly text?: string;
-    readonly reliable_tokens?: number;
-    readonly logits?: string;
-    readonly labels?: number[];
-    readonly loss?: number;
-  }[];
-}
+import { checkExpected, type Expected } from "./test-support.js";
 
 const random = [
   "llama",
@@ -37,33 +23,7 @@ describe("models of the Llama, Mistral, Mixtral and Qwen families", () => {
   const device = useGpu();
 
   it.each(random)("%s: logits within 5e-4, loss within 1e-4, greedy ids equal", async (name) => {
-    const { gpu } = device;
-    const folder = `${repository}tooling/fixtures/models/${name}`;
-    const expected = JSON.parse(await readFile(`${folder}/expected.json`, "utf8")) as Expected;
-    const tensors = await Safetensors.parse("expected", await readFile(`${folder}/expected.safetensors`));
-    const { model } = await loadCheckpoint(gpu, folder);
-    for (const [i, c] of expected.cases.entries()) {
-      const ids = gpu.tensor(c.input_ids, [1, c.input_ids.length], "i32");
-      const logits = gpu.scope(() => model.forward(ids));
-      const want = await tensors.numbers(c.logits ?? `c${i}.logits`);
-      const got = await logits.read();
-      expect(got.length).toBe(want.length);
-      expect(
-        Array.from(got).reduce((worst, x, at) => Math.max(worst, Math.abs(x - want[at]!)), 0),
-      ).toBeLessThan(5e-4);
-      if (c.labels && c.loss !== undefined) {
-        const targets = gpu.tensor([...c.labels.slice(1), -100], [1, c.labels.length], "i32");
-        const loss = await gpu.scope(() => model.loss(ids, targets).crossEntropy).item();
-        expect(Math.abs(loss - c.loss)).toBeLessThan(1e-4);
-      }
-      const out = await generate(model, c.input_ids, {
-        maxNewTokens: c.greedy.length,
-        temperature: 0,
-        ignoreEos: true,
-      });
-      expect(out.ids).toEqual(c.greedy);
-    }
-    model.dispose();
+    await checkExpected(device.gpu, `${repository}tooling/fixtures/models/${name}`);
   });
 
   for (const name of ["stories260K", "aidreams"])

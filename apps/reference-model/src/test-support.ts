@@ -1,8 +1,58 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { expect } from "vitest";
 import { type Gpu, valueAndGrad } from "@x/kernels";
+import { Safetensors } from "@x/kernels/safetensors";
 import { relativeError } from "@x/kernels/testing";
+import { loadCheckpoint } from "./checkpoint/load.js";
 import { modelConfig } from "./config/index.js";
+import { generate } from "./model/generate.js";
 import { CausalLM } from "./model/model.js";
+
+/** What `expected.json` holds beside a model. */
+export interface Expected {
+  readonly cases: {
+    readonly name?: string;
+    readonly prompt?: string;
+    readonly input_ids: number[];
+    readonly greedy: number[];
+    readonly text?: string;
+    readonly reliable_tokens?: number;
+    readonly logits?: string;
+    readonly labels?: number[];
+    readonly loss?: number;
+  }[];
+}
+
+/** Logits within 5e-4, losses within 1e-4 and greedy ids of a model as the files beside it say. */
+export async function checkExpected(gpu: Gpu, folder: string, path: string = folder): Promise<void> {
+  const expected = JSON.parse(await readFile(join(folder, "expected.json"), "utf8")) as Expected;
+  const tensors = await Safetensors.parse("expected", await readFile(join(folder, "expected.safetensors")));
+  const { model } = await loadCheckpoint(gpu, path);
+  for (const [i, c] of expected.cases.entries()) {
+    const ids = gpu.tensor(c.input_ids, [1, c.input_ids.length], "i32");
+    const logits = gpu.scope(() => model.forward(ids));
+    const want = await tensors.numbers(c.logits ?? `c${i}.logits`);
+    const got = await logits.read();
+    expect(got.length).toBe(want.length);
+    const worst = Array.from(got).reduce((most, x, at) => Math.max(most, Math.abs(x - want[at]!)), 0);
+    expect(worst, `the largest difference of logits in case ${i}`).toBeLessThan(5e-4);
+    if (c.labels && c.loss !== undefined) {
+      const targets = gpu.tensor([...c.labels.slice(1), -100], [1, c.labels.length], "i32");
+      const loss = await gpu.scope(() => model.loss(ids, targets).crossEntropy).item();
+      expect(Math.abs(loss - c.loss), `the difference of losses in case ${i}`).toBeLessThan(1e-4);
+      targets.dispose();
+    }
+    const out = await generate(model, c.input_ids, {
+      maxNewTokens: c.greedy.length,
+      temperature: 0,
+      ignoreEos: true,
+    });
+    expect(out.ids).toEqual(c.greedy);
+    for (const tensor of [ids, logits]) tensor.dispose();
+  }
+  model.dispose();
+}
 
 /** A tiny model of parts; `change` names what differs from the plain recipe. */
 export function tinyParts(change: Record<string, unknown> = {}): Record<string, unknown> {

@@ -98,16 +98,16 @@ export async function expectTokenizer(who: string, folder: string): Promise<Toke
   if (!tokenizer)
     throw new ConfigError(
       who,
-      `${folder} has no tokenizer; it must hold tokenizer.json, or vocab.json and merges.txt`,
+      `${folder} has no tokenizer; it must hold tokenizer.json, vocab.json and merges.txt, or a .gguf file whose tokenizer.ggml.model is llama or gpt2`,
     );
   return tokenizer;
 }
 
 export const modelOption = (): Option =>
-  new Option("-m, --model <dir>", "model folder: config.json, model.safetensors, tokenizer.json").default(
-    BUNDLED,
-    "the bundled checkpoint",
-  );
+  new Option(
+    "-m, --model <path>",
+    "model folder (config.json, model.safetensors, tokenizer.json), a folder with one .gguf file, or that file",
+  ).default(BUNDLED, "the bundled checkpoint");
 
 export const ropeOption = (): Option =>
   new Option(
