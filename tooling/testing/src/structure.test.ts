@@ -27,7 +27,7 @@ describe("docs/structure.md", () => {
     expect(pictures).toHaveLength(4);
   });
 
-  it("shows the imports as they are", { timeout: 60_000 }, () => {
+  it("shows the imports as they are", { timeout: 300_000 }, () => {
     const now = pictures.map(({ include, collapse }) => drawn(include, collapse));
     if (process.env["UPDATE_STRUCTURE"] !== undefined) {
       let next = 0;
