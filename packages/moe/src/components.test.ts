@@ -1,5 +1,14 @@
 import { describe, expect, it } from "vitest";
-import { ConfigError, valueAndGrad, sum, type ComponentClass, type Tensor } from "@x/kernels";
+import {
+  concat,
+  ConfigError,
+  matmul,
+  sum,
+  transpose,
+  valueAndGrad,
+  type ComponentClass,
+  type Tensor,
+} from "@x/kernels";
 import { numbers, relativeError, useGpu } from "@x/testing";
 import {
   DeepSeekMoe,
@@ -66,6 +75,29 @@ describe("components", () => {
       expect([key, Array.from(await g.read()).some((v) => v !== 0)]).toEqual([key, true]);
     again.dispose();
     expect((await Object.values(parameters)[0]!.read()).length).toBeGreaterThan(0);
+  });
+
+  it("coefficients times the experts' last matrices are the mixture", async () => {
+    const { gpu } = device;
+    const x = gpu.tensor(numbers(160, 1), [2, 10, 8]);
+    const layers = [
+      SwitchMoe.init(gpu, { ...shape, expertKind: "ffn", activation: "gelu" }, init),
+      GShardMoe.init(gpu, { ...shape, gluKind: "geglu" }, init),
+      MixtralMoe.init(gpu, shape, init),
+      DeepSeekMoe.init(gpu, { ...shape, numShared: 2 }, init),
+    ];
+    for (const layer of layers) {
+      const { experts } = layer;
+      const last = experts.kind === "glu" ? experts.wDown : experts.w2;
+      const shared = layer instanceof DeepSeekMoe ? layer.shared : undefined;
+      const [product, out] = gpu.scope(() => {
+        const routed = transpose(last, [1, 0, 2]).reshape([8, 48]);
+        const values = shared ? concat([routed, shared.wDown], 1) : routed;
+        return [matmul(layer.coefficients(x), values, { transposeB: true }), layer.forward(x)];
+      });
+      expect(relativeError(await product.read(), await out.read())).toBeLessThan(1e-5);
+      layer.dispose();
+    }
   });
 
   it("Switch and GShard drop in training alone", async () => {

@@ -1,5 +1,6 @@
 export { renormalizeWeights, router, type RouterOptions, type RouterResult } from "./router/router.js";
 export { mixExperts, runExperts } from "./experts/experts.js";
+export { expertKeys } from "./experts/expert_keys.js";
 export {
   type ExpertActivation,
   type Experts,
@@ -44,13 +45,14 @@ export {
   type GShardMoeResult,
 } from "./layers/gshard_moe.js";
 export { MixtralMoe, mixtralMoe, type MixtralMoeConfig, type MoeResult } from "./layers/mixtral_moe.js";
-export { groupLimitedTopk, type GroupLimitedTopkOptions } from "./router/group_limited.js";
+export type { SharedExperts } from "./experts/shared_experts.js";
 export {
-  deepseekMoe,
-  type DeepSeekMoeOptions,
-  type DeepSeekMoeResult,
-  type SharedExperts,
-} from "./layers/deepseek_moe.js";
+  deepseekRouter,
+  type DeepSeekRouterOptions,
+  type DeepSeekRouterResult,
+} from "./router/deepseek_router.js";
+export { groupLimitedTopk, type GroupLimitedTopkOptions } from "./router/group_limited.js";
+export { deepseekMoe, type DeepSeekMoeOptions, type DeepSeekMoeResult } from "./layers/deepseek_moe.js";
 export {
   deepseekBalanceLoss,
   type DeepSeekBalanceOptions,

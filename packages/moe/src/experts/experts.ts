@@ -19,7 +19,8 @@ import { combine, dispatch, gatherTokens } from "./dispatch.js";
 
 const ops = new Map<string, (...args: Tensor[]) => Tensor>();
 
-function activate(kind: ExpertActivation, x: Tensor): Tensor {
+/** The activation of plain experts. */
+export function activate(kind: ExpertActivation, x: Tensor): Tensor {
   const name = activationName(kind);
   if (name === "identity") return x;
   let op = ops.get(name);

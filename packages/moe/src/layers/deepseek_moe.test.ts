@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ConfigError, randomNormal, ShapeError } from "@x/kernels";
 import { checkOp, operand, useGpu } from "@x/testing";
-import { deepseekMoe, DeepSeekMoe, type DeepSeekMoeOptions } from "../index.js";
+import { deepseekMoe, DeepSeekMoe, deepseekRouter, type DeepSeekMoeOptions } from "../index.js";
 import { addRow, gatedExpert, row, sigmoid, softmax, sum, times, topk } from "../moe.reference.js";
 
 type Case = Omit<DeepSeekMoeOptions, "bias"> & { shared?: number; biased?: number };
@@ -10,8 +10,9 @@ const [N, D, E, F] = [7, 6, 8, 4];
 
 /** Indices and weights of a token, step by step as in the papers. */
 function route(c: Case, logits: number[], bias: ArrayLike<number>): { best: number[]; shares: number[] } {
-  const v3 = c.scoreFunction === "sigmoid";
-  const s = v3 ? logits.map(sigmoid) : softmax(logits);
+  const v3 = (c.scoreFunction ?? "softmax") !== "softmax";
+  const score = { softmax: Number, sigmoid, sqrtSoftplus: (v: number) => Math.sqrt(Math.log1p(Math.exp(v))) };
+  const s = v3 ? logits.map(score[c.scoreFunction!]) : softmax(logits);
   let choice = s.map((v, e) => v + (c.biased === undefined ? 0 : bias[e]!));
   const { numGroups = 1, topkGroups = numGroups, groupScore = v3 ? "top2" : "max" } = c;
   if (numGroups > 1) {
@@ -41,6 +42,7 @@ describe("deepseekMoe", () => {
     { topK: 2, scoreFunction: "sigmoid", biased: -2, numGroups: 4, topkGroups: 2 },
     { topK: 4, scoreFunction: "sigmoid", biased: 0.2, numGroups: 4, topkGroups: 2, normTopkProb: false },
     { topK: 8, scoreFunction: "sigmoid", numGroups: 8, groupScore: "max" },
+    { topK: 3, scoreFunction: "sqrtSoftplus", biased: 0.2, shared: 1 },
   ])("%j: float64 values and gradients", async (c) => {
     const { gpu } = device;
     const { shared = 0, biased, ...options } = c;
@@ -167,6 +169,11 @@ describe("deepseekMoe", () => {
     expect(() => deepseekMoe(x, w, experts, { wGate: shared.wGate } as never, { topK: 1 })).toThrow(
       "deepseekMoe, shared experts: wUp is missing; it must be tensor",
     );
+    const forced = gpu.zeros([3, 2], "i32");
+    const choose = (options: object) => () => deepseekRouter(gpu.zeros([3, E]), { topK: 2, ...options });
+    expect(choose({ forced: gpu.zeros([3, 1], "i32") })).toThrow(/forced has shape \[3, 1\]/);
+    expect(choose({ forced, bias: gpu.zeros([E]) })).toThrow(/a choice that is forced has no bias/);
+    expect(choose({ forced: gpu.zeros([3, 2]) })).toThrow(/forced/);
     expect(run({ topK: 1, normTopkProb: 1 as never })).toThrow("normTopkProb is 1; it must be true or false");
   });
 });

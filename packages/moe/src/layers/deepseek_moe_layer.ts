@@ -2,6 +2,7 @@ import {
   boolean,
   cast,
   Component,
+  concat,
   ConfigError,
   expectTensor,
   integer,
@@ -19,11 +20,14 @@ import {
   gatedExpertsPlan,
   routerPlan,
 } from "../experts/expert_parameters.js";
+import { expertKeys } from "../experts/expert_keys.js";
 import type { GatedExperts } from "../experts/expert_weights.js";
+import { sharedUnits, type SharedExperts } from "../experts/shared_experts.js";
 import { auxFreeBias, type AuxFreeBiasOptions } from "../router/aux_free_bias.js";
 import { countChoices } from "../router/choices.js";
+import { DEEPSEEK_FIELDS, groupLimit } from "../router/deepseek_router.js";
 import { expectGroups } from "../router/group_limited.js";
-import { DEEPSEEK_FIELDS, deepseekMoe, type DeepSeekMoeResult, type SharedExperts } from "./deepseek_moe.js";
+import { deepseekMoe, type DeepSeekMoeResult } from "./deepseek_moe.js";
 
 const DEEPSEEK_MOE = schema("DeepSeekMoe", {
   ...GATED_EXPERT_FIELDS,
@@ -50,9 +54,8 @@ export class DeepSeekMoe extends Component<typeof DEEPSEEK_MOE> {
   /** Name, shape and initial distribution of every parameter and buffer. @throws ConfigError */
   static plan(config: DeepSeekMoeConfig): ParameterPlan {
     const read = DEEPSEEK_MOE.read(config);
-    const { dim, numExperts, topK, scoreFunction, numGroups, topkGroups = numGroups } = read;
-    const { groupScore = scoreFunction === "sigmoid" ? "top2" : "max" } = read;
-    expectGroups(DEEPSEEK_MOE.name, numExperts, topK, { numGroups, topkGroups, groupScore });
+    const { dim, numExperts, topK } = read;
+    expectGroups(DEEPSEEK_MOE.name, numExperts, topK, groupLimit(read));
     const width = read.numShared * read.hiddenDim;
     return {
       ...gatedExpertsPlan(read),
@@ -99,6 +102,23 @@ export class DeepSeekMoe extends Component<typeof DEEPSEEK_MOE> {
     return deepseekMoe(x, this.weights["gate.weight"]!, this.experts, this.shared, {
       ...{ topK, scoreFunction, numGroups, topkGroups, groupScore, normTopkProb, routedScalingFactor },
       bias: this.weights[BIAS],
+    });
+  }
+
+  /**
+   * The coefficients of the columns of the experts' last matrices, those of the shared experts last: `expertKeys` of
+   * what the router chooses, [..., (experts + numShared) * hiddenDim].
+   *
+   * @throws ShapeError, DTypeError, ConfigError
+   */
+  coefficients(x: Tensor): Tensor {
+    expectTensor(`${DEEPSEEK_MOE.name}.coefficients`, "x", x);
+    return x.gpu.scope(() => {
+      const { indices, weights } = this.outputs(x);
+      const routed = expertKeys(x, this.experts, indices, weights);
+      return this.shared
+        ? concat([routed, sharedUnits(x, this.shared, this.config.gluKind).units], x.rank - 1)
+        : routed;
     });
   }
 

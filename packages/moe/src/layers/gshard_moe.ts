@@ -23,6 +23,7 @@ import {
 } from "@x/kernels";
 import { EXPERT_FIELDS, expertsOf, expertsPlan, routerPlan } from "../experts/expert_parameters.js";
 import { expectRouted, type Experts } from "../experts/expert_weights.js";
+import { expertKeys } from "../experts/expert_keys.js";
 import { mixExperts } from "../experts/experts.js";
 import { loadBalanceLoss } from "../losses/load_balance_loss.js";
 import { groupByField } from "../router/choices.js";
@@ -216,5 +217,14 @@ export class GShardMoe extends Component<typeof GSHARD_MOE> {
             secondPolicy: secondPolicy === "random" ? "all" : secondPolicy,
           },
     );
+  }
+
+  /** `expertKeys` of what the router chooses outside training, [..., experts * hiddenDim]. @throws ShapeError, DTypeError, ConfigError */
+  coefficients(x: Tensor): Tensor {
+    expectTensor(`${GSHARD_MOE.name}.coefficients`, "x", x);
+    return x.gpu.scope(() => {
+      const { indices, weights } = this.outputs(x);
+      return expertKeys(x, this.experts, indices, weights);
+    });
   }
 }

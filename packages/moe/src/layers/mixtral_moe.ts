@@ -16,6 +16,7 @@ import {
   routerPlan,
 } from "../experts/expert_parameters.js";
 import { expectRouted, type Experts, type GatedExperts } from "../experts/expert_weights.js";
+import { expertKeys } from "../experts/expert_keys.js";
 import { mixExperts } from "../experts/experts.js";
 import { router, type RouterOptions, type RouterResult } from "../router/router.js";
 
@@ -77,5 +78,14 @@ export class MixtralMoe extends Component<typeof MIXTRAL_MOE> {
   outputs(x: Tensor): MoeResult {
     const { topK } = this.config;
     return mixtralMoe(x, this.weights["gate.weight"]!, this.experts, { topK, renormalize: true });
+  }
+
+  /** `expertKeys` of what the router chooses, [..., experts * hiddenDim]. @throws ShapeError, DTypeError, ConfigError */
+  coefficients(x: Tensor): Tensor {
+    expectTensor(`${MIXTRAL_MOE.name}.coefficients`, "x", x);
+    return x.gpu.scope(() => {
+      const { indices, weights } = this.outputs(x);
+      return expertKeys(x, this.experts, indices, weights);
+    });
   }
 }

@@ -14,6 +14,7 @@ import {
 } from "@x/kernels";
 import { EXPERT_FIELDS, expertsOf, expertsPlan, routerPlan } from "../experts/expert_parameters.js";
 import { expectRouted, type Experts } from "../experts/expert_weights.js";
+import { expertKeys } from "../experts/expert_keys.js";
 import { mixExperts } from "../experts/experts.js";
 import { loadBalanceLoss } from "../losses/load_balance_loss.js";
 import { routerZLoss } from "../losses/router_z_loss.js";
@@ -122,6 +123,16 @@ export class SwitchMoe extends Component<typeof SWITCH_MOE> {
     return switchMoe(x, this.weights["router.classifier.weight"]!, this.experts, {
       ...(training ? layerCapacity(this.config) : { capacity: x.size / dim, groupBy }),
       alpha,
+    });
+  }
+
+  /** `expertKeys` of what the router chooses outside training, [..., experts * hiddenDim]. @throws ShapeError, DTypeError, ConfigError */
+  coefficients(x: Tensor): Tensor {
+    expectTensor(`${SWITCH_MOE.name}.coefficients`, "x", x);
+    return x.gpu.scope(() => {
+      const { indices, weights } = this.outputs(x);
+      const each = [...indices.shape, 1];
+      return expertKeys(x, this.experts, indices.reshape(each), weights.reshape(each));
     });
   }
 }

@@ -16,14 +16,14 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { countChoices, expectChoices, groupByField, groupCount } from "../router/choices.js";
-import { normalizedScores } from "../router/router.js";
+import { normalizedScores, SCORE_FUNCTIONS } from "../router/scores.js";
 
 const OPTIONS = schema("deepseekBalanceLoss", {
   kind: oneOf("What is balanced.", ["expert", "device", "communication"], { default: "expert" }),
   alpha: number("Factor of the loss.", { default: 1 }),
   scoreFunction: oneOf(
-    "Scores of the experts; sigmoid scores are divided by their sum.",
-    ["softmax", "sigmoid"],
+    "Scores of the experts; other scores than softmax are divided by their sum.",
+    SCORE_FUNCTIONS,
     {
       default: "softmax",
     },

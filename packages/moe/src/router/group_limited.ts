@@ -29,7 +29,8 @@ const OPTIONS = schema("groupLimitedTopk", {
 });
 export type GroupLimitedTopkOptions = Config<typeof OPTIONS>;
 
-interface GroupLimit {
+/** Which groups of experts a token may choose from. */
+export interface GroupLimit {
   readonly numGroups: number;
   readonly topkGroups: number;
   readonly groupScore: "max" | "top2";

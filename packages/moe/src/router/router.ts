@@ -15,7 +15,6 @@ import {
   number,
   oneOf,
   schema,
-  sigmoid,
   softmax,
   sum,
   takeAlongLast,
@@ -24,16 +23,13 @@ import {
   type Config,
   type Tensor,
 } from "@x/kernels";
+import { normalizedScores, SCORE_FUNCTIONS, scoresOf } from "./scores.js";
 
 const OPTIONS = schema("router", {
   topK: integer("Experts of a token.", { min: 1 }),
-  scoreFunction: oneOf(
-    "Scores of the experts: over all of them, or each by itself.",
-    ["softmax", "sigmoid"],
-    {
-      default: "softmax",
-    },
-  ),
+  scoreFunction: oneOf("Scores of the experts: over all of them, or each by itself.", SCORE_FUNCTIONS, {
+    default: "softmax",
+  }),
   order: oneOf(
     "Weights are the largest scores, or the softmax of the largest logits.",
     ["softmaxThenTopk", "topkThenSoftmax"],
@@ -73,16 +69,6 @@ export function renormalizeWeights(weights: Tensor, eps: number): Tensor {
   return weights.gpu.scope(() => share(weights, add(sum(weights, { axes: -1, keepDims: true }), eps)));
 }
 
-const logSigmoid = elementwise("logSigmoid", ["x"], (x) => e.neg(e.softplus(e.neg(x))));
-
-/**
- * Scores of logits [..., k] divided by their sum, from the logits: exp(log score - log sum), so that scores which
- * round to 0 keep their shares.
- */
-export function normalizedScores(logits: Tensor, scoreFunction: "softmax" | "sigmoid"): Tensor {
-  return softmax(scoreFunction === "softmax" ? logits : logSigmoid(logits));
-}
-
 /**
  * Top-k router: logits = x wRouter^T (+ bias); the k best experts of each token and their weights. Indices are
  * constants for the gradient; ties go to the lower index.
@@ -111,7 +97,7 @@ export function router(x: Tensor, wRouter: Tensor, options: RouterOptions): Rout
     const source = jitter ? mul(x, jitter) : x;
     let logits = linear(source, wRouter, bias);
     if (noise && wNoise) logits = noisy(logits, noise, linear(source, wNoise));
-    const probs = scoreFunction === "softmax" ? softmax(logits) : sigmoid(logits);
+    const probs = scoresOf(logits, scoreFunction);
     // By the logits, whose order is that of the scores where those round to 1 or 0.
     const { values, indices } = topk(logits, topK);
     if (order === "topkThenSoftmax") return { logits, probs, weights: softmax(values), indices };

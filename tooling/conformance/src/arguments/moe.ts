@@ -75,6 +75,7 @@ export const MOE: ValidCalls = {
   router: (gpu) => valid(moe.router, x(gpu), router(gpu), routing(gpu)),
   renormalizeWeights: (gpu) => valid(moe.renormalizeWeights, shares(gpu), 1e-9),
   mixExperts: (gpu) => valid(moe.mixExperts, x(gpu), plain(gpu), indices(gpu), shares(gpu)),
+  expertKeys: (gpu) => valid(moe.expertKeys, x(gpu), gated(gpu), indices(gpu), shares(gpu)),
   runExperts: (gpu) => valid(moe.runExperts, full(gpu, 12, DIM), gated(gpu), plan(gpu).offsets),
   stackExperts: () => valid(moe.stackExperts, {}),
   dispatch: (gpu) => valid(moe.dispatch, indices(gpu), EXPERTS),
@@ -112,6 +113,7 @@ export const MOE: ValidCalls = {
       ...capacity,
       ...{ countChoices: true, priority: "weight", renormalizeAfterDrop: true },
     }),
+  deepseekRouter: (gpu) => valid(moe.deepseekRouter, logits(gpu), { ...deepseek, forced: indices(gpu) }),
   groupLimitedTopk: (gpu) =>
     valid(moe.groupLimitedTopk, full(gpu, 6, EXPERTS), {
       ...{ topK: K, numGroups: 3, topkGroups: 2, groupScore: "top2" },
@@ -148,14 +150,20 @@ export const MOE: ValidCalls = {
     valid(moe.productKeyTopk, full(gpu, BATCH, SEQ, 2, 4), full(gpu, 2, 3, 2), { topK: 2 }),
   peer: (gpu) => valid(moe.peer, ...retrieved(gpu)),
   peerKeys: (gpu) => valid(moe.peerKeys, ...retrieved(gpu)),
-  ...component(moe.MixtralMoe, { ...gatedLayer, topK: K }, "drawn", { forward: alone, outputs: alone }),
+  ...component(moe.MixtralMoe, { ...gatedLayer, topK: K }, "drawn", {
+    forward: alone,
+    outputs: alone,
+    coefficients: alone,
+  }),
   ...component(moe.SwitchMoe, { ...plainLayer, ...capacity, alpha: 1 }, "drawn", {
     forward: trained,
     outputs: trained,
+    coefficients: alone,
   }),
   ...component(moe.GShardMoe, { ...gatedLayer, ...capacity, ...second, alpha: 1 }, "drawn", {
     forward: drawn,
     outputs: drawn,
+    coefficients: alone,
   }),
   ...component(moe.ExpertChoiceMoe, { ...gatedLayer, ...capacity }, "drawn", {
     forward: alone,
@@ -164,6 +172,7 @@ export const MOE: ValidCalls = {
   ...component(moe.DeepSeekMoe, { ...gatedLayer, ...deepseek, numShared: 1, correctionBias: true }, "drawn", {
     forward: alone,
     outputs: alone,
+    coefficients: alone,
     updateBias: (gpu) => [indices(gpu), { updateSpeed: 0.01 }],
   }),
   ...component(moe.Peer, { dim: DIM, numKeys: 3, ...retrieval, keysPerHead: true, momentum: 0.1 }, "drawn", {

@@ -3,6 +3,7 @@ import {
   auxFreeBias,
   deepseekBalanceLoss,
   deepseekMoe,
+  deepseekRouter,
   expertCapacity,
   expertChoice,
   gshardMoe,
@@ -91,7 +92,7 @@ const deepseek =
         : undefined,
       {
         topK: number(config, "topK"),
-        scoreFunction: text(config, "scoreFunction", scoreFunction) as "softmax" | "sigmoid",
+        scoreFunction: text(config, "scoreFunction", scoreFunction) as never,
         bias: inputs["bias"],
         ...pick(config, "numGroups", "topkGroups", "groupScore", "normTopkProb", "routedScalingFactor"),
       },
@@ -174,6 +175,15 @@ export const moe: Readonly<Record<string, Runner>> = {
   },
   deepseek_moe: deepseek("softmax"),
   deepseek_v3_moe: deepseek("sigmoid"),
+  sqrt_softplus_router: ({ config, inputs }) => ({
+    ...deepseekRouter(inputs["logits"]!, {
+      topK: number(config, "topK"),
+      scoreFunction: "sqrtSoftplus",
+      bias: inputs["bias"],
+      forced: inputs["forced"],
+      ...pick(config, "normTopkProb", "routedScalingFactor"),
+    }),
+  }),
   deepseek_balance_loss: ({ config, inputs }) => ({
     ...deepseekBalanceLoss(
       inputs["logits"]!,
