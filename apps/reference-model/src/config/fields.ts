@@ -91,13 +91,13 @@ export class Fields {
 
 /**
  * The configuration of a package's component as a model's configuration says it, null meaning absent: the keys, ranges
- * and defaults are those that the package declares, but for keys that a model has not.
+ * and defaults are those that the package declares, but for keys that a model has not and for those, such as `dim`, that the model sets itself.
  */
 export function configOf(
   caller: string,
   schema: Schema,
   spec: Readonly<Record<string, unknown>>,
-  own: { readonly dim: number },
+  own: Readonly<Record<string, unknown>>,
   left: readonly string[] = [],
 ): Readonly<Record<string, unknown>> {
   const keys = schema.keys.filter((key) => key !== "dim" && !left.includes(key));
