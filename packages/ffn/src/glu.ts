@@ -62,6 +62,7 @@ function fitsFew(x: Tensor, { wGate, wUp, bGate, bUp }: GluWeights): boolean {
   return (
     x.dtype === "f32" &&
     wGate.dtype === wUp.dtype &&
+    ![wGate, wUp].some((t) => t.stored) &&
     width > 0 &&
     x.size > 0 &&
     x.size <= FEW_ROWS * width &&

@@ -40,8 +40,8 @@ export function widthOf(caller: string, x: Tensor, name: string, matrix: Tensor)
 type Operand = readonly [Tensor | undefined, readonly (number | string)[]];
 
 /**
- * Checks tensors of f32 or f16 against their shapes before anything is computed from them. Returns the extents by
- * letter.
+ * Checks tensors of f32 or f16, and matrices in a form that is only stored, against their shapes before anything is
+ * computed from them. Returns the extents by letter.
  *
  * @throws DTypeError, ShapeError
  */
@@ -52,7 +52,8 @@ export function expectOperands(
   const extents: Record<string, number> = {};
   for (const [name, [operand, shape]] of Object.entries(operands)) {
     if (operand === undefined) continue;
-    expectDType(caller, name, operand, "f32", "f16");
+    // A matrix goes to linear, which also takes what is only stored.
+    if (!operand.stored || shape.length !== 2) expectDType(caller, name, operand, "f32", "f16");
     expectShape(caller, name, operand, shape, extents);
   }
   return extents;

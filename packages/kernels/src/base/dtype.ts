@@ -1,14 +1,32 @@
 import { ConfigError, DTypeError } from "./errors.js";
 import { show } from "./show.js";
 
-/** Element type of a tensor. */
-export type DType = "f32" | "f16" | "i32" | "u32";
+/** Element type that kernels compute with. */
+export type ElementType = "f32" | "f16" | "i32" | "u32";
+
+/** Forms in which weights are only stored: kernels of a few ops widen them in registers. */
+export type StoredType = "bf16" | "q8_0" | "q4_0" | "q4_1" | "q5_0" | "q5_1" | "q4_k" | "q5_k" | "q6_k";
+
+/** Element type of a tensor, or the form in which it is stored. */
+export type DType = ElementType | StoredType;
+
+const STORED: readonly string[] = ["bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"];
+
+/** Is a dtype only a form of storage, on every device? */
+export const isStoredType = (dtype: string): dtype is StoredType => STORED.includes(dtype);
+
+/** The end of an error about a tensor that is only stored: what takes it. */
+export const STORED_RULE =
+  'a form that is only stored: as weights it goes to linear, matmul (b), groupedMatmul, embedding and linearCrossEntropy, and cast(x, "f32") widens it';
+
+/** A dtype for an error, with what takes it where it is only a form of storage. */
+export const showDType = (dtype: DType): string => (isStoredType(dtype) ? `${dtype}, ${STORED_RULE}` : dtype);
 
 /** What `Tensor.read()` resolves to: f16 is widened to float32. */
 export type HostArray = Float32Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
 
-/** Bytes of one element. */
-export const BYTES_PER_ELEMENT: Readonly<Record<DType, number>> = { f32: 4, f16: 2, i32: 4, u32: 4 };
+/** Bytes of one element of what kernels compute with. */
+export const BYTES_PER_ELEMENT: Readonly<Record<ElementType, number>> = { f32: 4, f16: 2, i32: 4, u32: 4 };
 
 const scratchF32 = new Float32Array(1);
 const scratchU32 = new Uint32Array(scratchF32.buffer);
@@ -61,7 +79,7 @@ const RANGES = { i32: [-(2 ** 31), 2 ** 31 - 1], u32: [0, 2 ** 32 - 1] } as cons
 const LARGEST = { f32: [3.4028234663852886e38, 2 ** 128 - 2 ** 103], f16: [65504, 65520] } as const;
 
 /** Typed arrays all of whose elements a dtype holds. */
-const FITTING: Readonly<Record<DType, readonly (abstract new (...args: never[]) => unknown)[]>> = {
+const FITTING: Readonly<Record<ElementType, readonly (abstract new (...args: never[]) => unknown)[]>> = {
   f32: [
     Float32Array,
     Int8Array,
@@ -84,7 +102,7 @@ function notANumber(value: unknown): string {
 }
 
 /** Refuse the first element that is not a number, or that a dtype does not hold, with its index. */
-function checkElements(who: string, data: ArrayLike<number>, dtype: DType): void {
+function checkElements(who: string, data: ArrayLike<number>, dtype: ElementType): void {
   const fail = (i: number, what: string): never => {
     throw new DTypeError(who, `element ${i} is ${what}`);
   };
@@ -103,7 +121,7 @@ function checkElements(who: string, data: ArrayLike<number>, dtype: DType): void
 }
 
 /** Check that host data are an array or a typed array of numbers that a dtype holds. @throws ConfigError, DTypeError */
-function checkData(who: string, data: unknown, dtype: DType): asserts data is ArrayLike<number> {
+function checkData(who: string, data: unknown, dtype: ElementType): asserts data is ArrayLike<number> {
   const typed = ArrayBuffer.isView(data) && !(data instanceof DataView);
   if (!typed && !Array.isArray(data)) {
     const hint = data instanceof ArrayBuffer ? " (fromBytes takes bytes)" : "";
@@ -127,7 +145,7 @@ function checkData(who: string, data: unknown, dtype: DType): asserts data is Ar
  * @throws ConfigError for what is not an array; DTypeError naming the first element that is not a number or does not
  * fit the dtype.
  */
-export function encode(who: string, data: unknown, dtype: DType): Uint8Array<ArrayBuffer> {
+export function encode(who: string, data: unknown, dtype: ElementType): Uint8Array<ArrayBuffer> {
   checkData(who, data, dtype);
   if (dtype !== "f16") return new Uint8Array(new ARRAYS[dtype](data).buffer);
   const half = new Uint16Array(data.length + (data.length & 1));
@@ -136,7 +154,7 @@ export function encode(who: string, data: unknown, dtype: DType): Uint8Array<Arr
 }
 
 /** Read `count` elements of `dtype` from bytes. */
-export function decode(bytes: ArrayBuffer, dtype: DType, count: number): HostArray {
+export function decode(bytes: ArrayBuffer, dtype: ElementType, count: number): HostArray {
   if (dtype !== "f16") return new ARRAYS[dtype](bytes, 0, count);
   const half = new Uint16Array(bytes, 0, count);
   const out = new Float32Array(count);
@@ -148,14 +166,27 @@ export function isFloat(dtype: DType): boolean {
   return dtype === "f32" || dtype === "f16";
 }
 
-/** Check that a dtype is known, and that a device of these features holds it. */
+/** Check that a dtype is known. @throws DTypeError */
+export function checkKnownDType(who: string, dtype: unknown): asserts dtype is DType {
+  if (typeof dtype === "string" && (Object.hasOwn(BYTES_PER_ELEMENT, dtype) || isStoredType(dtype))) return;
+  throw new DTypeError(
+    who,
+    `dtype is ${show(dtype)}; it must be one of f32, f16, i32, u32, or ${STORED.join(", ")}, forms that are only stored`,
+  );
+}
+
+/** Check that a dtype is known, and that kernels of a device of these features compute with it. @throws DTypeError */
 export function checkDType(
   who: string,
   dtype: unknown,
   features: { readonly f16: boolean },
-): asserts dtype is DType {
-  if (typeof dtype !== "string" || !Object.hasOwn(BYTES_PER_ELEMENT, dtype))
-    throw new DTypeError(who, `dtype is ${show(dtype)}; it must be one of f32, f16, i32, u32`);
+): asserts dtype is ElementType {
+  checkKnownDType(who, dtype);
+  if (isStoredType(dtype))
+    throw new DTypeError(
+      who,
+      `dtype is ${dtype}, a form that is only stored; gpu.tensor and gpu.fromBytes make such a tensor`,
+    );
   if (dtype === "f16" && !features.f16)
     throw new DTypeError(
       who,

@@ -1,5 +1,5 @@
 import { ConfigError, DTypeError, ShapeError } from "./errors.js";
-import type { DType } from "./dtype.js";
+import { isFloat, showDType, STORED_RULE, type DType } from "./dtype.js";
 import type { Gpu } from "../device/gpu.js";
 import { show, TENSOR_BRAND } from "./show.js";
 
@@ -133,8 +133,18 @@ export function expectDType(
 ): void {
   expectTensor(who, name, tensor);
   if (!allowed.includes(tensor.dtype)) {
-    throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be ${allowed.join(" or ")}`);
+    throw new DTypeError(who, `${name} is ${showDType(tensor.dtype)}; it must be ${allowed.join(" or ")}`);
   }
+}
+
+/** Check that the elements are of a floating type that kernels of the device compute with. @throws DTypeError */
+export function expectFloat(
+  who: string,
+  name: string,
+  tensor: { readonly dtype: DType; readonly stored: boolean },
+): void {
+  if (tensor.stored) throw new DTypeError(who, `${name} is ${tensor.dtype}, on this device ${STORED_RULE}`);
+  if (!isFloat(tensor.dtype)) throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be f32 or f16`);
 }
 
 /** Normalise an axis that may count from the end. */

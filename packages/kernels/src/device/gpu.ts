@@ -4,7 +4,15 @@ import { COPY, type LoadedCopy } from "../base/abi.js";
 import { bindRanges } from "../queue/binding.js";
 import type { Command } from "../queue/command.js";
 import type { CompileLanes } from "../kernel/compile_lanes.js";
-import { BYTES_PER_ELEMENT, checkDType, encode, type DType } from "../base/dtype.js";
+import {
+  BYTES_PER_ELEMENT,
+  checkDType,
+  checkKnownDType,
+  encode,
+  isStoredType,
+  STORED_RULE,
+  type DType,
+} from "../base/dtype.js";
 import { ConfigError, DeviceLostError, DTypeError, KernelsError, ShapeError } from "../base/errors.js";
 import {
   checkCall,
@@ -26,6 +34,9 @@ import { ReadBack } from "../queue/read_back.js";
 import { Capture, type Recording } from "./recording.js";
 import { collectTensors, Scope } from "../memory/scope.js";
 import type { Storage } from "../memory/storage.js";
+import { encodeAs } from "../stored/encode.js";
+import { checkBlocks, fileBytes, storedBytes } from "../stored/forms.js";
+import { pack } from "../stored/pack.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { KernelTime } from "../queue/timing.js";
 import type { Tuning } from "./tuning.js";
@@ -46,6 +57,9 @@ export interface GpuOptions {
   readonly fillWithNaN: boolean;
   readonly lanes?: CompileLanes | undefined;
 }
+
+/** Bytes from which data from the host, mostly weights, take a buffer of their own size. */
+const EXACT_BYTES = 2 ** 20;
 
 /** A half NaN in both halves, which is also a float32 NaN. */
 const NAN_WORD = 0x7fc07fc0;
@@ -112,41 +126,54 @@ export class Gpu {
   // ---- tensors ----------------------------------------------------------------------------------------------
 
   /**
-   * A tensor of host numbers, in row-major order; without a shape it has one axis.
+   * A tensor of host numbers, in row-major order; without a shape it has one axis. bf16, q8_0 and q4_0 are rounded to.
    *
    * @throws ConfigError, ShapeError; DTypeError for an element that is not a number or that the dtype does not hold.
    */
   tensor(data: ArrayLike<number>, shape?: readonly number[], dtype: DType = "f32"): Tensor {
-    checkDType("tensor", dtype, this.features);
-    const bytes = encode("tensor", data, dtype);
+    checkKnownDType("tensor", dtype);
+    const bytes = encodeAs("tensor", data, dtype);
     const extents = shape === undefined ? [data.length] : shape;
     checkShape("tensor", extents);
+    checkBlocks("tensor", dtype, extents);
     if (data.length !== sizeOf(extents)) {
       throw new ShapeError(
         "tensor",
         `given ${String(data.length)} numbers; shape ${showShape(extents)} takes ${String(sizeOf(extents))}`,
       );
     }
-    return this.fromBytes(bytes, extents, dtype);
+    return this.#ofBuffer(bytes, extents, dtype);
   }
 
-  /** A tensor of little-endian bytes as a checkpoint holds them (f16 takes two bytes an element). */
+  /**
+   * A tensor of little-endian bytes as a checkpoint holds them: two bytes an element of f16 and bf16; the blocks of a
+   * GGUF file for quantised forms, whose last axis consists of whole blocks.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
   fromBytes(bytes: Uint8Array, shape: readonly number[], dtype: DType): Tensor {
-    checkDType("fromBytes", dtype, this.features);
+    checkKnownDType("fromBytes", dtype);
     checkShape("fromBytes", shape);
     if (!((bytes as unknown) instanceof Uint8Array))
       throw new ConfigError("fromBytes", `bytes are ${show(bytes)}; they must be a Uint8Array`);
-    const expected = sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
+    checkBlocks("fromBytes", dtype, shape);
+    const expected = isStoredType(dtype) ? fileBytes(dtype, shape) : sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
     if (bytes.byteLength !== expected && bytes.byteLength !== Math.ceil(expected / 4) * 4) {
       throw new ShapeError(
         "fromBytes",
         `given ${String(bytes.byteLength)} bytes; ${dtype} ${showShape(shape)} takes ${String(expected)}`,
       );
     }
-    const out = this.#allocate("tensor", shape, dtype);
+    if (isStoredType(dtype)) return this.#ofBuffer(pack(dtype, bytes, sizeOf(shape)), shape, dtype);
     const padded = new Uint8Array(Math.ceil(bytes.byteLength / 4) * 4);
     padded.set(bytes);
-    if (padded.length > 0) this.writeBytes(out.storage, padded);
+    return this.#ofBuffer(padded, shape, dtype);
+  }
+
+  /** A tensor of the bytes that its buffer holds; large ones are not rounded up to a bucket of the pool. */
+  #ofBuffer(bytes: Uint8Array<ArrayBuffer>, shape: readonly number[], dtype: DType): Tensor {
+    const out = this.#allocate("tensor", shape, dtype, bytes.length >= EXACT_BYTES);
+    if (bytes.length > 0) this.writeBytes(out.storage, bytes);
     return out;
   }
 
@@ -179,13 +206,15 @@ export class Gpu {
       throw new ConfigError("full", `value is ${show(value)}; it must be a number`);
     if (Object.is(value, 0)) return this.zeros(shape, dtype);
     const data = new Float64Array(sizeOf(shape)).fill(value);
-    return this.fromBytes(encode("full", data, dtype), shape, dtype);
+    return this.#ofBuffer(encode("full", data, dtype), shape, dtype);
   }
 
-  #allocate(who: string, shape: readonly number[], dtype: DType): Tensor {
+  #allocate(who: string, shape: readonly number[], dtype: DType, exact = false): Tensor {
     this.#check();
-    const bytes = sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
-    const storage = (this.#capture?.pool ?? this.#pool).acquire(who, bytes);
+    const bytes = isStoredType(dtype)
+      ? storedBytes(dtype, sizeOf(shape))
+      : sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
+    const storage = (this.#capture?.pool ?? this.#pool).acquire(who, bytes, exact);
     return new Tensor(this, storage, shape, dtype, this.#scope);
   }
 
@@ -328,6 +357,7 @@ export class Gpu {
     const { fromOffset = 0, toOffset = 0 } = options;
     expectInteger("copy", "fromOffset", fromOffset, 0);
     expectInteger("copy", "toOffset", toOffset, 0);
+    if (isStoredType(from.dtype)) throw new DTypeError("copy", `from is ${from.dtype}, ${STORED_RULE}`);
     const { length = from.size - fromOffset } = options;
     expectInteger("copy", "length", length);
     const width = BYTES_PER_ELEMENT[from.dtype];

@@ -57,7 +57,14 @@ export interface TensorSlice {
   readonly length: number;
 }
 
-export type Bindable = Tensor | TensorSlice;
+/** A binding that covers part of a tensor's buffer, in bytes. */
+export interface ByteRange {
+  readonly tensor: Tensor;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
+export type Bindable = Tensor | TensorSlice | ByteRange;
 export type ParamValue = number | readonly number[];
 
 /** The keys of every member of a union. */

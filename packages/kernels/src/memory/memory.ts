@@ -53,9 +53,9 @@ export class BufferPool implements StorageHome {
     this.#onFailure = options.onFailure;
   }
 
-  /** A buffer of at least `bytes`, with one reference. */
-  acquire(who: string, bytes: number): Storage {
-    const size = bucketSize(bytes);
+  /** A buffer of at least `bytes`, with one reference; `exact`: of no more than the next multiple of 256. */
+  acquire(who: string, bytes: number, exact: boolean = false): Storage {
+    const size = exact ? Math.ceil(bytes / 256) * 256 : bucketSize(bytes);
     const limit = this.#device.limits.maxBufferSize;
     if (size > limit) {
       throw new OutOfMemoryError(
@@ -156,13 +156,13 @@ export class RecordingPool implements StorageHome {
     this.#parent = parent;
   }
 
-  acquire(who: string, bytes: number): Storage {
-    const pooled = this.#free.get(bucketSize(bytes))?.pop();
+  acquire(who: string, bytes: number, exact: boolean = false): Storage {
+    const pooled = exact ? undefined : this.#free.get(bucketSize(bytes))?.pop();
     if (pooled) {
       pooled.references = 1;
       return pooled;
     }
-    const storage = this.#parent.acquire(who, bytes);
+    const storage = this.#parent.acquire(who, bytes, exact);
     storage.home = this;
     this.#owned.add(storage);
     return storage;

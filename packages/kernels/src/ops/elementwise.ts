@@ -8,6 +8,7 @@ import { defineKernel, grid1d, type Kernel, type ParamValue } from "../kernel/ke
 import { kernelOf, MAX_RANK, type Access, type Operand, type Variant } from "./elementwise.wgsl.js";
 import { show } from "../base/show.js";
 import { sumToShape } from "../tensor/reduce.js";
+import { widen } from "../stored/widen.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
@@ -289,11 +290,15 @@ function runCast(x: Tensor, dtype: DType): Tensor {
   return out;
 }
 
-/** The same values in another dtype (integers truncate towards zero). Differentiable between f32 and f16. */
+/**
+ * The same values in another dtype (integers truncate towards zero). Differentiable between f32 and f16. What is only
+ * stored (bf16, q8_0, q4_0, ...) is widened.
+ */
 export function cast(x: Tensor, dtype: DType, ...rest: never[]): Tensor {
   expectTensor("cast", "x", x);
   expectNoMore("cast", rest);
   checkDType("cast", dtype, x.gpu.features);
+  if (x.stored) return dtype === "f32" ? widen(x) : x.gpu.scope(() => cast(widen(x), dtype));
   if (x.dtype === dtype) return x.reshape(x.shape);
   return applyOp({
     name: "cast",

@@ -1,10 +1,11 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { DTypeError, ShapeError } from "../base/errors.js";
-import { isFloat } from "../base/dtype.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { widenRows } from "../stored/widen.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
+  expectFloat,
   expectInteger,
   expectNoMore,
   expectTensor,
@@ -139,13 +140,17 @@ export function gather(x: Tensor, indices: Tensor, axis = 0, ...rest: never[]): 
   })[0]!;
 }
 
-/** Rows of a table [vocab, dim] by id (i32, any shape): [...ids.shape, dim]. */
+/**
+ * Rows of a table [vocab, dim] by id (i32, any shape): [...ids.shape, dim]. A table that is only stored (bf16, q8_0,
+ * q4_0, ...) is a constant, and its rows become f32.
+ */
 export function embedding(table: Tensor, ids: Tensor, ...rest: never[]): Tensor {
   expectTensor("embedding", "table", table);
   expectNoMore("embedding", rest);
   if (table.rank !== 2)
     throw new ShapeError("embedding", `table has shape ${showShape(table.shape)}; it must be [vocab, dim]`);
   expectIds("embedding", ids);
+  if (table.stored) return widenRows(table, ids);
   return gather(table, ids, 0);
 }
 
@@ -159,8 +164,7 @@ export function scatterAdd(updates: Tensor, indices: Tensor, size: number, ...mo
   expectNoMore(who, more);
   expectIds(who, indices);
   expectInteger(who, "size", size, 1);
-  if (!isFloat(updates.dtype))
-    throw new DTypeError(who, `updates are ${updates.dtype}; they must be f32 or f16`);
+  expectFloat(who, "updates", updates);
   if (indices.shape.some((n, i) => n !== updates.shape[i])) {
     throw new ShapeError(
       who,

@@ -1,9 +1,8 @@
-import { DTypeError } from "../base/errors.js";
-import { isFloat } from "../base/dtype.js";
 import { sumMiddle } from "../tensor/reduce.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
+  expectFloat,
   checkConfig,
   expectBoolean,
   expectIntegers,
@@ -64,7 +63,7 @@ function expand(g: Tensor, kept: readonly number[], shape: readonly number[]): T
 /** Sum over axes, accumulated in float32 in a fixed order. */
 export function sum(x: Tensor, options: ReduceOptions = {}): Tensor {
   const { axes, kept, shape } = reducedAxes("sum", x, options);
-  if (!isFloat(x.dtype)) throw new DTypeError("sum", `x is ${x.dtype}; it must be f32 or f16`);
+  expectFloat("sum", "x", x);
   return applyOp({
     name: "sum",
     inputs: [x],

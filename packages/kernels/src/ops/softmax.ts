@@ -1,9 +1,15 @@
-import { DTypeError, ShapeError } from "../base/errors.js";
-import { isFloat } from "../base/dtype.js";
+import { ShapeError } from "../base/errors.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { checkConfig, expectBoolean, expectTensor, normalizeAxis, showShape } from "../base/validate.js";
+import {
+  checkConfig,
+  expectBoolean,
+  expectFloat,
+  expectTensor,
+  normalizeAxis,
+  showShape,
+} from "../base/validate.js";
 import { rowElement, rowMain, rowPrelude, rowTop, rowVariant, type RowVariant } from "./rows.js";
 import { alongAxis } from "./shape.js";
 
@@ -69,7 +75,7 @@ ${rowMain(
 
 /** Check the arguments of an op on one axis, and return that axis. */
 function axisOf(who: string, x: Tensor, { axis = -1 }: SoftmaxOptions): number {
-  if (!isFloat(x.dtype)) throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
+  expectFloat(who, "x", x);
   if (x.rank === 0) throw new ShapeError(who, "x is a scalar; it must have at least one axis");
   return normalizeAxis(who, axis, x.rank);
 }

@@ -1,6 +1,6 @@
 import type { BoundRange } from "./command.js";
-import { BYTES_PER_ELEMENT } from "../base/dtype.js";
-import { ConfigError, KernelsError, OutOfMemoryError } from "../base/errors.js";
+import { BYTES_PER_ELEMENT, STORED_RULE, type ElementType } from "../base/dtype.js";
+import { ConfigError, DTypeError, KernelsError, OutOfMemoryError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
 import type { Bindable, ResolvedBinding } from "../kernel/kernel.js";
 import { Tensor } from "../tensor/tensor.js";
@@ -47,27 +47,20 @@ function givenNames(given: Readonly<Record<string, Bindable | undefined>>): stri
 
 function bindRange(gpu: Gpu, kernel: string, name: string, given: Bindable): BoundRange {
   expectObject(kernel, `binding ${name}`, given);
-  const whole = given instanceof Tensor || !("tensor" in given);
-  const tensor = whole ? given : given.tensor;
-  expectTensor(kernel, `binding ${name}`, tensor);
+  const { tensor, offset, length, part } = rangeOf(kernel, name, given);
   if (tensor.gpu !== gpu)
     throw new KernelsError(
       kernel,
       `${name} is on another device; all bindings must be on the one that runs the kernel`,
     );
   const storage = tensor.storage;
-  const width = BYTES_PER_ELEMENT[tensor.dtype];
-  const offset = whole ? 0 : given.offset * width;
-  const length = whole ? tensor.byteLength : given.length * width;
-  if (!whole) {
-    const alignment = gpu.limits.minStorageBufferOffsetAlignment;
-    if (offset % alignment !== 0 || offset + length > tensor.byteLength || offset < 0) {
-      throw new ConfigError(
-        kernel,
-        `${name} binds elements ${String(given.offset)}..${String(given.offset + given.length)} of ${String(tensor.size)}; ` +
-          `the range must lie inside and start at a multiple of ${String(alignment)} bytes`,
-      );
-    }
+  const alignment = gpu.limits.minStorageBufferOffsetAlignment;
+  if (part && (offset % alignment !== 0 || offset + length > tensor.byteLength || offset < 0)) {
+    throw new ConfigError(
+      kernel,
+      `${name} binds ${part} of ${String(tensor.size)} elements; ` +
+        `the range must lie inside and start at a multiple of ${String(alignment)} bytes`,
+    );
   }
   const size = Math.min(Math.ceil(Math.max(length, 16) / 16) * 16, storage.bytes - offset);
   if (size > gpu.limits.maxStorageBufferBindingSize) {
@@ -78,4 +71,32 @@ function bindRange(gpu: Gpu, kernel: string, name: string, given: Bindable): Bou
     );
   }
   return { storage, offset, size };
+}
+
+/** What is bound, in bytes; `part` names a range that is not the whole tensor. @throws ConfigError, DTypeError */
+function rangeOf(
+  kernel: string,
+  name: string,
+  given: Bindable,
+): { tensor: Tensor; offset: number; length: number; part: string | undefined } {
+  const whole = given instanceof Tensor || !("tensor" in given);
+  const tensor = whole ? given : given.tensor;
+  expectTensor(kernel, `binding ${name}`, tensor);
+  if (!whole && "byteOffset" in given)
+    return {
+      tensor,
+      offset: given.byteOffset,
+      length: given.byteLength,
+      part: `bytes ${String(given.byteOffset)}..${String(given.byteOffset + given.byteLength)}`,
+    };
+  if (tensor.stored)
+    throw new DTypeError(kernel, `${name} is ${tensor.dtype}, on this device ${STORED_RULE}`);
+  if (whole) return { tensor, offset: 0, length: tensor.byteLength, part: undefined };
+  const width = BYTES_PER_ELEMENT[tensor.dtype as ElementType];
+  return {
+    tensor,
+    offset: given.offset * width,
+    length: given.length * width,
+    part: `elements ${String(given.offset)}..${String(given.offset + given.length)}`,
+  };
 }

@@ -1,6 +1,5 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { ConfigError, DTypeError } from "../base/errors.js";
-import { isFloat } from "../base/dtype.js";
 import type { Gpu } from "../device/gpu.js";
 import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
@@ -8,6 +7,7 @@ import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
   expectGpu,
+  expectFloat,
   expectInteger,
   expectIntegers,
   expectNumber,
@@ -182,7 +182,7 @@ export function dropout(x: Tensor, p: number, options: RandomOptions): Tensor {
   checkConfig(who, options, DRAW);
   expectNumber(who, "p", p, 0, 1);
   if (p === 1) throw new ConfigError(who, "p is 1; it must be below 1");
-  if (!isFloat(x.dtype)) throw new DTypeError(who, `x is ${x.dtype}; it must be f32 or f16`);
+  expectFloat(who, "x", x);
   const own = randomParameters(who, options);
   if (p > 0) expectFreshDraws(who, x.gpu, options.step);
   const run = (t: Tensor): Tensor => {

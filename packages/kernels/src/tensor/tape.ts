@@ -1,9 +1,10 @@
 import { expectOwnDevice } from "../base/abi.js";
 import { ConfigError, DTypeError, KernelsError, ShapeError } from "../base/errors.js";
-import { isFloat } from "../base/dtype.js";
+import { isFloat, STORED_RULE } from "../base/dtype.js";
 import type { Tensor } from "./tensor.js";
 import {
   checkConfig,
+  expectFloat,
   expectFunction,
   expectList,
   expectRecord,
@@ -38,6 +39,8 @@ export interface OpSpec {
   readonly forward: () => ForwardResult;
   /** One entry per input: its gradient, or undefined for zero. Omit for ops without a gradient. */
   readonly backward?: (context: BackwardContext) => readonly (Tensor | undefined)[];
+  /** The op takes tensors that are only stored; elsewhere they are refused. Default: false. */
+  readonly stored?: boolean;
 }
 
 interface Entry {
@@ -102,7 +105,7 @@ export function isTracked(tensors: readonly (Tensor | undefined)[]): boolean {
   return tape !== undefined && tensors.some((t) => t !== undefined && tape.tracks(t));
 }
 
-const SPEC_KEYS = ["name", "inputs", "forward", "backward"];
+const SPEC_KEYS = ["name", "inputs", "forward", "backward", "stored"];
 
 /** @throws ConfigError */
 function checkSpec(spec: OpSpec): void {
@@ -124,7 +127,10 @@ function checkSpec(spec: OpSpec): void {
 export function applyOp(spec: OpSpec): Tensor[] {
   checkSpec(spec);
   spec.inputs.forEach((input, i) => {
-    if (input !== undefined) expectTensor(spec.name, `inputs[${i}]`, input);
+    if (input === undefined) return;
+    expectTensor(spec.name, `inputs[${i}]`, input);
+    if (input.stored && spec.stored !== true)
+      throw new DTypeError(spec.name, `inputs[${i}] is ${input.dtype}, on this device ${STORED_RULE}`);
   });
   const first = spec.inputs.find((t) => t !== undefined);
   if (!first) throw new ConfigError(spec.name, "was given no tensor; one of its inputs must be one");
@@ -189,8 +195,7 @@ export function vjp(fn: () => Tensor[], wrt: readonly Tensor[]): Pullback {
   if (current)
     throw new ConfigError("vjp", "called inside another vjp; gradients of gradients are not supported");
   for (const tensor of wrt) {
-    if (!isFloat(tensor.dtype))
-      throw new DTypeError("vjp", `wrt holds a tensor of ${tensor.dtype}; it must be f32 or f16`);
+    expectFloat("vjp", "wrt holds a tensor that", tensor);
   }
   const tape = new Tape();
   for (const tensor of wrt) tape.track(tensor);

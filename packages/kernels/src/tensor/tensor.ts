@@ -1,8 +1,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import { decode, encode, BYTES_PER_ELEMENT, type DType, type HostArray } from "../base/dtype.js";
+import { decode, isStoredType, BYTES_PER_ELEMENT, type DType, type HostArray } from "../base/dtype.js";
 import { DisposedError, ShapeError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
 import { release, retain } from "../memory/memory.js";
+import { encodeAs } from "../stored/encode.js";
+import { checkBlocks, storedBytes } from "../stored/forms.js";
+import { unpack } from "../stored/pack.js";
 import type { Scope } from "../memory/scope.js";
 import type { Storage } from "../memory/storage.js";
 import { applyOp } from "./tape.js";
@@ -49,7 +52,17 @@ export class Tensor {
 
   /** Bytes of the contents (the buffer behind may be larger). */
   get byteLength(): number {
-    return this.size * BYTES_PER_ELEMENT[this.dtype];
+    return isStoredType(this.dtype)
+      ? storedBytes(this.dtype, this.size)
+      : this.size * BYTES_PER_ELEMENT[this.dtype];
+  }
+
+  /**
+   * True where the elements are only stored: bf16 and quantised forms, and f16 on a device without shader-f16. Such a
+   * tensor is a constant; a few ops take it as weights and widen it in registers.
+   */
+  get stored(): boolean {
+    return isStoredType(this.dtype) || (this.dtype === "f16" && !this.gpu.features.f16);
   }
 
   /** True once the caller may no longer use it. */
@@ -76,8 +89,10 @@ export class Tensor {
   reshape(shape: readonly number[]): Tensor {
     expectList("reshape", "shape", shape, "extents");
     const resolved = this.#resolve(shape);
+    checkBlocks("reshape", this.dtype, resolved);
     return applyOp({
       name: "reshape",
+      stored: true,
       inputs: [this],
       forward: () => ({ outputs: [this.alias(resolved)] }),
       backward: ({ grads }) => [grads[0]?.alias(this.shape)],
@@ -113,10 +128,12 @@ export class Tensor {
     return new Tensor(this.gpu, storage, shape, dtype, this.gpu.currentScope);
   }
 
-  /** Wait for the queued work and copy the contents to the host. f16 is widened to float32. */
+  /** Wait for the queued work and copy the contents to the host. f16 and forms that are only stored become float32. */
   async read(): Promise<HostArray> {
     const bytes = await this.gpu.readBytes(this.storage, this.byteLength);
-    return decode(bytes, this.dtype, this.size);
+    return isStoredType(this.dtype)
+      ? unpack(this.dtype, new Uint8Array(bytes), this.size)
+      : decode(bytes, this.dtype, this.size);
   }
 
   /** The value of a tensor of one element. */
@@ -133,7 +150,7 @@ export class Tensor {
    * @throws ShapeError, ConfigError; DTypeError for an element that the dtype does not hold.
    */
   write(data: ArrayLike<number>): void {
-    const bytes = encode("write", data, this.dtype);
+    const bytes = encodeAs("write", data, this.dtype);
     if (data.length !== this.size) {
       throw new ShapeError(
         "write",

@@ -83,7 +83,11 @@ export function mixExperts(x: Tensor, experts: Experts, indices: Tensor, weights
   expectChoices(caller, indices, weights);
   expectShape(caller, "indices", indices, [...x.shape.slice(0, -1), null]);
   const stacks = Object.values(experts).filter((value): value is Tensor => Tensor.isInstance(value));
-  const few = indices.size <= FEW_CHOICES && x.dtype === "f32" && weights.dtype === "f32";
+  const few =
+    indices.size <= FEW_CHOICES &&
+    x.dtype === "f32" &&
+    weights.dtype === "f32" &&
+    !stacks.some((t) => t.stored);
   return x.gpu.scope(() => {
     const tokens = x.reshape([x.size / dim, dim]);
     const ofTokens = (t: Tensor): Tensor => t.reshape([tokens.shape[0]!, t.shape.at(-1)!]);

@@ -205,6 +205,8 @@ const SHAPES: ValidCalls = {
       reduction: "add",
     }),
   embedding: (gpu) => valid(kernels.embedding, f(gpu, 7, 4), ids(gpu, 3)),
+  quantize: () => valid(kernels.quantize, new Float32Array(32), "q8_0"),
+  dequantize: () => valid(kernels.dequantize, new Uint8Array(34), "q8_0"),
   groupBy: (gpu) => valid(kernels.groupBy, ids(gpu, 4), 4),
 };
 

@@ -21,7 +21,8 @@ export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, "ax
  * crossEntropy(x weight^T, targets) for a large vocabulary: logits exist for a chunk of rows at a time, and their
  * gradient is taken while they do, so neither logits nor probabilities of the whole batch are ever kept.
  *
- * x [..., dim] f32, weight [vocab, dim] f32, targets i32 [...]; a scalar.
+ * x [..., dim] f32, weight [vocab, dim] f32 or a constant in a form that is only stored (bf16, q8_0, q4_0, ...),
+ * targets i32 [...]; a scalar.
  */
 export function linearCrossEntropy(
   x: Tensor,
@@ -39,8 +40,11 @@ export function linearCrossEntropy(
     );
   const { chunkBytes = 16 * 2 ** 20 } = options;
   expectNumber(who, "chunkBytes", chunkBytes, 1);
-  if (x.dtype !== "f32" || weight.dtype !== "f32")
-    throw new DTypeError(who, `x is ${x.dtype}, weight ${weight.dtype}; both must be f32`);
+  if (x.dtype !== "f32" || (weight.dtype !== "f32" && !weight.stored))
+    throw new DTypeError(
+      who,
+      `x is ${x.dtype}, weight ${weight.dtype}; both must be f32, or weight in a form that is only stored`,
+    );
   if (weight.rank !== 2 || weight.size === 0)
     throw new ShapeError(who, `weight has shape ${showShape(weight.shape)}; it must be [vocab, dim]`);
   const [vocab, dim] = weight.shape as [number, number];
@@ -53,6 +57,7 @@ export function linearCrossEntropy(
   const wanted = [isTracked([x]), isTracked([weight])] as const;
   return applyOp({
     name: who,
+    stored: true,
     inputs: [x, weight, targets],
     forward: () => {
       const flat = x.alias([rows, dim]);

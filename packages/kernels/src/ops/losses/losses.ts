@@ -1,12 +1,12 @@
 import { flatMain } from "../../kernel/flat_grid.js";
-import { ConfigError, DTypeError, ShapeError } from "../../base/errors.js";
-import { isFloat } from "../../base/dtype.js";
+import { ConfigError, ShapeError } from "../../base/errors.js";
 import { defineKernel, grid1d, type Kernel } from "../../kernel/kernel.js";
 import { applyOp } from "../../tensor/tape.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import {
   checkConfig,
   expectDType,
+  expectFloat,
   expectInteger,
   expectNumber,
   expectOneOf,
@@ -112,8 +112,7 @@ function expectClasses(
   axis: number,
   classWeights: Tensor | undefined,
 ): Classes {
-  if (!isFloat(scores.dtype))
-    throw new DTypeError(who, `logits are ${scores.dtype}; they must be f32 or f16`);
+  expectFloat(who, "logits", scores);
   if (scores.rank === 0 || scores.shape[normalizeAxis(who, axis, scores.rank)] === 0)
     throw new ShapeError(who, `logits have shape ${showShape(scores.shape)}; it must be [..., vocab]`);
   const along = normalizeAxis(who, axis, scores.rank);

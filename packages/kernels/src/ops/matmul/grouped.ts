@@ -1,9 +1,9 @@
 import { DTypeError, ShapeError } from "../../base/errors.js";
-import { isFloat } from "../../base/dtype.js";
 import { defineKernel, type Kernel } from "../../kernel/kernel.js";
 import { applyOp } from "../../tensor/tape.js";
 import type { Tensor } from "../../tensor/tensor.js";
-import { checkConfig, expectShape, expectTensors, showShape } from "../../base/validate.js";
+import { checkConfig, expectFloat, expectShape, expectTensors, showShape } from "../../base/validate.js";
+import { packedType, storedPlanes } from "../../stored/planes.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
 import { chooseRows, chooseTile, chooseTileForm } from "./form.js";
@@ -49,6 +49,7 @@ function run(p: GroupedProduct): Tensor {
   if (out.size === 0) return out;
   const even = (n: number): boolean => n % 4 === 0 && n > 0;
   const byRows = grouping === "rows";
+  const packed = packedType(b);
   // Rows of one product: the last tile of each group is partly idle.
   const height = byRows ? M / groups : M;
   const lanes = chooseTileForm(gpu, height, N) === "subgroup" ? gpu.features.subgroupMinSize : 0;
@@ -59,6 +60,7 @@ function run(p: GroupedProduct): Tensor {
     transposeB,
     a: a.dtype,
     b: b.dtype,
+    packed,
     out: out.dtype,
     vecA,
     vecB,
@@ -71,11 +73,12 @@ function run(p: GroupedProduct): Tensor {
     batched: false,
     lanes,
     rows,
+    team: 0,
   };
   const [tile, columns] = lanes > 0 ? [rows, 4 * lanes] : [tileOf(rows), tileOf(rows)];
   gpu.run(lanes > 0 ? subgroupKernel : tiledKernel, {
     variant,
-    bindings: { a, b, bias, offsets: p.offsets, out },
+    bindings: { a, ...(packed ? storedPlanes(b, "b") : { b }), bias, offsets: p.offsets, out },
     params: { batch: [1, 1, 1, groups], strideA: [0, 0, 0, 0], strideB: [0, 0, 0, N * K], M, N, K, alpha: 1 },
     // Every tile of rows has at least one row; each group, and the rest, may end in a tile that is not full.
     workgroups: [
@@ -91,7 +94,7 @@ function run(p: GroupedProduct): Tensor {
  * y[r] = weight[e] x[r] (+ bias[e]) for the rows offsets[e] <= r < offsets[e + 1]: a matrix for each group of rows, at
  * a cost that follows the rows, whatever the number of groups.
  *
- * x [rows, in], weight [groups, out, in], bias [groups, out]; offsets u32 [groups + 1] on the GPU, rising, as `groupBy`
+ * x [rows, in], weight [groups, out, in] (f32, f16, or a constant in a form that is only stored), bias [groups, out]; offsets u32 [groups + 1] on the GPU, rising, as `groupBy`
  * gives them. Rows past the last offset give zeros. Result [rows, out].
  *
  * @throws ShapeError, DTypeError
@@ -107,7 +110,7 @@ export function groupedMatmul(
   const { bias } = options;
   expectTensors(who, { x, weight, offsets, ...(bias === undefined ? {} : { bias }) });
   for (const [name, t] of Object.entries({ x, weight, bias }))
-    if (t && !isFloat(t.dtype)) throw new DTypeError(who, `${name} is ${t.dtype}; it must be f32 or f16`);
+    if (t && (t !== weight || !t.stored)) expectFloat(who, name, t);
   if (offsets.dtype !== "u32") throw new DTypeError(who, `offsets are ${offsets.dtype}; they must be u32`);
   if (weight.rank !== 3)
     throw new ShapeError(who, `weight has shape ${showShape(weight.shape)}; it must be [groups, out, in]`);
@@ -119,6 +122,7 @@ export function groupedMatmul(
   const same = (t: Tensor, like: Tensor): Tensor => cast(t, like.dtype);
   return applyOp({
     name: who,
+    stored: true,
     inputs: [x, weight, bias, offsets],
     forward: () => ({
       outputs: [

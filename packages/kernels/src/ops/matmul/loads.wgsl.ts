@@ -1,3 +1,4 @@
+import { storedLoads } from "../../stored/loads.wgsl.js";
 import { each, vec4f } from "./text.js";
 import type { MatmulVariant } from "./variant.js";
 
@@ -6,17 +7,23 @@ import type { MatmulVariant } from "./variant.js";
  * owns.
  *
  * Bindings: a [batch, M, K], or [batch, K, M] transposed; b [batch, K, N], or [batch, N, K] transposed; f32
- * or f16, read as vec4 where the last axis is a multiple of four. Values become f32.
+ * or f16, read as vec4 where the last axis is a multiple of four. A stored b has the bindings of `stored/loads.wgsl.ts`.
+ * Values become f32.
  */
 
 /** Functions that load an element, or four neighbours, of an operand as float32. */
 export function loads(v: MatmulVariant): string {
   const lines = [
     `fn a_at(index: u32) -> f32 { return f32(${v.vecA ? "a[index / 4u][index % 4u]" : "a[index]"}); }`,
-    `fn b_at(index: u32) -> f32 { return f32(${v.vecB ? "b[index / 4u][index % 4u]" : "b[index]"}); }`,
   ];
   if (v.vecA) lines.push("fn a4_at(index: u32) -> vec4f { return vec4f(a[index / 4u]); }");
-  if (v.vecB) lines.push("fn b4_at(index: u32) -> vec4f { return vec4f(b[index / 4u]); }");
+  if (v.packed !== undefined) lines.push(storedLoads(v.packed, "b", v.vecB));
+  else
+    lines.push(
+      `fn b_at(index: u32) -> f32 { return f32(${v.vecB ? "b[index / 4u][index % 4u]" : "b[index]"}); }`,
+    );
+  if (v.vecB && v.packed === undefined)
+    lines.push("fn b4_at(index: u32) -> vec4f { return vec4f(b[index / 4u]); }");
   return lines.join("\n");
 }
 

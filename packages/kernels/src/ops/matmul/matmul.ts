@@ -1,5 +1,5 @@
-import { DTypeError, ShapeError } from "../../base/errors.js";
-import { isFloat, type DType } from "../../base/dtype.js";
+import { ConfigError, ShapeError } from "../../base/errors.js";
+import type { DType } from "../../base/dtype.js";
 import { activationExpr, type Activation } from "../../expr/activation.js";
 import type { Expr } from "../../expr/expr.js";
 import { sumMiddle, sumToShape } from "../../tensor/reduce.js";
@@ -8,6 +8,7 @@ import type { Tensor } from "../../tensor/tensor.js";
 import {
   checkConfig,
   expectBoolean,
+  expectFloat,
   expectNumber,
   expectOneOf,
   expectTensor,
@@ -58,7 +59,8 @@ const OPTIONS = ["transposeA", "transposeB", "bias", "activation", "residual", "
  *
  * a [..., M, K] (or [..., K, M] with `transposeA`), b [..., K, N] (or [..., N, K] with `transposeB`); batch axes
  * broadcast as in numpy. Result [..., M, N]: f16 if a and b are f16, else f32. Accumulated in float32, in a fixed
- * order. Differentiable in a, b, bias and residual.
+ * order. Differentiable in a, b, bias and residual. b may be in a form that is only stored (bf16, q8_0, q4_0, ...): it is
+ * widened in registers and is a constant.
  *
  * @throws ShapeError, DTypeError
  */
@@ -68,6 +70,9 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions & { form?: M
 
 /**
  * y = activation(x W^T + bias): x [..., in], weight [out, in], bias [out]; result [..., out].
+ *
+ * x, bias and residual f32 or f16; weight f32, f16, or in a form that is only stored (bf16, q8_0, q4_0, ...), which is
+ * widened in registers and is a constant: the gradient of x flows, none is asked of it.
  *
  * @throws ShapeError, DTypeError
  */
@@ -106,9 +111,13 @@ function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { f
   for (const [name, tensor] of Object.entries({ a, b, bias, residual })) {
     if (tensor === undefined) continue;
     expectTensor(who, name, tensor);
-    if (!isFloat(tensor.dtype))
-      throw new DTypeError(who, `${name} is ${tensor.dtype}; it must be f32 or f16`);
+    if (tensor !== b || !b.stored) expectFloat(who, name, tensor);
   }
+  if (b.stored && transposeA)
+    throw new ConfigError(
+      who,
+      `b is ${b.dtype}, a form that is only stored; with it a must not be transposed`,
+    );
   const { M, N, K, batch } = dimensions(who, a, b, transposeA, transposeB);
   if (bias && (bias.rank !== 1 || bias.shape[0] !== N)) {
     throw new ShapeError(who, `bias has shape ${showShape(bias.shape)}; it must be [${String(N)}]`);
@@ -129,6 +138,7 @@ function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { f
   }
   return applyOp({
     name: who,
+    stored: true,
     inputs: [a, b, bias, residual],
     forward: () => ({
       outputs: [runProduct(who, { a, b, transposeA, transposeB, bias, residual, activation, alpha, form })],

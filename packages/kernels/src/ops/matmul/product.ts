@@ -4,9 +4,12 @@ import type { Gpu } from "../../device/gpu.js";
 import { defineKernel, type Kernel } from "../../kernel/kernel.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { showShape } from "../../base/validate.js";
+import type { PackedType } from "../../stored/forms.js";
+import { packedType, storedPlanes } from "../../stored/planes.js";
 import { broadcastShapes } from "../elementwise.js";
 import { batchLayout } from "./batch.js";
 import { chooseForm, chooseRows, chooseTile, hasFixedSubgroups, type MatmulForm } from "./form.js";
+import { packedBindings, packedColumns, packedVector } from "./packed_vector.wgsl.js";
 import { subgroupMatmul } from "./subgroup.wgsl.js";
 import { tiledMatmul, tileOf } from "./tiled.wgsl.js";
 import { matmulBindings, matmulParams, type MatmulVariant } from "./variant.js";
@@ -25,6 +28,13 @@ const subgroupKernel: Kernel<MatmulVariant> = define("matmul", subgroupMatmul);
 const tiledKernel: Kernel<MatmulVariant> = define("matmulTiled", tiledMatmul);
 const vectorKernel: Kernel<MatmulVariant> = define("matmulVector", vectorMatmul);
 const wideKernel: Kernel<MatmulVariant> = define("matmulWideVector", wideMatmul);
+const packedKernel: Kernel<MatmulVariant> = defineKernel({
+  name: "matmulPackedVector",
+  bindings: packedBindings,
+  params: matmulParams,
+  subgroups: (v) => v.lanes > 0,
+  wgsl: packedVector,
+});
 
 interface Dimensions {
   readonly M: number;
@@ -79,6 +89,7 @@ interface Plan {
   readonly lanes: number;
   readonly rows: number;
   readonly tile: readonly [rows: number, columns: number];
+  readonly team?: number;
 }
 
 function planVector(gpu: Gpu, M: number, N: number, transposeB: boolean): Plan {
@@ -115,6 +126,23 @@ function planWide(who: string, M: number, widens: boolean): Plan {
   return { kernel: wideKernel, lanes: 0, rows, tile: [rows, WIDE_COLUMNS] };
 }
 
+/**
+ * Few rows and a stored b, by blocks. Lanes of a subgroup take a column each where loads cost what they cost anywhere, on
+ * a CPU; on a GPU the invocations of a team read neighbouring blocks.
+ */
+function planPacked(gpu: Gpu, M: number, K: number): Plan {
+  const rows = Math.min(M, 4);
+  const lanes = gpu.info.software && hasFixedSubgroups(gpu) ? gpu.features.subgroupMinSize : 0;
+  const team = lanes > 0 ? 0 : K >= 2048 ? 32 : 8;
+  return { kernel: packedKernel, lanes, rows, team, tile: [rows, packedColumns(lanes, team)] };
+}
+
+/** The type whose blocks `planPacked` reads: half floats, too, where shaders know them and a product has few rows. */
+function packedOf({ a, b, form }: Product, blocks: boolean): PackedType | undefined {
+  const halves = blocks && form === "auto" && b.dtype === "f16" && a.dtype === "f32" && a.gpu.info.software;
+  return packedType(b) ?? (halves ? "f16" : undefined);
+}
+
 /** One matrix b for every row of every batch of a: the batches are more rows. */
 function foldBatch(
   p: Product,
@@ -143,7 +171,10 @@ export function runProduct(who: string, p: Product): Tensor {
   const byFour = (n: number): boolean => n % 4 === 0 && n > 0;
   const [vecA, vecB] = [byFour(transposeA ? M : K), byFour(transposeB ? K : N)];
   const widens = !transposeA && !transposeB && vecA && vecB;
+  const blocks = M <= 4 && !transposeA && transposeB && K % 32 === 0 && K > 0;
+  const packed = packedOf(p, blocks);
   const plan = (): Plan => {
+    if (packed !== undefined && blocks && p.form === "auto") return planPacked(gpu, M, K);
     const form = p.form === "auto" ? chooseForm(gpu, M, N, widens && N >= 4 * WIDE_COLUMNS) : p.form;
     switch (form) {
       case "wide":
@@ -156,13 +187,14 @@ export function runProduct(who: string, p: Product): Tensor {
         return planTiled(M, N, count);
     }
   };
-  const { kernel, lanes, rows, tile } = plan();
+  const { kernel, lanes, rows, tile, team = 0 } = plan();
   gpu.run(kernel, {
     variant: {
       transposeA,
       transposeB,
       a: a.dtype,
       b: b.dtype,
+      packed,
       out: out.dtype,
       vecA,
       vecB,
@@ -175,8 +207,9 @@ export function runProduct(who: string, p: Product): Tensor {
       batched: count > 1,
       lanes,
       rows,
+      team,
     },
-    bindings: { a, b, bias: p.bias, residual: p.residual, out },
+    bindings: { a, ...(packed ? storedPlanes(b, "b") : { b }), bias: p.bias, residual: p.residual, out },
     params: { batch: layout.dims, strideA: layout.strideA, strideB: layout.strideB, M, N, K, alpha: p.alpha },
     workgroups: [Math.ceil(M / tile[0]), Math.ceil(N / tile[1]), count],
   });

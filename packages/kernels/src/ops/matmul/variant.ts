@@ -1,5 +1,7 @@
 import type { Expr } from "../../expr/expr.js";
 import type { BindingSpec, ParamType } from "../../kernel/kernel.js";
+import type { PackedType } from "../../stored/forms.js";
+import { loadWords, storedBindings } from "../../stored/loads.wgsl.js";
 
 /** What changes the code of a matmul. Shapes are not in it, only whether an extent is a multiple of four. */
 export interface MatmulVariant {
@@ -7,6 +9,8 @@ export interface MatmulVariant {
   readonly transposeB: boolean;
   readonly a: string;
   readonly b: string;
+  /** The form in which b is stored, where it is not an array of elements. */
+  readonly packed: PackedType | undefined;
   readonly out: string;
   /** vec4 loads of a (along its last axis). */
   readonly vecA: boolean;
@@ -28,6 +32,8 @@ export interface MatmulVariant {
   readonly lanes: number;
   /** Output rows that a subgroup or thread holds. */
   readonly rows: number;
+  /** Invocations that share four columns of a stored b where no subgroup does; 0 for other forms. */
+  readonly team: number;
 }
 
 const array = (dtype: string, vec: boolean): string => (vec ? `vec4<${dtype}>` : dtype);
@@ -35,7 +41,9 @@ const array = (dtype: string, vec: boolean): string => (vec ? `vec4<${dtype}>` :
 export function matmulBindings(v: MatmulVariant): Record<string, BindingSpec> {
   return {
     a: `read ${array(v.a, v.vecA)}`,
-    b: `read ${array(v.b, v.vecB)}`,
+    ...(v.packed === undefined
+      ? { b: `read ${array(v.b, v.vecB)}` as const }
+      : storedBindings(v.packed, "b", loadWords(v.packed, v.vecB))),
     ...(v.bias === undefined ? {} : { bias: `read ${array(v.bias, v.vecOut)}` as const }),
     ...(v.residual === undefined ? {} : { residual: `read ${array(v.residual, v.vecOut)}` as const }),
     ...(v.grouping === "none" ? {} : { offsets: "read u32" as const }),
