@@ -21,7 +21,6 @@ export {
   type MemoryIndex,
   type VectorIndex,
 } from "./retrieval/memory_index.js";
-export type { Draw, InitOptions, ParameterPlan, Plan } from "./parameters.js";
 export type { Parts, RmsNorm, Rope } from "./block/parts.js";
 export type { BlockConfig } from "./block/block.js";
 export {
@@ -44,7 +43,16 @@ export { TransformerXl, type TransformerXlConfig } from "./recurrence/transforme
 export { RecurrentMemoryTransformer, type RmtConfig, type RmtOptions } from "./recurrence/rmt.js";
 export { RmtState } from "./recurrence/rmt_state.js";
 export { TopDownTransformer, type TopDownConfig, type TopDownOptions } from "./hierarchy/top_down.js";
-export { Sled, sledWindows, type SledCache, type SledConfig, type SledWindow } from "./hierarchy/sled.js";
+export {
+  Sled,
+  sledWindows,
+  type SledConfig,
+  type SledContext,
+  type SledDecodeOptions,
+  type SledOptions,
+  type SledState,
+  type SledWindow,
+} from "./hierarchy/sled.js";
 export {
   Yoco,
   YocoCache,
@@ -61,7 +69,7 @@ export {
   type UnlimiformerOptions,
 } from "./retrieval/unlimiformer.js";
 export { LongformerAttention, type LongformerConfig, type LongformerOptions } from "./sparse/longformer.js";
-export { LongT5Attention, relativeBucket, type LongT5Config } from "./sparse/longt5.js";
+export { LongT5Attention, relativeBucket, type LongT5Config, type LongT5Options } from "./sparse/longt5.js";
 export { longNetAttention, type LongNetOptions } from "./sparse/longnet.js";
 export {
   bigBird,

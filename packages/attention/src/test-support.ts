@@ -9,12 +9,9 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { numbers, product, relativeError } from "@x/testing";
-import type { Plan } from "./parameters.js";
-
-type AnyPlan = Readonly<Record<string, Plan[string] | ParameterPlan[string]>>;
 
 /** Parameters of a plan with numbers of a fixed seed: matrices small, norms near one, what a rule draws as drawn. */
-export function parametersOf(gpu: Gpu, plan: AnyPlan, seed = 1): Record<string, Tensor> {
+export function parametersOf(gpu: Gpu, plan: ParameterPlan, seed = 1): Record<string, Tensor> {
   return Object.fromEntries(
     Object.entries(plan).map(([name, { shape, init }], n) => {
       const random = { seed, stream: n };

@@ -4,67 +4,68 @@ import {
   elementwise,
   e,
   expectInteger,
-  expectNumber,
+  integer,
   linear,
+  matrix,
+  number,
+  ones,
+  prefixed,
+  subParameters,
+  type ConfigOf,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { mergeHeads, splitHeads } from "./heads.js";
-import { matrix, ones, type Plan } from "../parameters.js";
-import { plainRmsNorm, type Parts } from "./parts.js";
+import { checkParts, plainRmsNorm, type Parts } from "./parts.js";
 
 /** Sizes of the blocks that the compositions (RMT, Top-Down, SLED, YOCO) are made of. */
-export interface BlockConfig {
-  readonly dim: number;
-  readonly numHeads: number;
-  readonly headDim: number;
-  readonly ffnDim: number;
-  /** Default 1e-6. */
-  readonly normEps?: number;
-}
+export const BLOCK_FIELDS = {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  numHeads: integer("Heads.", { min: 1 }),
+  headDim: integer("Features of a head.", { min: 1 }),
+  ffnDim: integer("Width inside the gated feed-forward block.", { min: 1 }),
+  normEps: number("Added to the mean square in every norm.", { min: 0, default: 1e-6 }),
+};
+export type BlockConfig = ConfigOf<typeof BLOCK_FIELDS>;
 
-const BLOCK_KEYS = ["dim", "numHeads", "headDim", "ffnDim", "normEps"];
-
-/** Check a composition's configuration: its own keys and the block's. */
+/** Checks a composition's configuration: its own keys and the block's. @throws ConfigError */
 export function checkBlockConfig(who: string, config: BlockConfig, own: readonly string[]): void {
-  checkConfig(who, config, [...BLOCK_KEYS, ...own]);
-  const { dim, numHeads, headDim, ffnDim, normEps } = config;
-  for (const [name, n] of Object.entries({ dim, numHeads, headDim, ffnDim })) expectInteger(who, name, n, 1);
-  if (normEps !== undefined) expectNumber(who, "normEps", normEps, 0);
+  checkConfig(who, config, [...Object.keys(BLOCK_FIELDS), ...own]);
+  for (const [name, field] of Object.entries(BLOCK_FIELDS)) {
+    const given = config[name as keyof BlockConfig];
+    if (given !== undefined || field.presence === "required") field.check(who, name, given);
+  }
 }
 
-export const feedForwardPlan = ({ dim, ffnDim }: BlockConfig): Plan => ({
+export const feedForwardPlan = ({ dim, ffnDim }: BlockConfig): ParameterPlan => ({
   "post_attention_layernorm.weight": ones(dim),
-  "mlp.gate_proj.weight": matrix(ffnDim, dim),
-  "mlp.up_proj.weight": matrix(ffnDim, dim),
-  "mlp.down_proj.weight": matrix(dim, ffnDim),
+  "mlp.gate_proj.weight": matrix(ffnDim, dim, "value"),
+  "mlp.up_proj.weight": matrix(ffnDim, dim, "value"),
+  "mlp.down_proj.weight": matrix(dim, ffnDim, "output"),
 });
 
 /** Parameters of a block; with `cross` also those of its cross-attention. */
-export function blockPlan(config: BlockConfig, cross = false): Plan {
+export function blockPlan(config: BlockConfig, cross = false): ParameterPlan {
   const { dim, numHeads, headDim } = config;
   const inner = numHeads * headDim;
-  const projections = (prefix: string): Plan => ({
-    [`${prefix}.q_proj.weight`]: matrix(inner, dim),
-    [`${prefix}.k_proj.weight`]: matrix(inner, dim),
-    [`${prefix}.v_proj.weight`]: matrix(inner, dim),
-    [`${prefix}.o_proj.weight`]: matrix(dim, inner),
-  });
+  const projections: ParameterPlan = {
+    "q_proj.weight": matrix(inner, dim),
+    "k_proj.weight": matrix(inner, dim),
+    "v_proj.weight": matrix(inner, dim, "value"),
+    "o_proj.weight": matrix(dim, inner, "output"),
+  };
   return {
     "input_layernorm.weight": ones(dim),
-    ...projections("self_attn"),
-    ...(cross ? { "cross_attn_layernorm.weight": ones(dim), ...projections("cross_attn") } : {}),
+    ...prefixed("self_attn", projections),
+    ...(cross ? { "cross_attn_layernorm.weight": ones(dim), ...prefixed("cross_attn", projections) } : {}),
     ...feedForwardPlan(config),
   };
 }
 
 /** Plans of several layers under PREFIX.0, PREFIX.1, ... */
-export function layersPlan(prefix: string, count: number, plan: Plan): Plan {
-  return Object.fromEntries(
-    Array.from({ length: count }, (_, l) =>
-      Object.entries(plan).map(([name, entry]) => [`${prefix}.${l}.${name}`, entry] as const),
-    ).flat(),
-  );
-}
+export const layersPlan = (prefix: string, count: number, plan: ParameterPlan): ParameterPlan =>
+  Object.assign({}, ...Array.from({ length: count }, (_, l) => prefixed(`${prefix}.${l}`, plan)));
 
 /** A block's sizes and the norm that it uses. */
 export interface BlockContext {
@@ -72,15 +73,15 @@ export interface BlockContext {
   readonly norm: (x: Tensor, weight: Tensor) => Tensor;
 }
 
-export function blockContext(config: BlockConfig, { rmsNorm = plainRmsNorm }: Parts = {}): BlockContext {
+export function blockContext(config: BlockConfig, parts: Parts = {}): BlockContext {
+  checkParts("block", parts);
+  const { rmsNorm = plainRmsNorm } = parts;
   const { numHeads, normEps: eps = 1e-6 } = config;
   return { numHeads, norm: (x, weight) => rmsNorm(x, { weight, eps }) };
 }
 
 /** Attention over [batch, seq, heads, headDim] ("bshd"); where masks and caches come in. */
 export type Attend = (q: Tensor, k: Tensor, v: Tensor) => Tensor;
-export type Parameters = Readonly<Record<string, Tensor>>;
-
 const gated = elementwise("silu(gate) up", ["gate", "up"], (gate, up) => e.mul(e.silu(gate), up));
 
 /** h + (silu(a W1^T) (a W3^T)) W2^T with a = RMSNorm(h). */
@@ -134,12 +135,30 @@ export function block(
   });
 }
 
+/** The parameters of each of the layers PREFIX.0, PREFIX.1, ... */
+export const layersOf = (p: Parameters, prefix: string, count: number): Parameters[] =>
+  Array.from({ length: count }, (_, l) => subParameters(p, `${prefix}.${l}`));
+
+/** Runs blocks one after the other; `attend` and `cross` are told which one, `cross` also its parameters. */
+export function blocks(
+  h: Tensor,
+  layers: readonly Parameters[],
+  context: BlockContext,
+  attend: (q: Tensor, k: Tensor, v: Tensor, l: number) => Tensor,
+  cross?: (q: Tensor, p: Parameters, l: number) => Tensor,
+): Tensor {
+  return layers.reduce(
+    (z, p, l) => block(z, p, context, (q, k, v) => attend(q, k, v, l), cross && ((q) => cross(q, p, l))),
+    h,
+  );
+}
+
 /** Checks counts of layers: each is an integer of at least `min`. @throws ConfigError */
 export function expectLayers(who: string, counts: Readonly<Record<string, number>>, min = 1): void {
   for (const [name, n] of Object.entries(counts)) expectInteger(who, name, n, min);
 }
 
-/** Refuse a sequence without tokens. */
+/** Refuses a sequence without tokens. @throws ConfigError */
 export function expectTokens(who: string, seq: number, name = "x"): void {
   if (seq === 0) throw new ConfigError(who, `${name} has no tokens; it must have at least one`);
 }

@@ -86,7 +86,7 @@ describe("padded rows that are NaN or infinite", () => {
     const config = { ...heads, topK: 4, bias: true };
     const module = new UnlimiformerAttention(config, parametersOf(gpu, UnlimiformerAttention.plan(config)));
     const y = gpu.tensor(numbers(batch * 3 * dim, 5), [batch, 3, dim]);
-    await expectHidden(gpu, module, (x, keyMask) => module.forward(y, x, { keyMask }));
+    await expectHidden(gpu, module, (x, keyMask) => module.forward(y, { context: x, keyMask }));
   });
 
   it("do not reach the units of a Top-Down Transformer, nor the tokens' rows", async () => {
@@ -104,7 +104,7 @@ describe("padded rows that are NaN or infinite", () => {
     const module = new TopDownTransformer(config, parametersOf(gpu, TopDownTransformer.plan(config)));
     const run = async (bad: (n: number) => number): Promise<{ out: number[]; top: number[] }> => {
       const { x, keyMask } = masked(gpu, bad);
-      const { out, top } = module.forward(x, { keyMask });
+      const { out, top } = module.outputs(x, { keyMask });
       return { out: Array.from(await out.read()), top: Array.from(await top.read()) };
     };
     const [clean, dirty] = [await run(() => 0), await run(poison)];
@@ -122,8 +122,7 @@ describe("padded rows that are NaN or infinite", () => {
     const y = gpu.tensor(numbers(batch * 3 * dim, 5), [batch, 3, dim]);
     const run = async (bad: (n: number) => number): Promise<number[]> => {
       const { x, keyMask } = masked(gpu, bad);
-      const encoded = module.encode(x, keyMask);
-      return Array.from(await module.decode(y, { encoded, keyMask }).read());
+      return Array.from(await module.forward(x, { y, keyMask }).read());
     };
     expect(await run(poison)).toEqual(await run(() => 0));
   });

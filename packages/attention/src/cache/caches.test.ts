@@ -1,15 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { ConfigError, ShapeError, transpose, type Tensor } from "@x/kernels";
 import { numbers, product, useGpu } from "@x/testing";
-import {
-  cachedAttention,
-  KVCache,
-  LatentCache,
-  LongformerAttention,
-  LongT5Attention,
-  type CachedAttentionOptions,
-} from "../index.js";
-import { parametersOf, random } from "../test-support.js";
+import { cachedAttention, KVCache, LatentCache, type CachedAttentionOptions } from "../index.js";
+import { random } from "../test-support.js";
 
 const context = useGpu();
 const sizes = { batch: 2, numKvHeads: 1, headDim: 2, maxLength: 8 };
@@ -115,38 +108,6 @@ describe("a cache", () => {
             want[(b * slots + ((begins[b]! + t) % slots)) * dim + d] = update[(b * seq + t) * dim + d]!;
       expect(Array.from(await cache.keys.read())).toEqual(want.map(Math.fround));
       cache.dispose();
-    }
-  });
-});
-
-describe("dispose", () => {
-  it("frees what init drew, and nothing that the caller gave", async () => {
-    const { gpu } = context;
-    const config = { dim: 4, numHeads: 1, headDim: 4 };
-    const x = random(gpu, [1, 6, 4], 3);
-    const modules = [
-      [LongformerAttention, { ...config, left: 1, right: 1 }],
-      [LongT5Attention, { ...config, radius: 1, globalBlock: 2 }],
-    ] as const;
-    for (const [Class, full] of modules) {
-      const given = parametersOf(gpu, Class.plan(full as never));
-      const build = (): { forward(x: Tensor): Tensor; dispose(): void } =>
-        new (
-          Class as new (
-            config: unknown,
-            parameters: unknown,
-          ) => { forward(x: Tensor): Tensor; dispose(): void }
-        )(full, given);
-      const first = build();
-      const want = Array.from(await first.forward(x).read());
-      first.dispose();
-      const second = build();
-      expect(Array.from(await second.forward(x).read())).toEqual(want);
-      second.dispose();
-      for (const tensor of Object.values(given)) expect(tensor.disposed).toBe(false);
-      const drawn = Class.init(gpu, full as never, { seed: 1 });
-      drawn.dispose();
-      for (const tensor of Object.values(drawn.parameters())) expect(tensor.disposed).toBe(true);
     }
   });
 });

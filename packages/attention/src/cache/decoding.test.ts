@@ -113,11 +113,11 @@ const mechanisms: Readonly<Record<string, (gpu: Gpu) => Decodes>> = {
     const model = new Sled(config, parametersOf(gpu, Sled.plan(config)));
     const document = (batch: number): Tensor => random(gpu, [batch, 13, DIM], 9);
     return {
-      whole: (x) => model.forward(document(x.shape[0]!), x).out,
+      whole: (y) => model.forward(document(y.shape[0]!), { y }),
       decode: (batch, maxLength) => {
-        const { encoded } = model.forward(document(batch), random(gpu, [batch, 1, DIM], 1));
-        const cache = model.createCache(encoded, { maxLength });
-        return { step: (piece) => model.decode(piece, { cache }), state: cache };
+        const context = model.encode(document(batch));
+        const state = model.createState({ batch, maxLength });
+        return { step: (piece) => model.decode(piece, { context, state }), state };
       },
     };
   },

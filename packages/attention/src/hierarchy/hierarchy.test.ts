@@ -103,16 +103,20 @@ describe("SLED", () => {
     const [x, y] = [random(gpu, [2, 23, 8], 3), random(gpu, [2, 7, 8], 4)];
     const mask = Array.from({ length: 46 }, (_, i) => (i < 40 ? 1 : 0));
     const keyMask = gpu.tensor(mask, [2, 23], "i32");
-    const { encoded, out } = model.forward(x, y, keyMask);
-    const cache = model.createCache(encoded, { maxLength: 7, keyMask });
+    const { encoded, out } = model.outputs(x, { y, keyMask });
+    const context = model.contextCache(encoded, { keyMask });
+    const state = model.createState({ batch: 2, maxLength: 7 });
     await expectSame(
-      inPieces(gpu, y, [3, 1, 1, 2], (piece) => model.decode(piece, { cache })),
+      inPieces(gpu, y, [3, 1, 1, 2], (piece) => model.decode(piece, { context, state })),
       out,
     );
-    cache.dispose();
-    await expectCausal(gpu, y, 4, (z) => model.forward(x, z, keyMask).out);
-    expect(() => model.decode(y, {})).toThrow(/give either encoded states or a cache/);
+    await expectCausal(gpu, y, 4, (z) => model.forward(x, { y: z, keyMask }));
+    expect(() => model.decode(y, {} as never)).toThrow(/context is missing/);
+    expect(() => model.decode(y, { context, keyMask })).toThrow(/contextCache took the context's/);
+    expect(() => model.decode(y, { context, positions: [1] })).toThrow(/positions are given without a state/);
     expect(() => model.encode(rows(x, 0, 2))).toThrow(/more than prefixLen, 2/);
+    state.dispose();
+    context.dispose();
   });
 });
 
@@ -141,13 +145,13 @@ describe("Top-Down Transformer", () => {
     const changed = Array.from(await x.read()).map((v, i) => (i >= 80 ? v + 1 : v));
     const a = model.forward(x, { keyMask });
     const b = model.forward(gpu.tensor(changed, [1, 13, 8]), { keyMask });
-    await expectSame(rows(b.out, 0, 10), rows(a.out, 0, 10), 1e-6);
-    const short = model.forward(rows(x, 0, 2));
+    await expectSame(rows(b, 0, 10), rows(a, 0, 10), 1e-6);
+    const short = model.outputs(rows(x, 0, 2));
     expect(short.top.shape).toEqual([1, 1, 8]);
     const all = gpu.full([1, 13], 2.5);
-    await expectSame(model.forward(x, { poolWeights: all }).out, model.forward(x).out);
+    await expectSame(model.forward(x, { poolWeights: all }), model.forward(x));
     const none = model.forward(x, { poolWeights: gpu.zeros([1, 13]) });
-    expect(Array.from(await none.out.read()).every(Number.isFinite)).toBe(true);
+    expect(Array.from(await none.read()).every(Number.isFinite)).toBe(true);
     expect(() => model.forward(x, { poolWeights: gpu.zeros([13]) })).toThrow(/poolWeights has shape \[13\]/);
     expect(() => model.forward(x, { poolWeights: gpu.zeros([1, 13], "i32") })).toThrow(/poolWeights is i32/);
   });

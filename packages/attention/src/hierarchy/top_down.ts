@@ -1,56 +1,59 @@
 import {
   cast,
-  checkConfig,
+  Component,
   div,
   e,
   elementwise,
   expectDType,
-  expectInteger,
   expectShape,
+  expectTensor,
   gather,
+  integer,
   mul,
-  subParameters,
+  ones,
+  schema,
   sum,
-  type Gpu,
-  type Module,
+  tensor,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
   type Tensor,
 } from "@x/kernels";
 import {
-  block,
+  BLOCK_FIELDS,
   blockContext,
   blockPlan,
-  checkBlockConfig,
+  blocks,
   contextHeads,
-  expectLayers,
   expectTokens,
+  layersOf,
   layersPlan,
   type Attend,
-  type BlockConfig,
   type BlockContext,
 } from "../block/block.js";
 import { attention } from "../engine/attention.js";
 import { hideRows } from "../block/hidden_rows.js";
-import { checkParameters, initParameters, ones, type InitOptions, type Plan } from "../parameters.js";
 import type { Parts } from "../block/parts.js";
 
-export interface TopDownConfig extends BlockConfig {
-  readonly bottomLayers: number;
-  readonly topLayers: number;
-  readonly downLayers: number;
-  /** Local attention: keys to see beside the own one on each side. */
-  readonly left: number;
-  readonly right: number;
-  /** Tokens that a unit covers, and from one unit to the next. */
-  readonly poolKernel: number;
-  readonly poolStride: number;
-}
+const TOP_DOWN = schema("TopDownTransformer", {
+  ...BLOCK_FIELDS,
+  bottomLayers: integer("Local layers before the pooling.", { min: 0 }),
+  topLayers: integer("Layers of the units.", { min: 0 }),
+  downLayers: integer("Local layers after it, with cross-attention to the units.", { min: 0 }),
+  left: integer("Local attention: keys before the query; -1: all.", { min: -1 }),
+  right: integer("Local attention: keys after the query; -1: all.", { min: -1 }),
+  poolKernel: integer("Tokens that a unit covers.", { min: 1 }),
+  poolStride: integer("Tokens from one unit to the next.", { min: 1 }),
+});
+export type TopDownConfig = Config<typeof TOP_DOWN>;
 
-export interface TopDownOptions {
-  /** i32 [batch, seq]: 1 is a token, 0 padding. */
-  readonly keyMask?: Tensor | undefined;
-  /** f32 [batch, seq], at least 0: importance of each token in its unit; default 1. */
-  readonly poolWeights?: Tensor | undefined;
-}
+const OPTIONS = schema("TopDownTransformer.forward", {
+  keyMask: tensor("i32 [batch, seq]: 1 is a token, 0 padding.", { optional: true }),
+  poolWeights: tensor("f32 [batch, seq], at least 0: importance of each token in its unit; default 1.", {
+    optional: true,
+  }),
+});
+export type TopDownOptions = Config<typeof OPTIONS>;
 
 const isLive = elementwise("isLive", ["total"], (total) => e.select(e.lt(0, total), 1, 0));
 const nonZero = elementwise("nonZero", ["total"], (total) => e.select(e.lt(0, total), total, 1));
@@ -61,38 +64,34 @@ const nonZero = elementwise("nonZero", ["total"], (total) => e.select(e.lt(0, to
  * Unit u covers tokens u poolStride .. u poolStride + poolKernel - 1: s_u = sum w_i e_i / sum w_i; one whose weights
  * sum to 0 is zero and hidden.
  *
- * x [batch, seq, dim]. Parameters bottom.<l>.*, top.<l>.*, top_norm, down.<l>.* (with cross_attn), norm.
+ * x [batch, seq, dim], f32. Parameters bottom.<l>.*, top.<l>.*, top_norm, down.<l>.* (with cross_attn), norm; matrices
+ * initially normal, norms ones.
  * Pang et al. 2022, arXiv:2203.07586, section 2.
  */
-export class TopDownTransformer implements Module {
-  readonly config: TopDownConfig;
-  readonly #p: Record<string, Tensor>;
+export class TopDownTransformer extends Component<typeof TOP_DOWN> {
+  static readonly schema = TOP_DOWN;
   readonly #block: BlockContext;
+  readonly #layers: {
+    readonly bottom: Parameters[];
+    readonly top: Parameters[];
+    readonly down: Parameters[];
+  };
 
-  /** @throws ConfigError */
-  constructor(config: TopDownConfig, parameters: Readonly<Record<string, Tensor>>, parts: Parts = {}) {
-    this.#block = blockContext(config, parts);
-    this.#p = checkParameters("TopDownTransformer", TopDownTransformer.plan(config), parameters);
-    this.config = config;
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: TopDownConfig, parameters: Parameters, parts: Parts = {}) {
+    super(TOP_DOWN, config, TopDownTransformer.plan(config), parameters);
+    const { bottomLayers, topLayers, downLayers } = this.config;
+    this.#block = blockContext(this.config, parts);
+    this.#layers = {
+      bottom: layersOf(this.weights, "bottom", bottomLayers),
+      top: layersOf(this.weights, "top", topLayers),
+      down: layersOf(this.weights, "down", downLayers),
+    };
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: TopDownConfig): Plan {
-    const who = "TopDownTransformer";
-    checkBlockConfig(who, config, [
-      "bottomLayers",
-      "topLayers",
-      "downLayers",
-      "left",
-      "right",
-      "poolKernel",
-      "poolStride",
-    ]);
-    const { dim, bottomLayers, topLayers, downLayers, left, right, poolKernel, poolStride } = config;
-    expectLayers(who, { bottomLayers, topLayers, downLayers }, 0);
-    expectInteger(who, "left", left, -1);
-    expectInteger(who, "right", right, -1);
-    expectLayers(who, { poolKernel, poolStride });
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: TopDownConfig): ParameterPlan {
+    const { dim, bottomLayers, topLayers, downLayers } = TOP_DOWN.read(config);
     return {
       ...layersPlan("bottom", bottomLayers, blockPlan(config)),
       ...layersPlan("top", topLayers, blockPlan(config)),
@@ -102,18 +101,21 @@ export class TopDownTransformer implements Module {
     };
   }
 
-  /** Normal matrices, norms of ones. */
-  static init(gpu: Gpu, config: TopDownConfig, options: InitOptions, parts: Parts = {}): TopDownTransformer {
-    const plan = TopDownTransformer.plan(config);
-    return new TopDownTransformer(config, initParameters("TopDownTransformer", gpu, plan, options), parts);
+  /** x [batch, seq, dim]; returns the same shape. @throws ConfigError, ShapeError, DTypeError */
+  forward(x: Tensor, options: TopDownOptions = {}): Tensor {
+    expectTensor(TOP_DOWN.name, "x", x);
+    return x.gpu.scope(() => this.outputs(x, options).out);
   }
 
-  /** The tokens' rows [batch, seq, dim] and the units' [batch, units, dim]. */
-  forward(x: Tensor, options: TopDownOptions = {}): { out: Tensor; top: Tensor } {
-    const who = "TopDownTransformer";
-    checkConfig(who, options, ["keyMask", "poolWeights"]);
-    const { keyMask, poolWeights } = options;
-    const { dim, left, right, bottomLayers, topLayers, downLayers } = this.config;
+  /**
+   * The tokens' rows [batch, seq, dim] and those of the units, [batch, units, dim].
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
+  outputs(x: Tensor, options: TopDownOptions = {}): { out: Tensor; top: Tensor } {
+    const { name: who } = TOP_DOWN;
+    const { keyMask, poolWeights } = OPTIONS.read(options, who);
+    const { dim, left, right } = this.config;
     const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
     expectTokens(who, seq);
     if (keyMask) {
@@ -124,32 +126,23 @@ export class TopDownTransformer implements Module {
       expectShape(who, "poolWeights", poolWeights, [batch, seq]);
       expectDType(who, "poolWeights", poolWeights, "f32");
     }
+    const { norm } = this.#block;
     const local: Attend = (q, k, v) =>
       attention(q, k, v, { layout: "bshd", window: { left, right }, queryOffset: 0, keyMask });
     return x.gpu.scope(() => {
-      let h = x;
-      for (let l = 0; l < bottomLayers; l++) h = block(h, this.#layer("bottom", l), this.#block, local);
-      const pooled = this.#pool(h, keyMask, poolWeights);
-      const { live } = pooled;
-      let top = pooled.units;
-      for (let l = 0; l < topLayers; l++)
-        top = block(top, this.#layer("top", l), this.#block, (q, k, v) =>
-          attention(q, k, v, { layout: "bshd", keyMask: live }),
-        );
-      top = this.#block.norm(top, this.#p["top_norm.weight"]!);
-      for (let l = 0; l < downLayers; l++) {
-        const p = this.#layer("down", l);
+      const bottom = blocks(x, this.#layers.bottom, this.#block, local);
+      const { units, live } = this.#pool(bottom, keyMask, poolWeights);
+      const toUnits: Attend = (q, k, v) => attention(q, k, v, { layout: "bshd", keyMask: live });
+      const top = norm(
+        blocks(units, this.#layers.top, this.#block, toUnits),
+        this.weights["top_norm.weight"]!,
+      );
+      const down = blocks(bottom, this.#layers.down, this.#block, local, (q, p) => {
         const { keys, values } = contextHeads(top, p, this.#block);
-        h = block(h, p, this.#block, local, (q) =>
-          attention(q, keys, values, { layout: "bshd", keyMask: live }),
-        );
-      }
-      return { out: this.#block.norm(h, this.#p["norm.weight"]!), top };
+        return toUnits(q, keys, values);
+      });
+      return { out: norm(down, this.weights["norm.weight"]!), top };
     });
-  }
-
-  #layer(name: string, l: number): Record<string, Tensor> {
-    return subParameters(this.#p, `${name}.${l}`);
   }
 
   /** Weighted means over the units' spans, and which units have any weight (i32 [batch, units]). */
@@ -178,16 +171,12 @@ export class TopDownTransformer implements Module {
     if (poolWeights) weights = mul(weights, gather(poolWeights, ids, 1));
     if (weights.rank === 2) weights = weights.reshape([1, units, poolKernel]);
     const total = sum(weights, { axes: 2 }); // [batch or 1, units]
-    const spans = gather(hideRows("TopDownTransformer", h, keyMask), ids, 1); // [batch, units, poolKernel, dim]
+    const spans = gather(hideRows(TOP_DOWN.name, h, keyMask), ids, 1); // [batch, units, poolKernel, dim]
     const sums = sum(mul(spans, weights.reshape([...weights.shape, 1])), { axes: 2 });
     const live = mul(gpu.full([batch, 1], 1), isLive(total));
     return {
       units: div(sums, nonZero(total).reshape([...total.shape, 1])).reshape([batch, units, dim]),
       live: cast(live, "i32"),
     };
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
   }
 }

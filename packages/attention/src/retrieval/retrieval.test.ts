@@ -300,9 +300,9 @@ describe("retrieval mechanisms", () => {
       [2, 11],
       "i32",
     );
-    await expectSame(layer.forward(x, hidden), cross.forward(x, { context: hidden }));
+    await expectSame(layer.forward(x, { context: hidden }), cross.forward(x, { context: hidden }));
     // The second row of the batch has no state: the output's bias alone.
-    const masked = layer.outputs(x, hidden, { keyMask });
+    const masked = layer.outputs(x, { context: hidden, keyMask });
     const bias = Array.from(await parameters["o_proj.bias"]!.read());
     expect(Array.from(await masked.out.read()).slice(24, 32)).toEqual(bias);
     expect(
@@ -311,6 +311,8 @@ describe("retrieval mechanisms", () => {
         .every((i) => i === -1),
     ).toBe(true);
     expect(layer.bytesPerState).toBe(32);
-    expect(() => layer.forward(x, random(gpu, [2, 11, 7], 1))).toThrow(/hidden has shape \[2, 11, 7\]/);
+    expect(() => layer.forward(x, { context: random(gpu, [2, 11, 7], 1) })).toThrow(
+      /context has shape \[2, 11, 7\]/,
+    );
   });
 });

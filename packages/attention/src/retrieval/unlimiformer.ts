@@ -1,52 +1,52 @@
 import {
   add,
+  boolean,
   cast,
-  checkConfig,
+  Component,
   e,
   elementwise,
-  expectBoolean,
-  expectInteger,
+  expectDType,
   expectShape,
+  expectTensor,
+  integer,
   matmul,
+  matrix,
   mul,
+  schema,
   slice,
   stopGradient,
+  tensor,
   transpose,
-  type Gpu,
-  type Module,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
+  type PlannedParameter,
   type Tensor,
 } from "@x/kernels";
 import { gatheredAttention } from "./gathered_attention.js";
 import { mergeHeads, splitHeads } from "../block/heads.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  zeros,
-  type InitOptions,
-  type ParameterPlan,
-  type Plan,
-} from "../parameters.js";
 import { topkSearch } from "./topk_search.js";
 
-export interface UnlimiformerConfig {
-  readonly dim: number;
-  readonly numHeads: number;
-  readonly headDim: number;
-  /** Encoder states that each query and head attends to. */
-  readonly topK: number;
-  /** Biases of all four projections; default false. */
-  readonly bias?: boolean;
-}
+const UNLIMIFORMER = schema("UnlimiformerAttention", {
+  dim: integer("Width of x, of the encoder states and of the output.", { min: 1 }),
+  numHeads: integer("Heads.", { min: 1 }),
+  headDim: integer("Features of a head.", { min: 1 }),
+  topK: integer("Encoder states that each query and head attends to.", { min: 1 }),
+  bias: boolean("Biases of all four projections.", { default: false }),
+});
+export type UnlimiformerConfig = Config<typeof UNLIMIFORMER>;
 
-export interface UnlimiformerOptions {
-  /** i32 [batch, states]: 1 keeps. */
-  readonly keyMask?: Tensor | undefined;
-  /** i32 [batch, numHeads, seq, k]: states that an index of your own found for `queries`, -1 for none. */
-  readonly retrieved?: Tensor | undefined;
-  /** Added to the output. */
-  readonly residual?: Tensor | undefined;
-}
+const OPTIONS = schema("UnlimiformerAttention.forward", {
+  context: tensor("The encoder states, [batch, states, dim]."),
+  keyMask: tensor("i32 [batch, states]: 1 keeps.", { optional: true }),
+  retrieved: tensor(
+    "i32 [batch, numHeads, seq, k]: states that another index found for `queries`, -1 for none.",
+    { optional: true },
+  ),
+  residual: tensor("Added to the output.", { optional: true }),
+});
+export type UnlimiformerOptions = Config<typeof OPTIONS>;
 
 const isFound = elementwise("isFound", ["index"], (index) => e.select(e.lt(index, 0), 0, 1));
 
@@ -55,43 +55,36 @@ const isFound = elementwise("isFound", ["index"], (index) => e.select(e.lt(index
  * to themselves, and keys and values are never stored: r_ij = (q_i Wk_h) . h_j, the topK best per query and head,
  * o = (sum_j p_j h_j) Wv_h^T + bv_h with p = softmax(headDim^-0.5 r). The states serve every layer and head.
  *
- * x [batch, seq, dim] and hidden [batch, states, dim]. Parameters q_proj, k_proj, v_proj, o_proj (`.weight`, `.bias`);
- * the keys' bias shifts whole rows and has no effect. Bertsch et al. 2023, arXiv:2305.01625, section 2.
+ * x [batch, seq, dim] and context [batch, states, dim], f32. Parameters q_proj, k_proj, v_proj, o_proj (`.weight`,
+ * initially normal; `.bias`, initially zeros); the keys' bias shifts whole rows and has no effect. Bertsch et al. 2023, arXiv:2305.01625, section 2.
  */
-export class UnlimiformerAttention implements Module {
-  readonly config: UnlimiformerConfig;
-  readonly #p: Record<string, Tensor>;
+export class UnlimiformerAttention extends Component<typeof UNLIMIFORMER> {
+  static readonly schema = UNLIMIFORMER;
 
-  /** @throws ConfigError */
-  constructor(config: UnlimiformerConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("UnlimiformerAttention", UnlimiformerAttention.plan(config), parameters);
-    this.config = config;
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: UnlimiformerConfig, parameters: Parameters) {
+    super(UNLIMIFORMER, config, UnlimiformerAttention.plan(config), parameters);
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: UnlimiformerConfig): Plan {
-    const who = "UnlimiformerAttention";
-    checkConfig(who, config, ["dim", "numHeads", "headDim", "topK", "bias"]);
-    const { dim, numHeads, headDim, topK, bias = false } = config;
-    for (const [name, n] of Object.entries({ dim, numHeads, headDim, topK })) expectInteger(who, name, n, 1);
-    expectBoolean(who, "bias", bias);
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: UnlimiformerConfig): ParameterPlan {
+    const { dim, numHeads, headDim, bias } = UNLIMIFORMER.read(config);
     const inner = numHeads * headDim;
-    const projection = (name: string, out: number, into: number): Record<string, ParameterPlan> => ({
-      [`${name}.weight`]: matrix(out, into),
+    const projection = (
+      name: string,
+      out: number,
+      into: number,
+      role?: PlannedParameter["role"],
+    ): ParameterPlan => ({
+      [`${name}.weight`]: matrix(out, into, role),
       ...(bias ? { [`${name}.bias`]: zeros(out) } : {}),
     });
     return {
       ...projection("q_proj", inner, dim),
       ...projection("k_proj", inner, dim),
-      ...projection("v_proj", inner, dim),
-      ...projection("o_proj", dim, inner),
+      ...projection("v_proj", inner, dim, "value"),
+      ...projection("o_proj", dim, inner, "output"),
     };
-  }
-
-  /** Normal matrices, zero biases. */
-  static init(gpu: Gpu, config: UnlimiformerConfig, options: InitOptions): UnlimiformerAttention {
-    const plan = UnlimiformerAttention.plan(config);
-    return new UnlimiformerAttention(config, initParameters("UnlimiformerAttention", gpu, plan, options));
   }
 
   /** Bytes that an encoder state takes, once for all layers and heads: dim numbers. */
@@ -99,40 +92,56 @@ export class UnlimiformerAttention implements Module {
     return this.config.dim * 4;
   }
 
-  /** q Wk_h for each head, [batch, numHeads, seq, dim], to look up in an index of encoder states. */
+  /**
+   * q Wk_h for each head, [batch, numHeads, seq, dim], to look up in an index of encoder states.
+   *
+   * @throws ShapeError, DTypeError
+   */
   queries(x: Tensor): Tensor {
     const { numHeads, headDim, dim } = this.config;
+    expectShape(UNLIMIFORMER.name, "x", x, ["batch", "seq", dim]);
+    const p = this.weights;
     return x.gpu.scope(() => {
-      const q = transpose(
-        splitHeads(x, numHeads, this.#p["q_proj.weight"]!, this.#p["q_proj.bias"]),
-        [0, 2, 1, 3],
-      );
-      return matmul(q, this.#p["k_proj.weight"]!.reshape([numHeads, headDim, dim]));
+      const q = splitHeads(x, numHeads, p["q_proj.weight"]!, p["q_proj.bias"]);
+      return matmul(transpose(q, [0, 2, 1, 3]), p["k_proj.weight"]!.reshape([numHeads, headDim, dim]));
     });
   }
 
-  forward(x: Tensor, hidden: Tensor, options: UnlimiformerOptions = {}): Tensor {
-    return x.gpu.scope(() => this.outputs(x, hidden, options).out);
+  /** x [batch, seq, dim]; returns the same shape. @throws ConfigError, ShapeError, DTypeError */
+  forward(x: Tensor, options: UnlimiformerOptions): Tensor {
+    expectTensor(UNLIMIFORMER.name, "x", x);
+    return x.gpu.scope(() => this.outputs(x, options).out);
   }
 
-  /** The output, and the states chosen, i32 [batch, numHeads, seq, min(topK, states)] in rising order, then -1. */
-  outputs(x: Tensor, hidden: Tensor, options: UnlimiformerOptions = {}): { out: Tensor; indices: Tensor } {
-    const who = "UnlimiformerAttention";
-    checkConfig(who, options, ["keyMask", "retrieved", "residual"]);
+  /**
+   * The output, and the states chosen, i32 [batch, numHeads, seq, min(topK, states)] in rising order, then -1.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
+  outputs(x: Tensor, options: UnlimiformerOptions): { out: Tensor; indices: Tensor } {
+    const { name: who } = UNLIMIFORMER;
+    const { context, keyMask, retrieved, residual } = OPTIONS.read(options, who);
     const { dim, numHeads, headDim, topK } = this.config;
-    const { keyMask, retrieved, residual } = options;
     const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
-    const { states } = expectShape(who, "hidden", hidden, [batch, "states", dim]) as { states: number };
-    if (retrieved) expectShape(who, "retrieved", retrieved, [batch, numHeads, seq, null]);
-    const p = this.#p;
+    const { states } = expectShape(who, "context", context, [batch, "states", dim]) as { states: number };
+    if (keyMask) {
+      expectShape(who, "keyMask", keyMask, [batch, states]);
+      expectDType(who, "keyMask", keyMask, "i32");
+    }
+    if (retrieved) {
+      expectShape(who, "retrieved", retrieved, [batch, numHeads, seq, null]);
+      expectDType(who, "retrieved", retrieved, "i32");
+    }
+    if (residual) expectShape(who, "residual", residual, x.shape);
+    const p = this.weights;
     return x.gpu.scope(() => {
       const queries = this.queries(x);
       const indices =
         retrieved ??
-        topkSearch(stopGradient(queries).reshape([batch, numHeads * seq, dim]), stopGradient(hidden), topK, {
+        topkSearch(stopGradient(queries).reshape([batch, numHeads * seq, dim]), stopGradient(context), topK, {
           keyMask,
         }).indices.reshape([batch, numHeads, seq, Math.min(topK, states)]);
-      const store = hidden.reshape([batch, 1, states, dim]);
+      const store = context.reshape([batch, 1, states, dim]);
       const { out: mixed } = gatheredAttention(queries, store, store, indices, { scale: headDim ** -0.5 });
       const weights = p["v_proj.weight"]!.reshape([numHeads, headDim, dim]);
       let o = matmul(mixed, weights, { transposeB: true }); // [batch, numHeads, seq, headDim]
@@ -146,9 +155,5 @@ export class UnlimiformerAttention implements Module {
         indices,
       };
     });
-  }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
   }
 }

@@ -1,54 +1,65 @@
 import {
+  boolean,
   cast,
-  checkConfig,
+  Component,
   ConfigError,
   e,
+  either,
   elementwise,
-  expectBoolean,
   expectDType,
-  expectInteger,
   expectShape,
+  expectTensor,
   gather,
+  integer,
+  listOf,
+  matrix,
   mul,
   scatterAdd,
+  schema,
+  tensor,
   transpose,
+  zeros,
+  type Config,
   type Gpu,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
+  type PlannedParameter,
   type Tensor,
 } from "@x/kernels";
 import { attention, attentionOutputs } from "../engine/attention.js";
 import { mergeHeads, splitHeads } from "../block/heads.js";
 import { hideRows } from "../block/hidden_rows.js";
 import { mergeAttention } from "../engine/merge.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  zeros,
-  type InitOptions,
-  type Plan,
-} from "../parameters.js";
 import { dilatedWindow } from "../patterns/pattern.js";
 
-export interface LongformerConfig {
-  readonly dim: number;
-  readonly numHeads: number;
-  readonly headDim: number;
-  /** Keys to see on each side; a published `attention_window` of 2w is left: w, right: w. */
-  readonly left: number;
-  readonly right: number;
-  /** Distance between neighbours in the window, one number or one per head; default 1. */
-  readonly dilation?: number | readonly number[];
-  /** Biases in all projections; default false. */
-  readonly bias?: boolean;
-}
+const LONGFORMER = schema("LongformerAttention", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  numHeads: integer("Heads.", { min: 1 }),
+  headDim: integer("Features of a head.", { min: 1 }),
+  left: integer("Keys before the query; a published `attention_window` of 2w is left: w, right: w.", {
+    min: 0,
+  }),
+  right: integer("Keys after the query.", { min: 0 }),
+  dilation: either(
+    integer("For all heads.", { min: 1 }),
+    listOf(integer("For a head.", { min: 1 }), "For each head."),
+    (given) => !Array.isArray(given),
+    "Distance between neighbours in the window, one number or one per head.",
+    { default: 1 },
+  ),
+  bias: boolean("Biases of all projections.", { default: false }),
+});
+export type LongformerConfig = Config<typeof LONGFORMER>;
 
-export interface LongformerOptions {
-  /** i32 [batch, seq]: 1 is a token, 0 padding. */
-  readonly keyMask?: Tensor | undefined;
-  /** Positions of the global tokens of each batch row; entries that point at padding are ignored. */
-  readonly globalTokens?: readonly (readonly number[])[] | undefined;
-}
+const OPTIONS = schema("LongformerAttention.forward", {
+  keyMask: tensor("i32 [batch, seq]: 1 is a token, 0 padding.", { optional: true }),
+  globalTokens: listOf(
+    listOf(integer("A position.", { min: 0 }), "Positions."),
+    "Positions of the global tokens of each batch row; those of padding are ignored.",
+    { optional: true },
+  ),
+});
+export type LongformerOptions = Config<typeof OPTIONS>;
 
 const LOCAL = ["q_proj", "k_proj", "v_proj"];
 const GLOBAL = ["q_global_proj", "k_global_proj", "v_global_proj"];
@@ -63,71 +74,67 @@ const replaceRows = elementwise(
  * Longformer attention: a row sees the keys of its (dilated) window and the global tokens, with local projections; a
  * global token sees every key, with projections of its own. A padded row's context is 0.
  *
- * x [batch, seq, dim]. Parameters q_proj, k_proj, v_proj, q_global_proj, k_global_proj, v_global_proj [numHeads
- * headDim, dim], o_proj [dim, numHeads headDim] (`.weight`, with `bias` also `.bias`). Bidirectional, no cache.
+ * x [batch, seq, dim], f32. Parameters q_proj, k_proj, v_proj, q_global_proj, k_global_proj, v_global_proj [numHeads
+ * headDim, dim], o_proj [dim, numHeads headDim] (`.weight`,
+ * initially normal; with `bias` also `.bias`, initially zeros). Bidirectional, no cache.
  * Beltagy et al. 2020, arXiv:2004.05150, section 3.1.
  */
-export class LongformerAttention implements Module {
-  readonly config: LongformerConfig;
-  readonly #p: Record<string, Tensor>;
-  #drawn: readonly Tensor[] = [];
+export class LongformerAttention extends Component<typeof LONGFORMER> {
+  static readonly schema = LONGFORMER;
 
-  /** @throws ConfigError */
-  constructor(config: LongformerConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("LongformerAttention", LongformerAttention.plan(config), parameters);
-    this.config = config;
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: LongformerConfig, parameters: Parameters) {
+    super(LONGFORMER, config, LongformerAttention.plan(config), parameters);
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: LongformerConfig): Plan {
-    const who = "LongformerAttention";
-    checkConfig(who, config, ["dim", "numHeads", "headDim", "left", "right", "dilation", "bias"]);
-    const { dim, numHeads, headDim, left, right, dilation = 1, bias = false } = config;
-    for (const [name, n] of Object.entries({ dim, numHeads, headDim })) expectInteger(who, name, n, 1);
-    expectBoolean(who, "bias", bias);
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: LongformerConfig): ParameterPlan {
+    const { dim, numHeads, headDim, left, right, dilation, bias } = LONGFORMER.read(config);
     dilatedWindow(left, right, dilation);
-    if (Array.isArray(dilation) && dilation.length !== numHeads)
-      throw new ConfigError(who, `dilation has ${dilation.length} entries; there are ${numHeads} heads`);
+    if (typeof dilation !== "number" && dilation.length !== numHeads)
+      throw new ConfigError(
+        LONGFORMER.name,
+        `dilation has ${dilation.length} entries; there are ${numHeads} heads`,
+      );
     const inner = numHeads * headDim;
+    const projection = (
+      name: string,
+      out: number,
+      into: number,
+      role?: PlannedParameter["role"],
+    ): ParameterPlan => ({
+      [`${name}.weight`]: matrix(out, into, role),
+      ...(bias ? { [`${name}.bias`]: zeros(out) } : {}),
+    });
     return {
-      ...Object.fromEntries([...LOCAL, ...GLOBAL].map((n) => [`${n}.weight`, matrix(inner, dim)])),
-      "o_proj.weight": matrix(dim, inner),
-      ...(bias
-        ? {
-            ...Object.fromEntries([...LOCAL, ...GLOBAL].map((n) => [`${n}.bias`, zeros(inner)])),
-            "o_proj.bias": zeros(dim),
-          }
-        : {}),
+      ...Object.assign(
+        {},
+        ...[...LOCAL, ...GLOBAL].map((name) =>
+          projection(name, inner, dim, name.startsWith("v") ? "value" : undefined),
+        ),
+      ),
+      ...projection("o_proj", dim, inner, "output"),
     };
   }
 
-  static init(gpu: Gpu, config: LongformerConfig, options: InitOptions): LongformerAttention {
-    const plan = LongformerAttention.plan(config);
-    const drawn = initParameters("LongformerAttention", gpu, plan, options);
-    const made = new LongformerAttention(config, drawn);
-    made.#drawn = Object.values(drawn);
-    return made;
-  }
-
-  parameters(): Readonly<Record<string, Tensor>> {
-    return this.#p;
-  }
-
-  /** @throws ShapeError, DTypeError, ConfigError */
+  /**
+   * x [batch, seq, dim]; returns the same shape.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
   forward(x: Tensor, options: LongformerOptions = {}): Tensor {
-    const who = "LongformerAttention";
-    checkConfig(who, options, ["keyMask", "globalTokens"]);
-    const { dim, numHeads, headDim, left, right, dilation = 1 } = this.config;
-    const { keyMask } = options;
-    const names = expectShape(who, "x", x, ["batch", "seq", dim]);
-    const [batch, seq] = x.shape as [number, number, number];
+    const { name: who } = LONGFORMER;
+    const { keyMask, globalTokens } = OPTIONS.read(options, who);
+    const { dim, numHeads, headDim, left, right, dilation } = this.config;
+    const p = this.weights;
+    const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
     if (keyMask) {
-      expectShape(who, "keyMask", keyMask, ["batch", "seq"], names);
+      expectShape(who, "keyMask", keyMask, [batch, seq]);
       expectDType(who, "keyMask", keyMask, "i32");
     }
-    const tokens = globalTokensOf(who, options.globalTokens, batch, seq);
+    const tokens = globalTokensOf(who, globalTokens, batch, seq);
     const split = (name: string, from: Tensor): Tensor =>
-      splitHeads(from, numHeads, this.#p[`${name}.weight`]!, this.#p[`${name}.bias`]);
+      splitHeads(from, numHeads, p[`${name}.weight`]!, p[`${name}.bias`]);
     return x.gpu.scope(() => {
       const tokensOnly = hideRows(who, x, keyMask);
       const [q, k, v] = LOCAL.map((name) => split(name, tokensOnly)) as [Tensor, Tensor, Tensor];
@@ -173,17 +180,8 @@ export class LongformerAttention implements Module {
       }
       const kept = context.reshape([batch, seq, inner]);
       const live = keyMask ? mul(kept, cast(keyMask, "f32").reshape([batch, seq, 1])) : kept;
-      return mergeHeads(
-        live.reshape([batch, seq, numHeads, headDim]),
-        this.#p["o_proj.weight"]!,
-        this.#p["o_proj.bias"],
-      );
+      return mergeHeads(live.reshape([batch, seq, numHeads, headDim]), p["o_proj.weight"]!, p["o_proj.bias"]);
     });
-  }
-
-  /** Free the parameters that `init` drew; given ones belong to the caller. */
-  dispose(): void {
-    for (const tensor of this.#drawn) tensor.dispose();
   }
 }
 

@@ -1,45 +1,62 @@
 import {
   cast,
-  checkConfig,
+  Component,
   ConfigError,
   e,
   elementwise,
   expectDType,
   expectInteger,
-  expectNumber,
   expectShape,
+  integer,
+  matrix,
   mul,
+  number,
+  ones,
   RelativeIndex,
   scatterAdd,
+  schema,
   slice,
   sum,
+  tensor,
   transpose,
+  type Config,
   type Gpu,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
+  type RelativeModifier,
   type Tensor,
 } from "@x/kernels";
 import { attentionOutputs } from "../engine/attention.js";
 import { mergeHeads, splitHeads } from "../block/heads.js";
 import { hideRows } from "../block/hidden_rows.js";
 import { mergeAttention } from "../engine/merge.js";
-import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "../parameters.js";
-import { plainRmsNorm, type Parts } from "../block/parts.js";
+import { checkParts, plainRmsNorm, type Parts, type RmsNorm } from "../block/parts.js";
 
-export interface LongT5Config {
-  readonly dim: number;
-  readonly numHeads: number;
-  readonly headDim: number;
-  /** Keys to see on each side. */
-  readonly radius: number;
-  /** Tokens of a block that one transient global token stands for; 0 (default): local attention only. */
-  readonly globalBlock?: number;
-  /** Buckets of the relative bias, both directions together; default 32. */
-  readonly numBuckets?: number;
-  /** Distance from which on the last bucket holds; default 128. */
-  readonly maxDistance?: number;
-  /** Default 1e-6. */
-  readonly normEps?: number;
-}
+const LONG_T5 = schema("LongT5Attention", {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  numHeads: integer("Heads.", { min: 1 }),
+  headDim: integer("Features of a head.", { min: 1 }),
+  radius: integer("Keys that a query sees on each side.", { min: 0 }),
+  globalBlock: integer(
+    "Tokens of a block, whose sum is one transient global token; 0: local attention only.",
+    {
+      min: 0,
+      default: 0,
+    },
+  ),
+  numBuckets: integer("Buckets of the relative bias, both directions together; a multiple of 4.", {
+    min: 4,
+    default: 32,
+  }),
+  maxDistance: integer("Distances from here on share the last bucket.", { min: 1, default: 128 }),
+  normEps: number("Added to the mean square in the global tokens' norm.", { min: 0, default: 1e-6 }),
+});
+export type LongT5Config = Config<typeof LONG_T5>;
+
+const OPTIONS = schema("LongT5Attention.forward", {
+  keyMask: tensor("i32 [batch, seq]: 1 is a token, 0 padding, which lies on the right.", { optional: true }),
+});
+export type LongT5Options = Config<typeof OPTIONS>;
 
 /**
  * Bucket of a relative position (key - query): exact for small distances, logarithmic up to maxDistance, positive
@@ -69,59 +86,43 @@ const keyOf = elementwise("longT5Key", ["at", "full"], (at, full) => e.select(e.
  * radius; t_iJ = q_i . (side_J W_k) + globalRelBias[bucket(J - block(i))], side_J = RMSNorm(sum of the block's x);
  * one softmax over both. No scaling of scores. Padded rows give 0.
  *
- * x [batch, seq, dim], padding on the right. Parameters q_proj, k_proj, v_proj [numHeads headDim, dim], o_proj [dim,
+ * x [batch, seq, dim], f32, padding on the right. Parameters q_proj, k_proj, v_proj [numHeads headDim, dim], o_proj [dim,
  * numHeads headDim], relative_attention_bias [numBuckets, numHeads], with globalBlock also
- * global_relative_attention_bias [numBuckets, numHeads] and global_input_layer_norm [dim] (all `.weight`).
- * Guo et al. 2021, arXiv:2112.07916, section 3.
+ * global_relative_attention_bias [numBuckets, numHeads] and global_input_layer_norm [dim] (all `.weight`);
+ * matrices initially normal, norms ones. Guo et al. 2021, arXiv:2112.07916, section 3.
  */
-export class LongT5Attention implements Module {
-  readonly config: LongT5Config;
-  readonly #p: Record<string, Tensor>;
-  #drawn: readonly Tensor[] = [];
-  readonly #parts: Parts;
+export class LongT5Attention extends Component<typeof LONG_T5> {
+  static readonly schema = LONG_T5;
+  readonly #norm: RmsNorm;
   readonly #index: RelativeIndex;
   readonly #globalIndex: RelativeIndex;
 
-  /** @throws ConfigError */
-  constructor(config: LongT5Config, parameters: Readonly<Record<string, Tensor>>, parts: Parts = {}) {
-    this.#p = checkParameters("LongT5Attention", LongT5Attention.plan(config), parameters);
-    this.config = config;
-    this.#parts = parts;
-    const { numBuckets = 32, maxDistance = 128 } = config;
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: LongT5Config, parameters: Parameters, parts: Parts = {}) {
+    super(LONG_T5, config, LongT5Attention.plan(config), parameters);
+    checkParts(LONG_T5.name, parts);
+    this.#norm = parts.rmsNorm ?? plainRmsNorm;
+    const { numBuckets, maxDistance } = this.config;
     const index = (): RelativeIndex =>
-      new RelativeIndex(numBuckets, (distance) => relativeBucket(-distance, numBuckets, maxDistance));
+      this.own(
+        new RelativeIndex(numBuckets, (distance) => relativeBucket(-distance, numBuckets, maxDistance)),
+      );
     [this.#index, this.#globalIndex] = [index(), index()];
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: LongT5Config): Plan {
-    const who = "LongT5Attention";
-    checkConfig(who, config, [
-      "dim",
-      "numHeads",
-      "headDim",
-      "radius",
-      "globalBlock",
-      "numBuckets",
-      "maxDistance",
-      "normEps",
-    ]);
-    const { dim, numHeads, headDim, radius, globalBlock = 0 } = config;
-    const { numBuckets = 32, maxDistance = 128, normEps = 1e-6 } = config;
-    for (const [name, n] of Object.entries({ dim, numHeads, headDim })) expectInteger(who, name, n, 1);
-    expectInteger(who, "radius", radius, 0);
-    expectInteger(who, "globalBlock", globalBlock, 0);
-    expectInteger(who, "numBuckets", numBuckets, 4);
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: LongT5Config): ParameterPlan {
+    const { name: who } = LONG_T5;
+    const { dim, numHeads, headDim, globalBlock, numBuckets, maxDistance } = LONG_T5.read(config);
     if (numBuckets % 4 !== 0)
       throw new ConfigError(who, `numBuckets is ${numBuckets}; it must be a multiple of 4`);
     expectInteger(who, "maxDistance", maxDistance, numBuckets / 4 + 1);
-    expectNumber(who, "normEps", normEps, 0);
     const inner = numHeads * headDim;
     return {
       "q_proj.weight": matrix(inner, dim),
       "k_proj.weight": matrix(inner, dim),
-      "v_proj.weight": matrix(inner, dim),
-      "o_proj.weight": matrix(dim, inner),
+      "v_proj.weight": matrix(inner, dim, "value"),
+      "o_proj.weight": matrix(dim, inner, "output"),
       "relative_attention_bias.weight": matrix(numBuckets, numHeads),
       ...(globalBlock > 0
         ? {
@@ -132,40 +133,29 @@ export class LongT5Attention implements Module {
     };
   }
 
-  static init(gpu: Gpu, config: LongT5Config, options: InitOptions, parts: Parts = {}): LongT5Attention {
-    const plan = LongT5Attention.plan(config);
-    const drawn = initParameters("LongT5Attention", gpu, plan, options);
-    const made = new LongT5Attention(config, drawn, parts);
-    made.#drawn = Object.values(drawn);
-    return made;
-  }
-
-  parameters(): Readonly<Record<string, Tensor>> {
-    return this.#p;
-  }
-
-  /** `keyMask`: i32 [batch, seq], 1 is a token, 0 padding. @throws ShapeError, DTypeError */
-  forward(x: Tensor, options: { readonly keyMask?: Tensor | undefined } = {}): Tensor {
-    const who = "LongT5Attention";
-    checkConfig(who, options, ["keyMask"]);
-    const { dim, numHeads, radius, globalBlock = 0, normEps: eps = 1e-6 } = this.config;
-    const { keyMask } = options;
-    const names = expectShape(who, "x", x, ["batch", "seq", dim]);
+  /**
+   * x [batch, seq, dim]; returns the same shape.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
+  forward(x: Tensor, options: LongT5Options = {}): Tensor {
+    const { name: who } = LONG_T5;
+    const { keyMask } = OPTIONS.read(options, who);
+    const { dim, numHeads, radius, globalBlock, normEps: eps } = this.config;
+    const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
     if (keyMask) {
-      expectShape(who, "keyMask", keyMask, ["batch", "seq"], names);
+      expectShape(who, "keyMask", keyMask, [batch, seq]);
       expectDType(who, "keyMask", keyMask, "i32");
     }
-    const [batch, seq] = x.shape as [number, number, number];
-    const weight = (name: string): Tensor => this.#p[`${name}.weight`]!;
+    const weight = (name: string): Tensor => this.weights[`${name}.weight`]!;
     const split = (name: string, from: Tensor): Tensor => splitHeads(from, numHeads, weight(name));
-    const bias = (name: string, index: RelativeIndex) =>
-      ({
-        kind: "relative",
-        name,
-        axes: "h",
-        tensor: transpose(weight(name), [1, 0]),
-        index,
-      }) as const;
+    const bias = (name: string, index: RelativeIndex): RelativeModifier => ({
+      kind: "relative",
+      name,
+      axes: "h",
+      tensor: transpose(weight(name), [1, 0]),
+      index,
+    });
     return x.gpu.scope(() => {
       const tokensOnly = hideRows(who, x, keyMask);
       const [q, k, v] = ["q_proj", "k_proj", "v_proj"].map((name) => split(name, tokensOnly)) as [
@@ -186,8 +176,7 @@ export class LongT5Attention implements Module {
       if (blocks > 0) {
         const { rows, query, key } = blocksOf(x.gpu, real, globalBlock);
         const sums = scatterAdd(tokensOnly.reshape([batch * seq, dim]), rows, batch * blocks);
-        const norm = this.#parts.rmsNorm ?? plainRmsNorm;
-        const side = norm(sums.reshape([batch, blocks, dim]), {
+        const side = this.#norm(sums.reshape([batch, blocks, dim]), {
           weight: weight("global_input_layer_norm"),
           eps,
         });
@@ -205,13 +194,6 @@ export class LongT5Attention implements Module {
       const live = keyMask ? mul(context, real.reshape([batch, seq, 1, 1])) : context;
       return mergeHeads(live, weight("o_proj"));
     });
-  }
-
-  /** Free the tables, and the parameters that `init` drew; given ones belong to the caller. */
-  dispose(): void {
-    for (const tensor of this.#drawn) tensor.dispose();
-    this.#index.dispose();
-    this.#globalIndex.dispose();
   }
 }
 

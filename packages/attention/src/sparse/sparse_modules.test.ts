@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { transpose, type Tensor } from "@x/kernels";
+import { transpose, type ParameterPlan, type Tensor } from "@x/kernels";
 import { checkOp, operand, useGpu, type Operand } from "@x/testing";
 import {
   attentionReference,
@@ -9,16 +9,15 @@ import {
   type Numbers,
 } from "../engine/attention.reference.js";
 import { LongformerAttention, longNetAttention, LongT5Attention } from "../index.js";
-import type { Plan } from "../parameters.js";
 
 const up = (max: number, min = 0): fc.Arbitrary<number> => fc.integer({ min, max });
-const operandsOf = (plan: Plan, from: number): Operand[] =>
+const operandsOf = (plan: ParameterPlan, from: number): Operand[] =>
   Object.values(plan).map(({ shape }, n) => operand(shape, from + n));
 /** Values by the names of a plan, which `checkOp` gives in its order. */
-const named = <T>(plan: Plan, values: readonly T[]): Record<string, T> =>
+const named = <T>(plan: ParameterPlan, values: readonly T[]): Record<string, T> =>
   Object.fromEntries(Object.keys(plan).map((name, n) => [name, values[n]!]));
 /** A plan without the biases of keys: they shift a row's scores alike, so their gradient is zero. */
-const withoutKeyBiases = (plan: Plan): Plan =>
+const withoutKeyBiases = (plan: ParameterPlan): ParameterPlan =>
   Object.fromEntries(Object.entries(plan).filter(([name]) => !/^k_.*bias$/.test(name)));
 
 describe("sparse modules, of any shape, are what their equations say in float64, with gradients", () => {

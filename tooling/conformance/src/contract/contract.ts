@@ -32,8 +32,13 @@ export interface ContractCase {
   readonly options?: (gpu: Gpu) => object;
   /** Where x is not [1, 6, 8]. */
   readonly x?: (gpu: Gpu) => Tensor;
-  /** Another call than `forward(x, options)`. */
-  readonly call?: (method: (name: string) => Forward, x: Tensor, gpu: Gpu) => Tensor;
+  /** Another call than `forward(x, options)`; a piece of a sequence comes with `{ state }`. */
+  readonly call?: (
+    method: (name: string) => Forward,
+    x: Tensor,
+    gpu: Gpu,
+    state: { readonly state?: State },
+  ) => Tensor;
   /** Size of a state, for what can be called piece by piece. */
   readonly state?: { readonly batch: number; readonly maxLength?: number };
 }
@@ -45,12 +50,18 @@ function methodOf(component: Component<Schema>, name: string): Forward {
   return (Reflect.get(component, name) as Forward).bind(component);
 }
 
-function run(c: ContractCase, component: Component<Schema>, gpu: Gpu): Tensor {
+function run(
+  c: ContractCase,
+  component: Component<Schema>,
+  gpu: Gpu,
+  given?: Tensor,
+  state: { readonly state?: State } = {},
+): Tensor {
   return gpu.scope(() => {
-    const x = (c.x ?? usualX)(gpu);
+    const x = given ?? (c.x ?? usualX)(gpu);
     return c.call
-      ? c.call((name) => methodOf(component, name), x, gpu)
-      : (methodOf(component, "forward")(x, c.options?.(gpu)) as Tensor);
+      ? c.call((name) => methodOf(component, name), x, gpu, state)
+      : (methodOf(component, "forward")(x, { ...c.options?.(gpu), ...state }) as Tensor);
   });
 }
 
@@ -153,10 +164,8 @@ async function stateFaults(gpu: Gpu, c: ContractCase, component: Component<Schem
   if (!c.state) return stateful ? ["it has a state, and the table says no size for one"] : [];
   if (!stateful) return ["it has no createState"];
   const state = methodOf(component, "createState")(c.state) as State;
-  const forward = methodOf(component, "forward");
-  const options = c.options?.(gpu) ?? {};
   const x = (c.x ?? usualX)(gpu);
-  const whole = gpu.scope(() => forward(x, options) as Tensor);
+  const whole = run(c, component, gpu, x);
   const expected = await whole.read();
   const width = expected.length / SEQ;
   const faults: string[] = [];
@@ -167,8 +176,8 @@ async function stateFaults(gpu: Gpu, c: ContractCase, component: Component<Schem
     const found: number[] = [];
     for (const [i, size] of sizes.entries()) {
       const at = sizes.slice(0, i).reduce((sum, n) => sum + n, 0);
-      const out = gpu.scope(
-        () => forward(slice(x, { axis: 1, start: at, end: at + size }), { ...options, state }) as Tensor,
+      const out = gpu.scope(() =>
+        run(c, component, gpu, slice(x, { axis: 1, start: at, end: at + size }), { state }),
       );
       found.push(...(await out.read()));
       out.dispose();

@@ -13,6 +13,9 @@ const stateful = { state: { batch: 1 } };
 const growing = { state: { batch: 1, maxLength: 16 } };
 const mla = { dim, numHeads: 2, nopeDim: 4, ropeDim: 2, vDim: 4, kvRank: 6 };
 const heads = (gpu: Gpu): Tensor => randomNormal(gpu, [1, 2, 6, 4], { seed: 3 });
+const mha = { dim, numHeads: 2, headDim: 4 };
+const block = { ...mha, ffnDim: 12 };
+const context = (gpu: Gpu): Tensor => randomNormal(gpu, [1, 9, dim], { seed: 4 });
 const turned = {
   x: heads,
   call: ((method, x) => method("apply")(x) as Tensor) satisfies ContractCase["call"],
@@ -129,6 +132,27 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     ),
     c(attention.MultiHeadLatentAttention, mla, growing),
     c(attention.MultiHeadLatentAttention, { ...mla, qRank: 4 }, growing),
+    c(attention.LongformerAttention, { ...mha, left: 1, right: 2, dilation: [1, 2], bias: true }),
+    c(attention.LongT5Attention, { ...mha, radius: 2 }),
+    c(attention.LongT5Attention, { ...mha, radius: 2, globalBlock: 3 }),
+    c(attention.TopDownTransformer, {
+      ...block,
+      ...{ bottomLayers: 1, topLayers: 1, downLayers: 1, left: 1, right: 1, poolKernel: 3, poolStride: 2 },
+    }),
+    c(
+      attention.Sled,
+      { ...block, layers: 1, decLayers: 2, contextSize: 4, windowFraction: 0.5, prefixLen: 1 },
+      {
+        ...growing,
+        call: (method, x, gpu, state) =>
+          method("decode")(x, { context: method("encode")(context(gpu)), ...state }) as Tensor,
+      },
+    ),
+    c(
+      attention.UnlimiformerAttention,
+      { ...mha, topK: 3, bias: true },
+      { options: (gpu) => ({ context: context(gpu) }) },
+    ),
     c(attention.Lru, { dim, stateSize: 6 }, stateful),
     c(attention.S4d, { dim, stateSize: 6 }, stateful),
     c(attention.S5, { dim, stateSize: 6 }, stateful),

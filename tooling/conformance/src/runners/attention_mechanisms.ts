@@ -167,7 +167,7 @@ const topDown: Runner = (context) => {
         { norm: "norm.weight", normTop: "top_norm.weight" },
         { bottom: names("bottom"), top: names("top"), down: names("down") },
       ),
-    ).forward(context.inputs["x"]!, { keyMask, poolWeights }),
+    ).outputs(context.inputs["x"]!, { keyMask, poolWeights }),
   };
 };
 
@@ -181,7 +181,7 @@ const sled: Runner = (context) => {
       { layers: { to: "layers", names: BLOCK }, dec: { to: "decoder", names: BLOCK } },
     ),
   );
-  return { ...model.forward(x!, y!, keyMask) };
+  return { ...model.outputs(x!, { y: y!, keyMask }) };
 };
 
 const yocoOf = (context: RunnerContext): Yoco =>
@@ -248,11 +248,10 @@ const memorizing: Runner = (context) => {
 const unlimiformer: Runner = (context) => {
   const { x, hidden, keyMask } = context.inputs;
   return {
-    ...new UnlimiformerAttention(configOf(context), renamed(context.params, PROJECTIONS)).outputs(
-      x!,
-      hidden!,
-      { keyMask },
-    ),
+    ...new UnlimiformerAttention(configOf(context), renamed(context.params, PROJECTIONS)).outputs(x!, {
+      context: hidden!,
+      keyMask,
+    }),
   };
 };
 
