@@ -44,7 +44,7 @@ const layers: Readonly<
     make: (p) => new Mamba2Block({ dim, numHeads: 2, headDim: 8, stateSize: 4 }, p),
   },
   GriffinBlock: {
-    parameter: "rg_lru.a_param",
+    parameter: "rg_lru.recurrent_param",
     init: (gpu) => GriffinBlock.init(gpu, { dim, numBlocks: 2 }, { seed: 1 }),
     make: (p) => new GriffinBlock({ dim, numBlocks: 2 }, p),
   },

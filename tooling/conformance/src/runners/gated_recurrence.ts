@@ -18,7 +18,13 @@ function renamed(
   names: Readonly<Record<string, string>>,
   given: Readonly<Record<string, Tensor>>,
 ): Record<string, Tensor> {
-  return Object.fromEntries(Object.entries(given).map(([name, t]) => [names[name] ?? name, t]));
+  return Object.fromEntries(Object.entries(given).map(([name, t]) => [names[name] ?? name, stored(name, t)]));
+}
+
+/** In the shape of checkpoints: a convolution's weight is [channels, 1, taps], and RWKV's factors are [1, 1, dim]. */
+function stored(name: string, t: Tensor): Tensor {
+  if (name === "convWeight") return t.reshape([t.shape[0]!, 1, t.shape[1]!]);
+  return name.startsWith("mix") ? t.reshape([1, 1, t.size]) : t;
 }
 
 const MAMBA: Readonly<Record<string, string>> = {
@@ -48,19 +54,19 @@ const GRIFFIN: Readonly<Record<string, string>> = {
   bY: "linear_y.bias",
   wOut: "linear_out.weight",
   bOut: "linear_out.bias",
-  convWeight: "conv_1d.w",
-  convBias: "conv_1d.b",
-  wInput: "rg_lru.input_gate.w",
-  bInput: "rg_lru.input_gate.b",
-  wRec: "rg_lru.a_gate.w",
-  bRec: "rg_lru.a_gate.b",
-  aParam: "rg_lru.a_param",
+  convWeight: "conv_1d.weight",
+  convBias: "conv_1d.bias",
+  wInput: "rg_lru.input_gate_weight",
+  bInput: "rg_lru.input_gate_bias",
+  wRec: "rg_lru.recurrent_gate_weight",
+  bRec: "rg_lru.recurrent_gate_bias",
+  aParam: "rg_lru.recurrent_param",
 };
 
 const RWKV: Readonly<Record<string, string>> = {
-  mixR: "time_mix_r",
-  mixK: "time_mix_k",
-  mixV: "time_mix_v",
+  mixR: "time_mix_receptance",
+  mixK: "time_mix_key",
+  mixV: "time_mix_value",
   wR: "receptance.weight",
   wK: "key.weight",
   wV: "value.weight",

@@ -7,11 +7,25 @@ import { expectDecodes } from "../test-support.js";
 describe("GriffinBlock", () => {
   const device = useGpu();
   const config = { dim: 8, lruWidth: 12, numBlocks: 3, convSize: 3 };
-  const blockOf = (): GriffinBlock =>
-    new GriffinBlock(config, parametersOf(device.gpu, GriffinBlock.plan(config)));
+  const blockOf = (change: { readonly wholeFirst?: boolean } = {}): GriffinBlock =>
+    new GriffinBlock({ ...config, ...change }, parametersOf(device.gpu, GriffinBlock.plan(config)));
 
   it("decodes what it computes at once, causally, in constant memory, the bytes as the state's shape says", async () => {
     await expectDecodes(device.gpu, blockOf(), 8, 4 * 2 * 12 * 3);
+  });
+
+  it("a first token that enters whole: also in pieces, and as where a document begins", async () => {
+    const { gpu } = device;
+    const block = blockOf({ wholeFirst: true });
+    await expectDecodes(gpu, block, 8, 4 * 2 * (12 * 3 + 1));
+    const x = random(gpu, [2, 9, 8], 3);
+    const positions = Int32Array.from({ length: 18 }, (_, i) => i % 9);
+    const begun = blockOf().forward(x, { segmentPos: gpu.tensor(positions, [2, 9], "i32") });
+    await expectSame(block.forward(x), begun);
+    expect(await blockOf().forward(x).read()).not.toEqual(await begun.read());
+    const { convState, state, position } = block.outputs(x);
+    expect([...(await position!.read())]).toEqual([9, 9]);
+    expect(() => block.outputs(x, { convState, state })).toThrow(/wholeFirst is true, position is missing/);
   });
 
   it("a packed document is computed as it is alone, the convolution included", async () => {
@@ -31,7 +45,9 @@ describe("GriffinBlock", () => {
   it("begins with |a| between 0.9 and 0.999", async () => {
     const { gpu } = device;
     const p = GriffinBlock.init(gpu, { dim: 64 }, { seed: 1 }).parameters();
-    const radii = Array.from(await p["rg_lru.a_param"]!.read(), (x) => Math.exp(-Math.log1p(Math.exp(x))));
+    const radii = Array.from(await p["rg_lru.recurrent_param"]!.read(), (x) =>
+      Math.exp(-Math.log1p(Math.exp(x))),
+    );
     expect(Math.min(...radii)).toBeGreaterThan(0.9 - 1e-3);
     expect(Math.max(...radii)).toBeLessThan(0.999 + 1e-4);
     for (const t of Object.values(p)) t.dispose();

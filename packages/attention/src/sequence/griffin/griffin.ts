@@ -1,6 +1,8 @@
 import {
+  add,
+  boolean,
+  cast,
   causalConv1d,
-  checkConfig,
   concat,
   ConfigError,
   e,
@@ -17,8 +19,10 @@ import {
   schema,
   slice,
   sub,
+  tensor,
   zeros,
   type Config,
+  type ConfigOf,
   type Draw,
   type ParameterPlan,
   type Parameters,
@@ -26,16 +30,37 @@ import {
 } from "@x/kernels";
 import { expectFloat32 } from "../decay/decayed_attention.js";
 import { rgLru } from "./rg_lru.js";
+import { tapsOf } from "../state/parameters.js";
 import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
-import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
+import { expectInput, RESIDUAL, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
 
 const GRIFFIN = schema("GriffinBlock", {
   dim: integer("Width of x and of the output.", { min: 1 }),
   lruWidth: integer("Width of the recurrence.", { min: 1, defaultDoc: "dim" }),
   numBlocks: integer("Blocks of the gates' weights; it divides lruWidth.", { min: 1, default: 1 }),
   convSize: integer("Taps of the convolution.", { min: 1, default: 4 }),
+  wholeFirst: boolean(
+    "The first token of a text enters the state whole, as in the published models; in the paper by (1 - a^2)^(1/2) as all others.",
+    { default: false },
+  ),
 });
 export type GriffinConfig = Config<typeof GRIFFIN>;
+
+const SEGMENTS = {
+  segmentPos: tensor(
+    "i32 [batch, seq]: position of each token in its document; neither state nor convolution crosses a 0.",
+    { optional: true },
+  ),
+};
+const CALL = schema(GRIFFIN.name, {
+  convState: tensor("The convolution's last inputs, [batch, convSize - 1, lruWidth].", {
+    defaultDoc: "zeros",
+  }),
+  state: tensor("The state before the first token, [batch, lruWidth].", { defaultDoc: "zeros" }),
+  position: tensor("With wholeFirst: tokens before the first one, [batch], f32.", { defaultDoc: "zeros" }),
+  ...SEGMENTS,
+  ...RESIDUAL,
+});
 
 /** The states before and after a call, as tensors with gradients. */
 export interface GriffinStates {
@@ -43,14 +68,13 @@ export interface GriffinStates {
   readonly convState: Tensor;
   /** [batch, lruWidth] */
   readonly state: Tensor;
+  /** [batch]: with wholeFirst, how many tokens the state has seen. */
+  readonly position?: Tensor;
 }
 
-export interface GriffinOptions extends SequenceOptions {
-  /** i32 [batch, seq]: position of each token in its document; neither state nor convolution crosses a 0. */
-  readonly segmentPos?: Tensor | undefined;
-}
+export type GriffinOptions = SequenceOptions & ConfigOf<typeof SEGMENTS>;
 
-/** softplus(a_param) = -ln |a|, |a|^2 uniform between 0.9^2 and 0.999^2. */
+/** softplus(recurrent_param) = -ln |a|, |a|^2 uniform between 0.9^2 and 0.999^2. */
 const ring: Draw = (gpu, shape, random) => {
   const square = randomUniform(gpu, shape, { ...random, low: 0.9 ** 2, high: 0.999 ** 2 });
   return log(sub(exp(mul(log(square), -0.5)), 1));
@@ -66,9 +90,10 @@ const addTap = elementwise(
  * Griffin's recurrent block: out = (rgLru(conv(x W_x^T + b_x)) * geluTanh(x W_y^T + b_y)) W_out^T + b_out. No norm and
  * no residual of its own; Griffin puts two of them before each layer of local attention.
  *
- * x [batch, seq, dim], f32. Parameters linear_x, linear_y, linear_out (`.weight` [out, in], `.bias`), conv_1d.w
- * [lruWidth, convSize], conv_1d.b, rg_lru.input_gate and rg_lru.a_gate (`.w` [blocks, block, block], `.b`),
- * rg_lru.a_param [lruWidth].
+ * x [batch, seq, dim], f32. Parameters linear_x, linear_y, linear_out (`.weight` [out, in], `.bias`), conv_1d.weight
+ * [lruWidth, 1, convSize], conv_1d.bias, rg_lru.input_gate_weight and rg_lru.recurrent_gate_weight [blocks, block, block],
+ * input index first, rg_lru.input_gate_bias and rg_lru.recurrent_gate_bias [blocks, block], rg_lru.recurrent_param
+ * [lruWidth]: the names of Hugging Face's RecurrentGemma.
  * De et al. 2024, arXiv:2402.19427, section 2.
  */
 export class GriffinBlock extends SequenceMixer<typeof GRIFFIN> {
@@ -89,13 +114,13 @@ export class GriffinBlock extends SequenceMixer<typeof GRIFFIN> {
       "linear_x.bias": zeros(lruWidth),
       "linear_y.weight": matrix(lruWidth, dim),
       "linear_y.bias": zeros(lruWidth),
-      "conv_1d.w": { shape: [lruWidth, convSize], init: { std: (0.01 / convSize) ** 0.5 } },
-      "conv_1d.b": zeros(lruWidth),
-      "rg_lru.input_gate.w": gate,
-      "rg_lru.input_gate.b": bias,
-      "rg_lru.a_gate.w": gate,
-      "rg_lru.a_gate.b": bias,
-      "rg_lru.a_param": { shape: [lruWidth], init: ring },
+      "conv_1d.weight": { shape: [lruWidth, 1, convSize], init: { std: (0.01 / convSize) ** 0.5 } },
+      "conv_1d.bias": zeros(lruWidth),
+      "rg_lru.input_gate_weight": gate,
+      "rg_lru.input_gate_bias": bias,
+      "rg_lru.recurrent_gate_weight": gate,
+      "rg_lru.recurrent_gate_bias": bias,
+      "rg_lru.recurrent_param": { shape: [lruWidth], init: ring },
       "linear_out.weight": matrix(dim, lruWidth, "output"),
       "linear_out.bias": zeros(dim),
     };
@@ -107,10 +132,11 @@ export class GriffinBlock extends SequenceMixer<typeof GRIFFIN> {
   }
 
   protected statePlan(batch: number): StatePlan {
-    const { lruWidth, convSize } = sizes(this.config);
+    const { lruWidth, convSize, wholeFirst } = sizes(this.config);
     return {
       convState: { shape: [batch, convSize - 1, lruWidth] },
       state: { shape: [batch, lruWidth] },
+      ...(wholeFirst ? { position: { shape: [batch] } } : {}),
     };
   }
 
@@ -127,18 +153,20 @@ export class GriffinBlock extends SequenceMixer<typeof GRIFFIN> {
    *
    * @throws ShapeError, DTypeError, ConfigError
    */
-  outputs(
-    x: Tensor,
-    options: Before<GriffinStates> & Omit<GriffinOptions, "state"> = {},
-  ): GriffinStates & { readonly out: Tensor } {
+  outputs(x: Tensor, options: Config<typeof CALL> = {}): GriffinStates & { readonly out: Tensor } {
     const who = GRIFFIN.name;
-    checkConfig(who, options, ["convState", "state", "residual", "segmentPos"]);
-    const { dim, lruWidth, convSize } = sizes(this.config);
-    const { convState, state, residual, segmentPos } = options;
+    const { convState, state, position, residual, segmentPos } = CALL.read(options);
+    const { dim, lruWidth, convSize, wholeFirst } = sizes(this.config);
     const { batch, tokens } = expectInput(who, x, dim, residual);
-    expectFloat32(who, { convState, state });
+    expectFloat32(who, { convState, state, position });
     if (state) expectShape(who, "state", state, [batch, lruWidth]);
     if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, lruWidth]);
+    if (position) expectShape(who, "position", position, [batch]);
+    if (wholeFirst !== (position !== undefined) && state !== undefined)
+      throw new ConfigError(
+        who,
+        `wholeFirst is ${wholeFirst}, position is ${position ? "given" : "missing"}; with wholeFirst a state goes with its position`,
+      );
     if (segmentPos !== undefined) {
       expectShape(who, "segmentPos", segmentPos, [batch, tokens]);
       expectDType(who, "segmentPos", segmentPos, "i32");
@@ -147,22 +175,34 @@ export class GriffinBlock extends SequenceMixer<typeof GRIFFIN> {
     return x.gpu.scope(() => {
       const y = linear(x, p["linear_y.weight"]!, p["linear_y.bias"], { activation: "geluTanh" });
       const inner = linear(x, p["linear_x.weight"]!, p["linear_x.bias"]);
-      const [weight, bias] = [p["conv_1d.w"]!, p["conv_1d.b"]!];
+      const [weight, bias] = [tapsOf(p["conv_1d.weight"]!), p["conv_1d.bias"]!];
       const conv = segmentPos
         ? segmentConv(inner, weight, { bias, state: convState, segmentPos })
         : causalConv1d(inner, weight, { bias, state: convState });
       const gates = {
-        wInput: p["rg_lru.input_gate.w"]!,
-        bInput: p["rg_lru.input_gate.b"]!,
-        wRec: p["rg_lru.a_gate.w"]!,
-        bRec: p["rg_lru.a_gate.b"]!,
-        aParam: p["rg_lru.a_param"]!,
+        wInput: p["rg_lru.input_gate_weight"]!,
+        bInput: p["rg_lru.input_gate_bias"]!,
+        wRec: p["rg_lru.recurrent_gate_weight"]!,
+        bRec: p["rg_lru.recurrent_gate_bias"]!,
+        aParam: p["rg_lru.recurrent_param"]!,
       };
-      const z = rgLru(conv.out, gates, { state, segmentPos });
+      const before = position ?? x.gpu.zeros([batch]);
+      const places = segmentPos ?? (wholeFirst ? positions(before, tokens) : undefined);
+      const z = rgLru(conv.out, gates, { state, segmentPos: places });
       const out = linear(mul(z.out, y), p["linear_out.weight"]!, p["linear_out.bias"], { residual });
-      return { out, convState: conv.state, state: z.state };
+      const seen = wholeFirst ? { position: add(before, tokens) } : {};
+      return { out, convState: conv.state, state: z.state, ...seen };
     });
   }
+}
+
+/** i32 [batch, tokens]: the positions of tokens that follow `before` [batch] others. */
+function positions(before: Tensor, tokens: number): Tensor {
+  const steps = before.gpu.tensor(
+    Float32Array.from({ length: tokens }, (_, t) => t),
+    [1, tokens],
+  );
+  return cast(add(before.reshape([before.size, 1]), steps), "i32");
 }
 
 /** `causalConv1d` whose taps do not reach across the beginning of a document. */

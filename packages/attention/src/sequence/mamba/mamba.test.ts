@@ -35,7 +35,7 @@ describe("MambaBlock", () => {
     const p = MambaBlock.init(gpu, { dim: 32 }, { seed: 1 }).parameters();
     expect(Object.fromEntries(Object.entries(p).map(([name, t]) => [name, t.shape]))).toEqual({
       "in_proj.weight": [128, 32],
-      "conv1d.weight": [64, 4],
+      "conv1d.weight": [64, 1, 4],
       "conv1d.bias": [64],
       "x_proj.weight": [34, 64],
       "dt_proj.weight": [64, 2],

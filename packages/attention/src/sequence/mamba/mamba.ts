@@ -1,7 +1,6 @@
 import {
   boolean,
   causalConv1d,
-  checkConfig,
   e,
   elementwise,
   expectShape,
@@ -9,10 +8,10 @@ import {
   linear,
   matrix,
   ones,
-  randomUniform,
   schema,
   silu,
   split,
+  tensor,
   zeros,
   type Config,
   type Draw,
@@ -22,8 +21,9 @@ import {
 } from "@x/kernels";
 import { expectFloat32 } from "../decay/decayed_attention.js";
 import { scan } from "./selective_scan.js";
+import { convolution, negativeExp, stepBias, tapsOf, uniform } from "../state/parameters.js";
 import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
-import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
+import { expectInput, RESIDUAL, type StatePlan } from "../state/sequence_state.js";
 
 const MAMBA = schema("MambaBlock", {
   dim: integer("Width of x and of the output.", { min: 1 }),
@@ -32,8 +32,19 @@ const MAMBA = schema("MambaBlock", {
   convSize: integer("Taps of the convolution.", { min: 1, default: 4 }),
   dtRank: integer("Width that delta is projected from.", { min: 1, defaultDoc: "ceil(dim / 16)" }),
   bias: boolean("Biases of the input and output projections.", { default: false }),
+  convBias: boolean("A bias of the convolution.", { default: true }),
 });
 export type MambaConfig = Config<typeof MAMBA>;
+
+const CALL = schema(MAMBA.name, {
+  convState: tensor("The convolution's last inputs, [batch, convSize - 1, innerDim].", {
+    defaultDoc: "zeros",
+  }),
+  ssmState: tensor("The state before the first token, [batch, innerDim, stateSize].", {
+    defaultDoc: "zeros",
+  }),
+  ...RESIDUAL,
+});
 
 /** The states before and after a call, as tensors with gradients. */
 export interface MambaStates {
@@ -43,28 +54,7 @@ export interface MambaStates {
   readonly ssmState: Tensor;
 }
 
-/** -e^A_log: decays of any size, all negative; where the exponential would overflow, a state has long been forgotten. */
-export const negativeExp: (...args: (Tensor | number)[]) => Tensor = elementwise(
-  "-exp(A_log)",
-  ["aLog"],
-  (aLog) => e.neg(e.exp(e.min(aLog, 69))),
-);
 const logIndex = elementwise("A_log", ["n"], (n) => e.log(n));
-const inverseSoftplus = elementwise("dt_proj.bias", ["x"], (x) => {
-  const dt = e.exp(x);
-  return e.add(dt, e.log(e.sub(1, e.exp(e.neg(dt)))));
-});
-
-/** Numbers uniform in +-bound. */
-export const uniform =
-  (bound: number): Draw =>
-  (gpu, shape, random) =>
-    randomUniform(gpu, shape, { ...random, low: -bound, high: bound });
-
-/** The inverse softplus of steps that are log-uniform in 0.001..0.1. */
-export const stepBias: Draw = (gpu, shape, random) =>
-  inverseSoftplus(randomUniform(gpu, shape, { ...random, low: Math.log(1e-3), high: Math.log(0.1) }));
-
 /** ln(n + 1) for state n of every channel. */
 const logStates: Draw = (gpu, shape) => {
   const [channels, states] = shape as [number, number];
@@ -82,7 +72,7 @@ const logStates: Draw = (gpu, shape) => {
  * silu(z); out = y W_out^T. No norm and no residual of its own.
  *
  * x [batch, seq, dim], f32. Parameters in_proj, conv1d, x_proj, dt_proj, out_proj (`.weight` [out, in], `.bias`;
- * conv1d.weight [innerDim, convSize]), A_log [innerDim, stateSize], D [innerDim].
+ * conv1d.weight [innerDim, 1, convSize]), A_log [innerDim, stateSize], D [innerDim].
  * Gu and Dao 2023, arXiv:2312.00752, section 3.4.
  */
 export class MambaBlock extends SequenceMixer<typeof MAMBA> {
@@ -94,12 +84,11 @@ export class MambaBlock extends SequenceMixer<typeof MAMBA> {
    * @throws ConfigError
    */
   static plan(config: MambaConfig): ParameterPlan {
-    const { dim, innerDim, stateSize, convSize, dtRank, bias } = sizes(config);
+    const { dim, innerDim, stateSize, convSize, dtRank, bias, convBias } = sizes(config);
     return {
       "in_proj.weight": matrix(2 * innerDim, dim),
       ...(bias ? { "in_proj.bias": zeros(2 * innerDim) } : {}),
-      "conv1d.weight": { shape: [innerDim, convSize], init: uniform(convSize ** -0.5) },
-      "conv1d.bias": zeros(innerDim),
+      ...convolution("conv1d", innerDim, convSize, convBias),
       "x_proj.weight": matrix(dtRank + 2 * stateSize, innerDim),
       "dt_proj.weight": { shape: [innerDim, dtRank], init: uniform(dtRank ** -0.5) },
       "dt_proj.bias": { shape: [innerDim], init: stepBias },
@@ -132,14 +121,10 @@ export class MambaBlock extends SequenceMixer<typeof MAMBA> {
    *
    * @throws ShapeError, DTypeError, ConfigError
    */
-  outputs(
-    x: Tensor,
-    options: Before<MambaStates> & Pick<SequenceOptions, "residual"> = {},
-  ): MambaStates & { readonly out: Tensor } {
+  outputs(x: Tensor, options: Config<typeof CALL> = {}): MambaStates & { readonly out: Tensor } {
     const who = MAMBA.name;
-    checkConfig(who, options, ["convState", "ssmState", "residual"]);
     const { dim, innerDim, stateSize, convSize, dtRank } = sizes(this.config);
-    const { convState, ssmState, residual } = options;
+    const { convState, ssmState, residual } = CALL.read(options);
     const { batch } = expectInput(who, x, dim, residual);
     expectFloat32(who, { convState, ssmState });
     if (convState) expectShape(who, "convState", convState, [batch, convSize - 1, innerDim]);
@@ -148,7 +133,10 @@ export class MambaBlock extends SequenceMixer<typeof MAMBA> {
     return x.gpu.scope(() => {
       const projected = linear(x, p["in_proj.weight"]!, p["in_proj.bias"]);
       const [inner, z] = split(projected, [innerDim, innerDim]) as [Tensor, Tensor];
-      const conv = causalConv1d(inner, p["conv1d.weight"]!, { bias: p["conv1d.bias"], state: convState });
+      const conv = causalConv1d(inner, tapsOf(p["conv1d.weight"]!), {
+        bias: p["conv1d.bias"],
+        state: convState,
+      });
       const u = silu(conv.out);
       const [dt, bc] = split(linear(u, p["x_proj.weight"]!), [dtRank, 2 * stateSize]) as [Tensor, Tensor];
       const delta = linear(dt, p["dt_proj.weight"]!, p["dt_proj.bias"]);

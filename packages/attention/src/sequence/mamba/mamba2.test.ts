@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { add, concat, slice, type Tensor } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import { expectSame, parametersOf, random } from "../../test-support.js";
 import { Mamba2Block, type Mamba2Config } from "../index.js";
@@ -34,6 +35,33 @@ describe("Mamba2Block", () => {
     const all = [await values({}), await values({ normGroups: 1 }), await values({ normBeforeGate: true })];
     expect(all[0]).not.toEqual(all[1]);
     expect(all[0]).not.toEqual(all[2]);
+  });
+
+  it("biases of the projections are those of a feature that is always 1, and a constant; the convolution's may be absent", async () => {
+    const { gpu } = device;
+    const x = random(gpu, [1, 5, 8], 3);
+    const own = { ...config, bias: true, convBias: false };
+    const p = parametersOf(gpu, Mamba2Block.plan(own));
+    const { "in_proj.bias": into, "out_proj.bias": outOf, ...weights }: Record<string, Tensor> = p;
+    const weight = concat([weights["in_proj.weight"]!, into!.reshape([into!.size, 1])], 1);
+    const wider: Record<string, Tensor> = {
+      ...weights,
+      "in_proj.weight": weight,
+      "conv1d.bias": gpu.zeros([32]),
+    };
+    const padded = concat([wider["out_proj.weight"]!, gpu.zeros([1, 12])]);
+    const plain = new Mamba2Block({ ...config, dim: 9 }, { ...wider, "out_proj.weight": padded });
+    const expected = plain.forward(concat([x, gpu.full([1, 5, 1], 1)], 2));
+    const got = new Mamba2Block(own, p).forward(x);
+    await expectSame(got, add(slice(expected, { axis: 2, end: 8 }), outOf!));
+  });
+
+  it("a step without bounds is one with infinite ones", async () => {
+    const x = random(device.gpu, [1, 5, 8], 3);
+    const bounded = blockOf({ dtLimit: [0, Infinity] }).forward(x);
+    expect(await bounded.read()).toEqual(await blockOf().forward(x).read());
+    expect(() => Mamba2Block.plan({ ...config, dtLimit: [1, 0] })).toThrow(/dtLimit/);
+    expect(() => Mamba2Block.plan({ ...config, dtLimit: [0, NaN] })).toThrow(/dtLimit/);
   });
 
   it("begins with A between -1 and -16", async () => {

@@ -1,39 +1,33 @@
 import {
   boolean,
   causalConv1d,
-  checkConfig,
   ConfigError,
   e,
   elementwise,
   expectShape,
   integer,
   linear,
-  log,
   matrix,
   number,
   oneOf,
   ones,
-  randomUniform,
   schema,
   silu,
   split,
-  value,
+  tensor,
   zeros,
   type Config,
-  type Draw,
   type ParameterPlan,
   type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { plainRmsNorm } from "../../block/parts.js";
 import { chunkOf, expectFloat32, FORMS } from "../decay/decayed_attention.js";
+import { convolution, logDecays, negativeExp, stepBias, tapsOf } from "../state/parameters.js";
 import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
-import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
-import { negativeExp, stepBias, uniform, type MambaStates } from "./mamba.js";
-import { ssd } from "./ssd.js";
-
-const isLimit = (given: unknown): given is readonly [low: number, high: number] =>
-  Array.isArray(given) && given.length === 2 && given.every(Number.isFinite) && given[0] <= given[1];
+import { expectInput, RESIDUAL, type StatePlan } from "../state/sequence_state.js";
+import type { MambaStates } from "./mamba.js";
+import { DT_LIMIT, ssd } from "./ssd.js";
 
 const MAMBA2 = schema("Mamba2Block", {
   dim: integer("Width of x and of the output.", { min: 1 }),
@@ -41,16 +35,16 @@ const MAMBA2 = schema("Mamba2Block", {
   headDim: integer("Width of a head.", { min: 1, defaultDoc: "2 dim / numHeads" }),
   stateSize: integer("States of each of a head's components.", { min: 1, default: 64 }),
   numGroups: integer("Groups of heads that share b and c; it divides numHeads.", { min: 1, default: 1 }),
-  normGroups: integer("Equal parts of numHeads headDim whose mean square is taken apart.", {
-    min: 1,
-    default: 1,
-  }),
+  normGroups: integer(
+    "Equal parts of numHeads headDim, each normed by its own mean square: 1 in transformers, numGroups in the authors' code and llama.cpp.",
+    { min: 1, default: 1 },
+  ),
   normBeforeGate: boolean("The norm comes before the gate.", { default: false }),
   normEps: number("Added to the mean square.", { min: 0, default: 1e-5 }),
   convSize: integer("Taps of the convolution.", { min: 1, default: 4 }),
-  dtLimit: value("Bounds of the step, after the softplus.", "[low, high], two numbers in order", isLimit, {
-    defaultDoc: "none",
-  }),
+  dtLimit: DT_LIMIT,
+  bias: boolean("Biases of the input and output projections.", { default: false }),
+  convBias: boolean("A bias of the convolution.", { default: true }),
   form: oneOf("How a sequence is gone through; the forms are equal up to rounding.", FORMS, {
     default: "chunkwise",
   }),
@@ -60,9 +54,15 @@ export type Mamba2Config = Config<typeof MAMBA2>;
 
 const gate = elementwise("y silu(z)", ["y", "z"], (y, z) => e.mul(y, e.silu(z)));
 
-/** A from -1 to -16. */
-const logDecays: Draw = (gpu, shape, random) =>
-  log(randomUniform(gpu, shape, { ...random, low: 1, high: 16 }));
+const CALL = schema(MAMBA2.name, {
+  convState: tensor("The convolution's last inputs, [batch, convSize - 1, Di + 2 G N].", {
+    defaultDoc: "zeros",
+  }),
+  ssmState: tensor("The state before the first token, [batch, heads, headDim, stateSize].", {
+    defaultDoc: "zeros",
+  }),
+  ...RESIDUAL,
+});
 
 /**
  * Mamba-2's block: (z, xbc, dt) = split(u W_in^T), (x, b, c) = split(silu(conv(xbc))), y = ssd(x, dt, b, c) with
@@ -70,7 +70,8 @@ const logDecays: Draw = (gpu, shape, random) =>
  * No residual of its own.
  *
  * u [batch, seq, dim], f32. Parameters in_proj.weight [2 Di + 2 G N + H, dim], out_proj.weight [dim, Di], conv1d.weight
- * [Di + 2 G N, convSize], conv1d.bias, dt_bias, A_log, D [H], norm.weight [Di], with Di = H headDim.
+ * [Di + 2 G N, 1, convSize], conv1d.bias, dt_bias, A_log, D [H], norm.weight [Di], with Di = H headDim; with `bias`
+ * in_proj.bias and out_proj.bias.
  * Dao and Gu 2024, arXiv:2405.21060, section 7.
  */
 export class Mamba2Block extends SequenceMixer<typeof MAMBA2> {
@@ -82,16 +83,17 @@ export class Mamba2Block extends SequenceMixer<typeof MAMBA2> {
    * @throws ConfigError
    */
   static plan(config: Mamba2Config): ParameterPlan {
-    const { dim, numHeads, innerDim, convDim, convSize } = sizes(config);
+    const { dim, numHeads, innerDim, convDim, convSize, bias, convBias } = sizes(config);
     return {
       "in_proj.weight": matrix(innerDim + convDim + numHeads, dim),
-      "conv1d.weight": { shape: [convDim, convSize], init: uniform(convSize ** -0.5) },
-      "conv1d.bias": zeros(convDim),
+      ...(bias ? { "in_proj.bias": zeros(innerDim + convDim + numHeads) } : {}),
+      ...convolution("conv1d", convDim, convSize, convBias),
       dt_bias: { shape: [numHeads], init: stepBias },
       A_log: { shape: [numHeads], init: logDecays },
       D: ones(numHeads),
       "norm.weight": ones(innerDim),
       "out_proj.weight": matrix(dim, innerDim, "output"),
+      ...(bias ? { "out_proj.bias": zeros(dim) } : {}),
     };
   }
 
@@ -118,14 +120,10 @@ export class Mamba2Block extends SequenceMixer<typeof MAMBA2> {
    *
    * @throws ShapeError, DTypeError, ConfigError
    */
-  outputs(
-    x: Tensor,
-    options: Before<MambaStates> & Pick<SequenceOptions, "residual"> = {},
-  ): MambaStates & { readonly out: Tensor } {
+  outputs(x: Tensor, options: Config<typeof CALL> = {}): MambaStates & { readonly out: Tensor } {
     const who = MAMBA2.name;
-    checkConfig(who, options, ["convState", "ssmState", "residual"]);
     const { dim, numHeads, headDim, stateSize, numGroups, innerDim, convDim, convSize } = sizes(this.config);
-    const { convState, ssmState, residual } = options;
+    const { convState, ssmState, residual } = CALL.read(options);
     const { batch, tokens: seq } = expectInput(who, x, dim, residual);
     expectFloat32(who, { convState, ssmState });
     if (ssmState) expectShape(who, "ssmState", ssmState, [batch, numHeads, headDim, stateSize]);
@@ -133,9 +131,12 @@ export class Mamba2Block extends SequenceMixer<typeof MAMBA2> {
     const p = this.weights;
     const { form, chunkSize, dtLimit } = this.config;
     return x.gpu.scope(() => {
-      const projected = linear(x, p["in_proj.weight"]!);
+      const projected = linear(x, p["in_proj.weight"]!, p["in_proj.bias"]);
       const [z, xbc, dt] = split(projected, [innerDim, convDim, numHeads]) as [Tensor, Tensor, Tensor];
-      const conv = causalConv1d(xbc, p["conv1d.weight"]!, { bias: p["conv1d.bias"], state: convState });
+      const conv = causalConv1d(xbc, tapsOf(p["conv1d.weight"]!), {
+        bias: p["conv1d.bias"],
+        state: convState,
+      });
       const width = numGroups * stateSize;
       const [u, b, c] = split(silu(conv.out), [innerDim, width, width]) as [Tensor, Tensor, Tensor];
       const grouped = (t: Tensor): Tensor => t.reshape([batch, seq, numGroups, stateSize]);
@@ -150,7 +151,7 @@ export class Mamba2Block extends SequenceMixer<typeof MAMBA2> {
       const out = linear(
         this.#norm(y.out.reshape([batch, seq, innerDim]), z),
         p["out_proj.weight"]!,
-        undefined,
+        p["out_proj.bias"],
         { residual },
       );
       return { out, convState: conv.state, ssmState: y.state };

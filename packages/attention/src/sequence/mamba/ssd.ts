@@ -1,46 +1,53 @@
 import {
-  checkConfig,
-  ConfigError,
+  boolean,
   e,
   elementwise,
-  expectBoolean,
-  expectNumber,
-  expectOneOf,
   expectShape,
+  integer,
+  oneOf,
+  schema,
   ShapeError,
+  tensor,
+  value,
+  type Config,
   type Expr,
+  type Field,
   type Tensor,
 } from "@x/kernels";
-import type { AttentionLayout } from "../../engine/options.js";
-import {
-  chunkOf,
-  decayedAttention,
-  expectFloat32,
-  expectSome,
-  type SequenceForm,
-} from "../decay/decayed_attention.js";
+import { chunkOf, decayedAttention, expectFloat32, expectSome, FORMS } from "../decay/decayed_attention.js";
 
-export interface SsdParameters {
-  /** [heads], negative. */
-  readonly a: Tensor;
-  /** [heads]: factor of x in the output. */
-  readonly dSkip: Tensor;
-  /** [heads], added to dt first. */
-  readonly dtBias?: Tensor | undefined;
-}
+const isLimit = (given: unknown): given is readonly [low: number, high: number] => {
+  if (!Array.isArray(given) || given.length !== 2) return false;
+  const [low, high] = given as unknown[];
+  return typeof low === "number" && typeof high === "number" && low <= high;
+};
 
-export interface SsdOptions extends SequenceForm {
-  /** Default `chunkwise`, by 64. */
-  readonly form?: "parallel" | "recurrent" | "chunkwise" | undefined;
-  /** [batch, heads, headDim, stateSize]: S before the first token; default zeros. */
-  readonly state?: Tensor | undefined;
-  /** dt goes through softplus; default false. */
-  readonly dtSoftplus?: boolean | undefined;
-  /** dt is clamped to [low, high], after the softplus. */
-  readonly dtLimit?: readonly [low: number, high: number] | undefined;
-  /** "bshd": tokens before heads in every tensor; default "bhsd". */
-  readonly layout?: AttentionLayout | undefined;
-}
+/** Bounds of the step in a schema. */
+export const DT_LIMIT: Field<readonly [low: number, high: number], "optional"> = value(
+  "Bounds of the step, after the softplus; they may be infinite.",
+  "[low, high], two numbers in order",
+  isLimit,
+  { defaultDoc: "none" },
+);
+
+const PARAMETERS = schema("ssd", {
+  a: tensor("Rates of the decays, [heads], negative."),
+  dSkip: tensor("Factor of x in the output, [heads]."),
+  dtBias: tensor("Added to dt first, [heads].", { optional: true }),
+});
+export type SsdParameters = Config<typeof PARAMETERS>;
+
+const OPTIONS = schema("ssd", {
+  form: oneOf("How a sequence is gone through; the forms are equal up to rounding.", FORMS, {
+    default: "chunkwise",
+  }),
+  chunkSize: integer('Tokens of a chunk, for the form "chunkwise".', { min: 1, defaultDoc: "64" }),
+  state: tensor("S before the first token, [batch, heads, headDim, stateSize].", { defaultDoc: "zeros" }),
+  dtSoftplus: boolean("dt goes through softplus.", { default: false }),
+  dtLimit: DT_LIMIT,
+  layout: oneOf('"bshd": tokens before heads in every tensor.', ["bhsd", "bshd"], { default: "bhsd" }),
+});
+export type SsdOptions = Config<typeof OPTIONS>;
 
 /** The step, as both what enters the state and what it forgets need it. */
 function stepOps(soft: boolean): {
@@ -83,18 +90,15 @@ export function ssd(
   options: SsdOptions = {},
 ): { out: Tensor; state: Tensor } {
   const who = "ssd";
-  checkConfig(who, parameters, ["a", "dSkip", "dtBias"]);
-  checkConfig(who, options, ["form", "chunkSize", "state", "dtSoftplus", "dtLimit", "layout"]);
-  const { a, dSkip, dtBias } = parameters;
-  const { form = "chunkwise", state, dtSoftplus = false, dtLimit = [-3e38, 3e38], layout = "bhsd" } = options;
-  expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
+  const { a, dSkip, dtBias } = PARAMETERS.read(parameters);
+  const { form, chunkSize: size, state, dtSoftplus, dtLimit = [-3e38, 3e38], layout } = OPTIONS.read(options);
   const order = (head: string): string[] => (layout === "bhsd" ? [head, "tokens"] : ["tokens", head]);
   const names = expectShape(who, "x", x, ["batch", ...order("heads"), "headDim"]);
   expectShape(who, "dt", dt, ["batch", ...order("heads")], names);
   expectShape(who, "b", b, ["batch", ...order("groups"), "stateSize"], names);
   expectShape(who, "c", c, ["batch", ...order("groups"), "stateSize"], names);
   for (const [name, t] of Object.entries({ a, dSkip, dtBias }))
-    if (t !== undefined || name !== "dtBias") expectShape(who, name, t!, ["heads"], names);
+    if (t !== undefined) expectShape(who, name, t, ["heads"], names);
   if (state) expectShape(who, "state", state, ["batch", "heads", "headDim", "stateSize"], names);
   expectFloat32(who, { x, dt, b, c, a, dSkip, dtBias, state });
   expectSome(who, { x, b });
@@ -104,14 +108,8 @@ export function ssd(
       who,
       `x has ${heads} heads, b ${groups} groups; the first must be a multiple of the second`,
     );
-  expectBoolean(who, "dtSoftplus", dtSoftplus);
-  const limits: unknown = dtLimit;
-  if (!Array.isArray(limits) || limits.length !== 2)
-    throw new ConfigError(who, `dtLimit is ${String(limits)}; it must be a list of two numbers`);
-  const [low, high] = dtLimit;
-  expectNumber(who, "dtLimit[0]", low);
-  expectNumber(who, "dtLimit[1]", high, low);
-  const chunkSize = options.chunkSize ?? (form === "chunkwise" ? 64 : undefined);
+  const [low, high] = [Math.max(dtLimit[0], -3e38), Math.min(dtLimit[1], 3e38)];
+  const chunkSize = size ?? (form === "chunkwise" ? 64 : undefined);
   const chunk = chunkOf(who, { form, chunkSize }, tokens);
   return x.gpu.scope(() => {
     const { input, decay } = dtSoftplus ? SOFT : PLAIN;

@@ -1,6 +1,5 @@
 import {
   add,
-  checkConfig,
   e,
   elementwise,
   expectShape,
@@ -8,15 +7,17 @@ import {
   linear,
   matrix,
   schema,
+  tensor,
   type Config,
   type Draw,
+  type Field,
   type ParameterPlan,
   type Parameters,
   type Tensor,
 } from "@x/kernels";
 import { expectFloat32 } from "../decay/decayed_attention.js";
 import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
-import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
+import { expectInput, RESIDUAL, type StatePlan } from "../state/sequence_state.js";
 import { lastToken, shifted } from "../state/token_shift.js";
 import { wkv, type WkvState } from "./wkv.js";
 
@@ -47,11 +48,13 @@ const gated = elementwise("sigmoid(r) y", ["r", "y"], (r, y) => e.mul(e.sigmoid(
 /** (i / n)^power for channel i. */
 const ramp =
   (power: number): Draw =>
-  (gpu, [n = 0]) =>
-    gpu.tensor(
+  (gpu, shape) => {
+    const n = shape.at(-1)!;
+    return gpu.tensor(
       Float32Array.from({ length: n }, (_, i) => (i / n) ** power),
-      [n],
+      shape,
     );
+  };
 
 /** From -5 to 3: channels that remember long, and channels that forget at once. */
 const decays: Draw = (gpu, [n = 0]) =>
@@ -66,6 +69,18 @@ const bonuses: Draw = (gpu, [n = 0]) =>
     Float32Array.from({ length: n }, (_, i) => Math.log(0.3) + 0.5 * (((i + 1) % 3) - 1)),
     [n],
   );
+
+const PREV = { prev: tensor("The token before x, [batch, dim].", { defaultDoc: "zeros" }) };
+const sums = (what: string): Field<Tensor, "optional"> =>
+  tensor(`${what} of wkv before the first token, [batch, attentionDim].`, {
+    defaultDoc: "those of an empty text",
+  });
+const TIME_MIX_CALL = schema(TIME_MIX.name, {
+  ...PREV,
+  ...{ num: sums("Numerator"), den: sums("Denominator"), max: sums("Largest exponent") },
+  ...RESIDUAL,
+});
+const CHANNEL_MIX_CALL = schema(CHANNEL_MIX.name, { ...PREV, ...RESIDUAL });
 
 /** Check a call of either layer. */
 function checkCall(
@@ -84,7 +99,7 @@ function checkCall(
  * out = (sigmoid(r) wkv(k, v)) W_o^T, where wkv is a mean of the values so far that fades by e^-w a token
  * (w = e^time_decay) and gives the current one the bonus time_first.
  *
- * x [batch, seq, dim], f32. Parameters time_mix_r, time_mix_k, time_mix_v [dim], time_decay, time_first [attentionDim],
+ * x [batch, seq, dim], f32. Parameters time_mix_receptance, time_mix_key, time_mix_value [1, 1, dim], time_decay, time_first [attentionDim],
  * receptance, key, value, output (`.weight` [out, in]).
  * Peng et al. 2023, arXiv:2305.13048, section 3.1.
  */
@@ -95,9 +110,9 @@ export class Rwkv4TimeMix extends SequenceMixer<typeof TIME_MIX> {
   static plan(config: Rwkv4TimeMixConfig): ParameterPlan {
     const { dim, attentionDim = dim } = TIME_MIX.read(config);
     return {
-      time_mix_r: { shape: [dim], init: ramp(0.5) },
-      time_mix_k: { shape: [dim], init: ramp(1) },
-      time_mix_v: { shape: [dim], init: ramp(1) },
+      time_mix_receptance: { shape: [1, 1, dim], init: ramp(0.5) },
+      time_mix_key: { shape: [1, 1, dim], init: ramp(1) },
+      time_mix_value: { shape: [1, 1, dim], init: ramp(1) },
       time_decay: { shape: [attentionDim], init: decays },
       time_first: { shape: [attentionDim], init: bonuses },
       "receptance.weight": matrix(attentionDim, dim),
@@ -133,20 +148,19 @@ export class Rwkv4TimeMix extends SequenceMixer<typeof TIME_MIX> {
    */
   outputs(
     x: Tensor,
-    options: Before<Rwkv4TimeMixStates> & Pick<SequenceOptions, "residual"> = {},
+    options: Config<typeof TIME_MIX_CALL> = {},
   ): Rwkv4TimeMixStates & { readonly out: Tensor } {
     const who = TIME_MIX.name;
-    checkConfig(who, options, ["prev", "num", "den", "max", "residual"]);
-    const { prev, residual, ...sums } = options;
+    const { prev, residual, ...sums } = TIME_MIX_CALL.read(options);
     checkCall(who, x, this.config.dim, { prev, residual });
     const p = this.weights;
     return x.gpu.scope(() => {
       const before = shifted(x, prev);
-      const project = (name: string, factor: string): Tensor =>
-        linear(mix(x, before, p[`time_mix_${factor}`]!), p[`${name}.weight`]!);
-      const [k, v] = [project("key", "k"), project("value", "v")];
+      const project = (name: string): Tensor =>
+        linear(mix(x, before, p[`time_mix_${name}`]!), p[`${name}.weight`]!);
+      const [k, v] = [project("key"), project("value")];
       const { out: y, ...next } = wkv(k, v, p["time_decay"]!, p["time_first"]!, sums);
-      const out = linear(gated(project("receptance", "r"), y), p["output.weight"]!, undefined, { residual });
+      const out = linear(gated(project("receptance"), y), p["output.weight"]!, undefined, { residual });
       return { out, prev: lastToken(x), ...next };
     });
   }
@@ -156,7 +170,7 @@ export class Rwkv4TimeMix extends SequenceMixer<typeof TIME_MIX> {
  * RWKV-4's channel mixing: with x'_j = x_t mix_j + x_{t-1} (1 - mix_j), out = sigmoid(x'_r W_r^T)
  * (relu(x'_k W_k^T)^2 W_v^T).
  *
- * x [batch, seq, dim], f32. Parameters time_mix_k, time_mix_r [dim], key.weight [ffnDim, dim], receptance.weight
+ * x [batch, seq, dim], f32. Parameters time_mix_key, time_mix_receptance [1, 1, dim], key.weight [ffnDim, dim], receptance.weight
  * [dim, dim], value.weight [dim, ffnDim]. Peng et al. 2023, arXiv:2305.13048, section 3.1.
  */
 export class Rwkv4ChannelMix extends SequenceMixer<typeof CHANNEL_MIX> {
@@ -166,8 +180,8 @@ export class Rwkv4ChannelMix extends SequenceMixer<typeof CHANNEL_MIX> {
   static plan(config: Rwkv4ChannelMixConfig): ParameterPlan {
     const { dim, ffnDim = 4 * dim } = CHANNEL_MIX.read(config);
     return {
-      time_mix_k: { shape: [dim], init: ramp(1) },
-      time_mix_r: { shape: [dim], init: ramp(1) },
+      time_mix_key: { shape: [1, 1, dim], init: ramp(1) },
+      time_mix_receptance: { shape: [1, 1, dim], init: ramp(1) },
       "key.weight": matrix(ffnDim, dim, "value"),
       "receptance.weight": matrix(dim, dim),
       "value.weight": matrix(dim, ffnDim, "output"),
@@ -190,19 +204,18 @@ export class Rwkv4ChannelMix extends SequenceMixer<typeof CHANNEL_MIX> {
   /** The output and the last token, from the token before x (zero by default). @throws ShapeError, DTypeError, ConfigError */
   outputs(
     x: Tensor,
-    options: Before<Rwkv4ShiftState> & Pick<SequenceOptions, "residual"> = {},
+    options: Config<typeof CHANNEL_MIX_CALL> = {},
   ): Rwkv4ShiftState & { readonly out: Tensor } {
     const who = CHANNEL_MIX.name;
-    checkConfig(who, options, ["prev", "residual"]);
-    const { prev, residual } = options;
+    const { prev, residual } = CHANNEL_MIX_CALL.read(options);
     checkCall(who, x, this.config.dim, { prev, residual });
     const p = this.weights;
     return x.gpu.scope(() => {
       const before = shifted(x, prev);
-      const k = linear(mix(x, before, p["time_mix_k"]!), p["key.weight"]!, undefined, {
+      const k = linear(mix(x, before, p["time_mix_key"]!), p["key.weight"]!, undefined, {
         activation: "squaredRelu",
       });
-      const r = linear(mix(x, before, p["time_mix_r"]!), p["receptance.weight"]!);
+      const r = linear(mix(x, before, p["time_mix_receptance"]!), p["receptance.weight"]!);
       const y = gated(r, linear(k, p["value.weight"]!));
       return { out: residual ? add(y, residual) : y, prev: lastToken(x) };
     });

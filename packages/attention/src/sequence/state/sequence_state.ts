@@ -10,6 +10,7 @@ import {
   showShape,
   stridedCopy,
   stridesOf,
+  tensor,
   type Gpu,
   type Parameters,
   type State,
@@ -21,6 +22,11 @@ import {
 export type StatePlan = Readonly<
   Record<string, { readonly shape: readonly number[]; readonly initial?: number }>
 >;
+
+/** The key of `outputs` that every layer has besides its states. */
+export const RESIDUAL = {
+  residual: tensor("Added to the output, in the shape of x; f32.", { optional: true }),
+};
 
 export interface SequenceOptions {
   /** Carried from call to call, and written in place; see `createState`. */
