@@ -5,6 +5,7 @@ import { attention, masks } from "./runners/attention.js";
 import { ffn } from "./runners/ffn.js";
 import { readGolden } from "./golden/format.js";
 import { moe } from "./runners/moe.js";
+import { deltaLayers } from "./runners/delta_layers.js";
 import { gatedRecurrence } from "./runners/gated_recurrence.js";
 import { norm } from "./runners/norm.js";
 import { positional } from "./runners/positional.js";
@@ -14,7 +15,7 @@ import { stateSpace } from "./runners/state_space.js";
 
 /** Runners by area and mechanism. */
 export const RUNNERS: Readonly<Record<string, Readonly<Record<string, Runner>>>> = {
-  attention: { ...attention, ...masks, ...retention, ...stateSpace, ...gatedRecurrence },
+  attention: { ...attention, ...masks, ...retention, ...stateSpace, ...gatedRecurrence, ...deltaLayers },
   ffn,
   moe,
   norm,

@@ -139,6 +139,7 @@ const LAYERS: Readonly<Record<string, object>> = {
   H3: { dim: 4, stateSize: 2 },
   GatedLongConv: { dim: 4, taps: 3 },
   MambaBlock: { dim: 4, stateSize: 2 },
+  GatedDeltaNet: { dim: 4, numKeyHeads: 1, numValueHeads: 2, keyDim: 2, valueDim: 2 },
   Mamba2Block: { dim: 4, numHeads: 2, headDim: 2, stateSize: 2 },
   GriffinBlock: { dim: 4 },
   Rwkv4TimeMix: { dim: 4 },

@@ -3,6 +3,7 @@ import { vjp, type Gpu, type Tensor } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import { expectSame, random, rows } from "../test-support.js";
 import {
+  GatedDeltaNet,
   GatedRetention,
   GriffinBlock,
   LinearAttention,
@@ -30,6 +31,8 @@ describe("what is not to be read is not read", () => {
     Lru: (gpu) => Lru.init(gpu, { dim, stateSize: 2 }, { seed: 1 }),
     S4d: (gpu) => S4d.init(gpu, { dim, stateSize: 2 }, { seed: 1 }),
     MambaBlock: (gpu) => MambaBlock.init(gpu, { dim, stateSize: 2 }, { seed: 1 }),
+    GatedDeltaNet: (gpu) =>
+      GatedDeltaNet.init(gpu, { dim, numKeyHeads: 1, numValueHeads: 2, keyDim: 2, valueDim: 2 }, { seed: 1 }),
     Mamba2Block: (gpu) => Mamba2Block.init(gpu, { dim, numHeads: 2, headDim: 2, stateSize: 2 }, { seed: 1 }),
     GriffinBlock: (gpu) => GriffinBlock.init(gpu, { dim }, { seed: 1 }),
     Rwkv4TimeMix: (gpu) => Rwkv4TimeMix.init(gpu, { dim }, { seed: 1 }),

@@ -2,6 +2,12 @@
 export type { SequenceForm } from "./decay/decayed_attention.js";
 export { deltaRule } from "./delta/delta_rule.js";
 export type { DeltaRuleOptions, MemoryOptions, MemoryOutputs } from "./delta/options.js";
+export {
+  GatedDeltaNet,
+  type GatedDeltaNetConfig,
+  type GatedDeltaNetOptions,
+  type GatedDeltaNetStates,
+} from "./delta/gated_delta_net.js";
 export { gatedDeltaRule } from "./delta/gated_delta_rule.js";
 export { kda } from "./delta/kda.js";
 export { gatedLinearAttention } from "./linear_attention/gated_linear_attention.js";

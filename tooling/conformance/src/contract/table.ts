@@ -20,6 +20,7 @@ const turned = {
   x: heads,
   call: ((method, x) => method("apply")(x) as Tensor) satisfies ContractCase["call"],
 };
+const delta = { dim, numKeyHeads: 2, numValueHeads: 4, keyDim: 4, valueDim: 4 };
 const peer = { dim, numKeys: 4, numHeads: 2, topK: 2, queryDim: 8 };
 const c = (of: unknown, config: object, more: Omit<ContractCase, "of" | "config"> = {}): ContractCase => ({
   of: of as AnyComponentClass,
@@ -159,8 +160,12 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     c(attention.H3, { dim, headDim: 2, stateSize: 4 }, stateful),
     c(attention.GatedLongConv, { dim, taps: 6 }, stateful),
     c(attention.GriffinBlock, { dim, lruWidth: 8, numBlocks: 2 }, stateful),
+    c(attention.GriffinBlock, { dim, wholeFirst: true }, stateful),
     c(attention.MambaBlock, { dim }, stateful),
     c(attention.Mamba2Block, { dim, numHeads: 2 }, stateful),
+    c(attention.Mamba2Block, { dim, numHeads: 2, bias: true, convBias: false }, stateful),
+    c(attention.GatedDeltaNet, delta, stateful),
+    c(attention.GatedDeltaNet, { ...delta, projections: "byKeyHead", convBias: true }, stateful),
     c(attention.Rwkv4TimeMix, { dim }, stateful),
     c(attention.Rwkv4ChannelMix, { dim }, stateful),
     c(attention.Rwkv6TimeMix, { dim, numHeads: 2 }, stateful),

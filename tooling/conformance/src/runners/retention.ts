@@ -77,10 +77,7 @@ const layer =
     return { out, state: next };
   };
 
-/**
- * A memory of keys and values, whole and in the case's pieces with the state carried. `form` and `chunkSize` name forms that
- * are equal to the recurrence, the one form that these operators have.
- */
+/** A memory of keys and values, whole and in the case's pieces with the state carried. */
 const memory = (
   run: (
     tokens: Readonly<Record<string, Tensor>>,
@@ -90,8 +87,7 @@ const memory = (
   const call = (
     { config }: RunnerContext,
     { state, ...tokens }: Readonly<Record<string, Tensor>>,
-  ): { out: Tensor; state: Tensor } =>
-    run(tokens, { ...without(config, "form", "chunkSize", "chunks"), state });
+  ): { out: Tensor; state: Tensor } => run(tokens, { ...without(config, "chunks"), state });
   return withChunks(
     (context) => ({ ...call(context, context.inputs) }),
     (context) => {

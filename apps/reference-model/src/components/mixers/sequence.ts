@@ -1,4 +1,5 @@
 import {
+  GatedDeltaNet,
   GatedLongConv,
   GatedRetention,
   GriffinBlock,
@@ -68,6 +69,7 @@ const inChunks = ({ form }: ComponentSpec): Readonly<Record<string, unknown>> =>
 
 /** Mixers without softmax, by type. */
 export const SEQUENCE_MIXERS: Readonly<Record<string, Factory<Mixer>>> = {
+  gatedDeltaNet: packaged(GatedDeltaNet),
   gatedLongConv: packaged(GatedLongConv),
   gatedRetention: packaged(GatedRetention, { defaults: inChunks }),
   griffin: packaged(GriffinBlock),

@@ -71,6 +71,7 @@ describe("delta rules", () => {
     erases: boolean,
     strength: Strength,
     { gpu } = device,
+    form: Pick<DeltaRuleOptions, "form" | "chunkSize"> = {},
   ): Promise<void> => {
     const { tokens, dim, valueDim, heads, queryHeads = heads, keyHeads = heads } = sizes;
     const scale = 0.7;
@@ -91,7 +92,7 @@ describe("delta rules", () => {
         state: randomData([1, heads, dim, valueDim], 6),
       },
       gpu: ({ q, k, v, g, beta, state }) => {
-        const options = { scale, state: state! };
+        const options = { scale, state: state!, ...form };
         const next = !erases
           ? gatedLinearAttention(q!, k!, v!, g!, options)
           : gate === "none"
@@ -120,13 +121,32 @@ describe("delta rules", () => {
       await check({ tokens, dim: 3, valueDim: 2, heads: 1 }, gate, erases, strength);
     });
 
+  const chunks = (chunkSize: number): Pick<DeltaRuleOptions, "form" | "chunkSize"> => ({
+    form: "chunkwise",
+    chunkSize,
+  });
+  for (const [name, gate, erases] of mechanisms)
+    it(`${name} by chunks, the last one shorter: values and every gradient`, async () => {
+      for (const strength of ["weak", "strong", "mixed"] as const)
+        if (gate !== "none" || strength === "weak")
+          await check(
+            { tokens: 7, dim: 3, valueDim: 2, heads: 1 },
+            gate,
+            erases,
+            strength,
+            device,
+            chunks(3),
+          );
+    });
+
   it.each([
     ["neighbouring value heads share a key and a query head", { heads: 4, queryHeads: 2, keyHeads: 1 }],
     ["query heads share a state", { heads: 2, queryHeads: 4, keyHeads: 2 }],
     ["all query heads read one state", { heads: 1, queryHeads: 3, keyHeads: 1 }],
   ] as const)("%s: values and gradients, which add up", async (_, heads) => {
     for (const [, gate, erases] of mechanisms)
-      await check({ tokens: 5, dim: 3, valueDim: 2, ...heads }, gate, erases, "mixed");
+      for (const form of [{}, chunks(3)])
+        await check({ tokens: 5, dim: 3, valueDim: 2, ...heads }, gate, erases, "mixed", device, form);
   });
 
   it.each([1, 3, 70])(
@@ -192,7 +212,7 @@ describe("delta rules", () => {
   const run = ({ q, k, v, g, beta }: Named<Tensor>, options: DeltaRuleOptions = {}): MemoryOutputs =>
     gatedDeltaRule(q!, k!, v!, g!, beta!, { qkL2norm: true, ...options });
 
-  it("pieces with the state carried = the whole", async () => {
+  it.each([{}, chunks(16)])("pieces with the state carried = the whole, %o", async (form) => {
     const { gpu } = device;
     const whole = given();
     const at = async (t: Tensor, first: number, last: number): Promise<Tensor> => {
@@ -216,18 +236,18 @@ describe("delta rules", () => {
           Object.entries(whole).map(async ([name, t]) => [name, await at(t, first, last)] as const),
         ),
       );
-      const next = run(piece, { state });
+      const next = run(piece, { state, ...form });
       state = next.state;
       const data = await next.out.read();
       const width = data.length / outs.length;
       outs.forEach((row, n) => row.push(...data.slice(n * width, (n + 1) * width)));
     }
-    const once = run(whole);
+    const once = run(whole, form);
     await expectSame(gpu.tensor(outs.flat(), once.out.shape), once.out);
     await expectSame(state!, once.state);
   });
 
-  it("tokens before heads: the same output and gradients", async () => {
+  it.each([{}, chunks(32)])("tokens before heads: the same output and gradients, %o", async (form) => {
     const whole = given();
     const turned = Object.fromEntries(
       await Promise.all(
@@ -242,8 +262,8 @@ describe("delta rules", () => {
         }),
       ),
     );
-    const first = vjp(() => [run(whole).state], Object.values(whole));
-    const second = vjp(() => [run(turned, { layout: "bshd" }).state], Object.values(turned));
+    const first = vjp(() => [run(whole, form).state], Object.values(whole));
+    const second = vjp(() => [run(turned, { layout: "bshd", ...form }).state], Object.values(turned));
     await expectSame(first.outputs[0]!, second.outputs[0]!);
     const ones = (t: Tensor): Tensor => device.gpu.full(t.shape, 1);
     const [a, b] = [first, second].map(({ outputs, pullback }) => pullback([ones(outputs[0]!)]));
@@ -268,6 +288,9 @@ describe("delta rules", () => {
     expect(() => deltaRule(q, k, v, beta, { qkL2norm: "yes" } as never)).toThrow(ConfigError);
     expect(() => deltaRule(q, k, v, beta, { scale: NaN })).toThrow(ConfigError);
     expect(() => deltaRule(q, k, v, beta, { layout: "bhds" } as never)).toThrow(ConfigError);
+    expect(() => deltaRule(q, k, v, beta, { form: "parallel" } as never)).toThrow(/form is "parallel"/);
+    expect(() => deltaRule(q, k, v, beta, { chunkSize: 8 })).toThrow(/chunkSize is 8, form "recurrent"/);
+    expect(() => deltaRule(q, k, v, beta, chunks(0))).toThrow(/chunkSize is 0/);
     expect(() => deltaRule(q, k, v, undefined as never)).toThrow(/beta/);
     expect(() => deltaRule(q, k, v, beta, { state: null } as never)).toThrow(/state/);
     expect(() => gatedDeltaRule(q, k, v, random(gpu, [...g.shape, dim], 1), beta)).toThrow(ShapeError);

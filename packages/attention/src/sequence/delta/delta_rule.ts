@@ -1,5 +1,7 @@
-import type { Tensor } from "@x/kernels";
-import { deltaKeys, memory, type DeltaRuleOptions, type MemoryOutputs } from "./options.js";
+import { schema, type Tensor } from "@x/kernels";
+import { DELTA_FIELDS, memory, type DeltaRuleOptions, type MemoryOutputs } from "./options.js";
+
+const DELTA_RULE = schema("deltaRule", DELTA_FIELDS);
 
 /**
  * The delta rule: linear attention that erases what stands at a key before it writes there,
@@ -9,7 +11,7 @@ import { deltaKeys, memory, type DeltaRuleOptions, type MemoryOutputs } from "./
  * q [batch, queryHeads, tokens, dim], k [batch, keyHeads, tokens, dim], v [batch, heads, tokens, valueDim], beta
  * [batch, heads, tokens], or by `layout`; all f32. Head h of v takes the key head floor(h keyHeads / heads), and its query
  * head likewise; where there are more query heads than heads, each takes the state of head floor(h heads / queryHeads). The
- * output has as many heads as the larger of the two. Differentiable in all five; the recurrence is walked token by token.
+ * output has as many heads as the larger of the two. Differentiable in all five.
  * Keys of length 1 (`qkL2norm`) and beta in 0..1 (to 2) keep the state bounded.
  *
  * Schlag et al. 2021, arXiv:2102.11174; Yang et al. 2024, arXiv:2406.06484.
@@ -23,5 +25,5 @@ export function deltaRule(
   beta: Tensor,
   options: DeltaRuleOptions = {},
 ): MemoryOutputs {
-  return memory("deltaRule", { q, k, v, beta }, options, deltaKeys);
+  return memory(DELTA_RULE, { q, k, v, beta }, options);
 }

@@ -1,5 +1,7 @@
-import type { Tensor } from "@x/kernels";
-import { deltaKeys, memory, type DeltaRuleOptions, type MemoryOutputs } from "./options.js";
+import { schema, type Tensor } from "@x/kernels";
+import { DELTA_FIELDS, memory, type DeltaRuleOptions, type MemoryOutputs } from "./options.js";
+
+const GATED_DELTA_RULE = schema("gatedDeltaRule", DELTA_FIELDS);
 
 /**
  * The gated delta rule: a delta rule whose state fades by one number for a head and token,
@@ -21,5 +23,5 @@ export function gatedDeltaRule(
   beta: Tensor,
   options: DeltaRuleOptions = {},
 ): MemoryOutputs {
-  return memory("gatedDeltaRule", { q, k, v, g, beta }, options, deltaKeys);
+  return memory(GATED_DELTA_RULE, { q, k, v, g, beta }, options);
 }

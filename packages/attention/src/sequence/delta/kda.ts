@@ -1,5 +1,7 @@
-import type { Tensor } from "@x/kernels";
-import { deltaKeys, memory, type DeltaRuleOptions, type MemoryOutputs } from "./options.js";
+import { schema, type Tensor } from "@x/kernels";
+import { DELTA_FIELDS, memory, type DeltaRuleOptions, type MemoryOutputs } from "./options.js";
+
+const KDA = schema("kda", DELTA_FIELDS);
 
 /**
  * Kimi delta attention: a delta rule whose state fades by channel of the keys,
@@ -21,5 +23,5 @@ export function kda(
   beta: Tensor,
   options: DeltaRuleOptions = {},
 ): MemoryOutputs {
-  return memory("kda", { q, k, v, g, beta }, options, deltaKeys, "always");
+  return memory(KDA, { q, k, v, g, beta }, options, "always");
 }

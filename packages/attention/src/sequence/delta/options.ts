@@ -1,37 +1,52 @@
 import {
-  checkConfig,
+  boolean,
   ConfigError,
   e,
   elementwise,
-  expectBoolean,
-  expectNumber,
-  expectOneOf,
   expectShape,
   expectTensor,
+  integer,
+  number,
+  oneOf,
   ShapeError,
   sum,
+  tensor,
+  type ConfigOf,
+  type Schema,
   type Tensor,
 } from "@x/kernels";
-import type { AttentionLayout } from "../../engine/options.js";
 import { expectFloat32, expectSome } from "../decay/decayed_attention.js";
+import { chunkwiseMemory } from "./chunkwise.js";
 import { deltaRecurrence } from "./recurrence.js";
 
 /** What every memory of keys and values takes. */
-export interface MemoryOptions {
-  /** [batch, heads, dim, valueDim], keys first: S before the first token; default zeros. */
-  readonly state?: Tensor | undefined;
-  /** Factor of q; default dim^-0.5. */
-  readonly scale?: number | undefined;
-  /** "bshd": tokens before heads in every tensor but the state; default "bhsd". */
-  readonly layout?: AttentionLayout | undefined;
-}
-
-export interface DeltaRuleOptions extends MemoryOptions {
-  /** q and k are divided by (|x|^2 + l2Eps)^(1/2) over their features first; default false. */
-  readonly qkL2norm?: boolean | undefined;
-  /** With qkL2norm; default 1e-6. */
-  readonly l2Eps?: number | undefined;
-}
+export const MEMORY_FIELDS = {
+  state: tensor("S before the first token, [batch, heads, dim, valueDim], keys first.", {
+    defaultDoc: "zeros",
+  }),
+  scale: number("Factor of q.", { defaultDoc: "dim^-0.5" }),
+  layout: oneOf('"bshd": tokens before heads in every tensor but the state.', ["bhsd", "bshd"], {
+    default: "bhsd",
+  }),
+  form: oneOf(
+    "Token after token, or chunks of tokens that are computed at the same time; both are equal up to rounding.",
+    ["recurrent", "chunkwise"],
+    { default: "recurrent" },
+  ),
+  chunkSize: integer('Tokens of a chunk, for the form "chunkwise"; the last may be shorter.', {
+    min: 1,
+    defaultDoc: "64",
+  }),
+};
+export const DELTA_FIELDS = {
+  ...MEMORY_FIELDS,
+  qkL2norm: boolean("q and k are divided by (|x|^2 + l2Eps)^(1/2) over their features first.", {
+    default: false,
+  }),
+  l2Eps: number("Added to the square, with qkL2norm.", { min: 0, defaultDoc: "1e-6" }),
+};
+export type MemoryOptions = ConfigOf<typeof MEMORY_FIELDS>;
+export type DeltaRuleOptions = ConfigOf<typeof DELTA_FIELDS>;
 
 /** The output and the state after the last token, which continues the sequence. */
 export interface MemoryOutputs {
@@ -53,25 +68,22 @@ const unit = (x: Tensor, eps: number): Tensor =>
  * @throws ConfigError, DTypeError, ShapeError
  */
 export function memory(
-  who: string,
+  schema: Schema<typeof MEMORY_FIELDS>,
   tensors: Readonly<Record<"q" | "k" | "v", Tensor>> & Partial<Record<"g" | "beta", Tensor>>,
   options: DeltaRuleOptions,
-  known: readonly string[],
   channels: "always" | "never" | "either" = "never",
 ): MemoryOutputs {
-  checkConfig(who, options, known);
+  const who = schema.name;
   const { q, k, v, g, beta } = tensors;
-  const { state, scale, layout = "bhsd", qkL2norm = false, l2Eps } = options;
+  const read = schema.read(options);
+  const { state, scale, layout, form, chunkSize } = read;
+  const { qkL2norm = false, l2Eps } = read as DeltaRuleOptions;
   for (const [name, t] of Object.entries({ ...tensors, state }))
     if (t !== undefined || name !== "state") expectTensor(who, name, t);
-  expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
-  if (scale !== undefined) expectNumber(who, "scale", scale);
-  expectBoolean(who, "qkL2norm", qkL2norm);
-  if (l2Eps !== undefined) {
-    expectNumber(who, "l2Eps", l2Eps, 0);
-    if (!qkL2norm)
-      throw new ConfigError(who, `l2Eps is ${l2Eps}, qkL2norm false; l2Eps belongs to qkL2norm true`);
-  }
+  if (l2Eps !== undefined && !qkL2norm)
+    throw new ConfigError(who, `l2Eps is ${l2Eps}, qkL2norm false; l2Eps belongs to qkL2norm true`);
+  if (chunkSize !== undefined && form !== "chunkwise")
+    throw new ConfigError(who, `chunkSize is ${chunkSize}, form "${form}"; it belongs to form "chunkwise"`);
   const order = (heads: string): string[] =>
     layout === "bhsd" ? ["batch", heads, "tokens"] : ["batch", "tokens", heads];
   const names = expectShape(who, "q", q, [...order("queryHeads"), "dim"]);
@@ -85,8 +97,8 @@ export function memory(
   if (state) expectShape(who, "state", state, ["batch", "heads", "dim", "valueDim"], names);
   expectFloat32(who, { q, k, v, g, beta, state });
   expectSome(who, { q, k, v });
-  const { queryHeads, keyHeads, heads, dim } = names as Record<
-    "queryHeads" | "keyHeads" | "heads" | "dim",
+  const { queryHeads, keyHeads, heads, tokens, dim } = names as Record<
+    "queryHeads" | "keyHeads" | "heads" | "tokens" | "dim",
     number
   >;
   if (heads % queryHeads !== 0 && queryHeads % heads !== 0)
@@ -98,13 +110,11 @@ export function memory(
     );
   return v.gpu.scope(() => {
     const ready = (x: Tensor): Tensor => (qkL2norm ? unit(x, l2Eps ?? 1e-6) : x);
-    return deltaRecurrence(
-      who,
-      { q: ready(q), k: ready(k), v, g, beta, state },
-      { scale: scale ?? dim ** -0.5, layout },
-    );
+    const inputs = { q: ready(q), k: ready(k), v, g, beta, state };
+    const call = { scale: scale ?? dim ** -0.5, layout };
+    // One token is a step of the recurrence in either form.
+    return form === "recurrent" || tokens === 1
+      ? deltaRecurrence(who, inputs, call)
+      : chunkwiseMemory(inputs, { ...call, chunk: Math.min(chunkSize ?? 64, tokens) });
   });
 }
-
-export const memoryKeys: readonly string[] = ["state", "scale", "layout"];
-export const deltaKeys: readonly string[] = [...memoryKeys, "qkL2norm", "l2Eps"];

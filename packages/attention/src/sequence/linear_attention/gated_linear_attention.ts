@@ -1,5 +1,7 @@
-import type { Tensor } from "@x/kernels";
-import { memory, memoryKeys, type MemoryOptions, type MemoryOutputs } from "../delta/options.js";
+import { schema, type Tensor } from "@x/kernels";
+import { memory, MEMORY_FIELDS, type MemoryOptions, type MemoryOutputs } from "../delta/options.js";
+
+const GATED_LINEAR_ATTENTION = schema("gatedLinearAttention", MEMORY_FIELDS);
 
 /**
  * Gated linear attention: linear attention without feature maps whose state fades by channel of the keys,
@@ -20,5 +22,5 @@ export function gatedLinearAttention(
   g: Tensor,
   options: MemoryOptions = {},
 ): MemoryOutputs {
-  return memory("gatedLinearAttention", { q, k, v, g }, options, memoryKeys, "either");
+  return memory(GATED_LINEAR_ATTENTION, { q, k, v, g }, options, "either");
 }
