@@ -3,7 +3,14 @@ import { linear, tanh, type Tensor } from "@x/kernels";
 import { checkOp, operand, useGpu } from "@x/testing";
 import { layerNorm } from "./layernorm.js";
 import { layerNormReference } from "./layernorm.reference.js";
-import { deepnormConstants, placement, subLnGain, type Placement, type StreamMap } from "./placement.js";
+import {
+  deepnormConstants,
+  parallelResidual,
+  placement,
+  subLnGain,
+  type Placement,
+  type StreamMap,
+} from "./placement.js";
 
 const dim = 6;
 type Rows = (x: Float64Array) => Float64Array;
@@ -20,6 +27,7 @@ const REFERENCE: Readonly<
   subLn: (x, f, N, M) => plus(x, f(N(x), M)),
   sandwich: (x, f, N, M) => plus(x, M(f(N(x)))),
   periLn: (x, f, N, M) => plus(x, M(f(N(x)))),
+  resPostNorm: (x, f, N) => plus(x, N(f(x))),
   deepnorm: (x, f, N, _, alpha) => N(plus(x, f(x), alpha)),
 };
 
@@ -81,6 +89,52 @@ describe("placements", () => {
       12,
     );
     expect(subLnGain({ ...both, side: "decoder" })).toBeCloseTo(Math.sqrt(Math.log(48)), 12);
+  });
+
+  it("scales the branch and not the stream", async () => {
+    const { gpu } = device;
+    const x = gpu.tensor([1, -2, 3, 4], [1, 1, 4]);
+    const half = { sublayer: (t: Tensor) => t, norm: (t: Tensor) => t, normOut: (t: Tensor) => t };
+    for (const name of ["preLn", "postLn", "sandwich", "resPostNorm"] as const)
+      expect([...(await placement(name)(x, { ...half, branchScale: 0.5 }).read())]).toEqual([
+        1.5, -3, 4.5, 6,
+      ]);
+    expect([...(await placement("deepnorm")(x, { ...half, alpha: 2, branchScale: 0.5 }).read())]).toEqual([
+      2.5, -5, 7.5, 10,
+    ]);
+  });
+
+  it("puts sublayers side by side, and computes a norm that they share once", async () => {
+    const map = (f: (v: number) => number) => (t: Float64Array) => t.map(f);
+    await checkOp(
+      device.gpu,
+      (x, w, n, m) =>
+        parallelResidual(x, [
+          { sublayer: (t) => tanh(linear(t, w)), norm: (t) => layerNorm(t, { weight: n }) },
+          { sublayer: (t) => tanh(t), norm: (t) => layerNorm(t, { weight: m }) },
+        ]),
+      (x, w, n, m) => {
+        const normed = (weight: Float64Array) => layerNormReference({ dim, eps: 1e-5 }, x, weight);
+        const first = normed(n);
+        const product = x.map((_, at) => {
+          const row = at - (at % dim);
+          return w
+            .slice((at % dim) * dim, ((at % dim) + 1) * dim)
+            .reduce((s, v, i) => s + v * first[row + i]!, 0);
+        });
+        return plus(plus(x, map(Math.tanh)(product)), map(Math.tanh)(normed(m)));
+      },
+      [operand([2, 2, dim], 1), operand([dim, dim], 2), operand([dim], 3), operand([dim], 4)],
+    );
+    let calls = 0;
+    const norm: StreamMap = (t) => {
+      calls++;
+      return t;
+    };
+    const branch = { sublayer: (t: Tensor) => t, norm };
+    const out = parallelResidual(device.gpu.tensor([1, 2], [1, 1, 2]), [branch, branch]);
+    expect([[...(await out.read())], calls]).toEqual([[3, 6], 1]);
+    expect(() => parallelResidual(out, [])).toThrow(/branches must be a list of at least one/);
   });
 
   it("refuses what does not fit, by name", () => {

@@ -15,7 +15,7 @@ import {
 export type StreamMap = (x: Tensor) => Tensor;
 
 /** Where a block puts its norms. */
-export type Placement = "postLn" | "preLn" | "subLn" | "sandwich" | "periLn" | "deepnorm";
+export type Placement = "postLn" | "preLn" | "subLn" | "sandwich" | "periLn" | "resPostNorm" | "deepnorm";
 
 /** A sublayer f. With Sub-LN it is given the inner norm, which it applies before its output projection. */
 export type Sublayer = (x: Tensor, normInner?: StreamMap) => Tensor;
@@ -32,31 +32,38 @@ export interface ResidualStep {
   readonly normInner?: StreamMap | undefined;
   /** DeepNorm's factor of the stream; default 1. */
   readonly alpha?: number | undefined;
+  /** Factor of the sublayer's output before it is added to the stream (Granite's residual_multiplier); default 1. */
+  readonly branchScale?: number | undefined;
 }
 
 /** Check a step's stream and maps; any placement takes the keys of all of them. @throws ConfigError */
 function check(who: string, x: Tensor, step: ResidualStep): void {
   expectTensor(who, "x", x);
-  checkConfig(who, step, ["sublayer", "norm", "normOut", "normInner", "alpha"]);
+  checkConfig(who, step, ["sublayer", "norm", "normOut", "normInner", "alpha", "branchScale"]);
   expectFunction(who, "sublayer", step.sublayer);
   expectFunction(who, "norm", step.norm);
   for (const name of ["normOut", "normInner"] as const)
     if (step[name] !== undefined) expectFunction(who, name, step[name]);
   if (step.alpha !== undefined) expectNumber(who, "alpha", step.alpha);
+  if (step.branchScale !== undefined) expectNumber(who, "branchScale", step.branchScale);
 }
+
+/** The sum of the stream and a branch, which takes its factor. */
+const joined = (x: Tensor, branch: Tensor, { branchScale = 1 }: ResidualStep): Tensor =>
+  add(x, branchScale === 1 ? branch : mul(branch, branchScale));
 
 /** Vaswani et al. 2017, arXiv:1706.03762: x' = N(x + f(x)). */
 export function postLn(x: Tensor, step: ResidualStep): Tensor {
   check("postLn", x, step);
   const { sublayer, norm } = step;
-  return x.gpu.scope(() => norm(add(x, sublayer(x))));
+  return x.gpu.scope(() => norm(joined(x, sublayer(x), step)));
 }
 
 /** Xiong et al. 2020, arXiv:2002.04745: x' = x + f(N(x)); the stack ends with a final norm. */
 export function preLn(x: Tensor, step: ResidualStep): Tensor {
   check("preLn", x, step);
   const { sublayer, norm } = step;
-  return x.gpu.scope(() => add(x, sublayer(norm(x))));
+  return x.gpu.scope(() => joined(x, sublayer(norm(x)), step));
 }
 
 /**
@@ -73,7 +80,7 @@ export function subLn(x: Tensor, step: ResidualStep): Tensor {
       "subLn",
       "normInner is missing; the sublayer has a norm before its output projection",
     );
-  return x.gpu.scope(() => add(x, sublayer(norm(x), normInner)));
+  return x.gpu.scope(() => joined(x, sublayer(norm(x), normInner), step));
 }
 
 /** CogView, Ding et al. 2021, arXiv:2105.13290 (Gemma 2): x' = x + M(f(N(x))). */
@@ -82,17 +89,27 @@ export function sandwich(x: Tensor, step: ResidualStep): Tensor {
   const { sublayer, norm, normOut } = step;
   if (!normOut)
     throw new ConfigError("sandwich", "normOut is missing; the branch's output has a norm of its own");
-  return x.gpu.scope(() => add(x, normOut(sublayer(norm(x)))));
+  return x.gpu.scope(() => joined(x, normOut(sublayer(norm(x))), step));
 }
 
 /** Kim et al. 2025, arXiv:2502.02732: the residual of `sandwich`; the embedding may have a norm, the end has one. */
 export const periLn: typeof sandwich = sandwich;
 
+/**
+ * Swin V2, Liu et al. 2022, arXiv:2111.09883 (OLMo 2's "reordered norm", arXiv:2501.00656): x' = x + N(f(x)); the
+ * stack ends with a final norm.
+ */
+export function resPostNorm(x: Tensor, step: ResidualStep): Tensor {
+  check("resPostNorm", x, step);
+  const { sublayer, norm } = step;
+  return x.gpu.scope(() => joined(x, norm(sublayer(x)), step));
+}
+
 /** Wang et al. 2022, arXiv:2203.00555: x' = N(alpha x + f(x)). */
 export function deepnorm(x: Tensor, step: ResidualStep): Tensor {
   check("deepnorm", x, step);
   const { sublayer, norm, alpha = 1 } = step;
-  return x.gpu.scope(() => norm(add(mul(x, alpha), sublayer(x))));
+  return x.gpu.scope(() => norm(joined(mul(x, alpha), sublayer(x), step)));
 }
 
 const PLACEMENTS: Readonly<Record<Placement, (x: Tensor, step: ResidualStep) => Tensor>> = {
@@ -101,8 +118,43 @@ const PLACEMENTS: Readonly<Record<Placement, (x: Tensor, step: ResidualStep) => 
   subLn,
   sandwich,
   periLn,
+  resPostNorm,
   deepnorm,
 };
+
+/** A sublayer beside others, with the norm of its input. */
+export interface ParallelBranch {
+  readonly sublayer: StreamMap;
+  readonly norm: StreamMap;
+}
+
+/**
+ * GPT-J, Wang and Komatsuzaki 2021 (PaLM, arXiv:2204.02311, section 2): the sublayers of a block side by side,
+ * x' = x + sum_i f_i(N_i(x)). Branches with the same norm (one function) share its result, as in GPT-J and Falcon;
+ * GPT-NeoX has a norm for each.
+ *
+ * x [batch, seq, dim], f32 or f16, and a result of the same shape.
+ * @throws ConfigError
+ */
+export function parallelResidual(x: Tensor, branches: readonly ParallelBranch[]): Tensor {
+  const who = "parallelResidual";
+  expectTensor(who, "x", x);
+  if (!Array.isArray(branches) || branches.length === 0)
+    throw new ConfigError(who, "branches must be a list of at least one sublayer with its norm");
+  branches.forEach((branch, i) => {
+    checkConfig(`${who}: branches[${i}]`, branch, ["sublayer", "norm"]);
+    expectFunction(who, `branches[${i}].sublayer`, branch.sublayer);
+    expectFunction(who, `branches[${i}].norm`, branch.norm);
+  });
+  return x.gpu.scope(() => {
+    const normed = new Map<StreamMap, Tensor>();
+    return branches.reduce((sum, { sublayer, norm }) => {
+      const input = normed.get(norm) ?? norm(x);
+      normed.set(norm, input);
+      return add(sum, sublayer(input));
+    }, x);
+  });
+}
 
 /** The residual step of a placement, by name. @throws ConfigError */
 export function placement(name: Placement): (x: Tensor, step: ResidualStep) => Tensor {

@@ -91,9 +91,14 @@ export const NORM: ValidCalls = {
   },
   sandwich: (gpu) => valid(norm.sandwich, ...sandwiched(gpu)),
   periLn: (gpu) => valid(norm.periLn, ...sandwiched(gpu)),
+  resPostNorm: (gpu) => valid(norm.resPostNorm, ...step(gpu)),
   deepnorm: (gpu) => {
     const [t, maps] = step(gpu);
-    return valid(norm.deepnorm, t, { ...(maps as object), alpha: 2 });
+    return valid(norm.deepnorm, t, { ...(maps as object), alpha: 2, branchScale: 0.5 });
+  },
+  parallelResidual: (gpu) => {
+    const [t, maps] = step(gpu);
+    return valid(norm.parallelResidual, t, [maps]);
   },
   placement: () => valid(norm.placement, "preLn"),
   deepnormConstants: () => valid(norm.deepnormConstants, depth),
