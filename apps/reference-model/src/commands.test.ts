@@ -12,7 +12,7 @@ import { editCommand } from "./commands/edit.js";
 import { expertsCommand } from "./commands/experts.js";
 import { storiesCommands } from "./commands/stories.js";
 import { trainCommand } from "./commands/train.js";
-import { modelConfig } from "./config/index.js";
+import { modelConfig } from "./families/index.js";
 import { checkLength, continuationLength, defaultWindow } from "./model/context.js";
 import { Continuation } from "./model/continuation.js";
 import { classedTokens } from "./experts/report.js";

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { KernelsError } from "@x/kernels";
 import { repository, useGpu } from "@x/testing";
 import { loadCheckpoint, readConfig } from "./checkpoint/load.js";
-import { modelConfig } from "./config/index.js";
+import { modelConfig } from "./families/index.js";
 
 const models = join(repository, "tooling/fixtures/models");
 const device = useGpu();

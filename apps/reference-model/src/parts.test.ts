@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { ConfigError, slice } from "@x/kernels";
 import { numbers, relativeError, useGpu } from "@x/testing";
-import { modelConfig } from "./config/index.js";
+import { modelConfig } from "./families/index.js";
 import { CausalLM } from "./model/model.js";
 import { checkModel, tinyParts } from "./test-support.js";
 

@@ -4,7 +4,7 @@ import { QKNorm } from "@x/norm";
 import { operand, relativeError, useGpu } from "@x/testing";
 import { COMPONENTS, type ForwardContext } from "./components/index.js";
 import { queryKeyNorm } from "./components/mixers/qk_norm.js";
-import { modelConfig } from "./config/index.js";
+import { modelConfig } from "./families/index.js";
 import { CausalLM } from "./model/model.js";
 import { checkModel, tinyParts } from "./test-support.js";
 

@@ -5,7 +5,7 @@ import { type Gpu, valueAndGrad } from "@x/kernels";
 import { Safetensors } from "@x/kernels/safetensors";
 import { relativeError } from "@x/kernels/testing";
 import { loadCheckpoint } from "./checkpoint/load.js";
-import { modelConfig } from "./config/index.js";
+import { modelConfig } from "./families/index.js";
 import { generate } from "./model/generate.js";
 import { CausalLM } from "./model/model.js";
 

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { repository, useGpu } from "@x/testing";
 import { loadCheckpoint } from "./load.js";
-import { modelNames } from "./names.js";
 
 interface Entry {
   readonly dtype: string;
@@ -150,16 +149,5 @@ describe("weights as public checkpoints name them", () => {
       ),
     );
     await expect(twice).rejects.toThrow(/are both the model's model\.norm\.weight/);
-  });
-
-  it("names of parts stay as they are", () => {
-    const names = [
-      "model.embed_tokens.weight",
-      "model.positions.0.weight",
-      "lm_head.weight",
-      "model.embed_norm.weight",
-    ];
-    expect(names.map(modelNames(names))).toEqual(names);
-    expect(names.map(modelNames([]))).toEqual(names);
   });
 });

@@ -1,9 +1,11 @@
+import type { TensorData } from "@x/kernels/safetensors";
 import { checkConfig, ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
 import type { Components } from "../components/index.js";
-import { expectObject, Fields, modelConfig, type ModelConfig } from "../config/index.js";
+import { expectObject, Fields, type ModelConfig } from "../config/index.js";
+import { modelConfig, tensorNames, type Reading, type TensorNames } from "../families/index.js";
 import { CausalLM } from "../model/model.js";
-import { COMPUTED, expertTensor, modelNames } from "./names.js";
+import { arranged, part } from "./names.js";
 import { filesSource, modelSource } from "./source.js";
 import { quoted, type ModelSource, type StoredTensor } from "./stored.js";
 
@@ -13,25 +15,40 @@ interface ReadWeights {
   readonly parameters: Record<string, Tensor>;
   /** Why a tensor is not among them. */
   readonly missing: (name: string) => Error;
+  /** The source's name of a tensor. */
+  readonly nameOf: (name: string) => string;
+}
+
+/** A tensor of the model, and where a source has it. */
+interface Place {
+  readonly found: StoredTensor;
+  readonly reading: Reading;
+  /** Which of the tensors that the source's tensor holds. */
+  readonly index: number;
 }
 
 /** A source's tensors under the model's names; tied embeddings are one, whichever of the two is there. */
 function underModelNames(
   path: string,
   tensors: ReadonlyMap<string, StoredTensor>,
+  names: TensorNames,
   tied: boolean,
-): Map<string, StoredTensor> {
-  const rename = modelNames([...tensors.keys()]);
-  const out = new Map<string, StoredTensor>();
+): Map<string, readonly Place[]> {
+  const read = names.reader([...tensors.keys()]);
+  const out = new Map<string, Place[]>();
   for (const [given, found] of tensors) {
-    if (COMPUTED.test(given)) continue;
-    const name = rename(given);
-    if (out.has(name))
-      throw new FormatError(
-        path,
-        `tensors ${JSON.stringify(out.get(name)!.name)} and ${JSON.stringify(found.name)} are both the model's ${name}`,
-      );
-    out.set(name, found);
+    const reading = read(given);
+    reading?.targets.forEach(({ name }, index) => {
+      const places = out.get(name) ?? [];
+      const same = places.find((place) => place.reading.expert === reading.expert);
+      if (same)
+        throw new FormatError(
+          path,
+          `tensors ${JSON.stringify(same.found.name)} and ${JSON.stringify(found.name)} are both the model's ${name}`,
+        );
+      places.push({ found, reading, index });
+      out.set(name, places);
+    });
   }
   const head = out.get("lm_head.weight");
   if (tied && head) {
@@ -41,58 +58,66 @@ function underModelNames(
   return out;
 }
 
-/** The matrices of a layer's experts as one tensor [experts, ...]. */
-async function stacked(
-  gpu: Gpu,
-  path: string,
-  key: string,
-  experts: ReadonlyMap<number, StoredTensor>,
-): Promise<Tensor> {
-  const first = experts.get(0);
-  if (!first) throw new FormatError(path, `${key}: expert 0 is missing`);
-  const { shape } = first;
-  const size = shape.reduce((a, b) => a * b, 1);
-  const data = new Float32Array(experts.size * size);
-  for (let i = 0; i < experts.size; i++) {
-    const found = experts.get(i);
-    if (!found) throw new FormatError(path, `${key}: expert ${i} of ${experts.size} is missing`);
-    if (found.shape.length !== shape.length || found.shape.some((n, axis) => n !== shape[axis])) {
-      throw new FormatError(
-        found.file,
-        `${quoted(found.name)} has shape [${found.shape.join(", ")}]; expert 0 has [${shape.join(", ")}]`,
-      );
-    }
-    data.set(await found.floats(), i * size);
-  }
-  return gpu.keep(gpu.tensor(data, [experts.size, ...shape]));
+/** The numbers of one of the model's tensors, as the model has them. */
+async function numbersAt({ found, reading, index }: Place): Promise<TensorData> {
+  const whole = arranged({ data: await found.floats(), shape: found.shape }, reading);
+  const rows = reading.targets[index]!.rows;
+  return rows ? part(found.file, found.name, whole, rows, reading.axis) : whole;
 }
 
-async function readParameters(gpu: Gpu, source: ModelSource, config: ModelConfig): Promise<ReadWeights> {
+/** The matrices of a layer's experts as one tensor [experts, ...]. */
+async function stacked(path: string, key: string, places: readonly Place[]): Promise<TensorData> {
+  const byIndex = new Map(places.map((place) => [place.reading.expert!, place]));
+  const first = byIndex.get(0);
+  if (!first) throw new FormatError(path, `${key}: expert 0 is missing`);
+  const { shape, data: numbers } = await numbersAt(first);
+  const data = new Float32Array(byIndex.size * numbers.length);
+  for (let i = 0; i < byIndex.size; i++) {
+    const place = byIndex.get(i);
+    if (!place) throw new FormatError(path, `${key}: expert ${i} of ${byIndex.size} is missing`);
+    const expert = i === 0 ? { shape, data: numbers } : await numbersAt(place);
+    if (expert.shape.length !== shape.length || expert.shape.some((n, axis) => n !== shape[axis]))
+      throw new FormatError(
+        place.found.file,
+        `${quoted(place.found.name)} has shape [${expert.shape.join(", ")}]; expert 0 has [${shape.join(", ")}]`,
+      );
+    data.set(expert.data, i * numbers.length);
+  }
+  return { shape: [byIndex.size, ...shape], data };
+}
+
+async function readParameters(
+  gpu: Gpu,
+  source: ModelSource,
+  config: ModelConfig,
+  names: TensorNames,
+): Promise<ReadWeights> {
   const { path } = source;
   const opened = await source.open();
   const { tensors } = opened;
   const out: Record<string, Tensor> = {};
   try {
-    const stacks = new Map<string, Map<number, StoredTensor>>();
     const unread = new Map<string, StoredTensor>();
-    for (const [name, found] of underModelNames(path, tensors, config.tieEmbeddings)) {
-      const expert = expertTensor(name);
-      if (expert) {
-        const stack = stacks.get(expert.stack) ?? new Map<number, StoredTensor>();
-        stacks.set(expert.stack, stack.set(expert.index, found));
-      } else if (found.readable) out[name] = gpu.keep(gpu.tensor(await found.floats(), found.shape));
-      else unread.set(name, found);
+    const given = new Map<string, string>();
+    for (const [name, places] of underModelNames(path, tensors, names, config.tieEmbeddings)) {
+      const { found, reading } = places[0]!;
+      given.set(name, found.name);
+      if (reading.expert === undefined && !found.readable) unread.set(name, found);
+      else {
+        const { data, shape } =
+          reading.expert === undefined ? await numbersAt(places[0]!) : await stacked(path, name, places);
+        out[name] = gpu.keep(gpu.tensor(data as Float32Array, shape));
+      }
     }
-    for (const [key, stack] of stacks) out[key] = await stacked(gpu, path, key, stack);
-    const names = [...tensors.keys()];
+    const all = [...tensors.keys()];
     const missing = (name: string): Error => {
       const found = unread.get(name);
       if (found) return new FormatError(found.file, found.refusal);
-      const some = names.slice(0, 5).join(", ");
-      const held = names.length > 5 ? `${some} and ${names.length - 5} more` : some || "none";
-      return new ConfigError(path, `tensor ${name} is missing (there are: ${held})`);
+      const some = all.slice(0, 5).join(", ");
+      const held = all.length > 5 ? `${some} and ${all.length - 5} more` : some || "none";
+      return new ConfigError(path, `tensor ${names.nameOf(name)} is missing (there are: ${held})`);
     };
-    return { parameters: out, missing };
+    return { parameters: out, missing, nameOf: (name) => given.get(name) ?? name };
   } catch (error) {
     for (const tensor of Object.values(out)) tensor.dispose();
     throw error;
@@ -148,11 +173,14 @@ export async function loadCheckpoint(gpu: Gpu, path: string, options: LoadOption
   checkConfig("loadCheckpoint", options, ["change", "components"]);
   const source = await modelSource(path);
   const { config, json } = await configFrom(source, options.change);
-  const { parameters: given, missing } = await readParameters(gpu, source, config);
+  const names = tensorNames(json, source.configFile);
+  const { parameters: given, missing, nameOf } = await readParameters(gpu, source, config, names);
   try {
     const model = CausalLM.fromParameters(gpu, config, given, options.components, missing);
     const used = new Set(Object.keys(model.state()));
-    const extra = Object.keys(given).filter((name) => !used.has(name));
+    const extra = Object.keys(given)
+      .filter((name) => !used.has(name))
+      .map(nameOf);
     if (extra.length > 0)
       throw new ConfigError(
         path,

@@ -1,52 +1,87 @@
-/** Names in checkpoints of the Llama, Mistral, Mixtral and Qwen families. */
+import { FormatError } from "@x/kernels";
+import type { TensorData } from "@x/kernels/safetensors";
+import type { Layout, Rows } from "../families/index.js";
 
 /** Files beside weights and configuration: the tokenizer's, and what generation takes. */
 export const BESIDE =
   /^(tokenizer.*|vocab|special_tokens_map|added_tokens|generation_config|chat_template)\.json$|^(merges|vocab)\.txt$|^chat_template\.jinja$|\.(model|tiktoken)$/;
 
-/** What some checkpoints hold though the model computes it. */
-export const COMPUTED = /(^|\.)rotary_emb\.inv_freq$/;
-
-const EXPERT = /^(.*\.experts)\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)\.weight$/;
-const STACK = /^(.*\.experts)\.(gate_proj|up_proj|down_proj)$/;
-/** Mixtral's names of an expert's matrices. */
-const MIXTRAL: Readonly<Record<string, string>> = { w1: "gate_proj", w3: "up_proj", w2: "down_proj" };
-const TO_MIXTRAL = Object.fromEntries(Object.entries(MIXTRAL).map(([w, name]) => [name, w]));
-
-/** The stack of which a checkpoint's tensor is one expert's matrix, and the expert's index. */
-export function expertTensor(name: string): { stack: string; index: number } | undefined {
-  const match = EXPERT.exec(name);
-  if (!match) return undefined;
-  const [, experts = "", index, matrix = ""] = match;
-  return { stack: `${experts}.${MIXTRAL[matrix] ?? matrix}`, index: Number(index) };
+/** Matrices of the last two axes with rows and columns exchanged. */
+function transposed({ shape, data }: TensorData): TensorData {
+  const [rows, columns] = shape.slice(-2) as [number, number];
+  const out = new Float32Array(data.length);
+  for (let from = 0; from < data.length; from += rows * columns)
+    for (let i = 0; i < rows; i++)
+      for (let j = 0; j < columns; j++) out[from + j * rows + i] = data[from + i * columns + j]!;
+  return { shape: [...shape.slice(0, -2), columns, rows], data: out };
 }
 
-/** The name of each expert's matrix of a stack, or undefined for a tensor that is not a stack. */
-export function expertName(stack: string): ((index: number) => string) | undefined {
-  const match = STACK.exec(stack);
-  if (!match) return undefined;
-  const [, experts = "", matrix = ""] = match;
-  const name = experts.endsWith("block_sparse_moe.experts") ? TO_MIXTRAL[matrix]! : matrix;
-  return (index) => `${experts}.${index}.${name}.weight`;
+/** A checkpoint's tensor as the model has it; vectors are not transposed. */
+export function arranged(tensor: TensorData, { transposed: swap, without }: Layout): TensorData {
+  const { shape, data } = tensor;
+  const own = without === undefined ? shape : shape.filter((n, axis) => axis !== without || n !== 1);
+  return swap && own.length > 1 ? transposed({ shape: own, data }) : { shape: own, data };
 }
 
-const HEAD = /(?:^|\.)lm_head\.weight$/;
-/** What stands before the names of the model's own tensors: "model." in most checkpoints. */
-const WRAPPER = /^((?:[A-Za-z_]\w*\.)*?)(?:embed_tokens\.weight$|layers\.\d+\.)/;
+/** The model's tensor as a checkpoint has it. */
+export function unarranged(tensor: TensorData, { transposed: swap, without }: Layout): TensorData {
+  const { shape, data } = swap && tensor.shape.length > 1 ? transposed(tensor) : tensor;
+  if (without === undefined || shape.length === 1) return { shape, data };
+  return { shape: [...shape.slice(0, without), 1, ...shape.slice(without)], data };
+}
 
-/**
- * The names that the model has for a checkpoint's tensors: those of a bare decoder ("layers.0..") and of one inside
- * another module ("transformer.", "language_model.model.") begin with "model." here.
- */
-export function modelNames(names: readonly string[]): (name: string) => string {
-  const found = names.flatMap((name) => {
-    const match = WRAPPER.exec(name);
-    return match ? [{ wrapper: match[1]!, embeds: name.endsWith("embed_tokens.weight") }] : [];
+/** The axis of a tensor's rows: a matrix's outputs, and a vector's features; in a stack those of each expert. */
+const rowsOf = (
+  shape: readonly number[],
+  axis = Math.max(0, shape.length - 2),
+): { outer: number; count: number; width: number } => ({
+  outer: shape.slice(0, axis).reduce((a, b) => a * b, 1),
+  count: shape[axis] ?? 0,
+  width: shape.slice(axis + 1).reduce((a, b) => a * b, 1),
+});
+
+/** Some rows of a tensor. @throws FormatError where the tensor does not have them */
+export function part(
+  file: string,
+  name: string,
+  { shape, data }: TensorData,
+  rows: Rows,
+  axis?: number,
+): TensorData {
+  const { outer, count, width } = rowsOf(shape, axis);
+  const last = rows.reduce((most, [first, n]) => Math.max(most, first + n), 0);
+  if (last > count)
+    throw new FormatError(
+      file,
+      `tensor ${JSON.stringify(name)} has shape [${shape.join(", ")}]; the configuration needs ${last} rows`,
+    );
+  const kept = rows.reduce((n, [, more]) => n + more, 0);
+  const out = new Float32Array(outer * kept * width);
+  let at = 0;
+  for (let o = 0; o < outer; o++)
+    for (const [first, n] of rows) {
+      const from = (o * count + first) * width;
+      out.set(data.slice(from, from + n * width), at);
+      at += n * width;
+    }
+  const where = axis ?? Math.max(0, shape.length - 2);
+  return { shape: shape.map((n, i) => (i === where ? kept : n)), data: out };
+}
+
+/** A tensor of the rows of several: the inverse of `part`. */
+export function joined(parts: readonly TensorData[], rows: readonly Rows[], axis?: number): TensorData {
+  const { shape } = parts[0]!;
+  const { outer, width } = rowsOf(shape, axis);
+  const where = axis ?? Math.max(0, shape.length - 2);
+  const count = parts.reduce((n, one) => n + one.shape[where]!, 0);
+  const out = new Float32Array(outer * count * width);
+  parts.forEach(({ data }, i) => {
+    let at = 0;
+    for (let o = 0; o < outer; o++)
+      for (const [first, n] of rows[i]!) {
+        out.set(data.slice(at, at + n * width), (o * count + first) * width);
+        at += n * width;
+      }
   });
-  const wrapper = (found.find(({ embeds }) => embeds) ?? found[0])?.wrapper ?? "model.";
-  if (wrapper === "model.") return (name) => name;
-  return (name) => {
-    if (HEAD.test(name)) return "lm_head.weight";
-    return name.startsWith(wrapper) ? `model.${name.slice(wrapper.length)}` : name;
-  };
+  return { shape: shape.map((n, i) => (i === where ? count : n)), data: out };
 }

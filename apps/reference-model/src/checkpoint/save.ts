@@ -2,21 +2,28 @@ import { checkConfig, ConfigError } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import type { CausalLM } from "../model/model.js";
 import { publish, type WriteInto } from "./files.js";
-import { BESIDE, expertName } from "./names.js";
+import { tensorNames, type TensorNames } from "../families/index.js";
+import { BESIDE, joined, unarranged } from "./names.js";
 
-/** A model's parameters on the host under checkpoint names, experts one by one. */
-async function hostParameters(model: CausalLM): Promise<Record<string, TensorData>> {
+/** A model's parameters on the host under the names of its family's checkpoints, experts one by one. */
+async function hostParameters(model: CausalLM, names: TensorNames): Promise<Record<string, TensorData>> {
+  const state = model.state();
+  const read = async (name: string): Promise<TensorData> => ({
+    shape: state[name]!.shape,
+    data: (await state[name]!.read()) as Float32Array,
+  });
   const out: Record<string, TensorData> = {};
-  for (const [name, tensor] of Object.entries(model.state())) {
-    const data = (await tensor.read()) as Float32Array;
-    const nameOf = expertName(name);
-    if (!nameOf) {
-      out[name] = { shape: tensor.shape, data };
+  for (const { name, targets, rows, axis, expertName, ...layout } of names.writings(Object.keys(state))) {
+    const parts = await Promise.all(targets.map(read));
+    const whole = unarranged(rows ? joined(parts, rows, axis) : parts[0]!, layout);
+    if (!expertName) {
+      out[name] = whole;
       continue;
     }
-    const [experts, ...shape] = tensor.shape as [number, number, number];
-    const size = data.length / experts;
-    for (let i = 0; i < experts; i++) out[nameOf(i)] = { shape, data: data.slice(i * size, (i + 1) * size) };
+    const [experts, ...shape] = whole.shape as [number, ...number[]];
+    const size = whole.data.length / experts;
+    for (let i = 0; i < experts; i++)
+      out[expertName(i)] = { shape, data: whole.data.slice(i * size, (i + 1) * size) };
   }
   return out;
 }
@@ -87,7 +94,7 @@ export async function saveCheckpoint(
   checkConfig("saveCheckpoint", options, ["dtype", "maxShardBytes", "files"]);
   const { dtype = "f32", maxShardBytes = Infinity, files } = options;
   const { dtype: stored, name: torchDtype, bytes } = CHECKPOINT_DTYPES[dtype];
-  const tensors = await hostParameters(model);
+  const tensors = await hostParameters(model, tensorNames(json));
   if (dtype === "f16") expectInRange(tensors);
   const parts = shards(tensors, bytes, maxShardBytes);
   const fileOf = (i: number): string =>

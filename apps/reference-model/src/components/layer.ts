@@ -1,5 +1,13 @@
-import type { Tensor } from "@x/kernels";
-import { deepnormConstants, placement, subLnGain, type Placement } from "@x/norm";
+import { mul, type Tensor } from "@x/kernels";
+import {
+  deepnormConstants,
+  parallelResidual,
+  placement,
+  subLnGain,
+  type Placement,
+  type StreamMap,
+} from "@x/norm";
+import type { LayerSpec } from "../config/index.js";
 import type {
   Encoding,
   FeedForwardBlock,
@@ -15,12 +23,24 @@ import { below, find } from "./find.js";
 /** Names of the norms before (N) and after (M) the mixer and the feed-forward block. */
 const NORM_NAMES = {
   plain: { mixer: ["input_layernorm"], ffn: ["post_attention_layernorm"] },
+  // OLMo 2's names.
+  after: { mixer: ["post_attention_layernorm"], ffn: ["post_feedforward_layernorm"] },
   // Gemma 2's names.
   both: {
     mixer: ["input_layernorm", "post_attention_layernorm"],
     ffn: ["pre_feedforward_layernorm", "post_feedforward_layernorm"],
   },
 } as const;
+
+/** The names of a block's norms: without a feed-forward block, or beside it after one norm, only the first is there. */
+function normNames({ placement: where, ffn, parallel }: LayerSpec): {
+  mixer: readonly string[];
+  ffn: readonly string[];
+} {
+  const both = where === "sandwich" || where === "periLn";
+  const names = NORM_NAMES[both ? "both" : where === "resPostNorm" ? "after" : "plain"];
+  return parallel === "oneNorm" || ffn.type === "none" ? { mixer: names.mixer, ffn: [] } : names;
+}
 
 /** A sublayer that may add the residual itself. */
 type Sublayer = (x: Tensor, residual?: Tensor) => Tensor;
@@ -31,8 +51,12 @@ export class DecoderLayer implements Part {
   readonly ffn: FeedForwardBlock;
   readonly #placement: Placement;
   readonly #alpha: number;
+  readonly #branchScale: number;
+  readonly #parallel: boolean;
   /** Norms by name, in the order of use. */
-  readonly #norms: readonly (readonly [string, Norm])[];
+  readonly #mixerNorms: readonly (readonly [string, Norm])[];
+  /** Empty without a feed-forward block, or where the mixer's norm is also its own. */
+  readonly #ffnNorms: readonly (readonly [string, Norm])[];
   readonly #ffnName: string;
 
   constructor(weights: Omit<Weights, "gain" | "innerNorm" | "encoding">, encoding: Encoding) {
@@ -43,6 +67,8 @@ export class DecoderLayer implements Part {
     const gain = deep?.beta ?? (spec.placement === "subLn" ? subLnGain(depth) : 1);
     this.#placement = spec.placement;
     this.#alpha = deep?.alpha ?? 1;
+    this.#branchScale = spec.branchScale ?? 1;
+    this.#parallel = spec.parallel !== undefined;
     const makeNorm = find("norm", components.norms, spec.norm, name);
     const whole: Weights = { ...weights, encoding, gain };
     const part = (at: string): Weights => {
@@ -54,37 +80,49 @@ export class DecoderLayer implements Part {
     this.#ffnName = components.ffnNames[spec.ffn.type] ?? "mlp";
     this.mixer = find("mixer", components.mixers, spec.mixer, name)(spec.mixer, part("self_attn"));
     this.ffn = find("ffn", components.ffns, spec.ffn, name)(spec.ffn, part(this.#ffnName));
-    const names = NORM_NAMES[spec.placement === "sandwich" || spec.placement === "periLn" ? "both" : "plain"];
-    this.#norms = [...names.mixer, ...names.ffn].map((at) => [
-      at,
-      makeNorm(spec.norm, below(whole, at), model.dim),
-    ]);
+    const names = normNames(spec);
+    const norms = (list: readonly string[]): (readonly [string, Norm])[] =>
+      list.map((at) => [at, makeNorm(spec.norm, below(whole, at), model.dim)]);
+    this.#mixerNorms = norms(names.mixer);
+    this.#ffnNorms = norms(names.ffn);
   }
 
   forward(x: Tensor, context: ForwardContext, state?: MixerState): Tensor {
-    const norms = this.#norms.map(
-      ([, norm]) =>
-        (y: Tensor) =>
-          norm.forward(y, context),
-    );
-    const half = norms.length / 2;
-    const mixed = this.#step(x, (y, r) => this.mixer.forward(y, context, state, r), norms.slice(0, half));
+    const maps = (norms: readonly (readonly [string, Norm])[]): StreamMap[] =>
+      norms.map(
+        ([, norm]) =>
+          (y: Tensor) =>
+            norm.forward(y, context),
+      );
     const { runFfn } = context;
-    return this.#step(
-      mixed,
-      (y, r) => (runFfn ? runFfn(this.ffn, y, context, r) : this.ffn.forward(y, context, r)),
-      norms.slice(half),
-    );
+    const mix: Sublayer = (y, r) => this.mixer.forward(y, context, state, r);
+    const feed: Sublayer = (y, r) =>
+      runFfn ? runFfn(this.ffn, y, context, r) : this.ffn.forward(y, context, r);
+    const [before, between] = [maps(this.#mixerNorms), maps(this.#ffnNorms)];
+    if (this.#parallel)
+      return parallelResidual(x, [
+        { sublayer: (y) => this.#scaled(mix(y)), norm: before[0]! },
+        { sublayer: (y) => this.#scaled(feed(y)), norm: between[0] ?? before[0]! },
+      ]);
+    const mixed = this.#step(x, mix, before);
+    return between.length === 0 ? mixed : this.#step(mixed, feed, between);
   }
 
-  #step(x: Tensor, sublayer: Sublayer, [norm, normOut]: ((x: Tensor) => Tensor)[]): Tensor {
+  #scaled(branch: Tensor): Tensor {
+    return this.#branchScale === 1 ? branch : mul(branch, this.#branchScale);
+  }
+
+  #step(x: Tensor, sublayer: Sublayer, [norm, normOut]: StreamMap[]): Tensor {
     // The residual goes into the sublayer's last matmul where nothing stands between them.
-    if (this.#placement === "preLn" || this.#placement === "subLn") return sublayer(norm!(x), x);
-    return placement(this.#placement)(x, {
+    if ((this.#placement === "preLn" || this.#placement === "subLn") && this.#branchScale === 1)
+      return sublayer(norm!(x), x);
+    // Sub-LN's inner norm is the sublayer's own part here.
+    return placement(this.#placement === "subLn" ? "preLn" : this.#placement)(x, {
       sublayer: (y) => sublayer(y),
       norm: norm!,
       normOut,
       alpha: this.#alpha,
+      branchScale: this.#branchScale,
     });
   }
 
@@ -92,7 +130,7 @@ export class DecoderLayer implements Part {
     return [
       ["self_attn", this.mixer],
       [this.#ffnName, this.ffn],
-      ...this.#norms.map(([n, norm]) => [n, norm] as [string, Part]),
+      ...[...this.#mixerNorms, ...this.#ffnNorms].map(([n, norm]) => [n, norm] as [string, Part]),
     ];
   }
 

@@ -16,16 +16,23 @@ export function expectObject(who: string, value: unknown): Json {
 export class Fields {
   readonly #who: string;
   readonly #json: Json;
+  readonly #shown: Readonly<Record<string, string>> | undefined;
 
-  /** With `known`, other keys are refused. */
-  constructor(who: string, json: Json, known?: readonly string[]) {
+  /** With `known`, other keys are refused. `shown` are the file's names of its keys, where they are others. */
+  constructor(who: string, json: Json, known?: readonly string[], shown?: Readonly<Record<string, string>>) {
     this.#who = who;
     this.#json = json;
+    this.#shown = shown;
     if (known) checkConfig(who, json, known);
   }
 
   fail(key: string, message: string): never {
-    throw new ConfigError(this.#who, `${key} ${message}`);
+    throw new ConfigError(this.#who, `${this.#shown?.[key] ?? key} ${message}`);
+  }
+
+  /** Whether a key is not the file's. */
+  isDefault(key: string): boolean {
+    return this.#shown !== undefined && !Object.hasOwn(this.#shown, key);
   }
 
   get(key: string): unknown {

@@ -12,6 +12,10 @@ export interface LayerSpec {
   readonly ffn: ComponentSpec;
   readonly norm: ComponentSpec;
   readonly placement: Placement;
+  /** Mixer and feed-forward block side by side, after one norm (Falcon, GPT-J) or each after its own (GPT-NeoX). */
+  readonly parallel?: "oneNorm" | "ownNorms" | undefined;
+  /** Factor of what mixer and feed-forward block add to the stream (Granite); default 1. */
+  readonly branchScale?: number | undefined;
   /** Where a token is: encodings that are equal in all layers are one, with one set of parameters. */
   readonly position: ComponentSpec;
 }
@@ -30,6 +34,10 @@ export interface ModelConfig {
   /** Norm of the embeddings (peri-LN). */
   readonly embedNorm: ComponentSpec | undefined;
   readonly finalNorm: ComponentSpec | undefined;
+  /** Factor of the logits. */
+  readonly logitScale: number;
+  /** Bound of the logits, cap tanh(logits / cap) (Gemma 2); 0: none. */
+  readonly logitSoftcap: number;
   readonly layers: readonly LayerSpec[];
   /** Factor of the load-balancing losses in training. */
   readonly balanceLoss: number;

@@ -5,11 +5,19 @@ import type { ComponentSpec, LayerSpec, ModelConfig } from "./model_config.js";
 /** `model_type` of a configuration that names its parts. */
 export const PARTS_FAMILY = "parts";
 
-const PLACEMENTS: readonly Placement[] = ["preLn", "postLn", "subLn", "sandwich", "periLn", "deepnorm"];
+const PLACEMENTS: readonly Placement[] = [
+  "preLn",
+  "postLn",
+  "subLn",
+  "sandwich",
+  "periLn",
+  "resPostNorm",
+  "deepnorm",
+];
 /** Placements whose stream leaves the last block without a norm of its own. */
-const ENDS_WITH_NORM: readonly Placement[] = ["preLn", "subLn", "sandwich", "periLn"];
+const ENDS_WITH_NORM: readonly Placement[] = ["preLn", "subLn", "sandwich", "periLn", "resPostNorm"];
 
-const LAYER_KEYS = ["mixer", "ffn", "norm", "placement", "position"] as const;
+const LAYER_KEYS = ["mixer", "ffn", "norm", "placement", "position", "parallel", "branchScale"] as const;
 const KEYS = [
   "model_type",
   "architectures",
@@ -24,6 +32,8 @@ const KEYS = [
   "embedScale",
   "embedNorm",
   "finalNorm",
+  "logitScale",
+  "logitSoftcap",
   "balanceLoss",
   "numLayers",
   "layers",
@@ -43,6 +53,16 @@ function component(who: string, json: Json, key: string): ComponentSpec {
   return { ...value, type: new Fields(`${who}: ${key}`, value).text("type") };
 }
 
+/** Blocks side by side have nothing that norms their outputs. */
+function parallel(f: Fields): "oneNorm" | "ownNorms" {
+  if (f.get("placement") !== "preLn")
+    f.fail(
+      "parallel",
+      `goes with the placement "preLn" only; placement is ${JSON.stringify(f.get("placement"))}`,
+    );
+  return f.oneOf("parallel", ["oneNorm", "ownNorms"]);
+}
+
 function layer(who: string, json: Json): LayerSpec {
   const f = new Fields(who, json, LAYER_KEYS);
   for (const key of ["mixer", "ffn"]) if (f.get(key) === undefined) f.fail(key, "is missing");
@@ -52,6 +72,8 @@ function layer(who: string, json: Json): LayerSpec {
     norm: component(who, json, "norm"),
     placement: f.oneOf("placement", PLACEMENTS),
     position: component(who, json, "position"),
+    ...(f.get("parallel") === undefined ? {} : { parallel: parallel(f) }),
+    ...(f.get("branchScale") === undefined ? {} : { branchScale: f.number("branchScale", 1, -Infinity) }),
   };
 }
 
@@ -90,6 +112,8 @@ export function fromParts(json: unknown, file = "config.json"): ModelConfig {
     bosTokenId: f.ids("bos_token_id")[0],
     eosTokenIds: f.ids("eos_token_id"),
     embedScale: f.number("embedScale", 1),
+    logitScale: f.number("logitScale", 1, -Infinity),
+    logitSoftcap: f.number("logitSoftcap", 0),
     embedNorm: optional("embedNorm", undefined),
     finalNorm: optional("finalNorm", ENDS_WITH_NORM.includes(last.placement) ? last.norm : undefined),
     layers,

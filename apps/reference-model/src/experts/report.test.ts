@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { ConfigError, valueAndGrad } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import { BpeTokenizer } from "@x/tokenizer";
-import { modelConfig } from "../config/index.js";
+import { modelConfig } from "../families/index.js";
 import { classedTokens, expertReport, expertTable } from "./report.js";
 import { expertSvg } from "./picture.js";
 import { CausalLM } from "../model/model.js";

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { add, matmul, mul } from "@x/kernels";
 import { relativeError, useGpu } from "@x/testing";
-import { modelConfig } from "../config/index.js";
+import { modelConfig } from "../families/index.js";
 import { LayerMemory } from "./layer_memory.js";
 import { CausalLM } from "../model/model.js";
 import { someIds, tinyParts } from "../test-support.js";

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { argmax, ConfigError, type Gpu } from "@x/kernels";
 import { relativeError, useGpu } from "@x/testing";
-import { modelConfig } from "../config/index.js";
+import { modelConfig } from "../families/index.js";
 import { generate } from "./generate.js";
 import { CausalLM } from "./model.js";
 import { someIds, tinyParts } from "../test-support.js";

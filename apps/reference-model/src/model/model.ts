@@ -1,12 +1,14 @@
 import {
   add,
   ConfigError,
+  crossEntropy,
   embedding,
   linear,
   linearCrossEntropy,
   mul,
   slice,
   subParameters,
+  tanh,
   type Gpu,
   type Module,
   type Tensor,
@@ -226,7 +228,13 @@ export class CausalLM implements Module {
 
   /** Logits of hidden states. */
   head(hidden: Tensor): Tensor {
-    return linear(hidden, this.headWeight);
+    const { logitScale, logitSoftcap: cap } = this.config;
+    const logits = linear(hidden, this.headWeight);
+    if (logitScale === 1 && cap === 0) return logits;
+    return this.gpu.scope(() => {
+      const scaled = logitScale === 1 ? logits : mul(logits, logitScale);
+      return cap === 0 ? scaled : mul(tanh(mul(scaled, 1 / cap)), cap);
+    });
   }
 
   /** Logits of every position: [batch, seq, vocab] (of the last one with `lastOnly`). */
@@ -246,11 +254,18 @@ export class CausalLM implements Module {
     return this.gpu.scope(() => {
       const losses: Tensor[] = [];
       const hidden = this.hidden(ids, { training, ...(training ? { losses } : {}) });
-      const crossEntropy = linearCrossEntropy(hidden, this.#head ?? this.#embedding, targets);
-      let total = crossEntropy;
+      const nll = this.#crossEntropy(hidden, targets);
+      let total = nll;
       for (const loss of losses) total = add(total, mul(loss.reshape([]), 1 / losses.length));
-      return { total, crossEntropy };
+      return { total, crossEntropy: nll };
     });
+  }
+
+  /** A cap stands between the product and the loss, so that they cannot be one. */
+  #crossEntropy(hidden: Tensor, targets: Tensor): Tensor {
+    const { logitScale, logitSoftcap } = this.config;
+    if (logitSoftcap !== 0) return crossEntropy(this.head(hidden), targets);
+    return linearCrossEntropy(logitScale === 1 ? hidden : mul(hidden, logitScale), this.headWeight, targets);
   }
 
   /** What parts do after each training step (running statistics, balancing biases). */

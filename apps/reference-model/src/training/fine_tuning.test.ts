@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
 import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
 import { saveCheckpoint } from "../checkpoint/save.js";
-import { modelConfig } from "../config/index.js";
+import { modelConfig } from "../families/index.js";
 import { generate } from "../model/generate.js";
 import { CausalLM } from "../model/model.js";
 import { TRAINING_DEFAULTS } from "./options.js";

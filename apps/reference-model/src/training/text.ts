@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { ConfigError } from "@x/kernels";
 import { BpeTokenizer, toTokenizerJson, type Tokenizer } from "@x/tokenizer";
 import { filesBeside, loadFolderTokenizer, readConfig } from "../checkpoint/load.js";
-import { modelConfig } from "../config/index.js";
+import { modelConfig } from "../families/index.js";
 import { documentStarts, encodeDocuments, type Batch, trainingBatch } from "../corpus/data.js";
 import { HostRandom } from "../corpus/random.js";
 import type { TrainingOptions } from "./options.js";

@@ -4,7 +4,7 @@ import { expectWritable, makeFolder, writeAtomically } from "../checkpoint/files
 import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
 import { saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
 import type { Components } from "../components/index.js";
-import { modelConfig } from "../config/index.js";
+import { modelConfig } from "../families/index.js";
 import { readDocuments } from "../corpus/data.js";
 import { checkLength } from "../model/context.js";
 import { CausalLM } from "../model/model.js";

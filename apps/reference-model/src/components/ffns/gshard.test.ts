@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
-import { modelConfig } from "../../config/index.js";
+import { modelConfig } from "../../families/index.js";
 import { CausalLM } from "../../model/model.js";
 import { someIds, tinyParts } from "../../test-support.js";
 

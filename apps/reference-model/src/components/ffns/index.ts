@@ -3,9 +3,11 @@ import type { Factory, FeedForwardBlock } from "../contract.js";
 import { denseBlock } from "./dense.js";
 import { kanBlock } from "./kan.js";
 import { MIXTURES } from "./mixtures.js";
+import { noBlock } from "./none.js";
 
 /** Feed-forward blocks by type. */
 export const FFNS: Readonly<Record<string, Factory<FeedForwardBlock>>> = {
+  none: noBlock,
   ffn: denseBlock(FeedForward, "c_proj"),
   glu: denseBlock(GatedFeedForward, "down_proj"),
   kan: kanBlock,

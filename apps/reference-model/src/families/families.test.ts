@@ -1,6 +1,6 @@
 import { ConfigError } from "@x/kernels";
 import { describe, expect, it } from "vitest";
-import { fromHuggingFace } from "./huggingface.js";
+import { modelConfig } from "./index.js";
 
 const base = {
   vocab_size: 64,
@@ -10,7 +10,7 @@ const base = {
   num_attention_heads: 4,
   num_key_value_heads: 4,
 };
-const read = (json: Record<string, unknown>) => fromHuggingFace({ ...base, ...json });
+const read = (json: Record<string, unknown>) => modelConfig({ ...base, ...json });
 const mixers = (json: Record<string, unknown>) => read(json).layers.map((l) => l.mixer);
 const windows = (json: Record<string, unknown>) => mixers(json).map((m) => m["window"]);
 
@@ -55,7 +55,7 @@ describe("config.json of public families", () => {
     ["qwen2", { vocab: 151_936, hidden: 22_016, length: 32_768, kv: 32, bos: undefined, eos: [] }],
     ["qwen3", { vocab: 151_936, hidden: 22_016, length: 32_768, kv: 32, bos: undefined, eos: [] }],
   ] as const)("%s: a file that names only the family is its configuration class", (model_type, own) => {
-    const config = fromHuggingFace({ model_type });
+    const config = modelConfig({ model_type });
     const { mixer, ffn, norm, position } = config.layers[31]!;
     const expected = { ...sizes, ...own };
     expect({

@@ -1,0 +1,67 @@
+import { expectObject } from "../config/fields.js";
+import { PARTS_FAMILY, fromParts } from "../config/parts.js";
+import type { ModelConfig } from "../config/model_config.js";
+import { decoderOf, familyConfig, findFamily, type Family } from "./declaration/family.js";
+import { TensorNames } from "./declaration/tensor_names.js";
+import { bloom } from "./dense/bloom.js";
+import { falcon } from "./dense/falcon.js";
+import { gemma2, gemma3Text } from "./dense/gemma.js";
+import { gpt2 } from "./dense/gpt2.js";
+import { gptNeoX } from "./dense/gpt_neox.js";
+import { granite } from "./dense/granite.js";
+import { llama } from "./dense/llama.js";
+import { mistral } from "./dense/mistral.js";
+import { mpt } from "./dense/mpt.js";
+import { olmo2 } from "./dense/olmo2.js";
+import { phi3 } from "./dense/phi3.js";
+import { qwen2, qwen3 } from "./dense/qwen.js";
+import { smollm3 } from "./dense/smollm3.js";
+import { stablelm } from "./dense/stablelm.js";
+import { starcoder2 } from "./dense/starcoder2.js";
+import { mixtral, MIXTRAL_TENSORS } from "./experts/mixtral.js";
+
+export { TensorNames, type Layout, type Reading, type Rows } from "./declaration/tensor_names.js";
+
+/** Public families by their `model_type`. */
+export const FAMILIES: Readonly<Record<string, Family>> = {
+  llama,
+  mistral,
+  mixtral,
+  qwen2,
+  qwen3,
+  gpt2,
+  gpt_neox: gptNeoX,
+  bloom,
+  mpt,
+  falcon,
+  phi3,
+  starcoder2,
+  stablelm,
+  gemma2,
+  gemma3_text: gemma3Text,
+  olmo2,
+  smollm3,
+  granite,
+};
+
+/** What a configuration's `model_type` may be. */
+const KNOWN: Readonly<Record<string, Family | undefined>> = { ...FAMILIES, [PARTS_FAMILY]: undefined };
+
+/**
+ * A model's configuration from a `config.json`: of a public family, or one that names its parts.
+ *
+ * @throws ConfigError naming the key, what it must be and what it is
+ */
+export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
+  const [type, family] = findFamily(file, json, KNOWN);
+  return family
+    ? decoderOf(type, family, familyConfig(family, file, expectObject(file, json)))
+    : fromParts(json, file);
+}
+
+/** Where checkpoints of a configuration have the model's tensors. */
+export function tensorNames(json: unknown, file = "config.json"): TensorNames {
+  const [, family] = findFamily(file, json, KNOWN);
+  if (!family) return new TensorNames(MIXTRAL_TENSORS);
+  return new TensorNames(family.tensors?.(familyConfig(family, file, expectObject(file, json))) ?? {});
+}
