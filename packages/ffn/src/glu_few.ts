@@ -1,4 +1,4 @@
-import { defineKernel, exprFunction, type Expr, type Kernel, type Tensor } from "@x/kernels";
+import { defineKernel, exprFunction, type Expr, type Tensor } from "@x/kernels";
 
 /** Rows up to which one kernel reads both matrices; beyond, the tiles of two products reuse what they load. */
 export const FEW_ROWS = 2;
@@ -22,17 +22,17 @@ const each = (n: number, text: (i: number) => string): string =>
   Array.from({ length: n }, (_, i) => text(i)).join("\n  ");
 
 /** Eight threads stride along a row of either matrix; partial sums (gate, up) meet in workgroup memory. */
-const fewKernel: Kernel<FewVariant> = defineKernel({
+const fewKernel = defineKernel({
   name: "gluFew",
   bindings: (v: FewVariant) => {
     const element = (dtype: string): string => (v.vec ? `vec4<${dtype}>` : dtype);
     return {
-      x: `read ${element(v.x)}` as const,
-      wGate: `read ${element(v.weights)}` as const,
-      wUp: `read ${element(v.weights)}` as const,
-      ...(v.bGate === undefined ? {} : { bGate: `read ${v.bGate}` as const }),
-      ...(v.bUp === undefined ? {} : { bUp: `read ${v.bUp}` as const }),
-      out: "write f32" as const,
+      x: `read ${element(v.x)}`,
+      wGate: `read ${element(v.weights)}`,
+      wUp: `read ${element(v.weights)}`,
+      ...(v.bGate === undefined ? {} : { bGate: `read ${v.bGate}` }),
+      ...(v.bUp === undefined ? {} : { bUp: `read ${v.bUp}` }),
+      out: "write f32",
     };
   },
   params: { width: "u32", features: "u32" },

@@ -20,12 +20,13 @@ export {
   type Kernel,
   type KernelCall,
   type KernelEnvironment,
+  type KernelNames,
   type KernelSource,
   type ParamType,
   type ParamValue,
   type TensorSlice,
 } from "./kernel/kernel.js";
-export { flatGrid, flatMain } from "./kernel/flat_grid.js";
+export { flatGrid, flatMain, groupMain } from "./kernel/flat_grid.js";
 export {
   applyOp,
   checkpoint,

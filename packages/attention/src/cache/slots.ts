@@ -1,4 +1,5 @@
 import {
+  flatMain,
   ConfigError,
   defineKernel,
   DTypeError,
@@ -37,9 +38,7 @@ const storeKernel: Kernel<StoreVariant> = defineKernel({
   }),
   params: { rows: "u32", seq: "u32", slots: "u32", x_width: "u32", y_width: "u32", limit: "i32" },
   wgsl: (v) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
+${flatMain("i")}
   let width = max(params.x_width, params.y_width);
   let row = i / width;
   let d = i % width;

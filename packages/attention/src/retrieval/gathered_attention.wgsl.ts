@@ -1,4 +1,4 @@
-import { rowPrelude, type ParamType, type RowVariant, flatMain } from "@x/kernels";
+import { groupMain, rowPrelude, type ParamType, type RowVariant, flatMain } from "@x/kernels";
 
 /*
  * Attention of each query over the k keys that `indices` names.
@@ -42,10 +42,7 @@ fn key_row(row: u32, t: u32) -> u32 {
   let b = row / params.queries / params.heads;
   return (b * params.kv_heads + h / (params.heads / params.kv_heads)) * params.keys + u32(at);
 }
-@compute @workgroup_size(${v.lanes || 64})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = group.y * groups.x + group.x;
-  if (row >= params.rows) { return; }
+${groupMain("row", "params.rows", v.lanes || 64)}
   let first = row * params.k;`;
 
 /** weights [rows, k] (the softmax), lse [rows] (3e38 for an empty row), out [rows, valueDim]. */

@@ -1,4 +1,5 @@
 import {
+  groupMain,
   checkConfig,
   defineKernel,
   expectDType,
@@ -70,10 +71,7 @@ fn key_at(row: u32, c: u32) -> u32 {
   let bits = bitcast<u32>(select(x, 0.0, x == 0.0));
   return max(select(bits | 0x80000000u, ~bits, bits >= 0x80000000u), 1u);
 }
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = group.y * groups.x + group.x;
-  if (row >= params.rows) { return; }
+${groupMain("row", "params.rows")}
   let total = params.k + params.width;
   if (lane == 0u) { prefix = 0u; open = params.k; }
   for (var shift = 24i; shift >= 0i; shift -= 8i) {

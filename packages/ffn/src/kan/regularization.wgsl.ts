@@ -1,4 +1,4 @@
-import { defineKernel, type Kernel } from "@x/kernels";
+import { flatMain, defineKernel } from "@x/kernels";
 
 /*
  * The magnitude of the edges of a KAN layer and its gradients.
@@ -42,9 +42,7 @@ fn edge_value(t: u32, edge: u32) -> f32 {
   for (var g = 0u; g < params.n; g++) { total += w[edge * params.n + g] * phi[base + g]; }
   return total;
 }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let at = id.y * groups.x * 64u + id.x;`;
+${flatMain("at")}`;
 
 const edgeOfChunk = /* wgsl */ `
   let count = params.outputs * params.features;
@@ -54,9 +52,9 @@ const edgeOfChunk = /* wgsl */ `
   let end = min(first + params.chunk, params.tokens);`;
 
 /** share times the sum of |phi_{o,i}(x_i)| over a chunk of the tokens. One invocation: one edge of one chunk. */
-export const edgeMagnitude: Kernel<EdgeVariant> = defineKernel({
+export const edgeMagnitude = defineKernel({
   name: "kanEdgeMagnitude",
-  bindings: (v: EdgeVariant) => ({ ...operands(v), out: "write f32" as const }),
+  bindings: (v: EdgeVariant) => ({ ...operands(v), out: "write f32" }),
   params,
   wgsl: (v) => /* wgsl */ `${edgeValue(v)}${edgeOfChunk}
   var total = 0.0;
@@ -66,13 +64,13 @@ export const edgeMagnitude: Kernel<EdgeVariant> = defineKernel({
 });
 
 /** Gradients of the bases and the base branch. One invocation: one feature of one token, over all outputs. */
-export const edgeMagnitudeBackwardInput: Kernel<EdgeVariant> = defineKernel({
+export const edgeMagnitudeBackwardInput = defineKernel({
   name: "kanEdgeMagnitudeBackwardInput",
   bindings: (v: EdgeVariant) => ({
     ...operands(v),
-    grad: "read f32" as const,
-    dphi: "read_write f32" as const,
-    ...(v.base ? { da: "write f32" as const } : {}),
+    grad: "read f32",
+    dphi: "read_write f32",
+    ...(v.base ? { da: "write f32" } : {}),
   }),
   params,
   wgsl: (v) => /* wgsl */ `${edgeValue(v)}
@@ -90,13 +88,13 @@ export const edgeMagnitudeBackwardInput: Kernel<EdgeVariant> = defineKernel({
 });
 
 /** Gradients of the weights. One invocation: one edge of one chunk of the tokens. */
-export const edgeMagnitudeBackwardWeights: Kernel<EdgeVariant> = defineKernel({
+export const edgeMagnitudeBackwardWeights = defineKernel({
   name: "kanEdgeMagnitudeBackwardWeights",
   bindings: (v: EdgeVariant) => ({
     ...operands(v),
-    grad: "read f32" as const,
-    dw: "read_write f32" as const,
-    ...(v.base ? { dw_base: "write f32" as const } : {}),
+    grad: "read f32",
+    dw: "read_write f32",
+    ...(v.base ? { dw_base: "write f32" } : {}),
   }),
   params,
   wgsl: (v) => /* wgsl */ `${edgeValue(v)}${edgeOfChunk}

@@ -1,4 +1,4 @@
-import { defineKernel, type Kernel } from "@x/kernels";
+import { flatMain, groupMain, defineKernel } from "@x/kernels";
 
 /*
  * Solution of a symmetric positive definite system by Cholesky's factorisation in blocks of BLOCK columns.
@@ -19,18 +19,15 @@ export const BLOCK = 32;
  * l = D (A + ridge I) D with D = 1 / sqrt(diagonal): a unit diagonal, which costs nothing and loses less precision.
  * One invocation: one element.
  */
-export const equilibrate: Kernel<undefined> = defineKernel({
+export const equilibrate = defineKernel({
   name: "spdEquilibrate",
   bindings: { a: "read f32", l: "write f32", d: "write f32" },
   params: { n: "u32", ridge: "f32" },
   // A negative diagonal stays NaN: such a matrix is not positive, and no scale makes it so.
   wgsl: () => /* wgsl */ `
 fn scale(x: f32) -> f32 { return select(inverseSqrt(x), 1.0, x == 0.0); }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let at = id.y * groups.x * 64u + id.x;
+${flatMain("at", "params.n * params.n")}
   let n = params.n;
-  if (at >= n * n) { return; }
   let i = at / n;
   let j = at % n;
   let di = scale(a[i * n + i] + params.ridge);
@@ -48,7 +45,7 @@ const FLOOR = 2 ** -21;
 const BELOW = -(2 ** -12);
 
 /** Cholesky factor of the diagonal block at \`first\`. One workgroup. A pivot that is negative gives NaN. */
-export const factorDiagonal: Kernel<undefined> = defineKernel({
+export const factorDiagonal = defineKernel({
   name: "spdFactorDiagonal",
   bindings: { l: "read_write f32" },
   params: { n: "u32", first: "u32", nan: "u32" },
@@ -83,7 +80,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 });
 
 /** Rows below a finished diagonal block: row = row L_block^-T. One invocation: one row. */
-export const factorPanel: Kernel<undefined> = defineKernel({
+export const factorPanel = defineKernel({
   name: "spdFactorPanel",
   bindings: { l: "read_write f32" },
   params: { n: "u32", first: "u32" },
@@ -105,7 +102,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 });
 
 /** What is left, less the product of the finished panel with itself. One invocation: one element on or below the diagonal. */
-export const factorUpdate: Kernel<undefined> = defineKernel({
+export const factorUpdate = defineKernel({
   name: "spdFactorUpdate",
   bindings: { l: "read_write f32" },
   params: { n: "u32", first: "u32" },
@@ -123,15 +120,12 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 });
 
 /** x = D L^-T L^-1 D b. One workgroup: one column of b; a step finishes one unknown and takes it off the others. */
-export const substitute: Kernel<undefined> = defineKernel({
+export const substitute = defineKernel({
   name: "spdSubstitute",
   bindings: { l: "read f32", d: "read f32", b: "read f32", x: "read_write f32" },
   params: { n: "u32", columns: "u32" },
   wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let column = group.y * groups.x + group.x;
-  if (column >= params.columns) { return; }
+${groupMain("column", "params.columns")}
   let n = params.n;
   let width = params.columns;
   for (var i = lane; i < n; i += 64u) { x[i * width + column] = d[i] * b[i * width + column]; }

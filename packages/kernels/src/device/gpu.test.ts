@@ -11,7 +11,6 @@ import {
   ShapeError,
   silu,
   type Gpu,
-  type Kernel,
   type Tensor,
 } from "../index.js";
 
@@ -186,7 +185,7 @@ interface ScaleVariant {
   readonly by: number;
 }
 
-const scale: Kernel<ScaleVariant> = defineKernel({
+const scale = defineKernel({
   name: "testScale",
   bindings: { x: "read f32", out: "write f32" },
   params: { count: "u32", offset: "f32", weights: "vec4<f32>" },

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, expectTypeOf, it } from "vitest";
 import { ConfigError } from "../base/errors.js";
 import { flatGrid, flatMain } from "./flat_grid.js";
 import { defineKernel } from "./kernel.js";
@@ -8,20 +8,20 @@ const addRows = defineKernel({
   name: "addRows",
   bindings: { x: "read f32", bias: "read f32", out: "write f32" },
   params: { count: "u32", width: "u32" },
-  wgsl: () => `${flatMain("i", "params.count")}
-  out[i] = x[i] + bias[i % params.width];
+  wgsl: (_, { bindings: { x, bias, out }, params }) => `${flatMain("i", params.count)}
+  ${out}[i] = ${x}[i] + ${bias}[i % ${params.width}];
 }`,
 });
 
 const scaled = defineKernel({
   name: "scaled",
   bindings: (v: { readonly scale: boolean }) => ({
-    x: "read f32" as const,
-    ...(v.scale ? { scale: "read f32" as const } : {}),
-    out: "write f32" as const,
+    x: "read f32",
+    ...(v.scale ? { scale: "read f32" } : {}),
+    out: "write f32",
   }),
   params: { count: "u32" },
-  wgsl: (v) => `${flatMain("i", "params.count")}
+  wgsl: (v, { params }) => `${flatMain("i", params.count)}
   out[i] = x[i]${v.scale ? " * scale[0]" : ""};
 }`,
 });
@@ -72,6 +72,31 @@ describe("names of bindings and parameters", () => {
       // @ts-expect-error no variant has such a binding
       gpu.run(scaled, { variant: { scale: true }, bindings: { x, factor: other, out }, ...common });
     }).toThrow(ConfigError);
+  });
+
+  it("are checked by the compiler in the text, too", () => {
+    const source = {
+      name: "copy",
+      bindings: { x: "read f32", out: "write f32" },
+      params: { count: "u32" },
+    } as const;
+    defineKernel({
+      ...source,
+      wgsl: (_, { bindings, params }) => {
+        expectTypeOf(params).toEqualTypeOf<{ readonly count: "params.count" }>();
+        expectTypeOf(bindings).toEqualTypeOf<{ readonly x: "x"; readonly out: "out" }>();
+        return `${flatMain("i", params.count)} ${bindings.out}[i] = ${bindings.x}[i]; }`;
+      },
+    });
+    // @ts-expect-error a misspelt parameter
+    defineKernel({ ...source, wgsl: (_, { params }) => `${params.cuont}` });
+    // @ts-expect-error a misspelt binding
+    defineKernel({ ...source, wgsl: (_, { bindings: { xs } }) => `${xs}[0]` });
+    expectTypeOf<Parameters<typeof scaled.source.wgsl>[0]>().toEqualTypeOf<{ readonly scale: boolean }>();
+    // @ts-expect-error a binding that is neither read nor write
+    defineKernel({ name: "copy", bindings: { x: "raed f32" }, wgsl: () => "" });
+    // @ts-expect-error a parameter of no type that a uniform holds
+    defineKernel({ name: "copy", bindings: { x: "read f32" }, params: { n: "u16" }, wgsl: () => "" });
   });
 
   it("one dimension holds 65535 workgroups; more are spread over two", () => {

@@ -46,8 +46,8 @@ export interface KernelSource<V, B extends Bindings = Bindings, P extends Params
   readonly subgroups?: boolean | ((variant: V) => boolean);
   /** Emit `enable f16;` even if no binding holds f16. */
   readonly f16?: boolean | ((variant: V) => boolean);
-  /** Everything after the header, `fn main` included. */
-  readonly wgsl: (variant: V, env: KernelEnvironment) => string;
+  /** Everything after the header, `fn main` included, from the variant, the names above and what the device has. */
+  wgsl(variant: V, context: KernelNames<B, P> & KernelEnvironment): string;
 }
 
 /** A binding that covers part of a tensor, in elements. */
@@ -85,6 +85,15 @@ type Named<T, Value> =
         readonly [K in Exclude<KeysOf<T>, CommonKeys<T>>]?: Value | undefined;
       };
 
+/**
+ * The names that a kernel declares, as its text spells them: `bindings.x` is "x", `params.count` is "params.count".
+ * Another name does not compile.
+ */
+export interface KernelNames<B extends Bindings = Bindings, P extends Params = Params> {
+  readonly bindings: { readonly [K in KeysOf<B> & string]: K };
+  readonly params: { readonly [K in KeysOf<P> & string]: `params.${K}` };
+}
+
 /** What a dispatch binds and sets; a name that the kernel does not declare does not compile. */
 export interface KernelCall<V, B extends Bindings = Bindings, P extends Params = Params> {
   /** Exactly what changes the code, never a shape. */
@@ -107,15 +116,17 @@ export interface Kernel<V, B extends Bindings = Bindings, P extends Params = Par
  *
  * @throws ConfigError for a description with unknown, missing or wrong parts.
  */
-export function defineKernel<V = undefined, B extends Bindings = Bindings, P extends Params = Params>(
-  source: KernelSource<V, B, P>,
-): Kernel<V, B, P> {
+export function defineKernel<
+  V = undefined,
+  const B extends Bindings = Bindings,
+  const P extends Params = Params,
+>(source: KernelSource<V, B, P>): Kernel<V, B, P> {
   checkConfig("defineKernel", source, ["name", "bindings", "params", "subgroups", "f16", "wgsl"]);
-  const { name, bindings, wgsl } = source;
+  const { name, bindings } = source;
   if (typeof name !== "string" || name === "")
     throw new ConfigError("defineKernel", `name is ${show(name)}; it must be a string that names the kernel`);
   if (typeof bindings !== "function") expectObject(name, "bindings", bindings);
-  expectFunction(name, "wgsl", wgsl);
+  expectFunction(name, "wgsl", Reflect.get(source, "wgsl"));
   return { source };
 }
 
@@ -279,7 +290,12 @@ export function shaderText<V>(
       `@group(0) @binding(${String(index + 1)}) var<storage, ${access}> ${b.name}: array<${b.element}>;`,
     );
   });
-  lines.push(source.wgsl(variant, env));
+  const context = {
+    ...env,
+    bindings: Object.fromEntries(bindings.map(({ name }) => [name, name])),
+    params: Object.fromEntries(params.fields.map(({ name }) => [name, `params.${name}` as const])),
+  };
+  lines.push(source.wgsl(variant, context));
   return lines.join("\n");
 }
 

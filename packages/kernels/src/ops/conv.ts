@@ -1,6 +1,6 @@
-import { flatMain } from "../kernel/flat_grid.js";
+import { flatGrid, flatMain } from "../kernel/flat_grid.js";
 import { ShapeError } from "../base/errors.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel } from "../kernel/kernel.js";
 import { sumMiddle } from "../tensor/reduce.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
@@ -32,13 +32,13 @@ ${flatMain("index", extent)}
   let d = index % params.dim;`;
 
 /** x holds taps - 1 rows more than out: y[t] = bias + sum_j weight[j] x[t + j]. */
-const forwardKernel: Kernel<ConvVariant> = defineKernel({
+const forwardKernel = defineKernel({
   name: "causalConv1d",
   bindings: (v: ConvVariant) => ({
-    x: `read ${v.x}` as const,
-    weight: `read ${v.weight}` as const,
-    ...(v.bias ? { bias: `read ${v.bias}` as const } : {}),
-    out: `write ${v.x}` as const,
+    x: `read ${v.x}`,
+    weight: `read ${v.weight}`,
+    ...(v.bias ? { bias: `read ${v.bias}` } : {}),
+    out: `write ${v.x}`,
   }),
   params,
   wgsl: (v) => /* wgsl */ `
@@ -51,12 +51,12 @@ ${head("params.batch * params.out_rows * params.dim")}
 }`,
 });
 
-const inputKernel: Kernel<ConvVariant> = defineKernel({
+const inputKernel = defineKernel({
   name: "causalConv1dBackwardInput",
   bindings: (v: ConvVariant) => ({
-    grad: `read ${v.x}` as const,
-    weight: `read ${v.weight}` as const,
-    out: `write ${v.x}` as const,
+    grad: `read ${v.x}`,
+    weight: `read ${v.weight}`,
+    out: `write ${v.x}`,
   }),
   params,
   wgsl: (v) => /* wgsl */ `
@@ -72,12 +72,12 @@ ${head("params.batch * params.rows * params.dim")}
 });
 
 /** Partial sums over chunks of rows, in f32: out[chunk, d, j]. */
-const weightKernel: Kernel<ConvVariant> = defineKernel({
+const weightKernel = defineKernel({
   name: "causalConv1dBackwardWeight",
   bindings: (v: ConvVariant) => ({
-    grad: `read ${v.x}` as const,
-    x: `read ${v.x}` as const,
-    out: "write f32" as const,
+    grad: `read ${v.x}`,
+    x: `read ${v.x}`,
+    out: "write f32",
   }),
   params,
   wgsl: () => /* wgsl */ `
@@ -136,13 +136,9 @@ export function causalConv1d(
     const before = state ?? x.gpu.zeros([batch, taps - 1, dim], x.dtype);
     const all = taps > 1 ? concat([before, x], 1) : x;
     const total = rows + taps - 1;
-    const call = (
-      n: number,
-      chunk = 1,
-      chunks = 1,
-    ): { params: Record<string, number>; workgroups: [number, number] } => ({
+    const call = (n: number, chunk = 1, chunks = 1) => ({
       params: { batch, rows: total, out_rows: rows, dim, taps, chunk, chunks },
-      workgroups: grid1d(Math.ceil(n / 64)),
+      workgroups: flatGrid(n),
     });
     const variant = {
       x: x.dtype as Float,

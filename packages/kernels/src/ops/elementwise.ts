@@ -4,7 +4,7 @@ import { checkDType, isFloat, type DType } from "../base/dtype.js";
 import { topological } from "../expr/derive.js";
 import { e, input, isExpr, type Expr } from "../expr/expr.js";
 import type { Gpu } from "../device/gpu.js";
-import { defineKernel, grid1d, type Kernel, type ParamValue } from "../kernel/kernel.js";
+import { defineKernel, grid1d, type ParamValue } from "../kernel/kernel.js";
 import { kernelOf, MAX_RANK, type Access, type Operand, type Variant } from "./elementwise.wgsl.js";
 import { show } from "../base/show.js";
 import { sumToShape } from "../tensor/reduce.js";
@@ -268,12 +268,12 @@ interface CastVariant {
   readonly to: DType;
 }
 
-const castKernel: Kernel<CastVariant> = defineKernel({
+const castKernel = defineKernel({
   name: "cast",
-  bindings: (v: CastVariant) => ({ x: `read vec4<${v.from}>` as const, out: `write vec4<${v.to}>` as const }),
+  bindings: (v: CastVariant) => ({ x: `read vec4<${v.from}>`, out: `write vec4<${v.to}>` }),
   params: { count: "u32" },
-  wgsl: (v) => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (v, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   out[i] = vec4<${v.to}>(x[i]);
 }`,
 });

@@ -77,7 +77,7 @@ export function kernelOf(name: string, inputs: readonly string[], root: Expr): K
         Object.assign(params, { dimsLow: "vec4<u32>", dimsHigh: "vec4<u32>" });
       return params;
     },
-    wgsl: (v) => {
+    wgsl: (v, { params }) => {
       const T = v.lanes === 4 ? "vec4f" : "f32";
       const lines: string[] = [];
       const strided = v.operands.flatMap((o, i) => (o.access === "strided" ? [i] : []));
@@ -134,7 +134,7 @@ export function kernelOf(name: string, inputs: readonly string[], root: Expr): K
       }
       return /* wgsl */ `
 ${[...helpers.values()].join("\n")}
-${flatMain("i", "params.count")}
+${flatMain("i", params.count)}
   ${lines.join("\n  ")}
 }`;
     },

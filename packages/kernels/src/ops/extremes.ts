@@ -1,7 +1,7 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { ShapeError } from "../base/errors.js";
 import type { DType } from "../base/dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
@@ -25,12 +25,12 @@ interface ExtremeVariant {
 }
 
 /** Extreme along the middle axis and its position; one invocation per output. */
-const extremeKernel: Kernel<ExtremeVariant> = defineKernel({
+const extremeKernel = defineKernel({
   name: "extreme",
   bindings: (v: ExtremeVariant) => ({
-    x: `read ${v.dtype}` as const,
-    value: `write ${v.dtype}` as const,
-    index: "write i32" as const,
+    x: `read ${v.dtype}`,
+    value: `write ${v.dtype}`,
+    index: "write i32",
   }),
   params: { outer: "u32", extent: "u32", inner: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -48,12 +48,12 @@ ${flatMain("i", "params.outer * params.inner")}
 }`,
 });
 
-const spreadKernel: Kernel<{ dtype: string }> = defineKernel({
+const spreadKernel = defineKernel({
   name: "extremeBackward",
   bindings: (v: { dtype: string }) => ({
-    grad: `read ${v.dtype}` as const,
-    index: "read i32" as const,
-    out: `read_write ${v.dtype}` as const,
+    grad: `read ${v.dtype}`,
+    index: "read i32",
+    out: `read_write ${v.dtype}`,
   }),
   params: { outer: "u32", extent: "u32", inner: "u32" },
   wgsl: () => /* wgsl */ `

@@ -1,6 +1,6 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { DTypeError } from "../base/errors.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { expectInteger, expectNoMore, expectTensor } from "../base/validate.js";
 
@@ -15,7 +15,7 @@ export interface Grouping {
 const WIDE = 64;
 
 /** Few buckets: one workgroup, a thread per bucket reads the whole list twice. */
-const fewKernel: Kernel<undefined> = defineKernel({
+const fewKernel = defineKernel({
   name: "groupFew",
   bindings: { ids: "read i32", offsets: "write u32", order: "write u32" },
   params: { count: "u32", buckets: "u32" },
@@ -39,18 +39,18 @@ fn main(@builtin(local_invocation_index) bucket: u32) {
 }`,
 });
 
-const countKernel: Kernel<undefined> = defineKernel({
+const countKernel = defineKernel({
   name: "groupCount",
   bindings: { ids: "read i32", counts: "read_write atomic<u32>" },
   params: { count: "u32", buckets: "u32" },
-  wgsl: () => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let key = ids[i];
   if (key >= 0 && u32(key) < params.buckets) { atomicAdd(&counts[key], 1u); }
 }`,
 });
 
-const startsKernel: Kernel<undefined> = defineKernel({
+const startsKernel = defineKernel({
   name: "groupStarts",
   bindings: { counts: "read u32", offsets: "write u32", cursor: "write u32" },
   params: { buckets: "u32" },
@@ -76,23 +76,23 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 }`,
 });
 
-const placeKernel: Kernel<undefined> = defineKernel({
+const placeKernel = defineKernel({
   name: "groupPlace",
   bindings: { ids: "read i32", cursor: "read_write atomic<u32>", order: "write u32" },
   params: { count: "u32", buckets: "u32" },
-  wgsl: () => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let key = ids[i];
   if (key >= 0 && u32(key) < params.buckets) { order[atomicAdd(&cursor[key], 1u)] = i; }
 }`,
 });
 
 /** Atomics fill a bucket in any order; heapsort puts its positions in increasing order, so results are repeatable. */
-const orderKernel: Kernel<undefined> = defineKernel({
+const orderKernel = defineKernel({
   name: "groupOrder",
   bindings: { offsets: "read u32", order: "read_write u32" },
   params: { buckets: "u32" },
-  wgsl: () => /* wgsl */ `
+  wgsl: (_, { params }) => /* wgsl */ `
 fn sift(first: u32, root: u32, count: u32) {
   let value = order[first + root];
   var hole = root;
@@ -106,7 +106,7 @@ fn sift(first: u32, root: u32, count: u32) {
   }
   order[first + hole] = value;
 }
-${flatMain("b", "params.buckets")}
+${flatMain("b", params.buckets)}
   let first = offsets[b];
   let count = offsets[b + 1u] - first;
   if (count < 2u) { return; }

@@ -1,6 +1,6 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { DTypeError, ShapeError } from "../base/errors.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import { widenRows } from "../stored/widen.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
@@ -24,12 +24,12 @@ interface IndexVariant {
 const element = (v: IndexVariant): string => (v.vec ? `vec4<${v.dtype}>` : v.dtype);
 
 /** out[o, n, :] = x[o, ids[n], :]; NaN (0 for integers) where ids[n] lies outside. */
-const gatherKernel: Kernel<IndexVariant> = defineKernel({
+const gatherKernel = defineKernel({
   name: "gather",
   bindings: (v: IndexVariant) => ({
-    x: `read ${element(v)}` as const,
-    ids: "read i32" as const,
-    out: `write ${element(v)}` as const,
+    x: `read ${element(v)}`,
+    ids: "read i32",
+    out: `write ${element(v)}`,
   }),
   params: { outer: "u32", extent: "u32", inner: "u32", count: "u32", nan: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -45,13 +45,13 @@ ${flatMain("i", "params.outer * params.count * params.inner")}
 });
 
 /** out[o, v, :] = sum over the positions n with ids[n] = v of g[o, n, :], in increasing n. */
-const gatherSumKernel: Kernel<IndexVariant> = defineKernel({
+const gatherSumKernel = defineKernel({
   name: "gatherBackward",
   bindings: (v: IndexVariant) => ({
-    g: `read ${element(v)}` as const,
-    offsets: "read u32" as const,
-    order: "read u32" as const,
-    out: `write ${element(v)}` as const,
+    g: `read ${element(v)}`,
+    offsets: "read u32",
+    order: "read u32",
+    out: `write ${element(v)}`,
   }),
   params: { outer: "u32", extent: "u32", inner: "u32", count: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -78,7 +78,7 @@ function call(
   dtype: string,
   e: Extents,
   rows: number,
-): { variant: IndexVariant; params: Record<string, number>; workgroups: [number, number] } {
+): { variant: IndexVariant; params: Extents; workgroups: [number, number] } {
   const vec = e.inner % 4 === 0 && e.inner > 0;
   const inner = vec ? e.inner / 4 : e.inner;
   return {
@@ -181,12 +181,12 @@ export function scatterAdd(updates: Tensor, indices: Tensor, size: number, ...mo
   })[0]!;
 }
 
-const guardedKernel: Kernel<IndexVariant> = defineKernel({
+const guardedKernel = defineKernel({
   name: "scatterBackward",
   bindings: (v: IndexVariant) => ({
-    x: `read ${element(v)}` as const,
-    ids: "read i32" as const,
-    out: `write ${element(v)}` as const,
+    x: `read ${element(v)}`,
+    ids: "read i32",
+    out: `write ${element(v)}`,
   }),
   params: { extent: "u32", inner: "u32", count: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -204,7 +204,7 @@ function zeroOutside(g: Tensor, ids: Tensor, e: Extents, shape: readonly number[
   const { extent, inner, count } = params;
   g.gpu.run(guardedKernel, {
     variant,
-    params: { extent: extent!, inner: inner!, count: count! },
+    params: { extent, inner, count },
     workgroups,
     bindings: { x: g, ids, out },
   });
@@ -215,16 +215,16 @@ interface AlongVariant {
   readonly dtype: string;
 }
 
-const alongKernel: Kernel<AlongVariant> = defineKernel({
+const alongKernel = defineKernel({
   name: "takeAlong",
   bindings: (v: AlongVariant) => ({
-    x: `read ${v.dtype}` as const,
-    ids: "read i32" as const,
-    out: `write ${v.dtype}` as const,
+    x: `read ${v.dtype}`,
+    ids: "read i32",
+    out: `write ${v.dtype}`,
   }),
   params: { width: "u32", taken: "u32", count: "u32", nan: "u32" },
-  wgsl: (v) => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (v, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let key = ids[i];
   if (key < 0 || u32(key) >= params.width) {
     out[i] = ${v.dtype === "f32" || v.dtype === "f16" ? `${v.dtype}(bitcast<f32>(params.nan))` : "0"};
@@ -234,16 +234,16 @@ ${flatMain("i", "params.count")}
 }`,
 });
 
-const alongBackwardKernel: Kernel<AlongVariant> = defineKernel({
+const alongBackwardKernel = defineKernel({
   name: "takeAlongBackward",
   bindings: (v: AlongVariant) => ({
-    g: `read ${v.dtype}` as const,
-    ids: "read i32" as const,
-    out: `write ${v.dtype}` as const,
+    g: `read ${v.dtype}`,
+    ids: "read i32",
+    out: `write ${v.dtype}`,
   }),
   params: { width: "u32", taken: "u32", count: "u32" },
-  wgsl: (v) => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (v, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let first = i / params.width * params.taken;
   let own = i32(i % params.width);
   var total = 0.0;

@@ -1,3 +1,4 @@
+import { groupMain } from "../kernel/flat_grid.js";
 import type { Gpu } from "../device/gpu.js";
 import type { Tensor } from "../tensor/tensor.js";
 
@@ -68,10 +69,7 @@ ${reduce("row_max", (a, b) => `max(${a}, ${b})`)}`;
 /** Head of `main` of a row kernel: `row`, `lane`, and `first`, the row's first piece. */
 export function rowMain(v: RowVariant, body: string): string {
   return /* wgsl */ `
-@compute @workgroup_size(${String(v.lanes || 64)})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = group.y * groups.x + group.x;
-  if (row >= params.rows) { return; }
+${groupMain("row", "params.rows", v.lanes || 64)}
   let pieces = params.width / PIECE;
   let first = row * pieces;
   ${body}

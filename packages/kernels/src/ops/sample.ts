@@ -1,6 +1,6 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { DTypeError, ShapeError } from "../base/errors.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
@@ -27,12 +27,12 @@ export interface SampleOptions extends Partial<RandomOptions> {
 
 const MAX_F32 = 3.4028234663852886e38;
 
-const sampleKernel: Kernel<{ step: boolean }> = defineKernel({
+const sampleKernel = defineKernel({
   name: "sample",
   bindings: (v: { step: boolean }) => ({
-    logits: "read f32" as const,
-    out: "write i32" as const,
-    ...(v.step ? { step: "read u32" as const } : {}),
+    logits: "read f32",
+    out: "write i32",
+    ...(v.step ? { step: "read u32" } : {}),
   }),
   params: {
     width: "u32",
@@ -201,7 +201,7 @@ export function sample(logits: Tensor, options: SampleOptions = {}): Tensor {
   return out;
 }
 
-const penaltyKernel: Kernel<undefined> = defineKernel({
+const penaltyKernel = defineKernel({
   name: "repetitionPenalty",
   bindings: { logits: "read f32", ids: "read i32", out: "read_write f32" },
   params: { width: "u32", count: "u32", rows: "u32", penalty: "f32" },

@@ -3,7 +3,7 @@ import { ConfigError, ShapeError } from "../base/errors.js";
 import { derive } from "../expr/derive.js";
 import { e, input, type Expr } from "../expr/expr.js";
 import { exprToWgsl } from "../expr/wgsl.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
@@ -92,7 +92,7 @@ ${flatMain("index", "params.outer * params.chunks * params.inner")}
   let o = index / (params.inner * params.chunks);
   let first = c * params.chunk;
   let last = min(first + params.chunk, params.extent);`;
-  const totalsKernel: Kernel<undefined> = defineKernel({
+  const totalsKernel = defineKernel({
     name: `${name}ScanTotals`,
     bindings: { ...bind("x", "read"), ...bind("y", "write") },
     params,
@@ -105,7 +105,7 @@ ${head}
   ${store("y", "index", "value")}
 }`,
   });
-  const scanKernel: Kernel<{ prefix: boolean }> = defineKernel({
+  const scanKernel = defineKernel({
     name: `${name}Scan`,
     bindings: (v: { prefix: boolean }) => ({
       ...bind("x", "read"),
@@ -139,7 +139,7 @@ ${head}
     "f32",
     "d",
   );
-  const backwardKernel: Kernel<undefined> = defineKernel({
+  const backwardKernel = defineKernel({
     name: `${name}ScanBackward`,
     bindings: { ...bind("x", "read"), ...bind("y", "read"), ...bind("g", "read"), ...bind("dx", "write") },
     params,

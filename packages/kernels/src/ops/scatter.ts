@@ -1,7 +1,7 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { DTypeError, ShapeError } from "../base/errors.js";
 import { isFloat, type DType } from "../base/dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
@@ -24,12 +24,12 @@ export type ScatterReduction = "none" | "add" | "mul" | "max" | "min";
 
 const REDUCTIONS: readonly ScatterReduction[] = ["none", "add", "mul", "max", "min"];
 
-const idsKernel: Kernel<undefined> = defineKernel({
+const idsKernel = defineKernel({
   name: "rowIds",
   bindings: { indices: "read i32", out: "write i32" },
   params: { count: "u32", depth: "u32", dimsLow: "vec4<u32>", dimsHigh: "vec4<u32>" },
-  wgsl: () => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   var row = 0;
   var inside = true;
   for (var j = 0u; j < params.depth; j++) {
@@ -87,14 +87,14 @@ ${flatMain("i", "params.rows * params.inner")}
   let last = offsets[row + 1u];`;
 const params = { rows: "u32", inner: "u32" } as const;
 
-const scatterKernel: Kernel<ScatterVariant> = defineKernel({
+const scatterKernel = defineKernel({
   name: "scatterRows",
   bindings: (v: ScatterVariant) => ({
-    x: `read ${v.dtype}` as const,
-    updates: `read ${v.dtype}` as const,
-    offsets: "read u32" as const,
-    order: "read u32" as const,
-    out: `write ${v.dtype}` as const,
+    x: `read ${v.dtype}`,
+    updates: `read ${v.dtype}`,
+    offsets: "read u32",
+    order: "read u32",
+    out: `write ${v.dtype}`,
   }),
   params,
   wgsl: (v) => /* wgsl */ `
@@ -140,16 +140,16 @@ function gradients(reduction: ScatterReduction): string {
   }
 }
 
-const backwardKernel: Kernel<ScatterVariant> = defineKernel({
+const backwardKernel = defineKernel({
   name: "scatterRowsBackward",
   bindings: (v: ScatterVariant) => ({
-    grad: `read ${v.dtype}` as const,
-    x: `read ${v.dtype}` as const,
-    updates: `read ${v.dtype}` as const,
-    offsets: "read u32" as const,
-    order: "read u32" as const,
-    dx: `write ${v.dtype}` as const,
-    du: `read_write ${v.dtype}` as const,
+    grad: `read ${v.dtype}`,
+    x: `read ${v.dtype}`,
+    updates: `read ${v.dtype}`,
+    offsets: "read u32",
+    order: "read u32",
+    dx: `write ${v.dtype}`,
+    du: `read_write ${v.dtype}`,
   }),
   params,
   wgsl: (v) => /* wgsl */ `

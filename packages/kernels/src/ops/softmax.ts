@@ -1,5 +1,5 @@
 import { ShapeError } from "../base/errors.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
@@ -28,11 +28,11 @@ const rowExponentials = /* wgsl */ `${rowTop}
   for (var i = lane; i < pieces; i += WIDTH) { s += exp(T(x[first + i]) - top); }
   let total = row_sum(fold_sum(s), lane);`;
 
-const softmaxKernel: Kernel<SoftmaxVariant> = defineKernel({
+const softmaxKernel = defineKernel({
   name: "softmax",
   bindings: (v: SoftmaxVariant) => ({
-    x: `read ${rowElement(v)}` as const,
-    out: `write ${rowElement(v)}` as const,
+    x: `read ${rowElement(v)}`,
+    out: `write ${rowElement(v)}`,
   }),
   params: { rows: "u32", width: "u32" },
   subgroups: (v) => v.lanes > 0,
@@ -49,12 +49,12 @@ ${rowMain(
 )}`,
 });
 
-const softmaxBackwardKernel: Kernel<SoftmaxVariant> = defineKernel({
+const softmaxBackwardKernel = defineKernel({
   name: "softmaxBackward",
   bindings: (v: SoftmaxVariant) => ({
-    y: `read ${rowElement(v)}` as const,
-    grad: `read ${rowElement(v)}` as const,
-    out: `write ${rowElement(v)}` as const,
+    y: `read ${rowElement(v)}`,
+    grad: `read ${rowElement(v)}`,
+    out: `write ${rowElement(v)}`,
   }),
   params: { rows: "u32", width: "u32" },
   subgroups: (v) => v.lanes > 0,
@@ -117,9 +117,9 @@ export function logSoftmax(x: Tensor, options: SoftmaxOptions = {}): Tensor {
   return softmaxOp("logSoftmax", x, options, true);
 }
 
-const logSumExpKernel: Kernel<RowVariant> = defineKernel({
+const logSumExpKernel = defineKernel({
   name: "logSumExp",
-  bindings: (v: RowVariant) => ({ x: `read ${rowElement(v)}` as const, out: `write ${v.dtype}` as const }),
+  bindings: (v: RowVariant) => ({ x: `read ${rowElement(v)}`, out: `write ${v.dtype}` }),
   params: { rows: "u32", width: "u32" },
   subgroups: (v) => v.lanes > 0,
   wgsl: (v) => /* wgsl */ `
@@ -132,13 +132,13 @@ ${rowMain(
 )}`,
 });
 
-const logSumExpBackwardKernel: Kernel<RowVariant> = defineKernel({
+const logSumExpBackwardKernel = defineKernel({
   name: "logSumExpBackward",
   bindings: (v: RowVariant) => ({
-    x: `read ${rowElement(v)}` as const,
-    lse: `read ${v.dtype}` as const,
-    grad: `read ${v.dtype}` as const,
-    out: `write ${rowElement(v)}` as const,
+    x: `read ${rowElement(v)}`,
+    lse: `read ${v.dtype}`,
+    grad: `read ${v.dtype}`,
+    out: `write ${rowElement(v)}`,
   }),
   params: { rows: "u32", width: "u32" },
   subgroups: (v) => v.lanes > 0,

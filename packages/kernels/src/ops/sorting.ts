@@ -1,7 +1,7 @@
-import { flatMain } from "../kernel/flat_grid.js";
+import { flatMain, groupMain } from "../kernel/flat_grid.js";
 import { ShapeError } from "../base/errors.js";
 import type { DType } from "../base/dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
@@ -24,13 +24,13 @@ interface KeyVariant {
   readonly descending: boolean;
 }
 
-const prepareKernel: Kernel<KeyVariant> = defineKernel({
+const prepareKernel = defineKernel({
   name: "sortPrepare",
-  bindings: (v: KeyVariant) => ({ x: `read ${v.dtype}` as const, pairs: "write vec2<u32>" as const }),
+  bindings: (v: KeyVariant) => ({ x: `read ${v.dtype}`, pairs: "write vec2<u32>" }),
   params: { width: "u32", padded: "u32", count: "u32" },
-  wgsl: (v) => /* wgsl */ `
+  wgsl: (v, { params }) => /* wgsl */ `
 ${orderKey(v.dtype)}
-${flatMain("i", "params.count")}
+${flatMain("i", params.count)}
   let at = i % params.padded;
   var key = 0xffffffffu;
   if (at < params.width) { key = order_key(x[i / params.padded * params.width + at]); }
@@ -43,16 +43,15 @@ ${flatMain("i", "params.count")}
 const after = "fn after(a: vec2u, b: vec2u) -> bool { return a.x > b.x || (a.x == b.x && a.y > b.y); }";
 
 /** Bitonic stages inside blocks: all of them (`from` = 2) or the last of a larger stage (`from` = `to`). */
-const localKernel: Kernel<undefined> = defineKernel({
+const localKernel = defineKernel({
   name: "sortLocal",
   bindings: { pairs: "read_write vec2<u32>" },
   params: { block: "u32", from_: "u32", to: "u32", padded: "u32" },
   wgsl: () => /* wgsl */ `
 ${after}
 var<workgroup> local: array<vec2u, ${String(BLOCK)}>;
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let base = (group.y * groups.x + group.x) * params.block;
+${groupMain("block")}
+  let base = block * params.block;
   for (var i = lane; i < params.block; i += 64u) { local[i] = pairs[base + i]; }
   for (var stage = params.from_; stage <= params.to; stage <<= 1u) {
     for (var step = min(stage, params.block) >> 1u; step > 0u; step >>= 1u) {
@@ -72,13 +71,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 }`,
 });
 
-const stepKernel: Kernel<undefined> = defineKernel({
+const stepKernel = defineKernel({
   name: "sortStep",
   bindings: { pairs: "read_write vec2<u32>" },
   params: { stage: "u32", step: "u32", padded: "u32", count: "u32" },
-  wgsl: () => /* wgsl */ `
+  wgsl: (_, { params }) => /* wgsl */ `
 ${after}
-${flatMain("t", "params.count")}
+${flatMain("t", params.count)}
   let i = 2u * t - (t & (params.step - 1u));
   let j = i + params.step;
   let up = ((i % params.padded) & params.stage) == 0u;
@@ -88,17 +87,17 @@ ${flatMain("t", "params.count")}
 }`,
 });
 
-const finishKernel: Kernel<{ dtype: string }> = defineKernel({
+const finishKernel = defineKernel({
   name: "sortFinish",
   bindings: (v: { dtype: string }) => ({
-    x: `read ${v.dtype}` as const,
-    pairs: "read vec2<u32>" as const,
-    values: `write ${v.dtype}` as const,
-    indices: "write i32" as const,
+    x: `read ${v.dtype}`,
+    pairs: "read vec2<u32>",
+    values: `write ${v.dtype}`,
+    indices: "write i32",
   }),
   params: { width: "u32", padded: "u32", count: "u32" },
-  wgsl: () => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let row = i / params.width;
   let at = pairs[row * params.padded + i % params.width].y;
   values[i] = x[row * params.width + at];
@@ -111,16 +110,16 @@ interface PlaceVariant {
 }
 
 /** dx[row, indices[row, j]] = g[row, j]: the indices of a row differ from each other. */
-const placeKernel: Kernel<PlaceVariant> = defineKernel({
+const placeKernel = defineKernel({
   name: "sortBackward",
   bindings: (v: PlaceVariant) => ({
-    g: `read ${v.dtype}` as const,
-    indices: "read i32" as const,
-    out: `read_write ${v.dtype}` as const,
+    g: `read ${v.dtype}`,
+    indices: "read i32",
+    out: `read_write ${v.dtype}`,
   }),
   params: { width: "u32", taken: "u32", count: "u32" },
-  wgsl: () => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   out[i / params.taken * params.width + u32(indices[i])] = g[i];
 }`,
 });
@@ -242,17 +241,17 @@ interface TopVariant {
   readonly largest: boolean;
 }
 
-const topkKernel: Kernel<TopVariant> = defineKernel({
+const topkKernel = defineKernel({
   name: "topk",
   bindings: (v: TopVariant) => ({
-    x: `read ${v.dtype}` as const,
-    values: `write ${v.dtype}` as const,
-    indices: "write i32" as const,
+    x: `read ${v.dtype}`,
+    values: `write ${v.dtype}`,
+    indices: "write i32",
   }),
   params: { rows: "u32", width: "u32", k: "u32" },
-  wgsl: (v) => /* wgsl */ `
+  wgsl: (v, { params }) => /* wgsl */ `
 ${orderKey(v.dtype)}
-${flatMain("row", "params.rows")}
+${flatMain("row", params.rows)}
   var keys: array<u32, ${String(SMALL_K)}>;
   var at: array<u32, ${String(SMALL_K)}>;
   var held = 0u;

@@ -1,6 +1,7 @@
 import { ShapeError } from "../base/errors.js";
+import { flatMain } from "../kernel/flat_grid.js";
 import type { DType } from "../base/dtype.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
 
 interface StridedVariant {
@@ -9,11 +10,11 @@ interface StridedVariant {
 }
 
 /** to[toOffset + sum i toStride] = from[fromOffset + sum i fromStride] for every index i of `dims` (six axes). */
-const stridedKernel: Kernel<StridedVariant> = defineKernel({
+const stridedKernel = defineKernel({
   name: "stridedCopy",
   bindings: (v: StridedVariant) => {
     const element = v.vec ? `vec4<${v.dtype}>` : v.dtype;
-    return { from_: `read ${element}` as const, to: `read_write ${element}` as const };
+    return { from_: `read ${element}`, to: `read_write ${element}` };
   },
   params: {
     dimsLow: "vec4<u32>",
@@ -26,11 +27,9 @@ const stridedKernel: Kernel<StridedVariant> = defineKernel({
     toOffset: "i32",
     count: "u32",
   },
-  wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  var i = id.y * groups.x * 64u + id.x;
-  if (i >= params.count) { return; }
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("index", params.count)}
+  var i = index;
   var source = params.fromOffset;
   var target_ = params.toOffset;
   ${["High", "Low"]

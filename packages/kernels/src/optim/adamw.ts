@@ -1,7 +1,7 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { ConfigError, ShapeError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
@@ -36,19 +36,19 @@ export interface StepOptions {
 }
 
 /** hyper: learning rate, 1 / (1 - beta1^t), 1 / (1 - beta2^t). Moments and parameter in one pass. */
-const adamwKernel: Kernel<{ scale: boolean }> = defineKernel({
+const adamwKernel = defineKernel({
   name: "adamw",
   bindings: (v: { scale: boolean }) => ({
-    parameter: "read_write vec4<f32>" as const,
-    m: "read_write vec4<f32>" as const,
-    v: "read_write vec4<f32>" as const,
-    grad: "read vec4<f32>" as const,
-    hyper: "read f32" as const,
-    ...(v.scale ? { scale: "read f32" as const } : {}),
+    parameter: "read_write vec4<f32>",
+    m: "read_write vec4<f32>",
+    v: "read_write vec4<f32>",
+    grad: "read vec4<f32>",
+    hyper: "read f32",
+    ...(v.scale ? { scale: "read f32" } : {}),
   }),
   params: { count: "u32", beta1: "f32", beta2: "f32", eps: "f32", decay: "f32" },
-  wgsl: (v) => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (v, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let rate = hyper[0];
   let g = grad[i]${v.scale ? " * scale[0]" : ""};
   let m_i = params.beta1 * m[i] + (1.0 - params.beta1) * g;

@@ -1,16 +1,16 @@
 import { ConfigError } from "../base/errors.js";
-import { defineKernel, type Kernel } from "../kernel/kernel.js";
+import { defineKernel } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { expectDType, expectNumber, expectRecord } from "../base/validate.js";
 
 const MAX_GROUPS = 64;
 const GROUP_ELEMENTS = 16384;
 
-const squaresKernel: Kernel<{ dtype: string }> = defineKernel({
+const squaresKernel = defineKernel({
   name: "sumOfSquares",
   bindings: (v: { dtype: string }) => ({
-    x: `read vec4<${v.dtype}>` as const,
-    partial: "read_write f32" as const,
+    x: `read vec4<${v.dtype}>`,
+    partial: "read_write f32",
   }),
   params: { count: "u32", size: "u32", offset: "u32" },
   wgsl: () => /* wgsl */ `
@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 }`,
 });
 
-const clipKernel: Kernel<undefined> = defineKernel({
+const clipKernel = defineKernel({
   name: "clipGradNorm",
   bindings: { partial: "read f32", norm: "write f32", scale: "write f32" },
   params: { count: "u32", limit: "f32" },

@@ -1,7 +1,7 @@
 import { flatMain } from "../kernel/flat_grid.js";
 import { ConfigError, DTypeError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
@@ -61,18 +61,19 @@ interface RandomVariant {
   readonly step: boolean;
 }
 
-const stepBinding = (present: boolean): Record<string, "read u32"> => (present ? { step: "read u32" } : {});
+const stepBinding = (present: boolean): { readonly step?: "read u32" } =>
+  present ? { step: "read u32" } : {};
 const draw = (i: string, step: boolean): string =>
   `philox(vec4u(${i}, 0u, ${step ? "step[0]" : "0u"}, params.stream), vec2u(params.seed_low, params.seed_high))`;
 const seeds = { seed_low: "u32", seed_high: "u32", stream: "u32", count: "u32" } as const;
 
-const randomKernel: Kernel<RandomVariant> = defineKernel({
+const randomKernel = defineKernel({
   name: "random",
-  bindings: (v: RandomVariant) => ({ out: "write vec4<f32>" as const, ...stepBinding(v.step) }),
+  bindings: (v: RandomVariant) => ({ out: "write vec4<f32>", ...stepBinding(v.step) }),
   params: { ...seeds, low: "f32", scale: "f32" },
-  wgsl: (v) => /* wgsl */ `
+  wgsl: (v, { params }) => /* wgsl */ `
 ${philox}
-${flatMain("i", "params.count")}
+${flatMain("i", params.count)}
   let r = ${draw("i", v.step)};
   let u = vec4f(unit(r.x), unit(r.y), unit(r.z), unit(r.w));
   ${
@@ -153,17 +154,17 @@ interface DropoutVariant {
   readonly step: boolean;
 }
 
-const dropoutKernel: Kernel<DropoutVariant> = defineKernel({
+const dropoutKernel = defineKernel({
   name: "dropout",
   bindings: (v: DropoutVariant) => ({
-    x: `read vec4<${v.dtype}>` as const,
-    out: `write vec4<${v.dtype}>` as const,
+    x: `read vec4<${v.dtype}>`,
+    out: `write vec4<${v.dtype}>`,
     ...stepBinding(v.step),
   }),
   params: { ...seeds, p: "f32" },
-  wgsl: (v) => /* wgsl */ `
+  wgsl: (v, { params }) => /* wgsl */ `
 ${philox}
-${flatMain("i", "params.count")}
+${flatMain("i", params.count)}
   let r = ${draw("i", v.step)};
   let u = vec4f(unit(r.x), unit(r.y), unit(r.z), unit(r.w));
   out[i] = vec4<${v.dtype}>(select(vec4f(), vec4f(x[i]) / (1.0 - params.p), u >= vec4f(params.p)));

@@ -1,21 +1,21 @@
-import { flatMain } from "../kernel/flat_grid.js";
-import { defineKernel, grid1d, type Kernel } from "../kernel/kernel.js";
+import { flatMain, groupMain } from "../kernel/flat_grid.js";
+import { defineKernel, grid1d } from "../kernel/kernel.js";
 import type { Tensor } from "./tensor.js";
 
 interface AddVariant {
   readonly dtype: string;
 }
 
-const addKernel: Kernel<AddVariant> = defineKernel({
+const addKernel = defineKernel({
   name: "accumulate",
   bindings: (v: AddVariant) => ({
-    a: `read vec4<${v.dtype}>` as const,
-    b: `read vec4<${v.dtype}>` as const,
-    out: `write vec4<${v.dtype}>` as const,
+    a: `read vec4<${v.dtype}>`,
+    b: `read vec4<${v.dtype}>`,
+    out: `write vec4<${v.dtype}>`,
   }),
   params: { count: "u32" },
-  wgsl: (v) => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (v, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   out[i] = vec4<${v.dtype}>(vec4f(a[i]) + vec4f(b[i]));
 }`,
 });
@@ -41,17 +41,15 @@ interface SumVariant {
 }
 
 /** out[o, c, i] = sum of x[o, r, i] over the r of chunk c, in increasing order per thread. */
-const sumKernel: Kernel<SumVariant> = defineKernel({
+const sumKernel = defineKernel({
   name: "sumAxis",
-  bindings: (v: SumVariant) => ({ x: `read ${v.from}` as const, out: `write ${v.to}` as const }),
+  bindings: (v: SumVariant) => ({ x: `read ${v.from}`, out: `write ${v.to}` }),
   params: { outer: "u32", extent: "u32", inner: "u32", chunk: "u32", chunks: "u32" },
   wgsl: (v) =>
     v.contiguous
       ? /* wgsl */ `
 var<workgroup> partial: array<f32, 64>;
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let index = group.y * groups.x + group.x;
+${groupMain("index")}
   let row = index / params.chunks;
   let first = (index % params.chunks) * params.chunk;
   let last = min(first + params.chunk, params.extent);

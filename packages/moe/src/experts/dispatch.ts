@@ -41,7 +41,7 @@ function readPlan(caller: string, plan: Dispatch): Dispatch {
 }
 
 /** Builds the permutation and its inverse; every thread writes elements of its own. */
-const rowsKernel: Kernel<undefined> = defineKernel({
+const rowsKernel = defineKernel({
   name: "dispatchRows",
   bindings: {
     order: "read u32",
@@ -95,13 +95,13 @@ interface MoveVariant {
 const element = (v: { vec: boolean }): string => (v.vec ? "vec4<f32>" : "f32");
 
 /** out[t] = sum over the choices c of token t of weight[c] y[row of c], in the order of the choices. */
-const combineKernel: Kernel<MoveVariant> = defineKernel({
+const combineKernel = defineKernel({
   name: "moeCombine",
   bindings: (v: MoveVariant) => ({
-    rows: "read i32" as const,
-    ...(v.weighted ? { weights: "read f32" as const } : {}),
-    y: `read ${element(v)}` as const,
-    out: `write ${element(v)}` as const,
+    rows: "read i32",
+    ...(v.weighted ? { weights: "read f32" } : {}),
+    y: `read ${element(v)}`,
+    out: `write ${element(v)}`,
   }),
   params: { count: "u32", dim: "u32", k: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -117,13 +117,13 @@ ${flatMain("i", "params.count")}
 });
 
 /** out[r] = weight[c] x[token of c] for the choice c of sorted row r; zeros where there is none. */
-const gatherKernel: Kernel<MoveVariant> = defineKernel({
+const gatherKernel = defineKernel({
   name: "moeGather",
   bindings: (v: MoveVariant) => ({
-    choices: "read i32" as const,
-    ...(v.weighted ? { weights: "read f32" as const } : {}),
-    x: `read ${element(v)}` as const,
-    out: `write ${element(v)}` as const,
+    choices: "read i32",
+    ...(v.weighted ? { weights: "read f32" } : {}),
+    x: `read ${element(v)}`,
+    out: `write ${element(v)}`,
   }),
   params: { count: "u32", dim: "u32", k: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -158,13 +158,13 @@ function move(
 }
 
 /** out[c] = y[row of c] . grad[token of c]; 0 for a choice of no expert. */
-const weightsKernel: Kernel<RowVariant> = defineKernel({
+const weightsKernel = defineKernel({
   name: "moeCombineWeights",
   bindings: (v: RowVariant) => ({
-    rows: "read i32" as const,
-    y: `read ${rowElement(v)}` as const,
-    grad: `read ${rowElement(v)}` as const,
-    out: "write f32" as const,
+    rows: "read i32",
+    y: `read ${rowElement(v)}`,
+    grad: `read ${rowElement(v)}`,
+    out: "write f32",
   }),
   params: { rows: "u32", width: "u32", k: "u32" },
   subgroups: (v) => v.lanes > 0,

@@ -1,13 +1,4 @@
-import {
-  activationExpr,
-  defineKernel,
-  e,
-  exprFunction,
-  GLU_GATES,
-  input,
-  type Kernel,
-  type Tensor,
-} from "@x/kernels";
+import { activationExpr, defineKernel, e, exprFunction, GLU_GATES, input, type Tensor } from "@x/kernels";
 import { activationName, type Experts } from "./expert_weights.js";
 
 /** Choices up to which each is multiplied by itself: no sorting, and only its expert's weights are read. */
@@ -43,15 +34,15 @@ fn total(x: f32, thread: u32) -> f32 {
 }`;
 
 /** hidden[c, f] of choice c: act(w1_e[f] . x + b1_e[f]), or g(wGate_e[f] . x) wUp_e[f] . x. */
-const hiddenKernel: Kernel<FewVariant> = defineKernel({
+const hiddenKernel = defineKernel({
   name: "expertsFewHidden",
   bindings: (v: FewVariant) => ({
     x: `read ${element(v, "f32")}` as const,
-    indices: "read i32" as const,
-    first: `read ${element(v, v.weights)}` as const,
-    ...(v.gated ? { up: `read ${element(v, v.weights)}` as const } : {}),
-    ...(v.bias === undefined ? {} : { bias: `read ${v.bias}` as const }),
-    hidden: "write f32" as const,
+    indices: "read i32",
+    first: `read ${element(v, v.weights)}`,
+    ...(v.gated ? { up: `read ${element(v, v.weights)}` } : {}),
+    ...(v.bias === undefined ? {} : { bias: `read ${v.bias}` }),
+    hidden: "write f32",
   }),
   params: { experts: "u32", k: "u32", width: "u32", features: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -89,15 +80,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 });
 
 /** out[t, d] = sum over the choices c of t of weight[c] (last_e[d] . hidden[c] + b2_e[d]). */
-const outKernel: Kernel<FewVariant> = defineKernel({
+const outKernel = defineKernel({
   name: "expertsFewOut",
   bindings: (v: FewVariant) => ({
     hidden: `read ${element(v, "f32")}` as const,
-    indices: "read i32" as const,
-    shares: "read f32" as const,
-    last: `read ${element(v, v.weights)}` as const,
-    ...(v.bias === undefined ? {} : { bias: `read ${v.bias}` as const }),
-    out: "write f32" as const,
+    indices: "read i32",
+    shares: "read f32",
+    last: `read ${element(v, v.weights)}`,
+    ...(v.bias === undefined ? {} : { bias: `read ${v.bias}` }),
+    out: "write f32",
   }),
   params: { experts: "u32", k: "u32", width: "u32", features: "u32" },
   wgsl: (v) => /* wgsl */ `

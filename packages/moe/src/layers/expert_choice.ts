@@ -12,7 +12,6 @@ import {
   topk,
   transpose,
   type Config,
-  type Kernel,
   type ParameterPlan,
   type Parameters,
   type Tensor,
@@ -42,7 +41,7 @@ export interface ExpertChoiceResult {
 }
 
 /** Row of x of each choice, by expert, then group: i32 [experts, groups, c]. */
-const rowsKernel: Kernel<undefined> = defineKernel({
+const rowsKernel = defineKernel({
   name: "expertChoiceRows",
   bindings: { tokenIndices: "read i32", rows: "write i32" },
   params: { count: "u32", experts: "u32", groups_: "u32", c: "u32", tokens: "u32" },

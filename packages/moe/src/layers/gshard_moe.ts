@@ -15,7 +15,6 @@ import {
   tensor,
   topk,
   type Config,
-  type Kernel,
   type ParameterPlan,
   type Parameters,
   type Tensor,
@@ -88,13 +87,13 @@ interface PolicyVariant {
 }
 
 /** Choices with the second one taken out where it is not tried. */
-const policyKernel: Kernel<PolicyVariant> = defineKernel({
+const policyKernel = defineKernel({
   name: "gshardSecond",
   bindings: (v: PolicyVariant) => ({
-    indices: "read i32" as const,
-    ...(v.policy === "none" ? {} : { weights: "read f32" as const }),
-    ...(v.policy === "random" ? { uniform_: "read f32" as const } : {}),
-    out: "write i32" as const,
+    indices: "read i32",
+    ...(v.policy === "none" ? {} : { weights: "read f32" }),
+    ...(v.policy === "random" ? { uniform_: "read f32" } : {}),
+    out: "write i32",
   }),
   params: { count: "u32", threshold: "f32" },
   wgsl: (v) => /* wgsl */ `

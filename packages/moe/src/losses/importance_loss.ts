@@ -25,7 +25,6 @@ import {
   variance,
   where,
   type Config,
-  type Kernel,
   type Tensor,
 } from "@x/kernels";
 
@@ -60,7 +59,7 @@ export interface ImportanceLossResult {
 }
 
 /** 1 where the expert is among the token's choices. */
-const chosenKernel: Kernel<undefined> = defineKernel({
+const chosenKernel = defineKernel({
   name: "chosenExperts",
   bindings: { indices: "read i32", out: "write f32" },
   params: { count: "u32", experts: "u32", k: "u32", stride: "u32" },

@@ -13,20 +13,19 @@ import {
   rowVariant,
   sort,
   type Expr,
-  type Kernel,
   type RowVariant,
   type Tensor,
   flatMain,
 } from "@x/kernels";
 
 /** out[t, m] = table[ids[t, m]] . x[t]; one row of lanes for each retrieved expert. */
-const dotKernel: Kernel<RowVariant> = defineKernel({
+const dotKernel = defineKernel({
   name: "peerDot",
   bindings: (v: RowVariant) => ({
-    table: `read ${rowElement(v)}` as const,
-    x: `read ${rowElement(v)}` as const,
-    ids: "read i32" as const,
-    out: "write f32" as const,
+    table: `read ${rowElement(v)}`,
+    x: `read ${rowElement(v)}`,
+    ids: "read i32",
+    out: "write f32",
   }),
   params: { rows: "u32", width: "u32", m: "u32" },
   subgroups: (v) => v.lanes > 0,
@@ -47,13 +46,13 @@ ${rowMain(
 const element = (v: { vec: boolean }): string => (v.vec ? "vec4<f32>" : "f32");
 
 /** out[t] = sum over m of a[t, m] table[ids[t, m]], in the order of m; rows with factor 0 are not read. */
-const sumKernel: Kernel<{ vec: boolean }> = defineKernel({
+const sumKernel = defineKernel({
   name: "peerSum",
   bindings: (v: { vec: boolean }) => ({
-    table: `read ${element(v)}` as const,
-    a: "read f32" as const,
-    ids: "read i32" as const,
-    out: `write ${element(v)}` as const,
+    table: `read ${element(v)}`,
+    a: "read f32",
+    ids: "read i32",
+    out: `write ${element(v)}`,
   }),
   params: { count: "u32", width: "u32", m: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -73,14 +72,14 @@ ${flatMain("i", "params.count")}
  * a[position] x[token], in the order of the positions. The thread of a run's first element owns the row; rows that
  * were not retrieved are not written.
  */
-const scatterKernel: Kernel<{ vec: boolean }> = defineKernel({
+const scatterKernel = defineKernel({
   name: "peerScatter",
   bindings: (v: { vec: boolean }) => ({
-    sorted: "read f32" as const,
-    positions: "read i32" as const,
-    a: "read f32" as const,
-    x: `read ${element(v)}` as const,
-    out: `write ${element(v)}` as const,
+    sorted: "read f32",
+    positions: "read i32",
+    a: "read f32",
+    x: `read ${element(v)}`,
+    out: `write ${element(v)}`,
   }),
   params: { count: "u32", width: "u32", m: "u32" },
   wgsl: (v) => /* wgsl */ `

@@ -1,18 +1,9 @@
-import {
-  defineKernel,
-  expectTensor,
-  grid1d,
-  linear,
-  noGrad,
-  type Kernel,
-  type Tensor,
-  flatMain,
-} from "@x/kernels";
+import { defineKernel, expectTensor, grid1d, linear, noGrad, type Tensor, flatMain } from "@x/kernels";
 import { activationName } from "../experts/expert_weights.js";
 import { peer, type PeerOptions, type PeerWeights } from "./peer.js";
 
 /** out[t, e] = hidden[t, e] times the sum of the weights of e among the choices of t; a thread has a token. */
-const sharesKernel: Kernel<undefined> = defineKernel({
+const sharesKernel = defineKernel({
   name: "peerKeys",
   bindings: { hidden: "read f32", indices: "read i32", shares: "read f32", out: "read_write f32" },
   params: { tokens: "u32", chosen: "u32", experts: "u32" },

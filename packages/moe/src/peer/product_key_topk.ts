@@ -13,7 +13,6 @@ import {
   topk,
   transpose,
   type Config,
-  type Kernel,
   type Tensor,
   flatMain,
 } from "@x/kernels";
@@ -29,7 +28,7 @@ export interface ProductKeyResult {
  * The K best of the sums of two sorted lists of K, one thread a row. In falling lists the pair (a, b) is among the K
  * best only if (a + 1)(b + 1) <= K, which leaves about K ln K sums. `picks` remembers a K + b.
  */
-const pairsKernel: Kernel<{ k: number }> = defineKernel({
+const pairsKernel = defineKernel({
   name: "productKeyPairs",
   bindings: {
     first: "read f32",
@@ -41,7 +40,7 @@ const pairsKernel: Kernel<{ k: number }> = defineKernel({
     picks: "write u32",
   },
   params: { rows: "u32", n: "u32" },
-  wgsl: (v) => /* wgsl */ `
+  wgsl: (v: { readonly k: number }) => /* wgsl */ `
 const K = ${String(v.k)}u;
 ${flatMain("row", "params.rows")}
   let base = row * K;
@@ -75,11 +74,11 @@ ${flatMain("row", "params.rows")}
 }`,
 });
 
-const pairsBackwardKernel: Kernel<{ k: number }> = defineKernel({
+const pairsBackwardKernel = defineKernel({
   name: "productKeyPairsBackward",
   bindings: { grad: "read f32", picks: "read u32", first: "write f32", second: "write f32" },
   params: { rows: "u32" },
-  wgsl: (v) => /* wgsl */ `
+  wgsl: (v: { readonly k: number }) => /* wgsl */ `
 const K = ${String(v.k)}u;
 ${flatMain("i", "params.rows * K")}
   let base = i / K * K;

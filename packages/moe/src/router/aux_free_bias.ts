@@ -6,12 +6,11 @@ import {
   number,
   schema,
   type Config,
-  type Kernel,
   type Tensor,
 } from "@x/kernels";
 
 /** bias[e] + speed * sign(mean - count[e]), compared in integers: total / experts against count. */
-const biasKernel: Kernel<undefined> = defineKernel({
+const biasKernel = defineKernel({
   name: "auxFreeBias",
   bindings: { bias: "read f32", counts: "read i32", out: "write f32" },
   params: { experts: "u32", speed: "f32" },

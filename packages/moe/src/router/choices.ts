@@ -16,7 +16,6 @@ import {
   tensor,
   type Config,
   type Field,
-  type Kernel,
   type Tensor,
 } from "@x/kernels";
 
@@ -46,12 +45,12 @@ interface CountVariant {
   readonly mask: boolean;
 }
 
-const countKernel: Kernel<CountVariant> = defineKernel({
+const countKernel = defineKernel({
   name: "countChoices",
   bindings: (v: CountVariant) => ({
-    indices: "read i32" as const,
-    ...(v.mask ? { mask: "read i32" as const } : {}),
-    out: "read_write atomic<u32>" as const,
+    indices: "read i32",
+    ...(v.mask ? { mask: "read i32" } : {}),
+    out: "read_write atomic<u32>",
   }),
   params: { tokens: "u32", groupTokens: "u32", k: "u32", buckets: "u32", width: "u32", distinct: "u32" },
   wgsl: (v) => /* wgsl */ `

@@ -18,7 +18,6 @@ import {
   where,
   type Config,
   type ConfigOf,
-  type Kernel,
   type ResolvedOf,
   type Tensor,
   flatMain,
@@ -124,14 +123,14 @@ interface KeysVariant {
 }
 
 /** Keys (group, expert) of the choices in the order in which they are placed, and which choice each is. */
-const keysKernel: Kernel<KeysVariant> = defineKernel({
+const keysKernel = defineKernel({
   name: "capacityKeys",
   bindings: (v: KeysVariant) => ({
-    indices: "read i32" as const,
-    ...(v.priority === "weight" ? { order: "read i32" as const } : {}),
-    keys: "write i32" as const,
-    choices: "write u32" as const,
-    slots: "write i32" as const,
+    indices: "read i32",
+    ...(v.priority === "weight" ? { order: "read i32" } : {}),
+    keys: "write i32",
+    choices: "write u32",
+    slots: "write i32",
   }),
   params: { count: "u32", tokens: "u32", k: "u32", experts: "u32" },
   wgsl: (v) => /* wgsl */ `
@@ -153,7 +152,7 @@ ${flatMain("i", "params.count")}
 });
 
 /** The rank of a choice among those with its key is its slot. */
-const placeKernel: Kernel<undefined> = defineKernel({
+const placeKernel = defineKernel({
   name: "capacityPlace",
   bindings: {
     keys: "read i32",
@@ -171,7 +170,7 @@ ${flatMain("i", "params.count || i >= offsets[params.keyCount]")}
 }`,
 });
 
-const keptKernel: Kernel<undefined> = defineKernel({
+const keptKernel = defineKernel({
   name: "capacityKept",
   bindings: { indices: "read i32", slots: "read i32", kept: "write i32", placed: "write i32" },
   params: { count: "u32" },
@@ -183,7 +182,7 @@ ${flatMain("i", "params.count")}
 }`,
 });
 
-const countsKernel: Kernel<undefined> = defineKernel({
+const countsKernel = defineKernel({
   name: "capacityCounts",
   bindings: { offsets: "read u32", requested: "write i32", accepted: "write i32" },
   params: { keyCount: "u32", capacity: "u32" },

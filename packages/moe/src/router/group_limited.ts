@@ -13,7 +13,6 @@ import {
   tensor,
   topk,
   type Config,
-  type Kernel,
   type Tensor,
   flatMain,
 } from "@x/kernels";
@@ -54,7 +53,7 @@ export function expectGroups(
 }
 
 /** Scores with those of the groups that were not chosen at the lowest float32. */
-const maskKernel: Kernel<undefined> = defineKernel({
+const maskKernel = defineKernel({
   name: "groupLimitedMask",
   bindings: { scores: "read f32", chosen: "read i32", out: "write f32" },
   params: { count: "u32", experts: "u32", width: "u32", k: "u32" },

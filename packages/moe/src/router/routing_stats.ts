@@ -26,7 +26,6 @@ import {
   transpose,
   type Config,
   type Expr,
-  type Kernel,
   type Operand,
   type Tensor,
 } from "@x/kernels";
@@ -70,7 +69,7 @@ export interface RoutingStats {
   readonly mutualInformation: Tensor;
 }
 
-const pairKernel: Kernel<undefined> = defineKernel({
+const pairKernel = defineKernel({
   name: "routingCounts",
   bindings: {
     indices: "read i32",
@@ -95,7 +94,7 @@ ${flatMain("t", "params.tokens")}
 });
 
 /** Integers of the best types, -1 where the count is 0 or there are no more types. */
-const topKernel: Kernel<undefined> = defineKernel({
+const topKernel = defineKernel({
   name: "routingTopTypes",
   bindings: { counts: "read f32", types: "read i32", out: "write i32" },
   params: { count: "u32", wanted: "u32", found: "u32" },
@@ -144,7 +143,7 @@ const excess = elementwise("loadExcess", ["count", "experts", "total"], (count, 
  * the column, r = c n / (a b) - 1 and phi(r) = (1 + r) ln(1 + r) - r: what J ln(J / (J_type J_expert)) sums to, without
  * its cancellation. c n - a b is exact, in 64 bits, and phi a series near 0.
  */
-const informationKernel: Kernel<undefined> = defineKernel({
+const informationKernel = defineKernel({
   name: "routingInformation",
   bindings: {
     table: "read i32",

@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { BindingSpec } from "@x/kernels";
 
 /*
@@ -45,9 +46,7 @@ const masked = (v: BatchNormVariant): Bindings => when(v.mask, { mask: "read i32
 /** Head of `main`: an invocation owns piece i of the features over the rows start..stop-1 of chunk c. */
 const main = (v: BatchNormVariant, body: string): string => /* wgsl */ `
 alias T = ${v.vec ? "vec4f" : "f32"};
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
+${flatMain("index")}
   let pieces = params.width / ${v.vec ? "4u" : "1u"};
   if (index >= params.chunks * pieces) { return; }
   let i = index % pieces;

@@ -14,7 +14,6 @@ import {
   slice,
   sumMiddle,
   type Gpu,
-  type Kernel,
   type RowVariant,
   type Tensor,
 } from "@x/kernels";
@@ -28,14 +27,14 @@ import {
 } from "./row_norm.wgsl.js";
 import { backwardBindings, rowNormBackward, type RowNormBackwardVariant } from "./row_norm_backward.wgsl.js";
 
-const forwardKernel: Kernel<RowNormVariant> = defineKernel({
+const forwardKernel = defineKernel({
   name: "rowNorm",
   bindings: forwardBindings,
   params: rowNormParams,
   subgroups: (v) => v.lanes > 0,
   wgsl: rowNormForward,
 });
-const backwardKernel: Kernel<RowNormBackwardVariant> = defineKernel({
+const backwardKernel = defineKernel({
   name: "rowNormBackward",
   bindings: backwardBindings,
   params: rowNormParams,

@@ -1,4 +1,4 @@
-import { rowElement, type BindingSpec, type RowVariant } from "@x/kernels";
+import { groupMain, rowElement, type BindingSpec, type RowVariant } from "@x/kernels";
 
 /*
  * A norm over the last axis, forward, and the frame of rows that its backward shares.
@@ -155,10 +155,8 @@ export function rowNormMain(v: RowNormVariant, body: RowNormBody): string {
   const { batch = "", after = "", start = "", end = "" } = body;
   const each = (names: readonly string[], f: (name: string) => string): string => names.map(f).join(" ");
   return /* wgsl */ `
-@compute @workgroup_size(${String(v.lanes || 64)})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+${groupMain("chunk", undefined, v.lanes || 64)}
   let pieces = params.width / PIECE;
-  let chunk = group.y * groups.x + group.x;
   let start = chunk * params.chunk;
   let stop = min(start + params.chunk, params.rows);
   ${start}

@@ -13,15 +13,14 @@ import {
   grid1d,
   ShapeError,
   showShape,
-  type Kernel,
   type Tensor,
 } from "@x/kernels";
-import { rotateBindings, rotateParams, rotateText, type RotateVariant } from "./rotate.wgsl.js";
+import { rotateBindings, rotateParams, rotateText } from "./rotate.wgsl.js";
 
 /** Order of the axes of queries and keys. */
 export type HeadLayout = "bhsd" | "bshd";
 
-const rotateKernel: Kernel<RotateVariant> = defineKernel({
+const rotateKernel = defineKernel({
   name: "rope",
   bindings: rotateBindings,
   params: rotateParams,
@@ -100,13 +99,9 @@ export function turnPairs(
     const heads = given.map((t) => t.shape[layout === "bhsd" ? 1 : 2]!);
     const most = Math.max(...heads);
     const slices = Math.max(1, Math.min(most, Math.ceil(ENOUGH / Math.max(1, units * tokens))));
-    const steps = (x: "q" | "k", h: number): Record<string, number> => ({
-      [`${x}_seq`]: (layout === "bhsd" ? dim : dim * h) / piece,
-      [`${x}_head`]: (layout === "bhsd" ? dim * seq : dim) / piece,
-      [`${x}_batch`]: (dim * seq * h) / piece,
-      [`${x}_heads`]: h,
-      [`${x}_chunk`]: Math.ceil(h / slices),
-    });
+    const rowStep = (h: number): number => (layout === "bhsd" ? dim : dim * h) / piece;
+    const headStep = (layout === "bhsd" ? dim * seq : dim) / piece;
+    const [qHeads = 0, kHeads = 0] = heads;
     const count = units * tokens * slices;
     const [q, k] = given as [Tensor, Tensor?];
     q.gpu.run(rotateKernel, {
@@ -135,8 +130,16 @@ export function turnPairs(
         rows,
         offset,
         sign,
-        ...steps("q", heads[0]!),
-        ...steps("k", heads[1] ?? 0),
+        q_seq: rowStep(qHeads),
+        q_head: headStep,
+        q_batch: (dim * seq * qHeads) / piece,
+        q_heads: qHeads,
+        q_chunk: Math.ceil(qHeads / slices),
+        k_seq: rowStep(kHeads),
+        k_head: headStep,
+        k_batch: (dim * seq * kHeads) / piece,
+        k_heads: kHeads,
+        k_chunk: Math.ceil(kHeads / slices),
       },
       workgroups: grid1d(Math.ceil(count / 64)),
     });

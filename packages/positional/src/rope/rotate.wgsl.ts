@@ -1,5 +1,4 @@
-import { flatMain } from "@x/kernels";
-import type { BindingSpec } from "@x/kernels";
+import { flatMain, type BindingSpec } from "@x/kernels";
 
 /*
  * Rotation of feature pairs.
@@ -48,19 +47,19 @@ export const rotateParams = {
   k_chunk: "u32",
 } as const;
 
-export function rotateBindings(v: RotateVariant): Record<string, BindingSpec> {
+export function rotateBindings(v: RotateVariant) {
   const element = v.vec ? `vec4<${v.dtype}>` : v.dtype;
   // Four neighbours hold two interleaved pairs; four pairs in halves take four angles.
   const table = v.vec ? (v.interleaved ? "vec2<f32>" : "vec4<f32>") : "f32";
   return {
     q: `read ${element}`,
-    ...(v.both ? { k: `read ${element}` as const } : {}),
+    ...(v.both ? { k: `read ${element}` } : {}),
     cos_table: `read ${table}`,
     sin_table: `read ${table}`,
-    ...(v.positions ? { positions: "read i32" as const } : {}),
+    ...(v.positions ? { positions: "read i32" } : {}),
     q_out: `write ${element}`,
-    ...(v.both ? { k_out: `write ${element}` as const } : {}),
-  };
+    ...(v.both ? { k_out: `write ${element}` } : {}),
+  } satisfies Record<string, BindingSpec>;
 }
 
 /**

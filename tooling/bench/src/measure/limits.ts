@@ -1,4 +1,4 @@
-import { defineKernel, grid1d, type Gpu, type Kernel, type Tensor } from "@x/kernels";
+import { groupMain, defineKernel, grid1d, type Gpu, type Tensor } from "@x/kernels";
 
 /** The best rates that an adapter shows over several kernel forms, and each form's. */
 export interface Limits {
@@ -16,11 +16,11 @@ const FMA_STEPS = 512;
 const FMA_GROUPS = 256;
 
 /** `chains` independent accumulators of `type` per thread, FMA_STEPS multiply-adds each. */
-const fmaKernel: Kernel<{ readonly type: string; readonly chains: number }> = defineKernel({
+const fmaKernel = defineKernel({
   name: "limitFma",
   bindings: { out: "write f32" },
   params: { scale: "f32", steps: "u32" },
-  wgsl: ({ type, chains }) => {
+  wgsl: ({ type, chains }: { readonly type: string; readonly chains: number }) => {
     const list = Array.from({ length: chains }, (_, i) => i);
     return /* wgsl */ `
 @compute @workgroup_size(64)
@@ -39,23 +39,22 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 const LOAD_STEPS = 256;
 
 /** Loads only: contiguous over the threads, the same for all, or from workgroup memory. */
-const loadKernel: Kernel<{ readonly form: "contiguous" | "uniform" | "workgroup"; readonly type: string }> =
-  defineKernel({
-    name: "limitLoad",
-    bindings: (v: { form: string; type: string }) => ({
-      x: `read ${v.type}` as const,
-      out: "write f32" as const,
-    }),
-    params: { steps: "u32", mask: "u32" },
-    wgsl: ({ form, type }) => {
-      const index = (s: string): string =>
-        form === "contiguous"
-          ? `(id.x + ${s} * 64u) & params.mask`
-          : form === "uniform"
-            ? `(${s}) & params.mask`
-            : `(thread + ${s}) & 255u`;
-      const source = form === "workgroup" ? "tile" : "x";
-      return /* wgsl */ `
+const loadKernel = defineKernel({
+  name: "limitLoad",
+  bindings: (v: { readonly form: "contiguous" | "uniform" | "workgroup"; readonly type: string }) => ({
+    x: `read ${v.type}`,
+    out: "write f32",
+  }),
+  params: { steps: "u32", mask: "u32" },
+  wgsl: ({ form, type }) => {
+    const index = (s: string): string =>
+      form === "contiguous"
+        ? `(id.x + ${s} * 64u) & params.mask`
+        : form === "uniform"
+          ? `(${s}) & params.mask`
+          : `(thread + ${s}) & 255u`;
+    const source = form === "workgroup" ? "tile" : "x";
+    return /* wgsl */ `
 var<workgroup> tile: array<${type}, 256>;
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -68,20 +67,19 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(local_invocation_inde
   }
   out[id.x] = ${type === "f32" ? "a + b" : "dot(a + b, vec4f(1.0))"};
 }`;
-    },
-  });
+  },
+});
 
-const copyKernel: Kernel<{ readonly type: string; readonly each: number }> = defineKernel({
+const copyKernel = defineKernel({
   name: "limitCopy",
   bindings: (v: { type: string; each: number }) => ({
-    x: `read ${v.type}` as const,
-    out: `write ${v.type}` as const,
+    x: `read ${v.type}`,
+    out: `write ${v.type}`,
   }),
   params: { count: "u32" },
   wgsl: ({ each }) => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) thread: u32) {
-  let first = (group.y * groups.x + group.x) * ${64 * each}u + thread;
+${groupMain("group_index")}
+  let first = group_index * ${64 * each}u + lane;
   ${Array.from({ length: each }, (_, i) => `if (first + ${i * 64}u < params.count) { out[first + ${i * 64}u] = x[first + ${i * 64}u]; }`).join("\n  ")}
 }`,
 });

@@ -5,6 +5,7 @@
 import { writeFile } from "node:fs/promises";
 import { attention } from "@x/attention";
 import {
+  flatMain,
   AdamW,
   add,
   defineKernel,
@@ -19,7 +20,6 @@ import {
   valueAndGrad,
   vjp,
   type Gpu,
-  type Kernel,
   type Tensor,
 } from "@x/kernels";
 import {
@@ -61,20 +61,18 @@ interface Case {
 const [ROWS, WIDTH] = [4096, 1024];
 const BYTES = ROWS * WIDTH * 4;
 
-const copyKernel: Kernel<undefined> = defineKernel({
+const copyKernel = defineKernel({
   name: "copy",
   bindings: { x: "read vec4<f32>", out: "write vec4<f32>" },
   params: { count: "u32" },
-  wgsl: () => /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
-  if (i < params.count) { out[i] = x[i]; }
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
+  out[i] = x[i];
 }`,
 });
 
 /** The same with rows taken as the norms take them; of the copies tried here the fastest on a CPU adapter. */
-const rowCopyKernel: Kernel<undefined> = defineKernel({
+const rowCopyKernel = defineKernel({
   name: "copyRows",
   bindings: { x: "read vec4<f32>", out: "write vec4<f32>" },
   params: { rows: "u32", pieces: "u32", chunk: "u32" },

@@ -356,7 +356,17 @@ export const KERNELS_APART: Readonly<Record<string, string>> = {
   ),
   ...apart(
     AUTHOR,
-    ["addInto", "sumMiddle", "sumToShape", "stridedCopy", "stridesOf", "grid1d", "flatGrid", "flatMain"],
+    [
+      "addInto",
+      "sumMiddle",
+      "sumToShape",
+      "stridedCopy",
+      "stridesOf",
+      "grid1d",
+      "flatGrid",
+      "flatMain",
+      "groupMain",
+    ],
     ["rowElement", "rowLanes", "rowMain", "rowPrelude", "rowVariant", "derive", "input", "exprFunction"],
     ["exprToWgsl", "activationExpr", "defineKernel", "RelativeIndex", "RelativeIndex.at"],
     ["RelativeIndex.table", "initParameter", "matrix", "ones", "zeros", "prefixed", "schema", "boolean"],

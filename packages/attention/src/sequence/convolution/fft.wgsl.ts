@@ -1,3 +1,4 @@
+import { groupMain } from "@x/kernels";
 import { complexWgsl } from "./complex.wgsl.js";
 
 /*
@@ -66,11 +67,9 @@ ${complexWgsl}
 const P = ${block}u;
 const LANES = ${fftLanes(2 * block)}u;
 var<workgroup> data: array<vec2f, ${2 * block}>;
-@compute @workgroup_size(${fftLanes(2 * block)})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+${groupMain("index", undefined, fftLanes(2 * block))}
   // Two neighbouring channels go through one transform, as real and imaginary part.
   let pairs = (params.dim + 1u) / 2u;
-  let index = group.y * groups.x + group.x;
   let d = 2u * (index % pairs);
   let two = d + 1u < params.dim;`;
 

@@ -1,3 +1,4 @@
+import { groupMain } from "@x/kernels";
 /*
  * A gated convolution of a few tokens that follow a state. A workgroup owns 16 channels of one token, an invocation a share of
  * one channel's taps. Grid: batch seq ceil(dim / 16) workgroups, laid out in two dimensions.
@@ -17,9 +18,7 @@ const SHARES = 4;
 export const stage = (): string => /* wgsl */ `
 const LANES = ${CHANNELS * SHARES}u;
 var<workgroup> parts: array<f32, ${CHANNELS * SHARES}>;
-@compute @workgroup_size(${CHANNELS * SHARES})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let index = group.y * groups.x + group.x;
+${groupMain("index", undefined, CHANNELS * SHARES)}
   let blocks = (params.dim + ${CHANNELS - 1}u) / ${CHANNELS}u;
   let d = index % blocks * ${CHANNELS}u + lane % ${CHANNELS}u;
   let t = index / blocks % params.seq;

@@ -1,3 +1,4 @@
+import { flatMain } from "@x/kernels";
 import type { ParamType } from "@x/kernels";
 import { sigmoidWgsl, softplusWgsl } from "../state/functions.wgsl.js";
 
@@ -216,9 +217,7 @@ export interface ChunkVariant {
 /** One invocation owns one state of a channel: value = e^(a sum of steps) value + the chunk's own, from chunk to chunk. */
 export const scanChunks = (v: ChunkVariant): string => /* wgsl */ `
 fn place(b: u32, slot: u32, d: u32) -> u32 { return ((b * params.slots + slot * params.stride) * params.dim + d) * 4u * params.quads; }
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64u + id.x;
+${flatMain("i")}
   let n = i % params.states;
   let d = i / params.states % params.dim;
   let b = i / params.states / params.dim;

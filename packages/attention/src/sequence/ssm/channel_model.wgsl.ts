@@ -1,3 +1,4 @@
+import { groupMain } from "@x/kernels";
 import { complexWgsl } from "../convolution/complex.wgsl.js";
 
 /*
@@ -28,9 +29,7 @@ ${complexWgsl}
 const LANES = ${lanes}u;
 const CHANNELS = ${64 / lanes}u;
 var<workgroup> parts: array<f32, ${TILE * 64}>;
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let index = group.y * groups.x + group.x;
+${groupMain("index")}
   let blocks = (params.dim + CHANNELS - 1u) / CHANNELS;
   let b = index / blocks;
   let first = index % blocks * CHANNELS;

@@ -1,4 +1,4 @@
-import { flatMain } from "@x/kernels";
+import { groupMain, flatMain } from "@x/kernels";
 import { complexWgsl } from "../convolution/complex.wgsl.js";
 
 /*
@@ -140,9 +140,7 @@ ${flatMain("i", "params.states * params.dim")}
 export const inputBackward = (): string => /* wgsl */ `
 ${inputHead}
 var<workgroup> sums: array<vec2f, 64>;
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let p = group.y * groups.x + group.x;
+${groupMain("p")}
   var total = vec2f();
   if (p < params.states) {
     let f = conj(factor(pole[p]));

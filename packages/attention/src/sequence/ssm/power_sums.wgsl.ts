@@ -1,4 +1,4 @@
-import { flatMain } from "@x/kernels";
+import { groupMain, flatMain } from "@x/kernels";
 import { complexWgsl } from "../convolution/complex.wgsl.js";
 
 /*
@@ -42,9 +42,7 @@ export const powerSum = (v: SumVariant): string => {
   return /* wgsl */ `
 ${complexWgsl}
 ${timeOf}
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let index = group.y * groups.x + group.x;
+${groupMain("index")}
   let row = index / params.tiles;
   if (row >= params.batch * params.dim) { return; }
   let h = row % params.dim;
@@ -77,9 +75,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 export const moments = (): string => /* wgsl */ `
 ${complexWgsl}
 ${timeOf}
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let index = id.y * groups.x * 64u + id.x;
+${flatMain("index")}
   let width = params.dim * params.states;
   if (index >= params.batch * params.chunks * width) { return; }
   let h = index % width / params.states;

@@ -1,4 +1,4 @@
-import { defineKernel, type Kernel } from "@x/kernels";
+import { flatMain, defineKernel } from "@x/kernels";
 import { SIN_COS } from "./sincos.wgsl.js";
 
 /*
@@ -65,17 +65,14 @@ const edges = { x: "read f32", scale: "read f32", translation: "read f32", weigh
 /** Tokens of one invocation of the forward and of the input's gradient. */
 export const TOKENS = 4;
 
-const head = /* wgsl */ `
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let at = id.y * groups.x * 64u + id.x;`;
+const head = flatMain("at");
 
 /** One invocation: one output feature of four tokens, over all input features. */
-export const waveletForward: Kernel<WaveletVariant> = defineKernel({
+export const waveletForward = defineKernel({
   name: "kanWavelet",
   bindings: { ...edges, out: "write f32" },
   params,
-  wgsl: (v) => /* wgsl */ `${wave(v)}${head}
+  wgsl: (v: WaveletVariant) => /* wgsl */ `${wave(v)}${head}
   let o = at % params.outputs;
   let first = at / params.outputs * ${String(TOKENS)}u;
   if (first >= params.tokens) { return; }
@@ -95,11 +92,11 @@ export const waveletForward: Kernel<WaveletVariant> = defineKernel({
 });
 
 /** One invocation: one input feature of four tokens, over all output features. */
-export const waveletBackwardInput: Kernel<WaveletVariant> = defineKernel({
+export const waveletBackwardInput = defineKernel({
   name: "kanWaveletBackwardInput",
   bindings: { ...edges, grad: "read f32", dx: "write f32" },
   params,
-  wgsl: (v) => /* wgsl */ `${wave(v)}${head}
+  wgsl: (v: WaveletVariant) => /* wgsl */ `${wave(v)}${head}
   let i = at % params.features;
   let first = at / params.features * ${String(TOKENS)}u;
   if (first >= params.tokens) { return; }
@@ -121,7 +118,7 @@ export const waveletBackwardInput: Kernel<WaveletVariant> = defineKernel({
 });
 
 /** One invocation: one edge, over the tokens of a chunk; the chunks are summed afterwards. */
-export const waveletBackwardEdges: Kernel<WaveletVariant> = defineKernel({
+export const waveletBackwardEdges = defineKernel({
   name: "kanWaveletBackwardEdges",
   bindings: {
     ...edges,
@@ -131,7 +128,7 @@ export const waveletBackwardEdges: Kernel<WaveletVariant> = defineKernel({
     dweight: "write f32",
   },
   params,
-  wgsl: (v) => /* wgsl */ `${wave(v)}${head}
+  wgsl: (v: WaveletVariant) => /* wgsl */ `${wave(v)}${head}
   let count = params.outputs * params.features;
   if (at >= count * params.chunks) { return; }
   let edge = at % count;

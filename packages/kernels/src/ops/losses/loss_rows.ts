@@ -1,5 +1,5 @@
 import { DTypeError, ShapeError } from "../../base/errors.js";
-import { defineKernel, grid1d, type Kernel } from "../../kernel/kernel.js";
+import { defineKernel, grid1d } from "../../kernel/kernel.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { showShape } from "../../base/validate.js";
 import { rowElement, rowMain, rowPrelude, rowTop, rowVariant, type RowVariant } from "../rows.js";
@@ -19,13 +19,13 @@ const rowParams = { rows: "u32", width: "u32", ignore: "i32", smoothing: "f32", 
  * no precision where logits are large: x - log Z is (x - max) - log sum. A target outside the vocabulary (and not ignored)
  * gives NaN.
  */
-const lossKernel: Kernel<RowVariant> = defineKernel({
+const lossKernel = defineKernel({
   name: "crossEntropy",
   bindings: (v: RowVariant) => ({
-    x: `read ${rowElement(v)}` as const,
-    labels: "read i32" as const,
-    loss: "write f32" as const,
-    log_z: "write vec2<f32>" as const,
+    x: `read ${rowElement(v)}`,
+    labels: "read i32",
+    loss: "write f32",
+    log_z: "write vec2<f32>",
   }),
   params: { ...rowParams, nan: "u32" },
   subgroups: (v) => v.lanes > 0,
@@ -73,14 +73,14 @@ export interface GradVariant extends RowVariant {
   readonly shared: boolean;
 }
 
-export const gradKernel: Kernel<GradVariant> = defineKernel({
+export const gradKernel = defineKernel({
   name: "crossEntropyBackward",
   bindings: (v: GradVariant) => ({
-    x: `${v.inPlace ? "read_write" : "read"} ${rowElement(v)}` as const,
-    labels: "read i32" as const,
-    log_z: "read vec2<f32>" as const,
-    grad: "read f32" as const,
-    ...(v.inPlace ? {} : { out: `write ${rowElement(v)}` as const }),
+    x: `${v.inPlace ? "read_write" : "read"} ${rowElement(v)}`,
+    labels: "read i32",
+    log_z: "read vec2<f32>",
+    grad: "read f32",
+    ...(v.inPlace ? {} : { out: `write ${rowElement(v)}` }),
   }),
   params: rowParams,
   subgroups: (v) => v.lanes > 0,
@@ -105,7 +105,7 @@ ${rowMain(
 )}`,
 });
 
-const countKernel: Kernel<undefined> = defineKernel({
+const countKernel = defineKernel({
   name: "countTargets",
   bindings: { labels: "read i32", out: "write f32" },
   params: { count: "u32", ignore: "i32" },
@@ -125,7 +125,11 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 }`,
 });
 
-export const uniforms = (s: LossSettings, rows: number, width: number): Record<string, number> => ({
+export const uniforms = (
+  s: LossSettings,
+  rows: number,
+  width: number,
+): Record<keyof typeof rowParams, number> => ({
   rows,
   width,
   ignore: s.ignoreIndex,

@@ -1,6 +1,6 @@
 import { flatMain } from "../../kernel/flat_grid.js";
 import { ConfigError, ShapeError } from "../../base/errors.js";
-import { defineKernel, grid1d, type Kernel } from "../../kernel/kernel.js";
+import { defineKernel, grid1d } from "../../kernel/kernel.js";
 import { applyOp } from "../../tensor/tape.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import {
@@ -56,12 +56,12 @@ export function lossSettings(who: string, options: CrossEntropyOptions, ...more:
   return { ignoreIndex, reduction, labelSmoothing, zLoss };
 }
 
-const weightsKernel: Kernel<undefined> = defineKernel({
+const weightsKernel = defineKernel({
   name: "targetWeights",
   bindings: { labels: "read i32", weights: "read f32", out: "write f32" },
   params: { count: "u32", width: "u32", ignore: "i32", nan: "u32" },
-  wgsl: () => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (_, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let label = labels[i];
   var weight = 0.0;
   if (label != params.ignore) {
@@ -186,16 +186,16 @@ function rowLosses(logits: Tensor, targets: Tensor, s: LossSettings): Tensor {
 
 export type NegativeLogLikelihoodOptions = Omit<CrossEntropyOptions, "labelSmoothing" | "zLoss">;
 
-const pickKernel: Kernel<{ dtype: string; backward: boolean }> = defineKernel({
+const pickKernel = defineKernel({
   name: "negativeLogLikelihood",
   bindings: (v: { dtype: string; backward: boolean }) => ({
     x: `read ${v.backward ? "f32" : v.dtype}` as const,
-    labels: "read i32" as const,
-    out: v.backward ? (`read_write ${v.dtype}` as const) : ("write f32" as const),
+    labels: "read i32",
+    out: v.backward ? `read_write ${v.dtype}` : "write f32",
   }),
   params: { count: "u32", width: "u32", ignore: "i32", nan: "u32" },
-  wgsl: (v) => /* wgsl */ `
-${flatMain("i", "params.count")}
+  wgsl: (v, { params }) => /* wgsl */ `
+${flatMain("i", params.count)}
   let label = labels[i];
   let inside = label >= 0 && u32(label) < params.width;
   ${

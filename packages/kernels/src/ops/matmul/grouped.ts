@@ -1,5 +1,5 @@
 import { DTypeError, ShapeError } from "../../base/errors.js";
-import { defineKernel, type Kernel } from "../../kernel/kernel.js";
+import { defineKernel } from "../../kernel/kernel.js";
 import { applyOp } from "../../tensor/tape.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { checkConfig, expectFloat, expectShape, expectTensors, showShape } from "../../base/validate.js";
@@ -11,14 +11,14 @@ import { subgroupMatmul } from "./subgroup.wgsl.js";
 import { tiledMatmul, tileOf } from "./tiled.wgsl.js";
 import { matmulBindings, matmulParams, type MatmulVariant } from "./variant.js";
 
-const subgroupKernel: Kernel<MatmulVariant> = defineKernel({
+const subgroupKernel = defineKernel({
   name: "groupedMatmul",
   bindings: matmulBindings,
   params: matmulParams,
   subgroups: true,
   wgsl: subgroupMatmul,
 });
-const tiledKernel: Kernel<MatmulVariant> = defineKernel({
+const tiledKernel = defineKernel({
   name: "groupedMatmulTiled",
   bindings: matmulBindings,
   params: matmulParams,
@@ -188,7 +188,7 @@ export function groupedMatmul(
   })[0]!;
 }
 
-const groupKernel: Kernel<undefined> = defineKernel({
+const groupKernel = defineKernel({
   name: "groupOfRows",
   bindings: { offsets: "read u32", out: "write i32" },
   params: { rows: "u32", groups: "u32" },
