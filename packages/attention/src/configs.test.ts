@@ -13,6 +13,7 @@ import {
   TransformerXlAttention,
   UnlimiformerAttention,
   Yoco,
+  YocoCrossAttention,
 } from "./index.js";
 
 const heads = { dim: 16, numHeads: 2, headDim: 8 };
@@ -51,7 +52,7 @@ const modules: readonly (readonly [{ plan(config: never): object }, Record<strin
   ],
   [LongformerAttention, { ...heads, left: 2, right: 2, dilation: 1, bias: true }],
   [LongT5Attention, { ...heads, radius: 2, globalBlock: 3, numBuckets: 32, maxDistance: 128, normEps: 1e-6 }],
-  [TransformerXlAttention, { ...heads, clampLen: 4 }],
+  [TransformerXlAttention, { ...heads, clampLen: 4, segmentLen: 3, memLen: 4 }],
   [TransformerXl, { ...heads, clampLen: 4, layers: 2, ffnDim: 8, segmentLen: 3, memLen: 4 }],
   [
     RecurrentMemoryTransformer,
@@ -85,6 +86,7 @@ const modules: readonly (readonly [{ plan(config: never): object }, Record<strin
     MemorizingAttention,
     { ...heads, numKvHeads: 1, topK: 2, combine: "gate", segmentLen: 3, memorySize: 4, qkNorm: true },
   ],
+  [YocoCrossAttention, { ...heads, numKvHeads: 1 }],
   [UnlimiformerAttention, { ...heads, topK: 2, bias: true }],
 ];
 

@@ -34,13 +34,22 @@ export {
 export { MultiHeadLatentAttention, type MlaConfig, type MlaOptions, type MlaOutputs } from "./heads/mla.js";
 export {
   TransformerXlAttention,
-  type SegmentOptions,
   type TransformerXlAttentionConfig,
   type TransformerXlAttentionOptions,
-  type TransformerXlCache,
 } from "./recurrence/transformer_xl.js";
-export { TransformerXl, type TransformerXlConfig } from "./recurrence/transformer_xl_stack.js";
-export { RecurrentMemoryTransformer, type RmtConfig, type RmtOptions } from "./recurrence/rmt.js";
+export {
+  TransformerXl,
+  TransformerXlState,
+  type TransformerXlConfig,
+  type TransformerXlOptions,
+  type TransformerXlOutputOptions,
+} from "./recurrence/transformer_xl_stack.js";
+export {
+  RecurrentMemoryTransformer,
+  type RmtConfig,
+  type RmtOptions,
+  type RmtOutputOptions,
+} from "./recurrence/rmt.js";
 export { RmtState } from "./recurrence/rmt_state.js";
 export { TopDownTransformer, type TopDownConfig, type TopDownOptions } from "./hierarchy/top_down.js";
 export {
@@ -53,16 +62,22 @@ export {
   type SledState,
   type SledWindow,
 } from "./hierarchy/sled.js";
+export { Yoco, YocoCache, type YocoConfig, type YocoOptions, type YocoOutputs } from "./hierarchy/yoco.js";
 export {
-  Yoco,
-  YocoCache,
-  type YocoCacheOptions,
-  type YocoConfig,
-  type YocoOptions,
-  type YocoOutputs,
-} from "./hierarchy/yoco.js";
-export { MemorizingAttention, type MemorizingOptions } from "./retrieval/memorizing.js";
-export { MemorizingState, type KnnMemory, type MemorizingConfig } from "./retrieval/memorizing_state.js";
+  YocoCrossAttention,
+  YocoKeyValues,
+  type YocoCrossAttentionConfig,
+  type YocoCrossAttentionOptions,
+  type YocoKeyValuesConfig,
+  type YocoKeyValuesOptions,
+} from "./hierarchy/yoco_cross.js";
+export {
+  MemorizingAttention,
+  type MemorizingConfig,
+  type MemorizingOptions,
+  type MemorizingOutputOptions,
+} from "./retrieval/memorizing.js";
+export { MemorizingState, type KnnMemory } from "./retrieval/memorizing_state.js";
 export {
   UnlimiformerAttention,
   type UnlimiformerConfig,

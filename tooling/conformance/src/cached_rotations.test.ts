@@ -87,10 +87,10 @@ const subjects: Readonly<Record<string, (gpu: Gpu, rope: RotaryEmbedding) => Sub
       crossLayers: 1,
       window: 4,
     };
-    const model = new Yoco(gpu, config, drawn(gpu, Yoco.plan(config)), { rope });
+    const model = new Yoco(config, drawn(gpu, Yoco.plan(config)), { rope });
     return {
-      cache: (maxLength) => model.createCache(gpu, { batch: 1, maxLength }),
-      run: (x, cache, options) => model.forward(x, { cache: cache as YocoCache | undefined, ...options }),
+      cache: (maxLength) => model.createState({ batch: 1, maxLength }),
+      run: (x, cache, options) => model.forward(x, { state: cache as YocoCache | undefined, ...options }),
     };
   },
 };

@@ -1,4 +1,4 @@
-import type { Gpu, Module, RelativeIndex, ScoreModifier, Tensor } from "@x/kernels";
+import type { Gpu, Module, RelativeIndex, ScoreModifier, State, Tensor } from "@x/kernels";
 import type { ComponentSpec, ModelConfig } from "../config/index.js";
 
 /** What a layer's parts may look at in a forward pass. */
@@ -91,14 +91,8 @@ export interface Encoding extends Part {
   attention?(weights: Weights, shape: AttentionShape): AttentionEncoding;
 }
 
-/** State that a mixer keeps from token to token. */
-export interface MixerState {
-  dispose(): void;
-  clear(): void;
-  readonly bytesPerToken: number;
-  /** What a step does depends on a count that the host keeps (segments), so a recorded step cannot be replayed. */
-  readonly countsOnHost?: boolean;
-}
+/** State that a mixer keeps from token to token; a step with `countsOnHost` cannot be recorded. */
+export type MixerState = Pick<State, "bytesPerToken" | "countsOnHost" | "clear" | "dispose">;
 
 export interface StateOptions {
   readonly batch: number;

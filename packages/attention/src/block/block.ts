@@ -1,9 +1,7 @@
 import {
-  checkConfig,
   ConfigError,
   elementwise,
   e,
-  expectInteger,
   integer,
   linear,
   matrix,
@@ -29,18 +27,9 @@ export const BLOCK_FIELDS = {
 };
 export type BlockConfig = ConfigOf<typeof BLOCK_FIELDS>;
 
-/** Checks a composition's configuration: its own keys and the block's. @throws ConfigError */
-export function checkBlockConfig(who: string, config: BlockConfig, own: readonly string[]): void {
-  checkConfig(who, config, [...Object.keys(BLOCK_FIELDS), ...own]);
-  for (const [name, field] of Object.entries(BLOCK_FIELDS)) {
-    const given = config[name as keyof BlockConfig];
-    if (given !== undefined || field.presence === "required") field.check(who, name, given);
-  }
-}
-
 export const feedForwardPlan = ({ dim, ffnDim }: BlockConfig): ParameterPlan => ({
   "post_attention_layernorm.weight": ones(dim),
-  "mlp.gate_proj.weight": matrix(ffnDim, dim, "value"),
+  "mlp.gate_proj.weight": matrix(ffnDim, dim),
   "mlp.up_proj.weight": matrix(ffnDim, dim, "value"),
   "mlp.down_proj.weight": matrix(dim, ffnDim, "output"),
 });
@@ -65,7 +54,9 @@ export function blockPlan(config: BlockConfig, cross = false): ParameterPlan {
 
 /** Plans of several layers under PREFIX.0, PREFIX.1, ... */
 export const layersPlan = (prefix: string, count: number, plan: ParameterPlan): ParameterPlan =>
-  Object.assign({}, ...Array.from({ length: count }, (_, l) => prefixed(`${prefix}.${l}`, plan)));
+  Object.fromEntries(
+    Array.from({ length: count }, (_, l) => Object.entries(prefixed(`${prefix}.${l}`, plan))).flat(),
+  );
 
 /** A block's sizes and the norm that it uses. */
 export interface BlockContext {
@@ -73,8 +64,8 @@ export interface BlockContext {
   readonly norm: (x: Tensor, weight: Tensor) => Tensor;
 }
 
-export function blockContext(config: BlockConfig, parts: Parts = {}): BlockContext {
-  checkParts("block", parts);
+export function blockContext(who: string, config: BlockConfig, parts: Parts): BlockContext {
+  checkParts(who, parts);
   const { rmsNorm = plainRmsNorm } = parts;
   const { numHeads, normEps: eps = 1e-6 } = config;
   return { numHeads, norm: (x, weight) => rmsNorm(x, { weight, eps }) };
@@ -82,6 +73,7 @@ export function blockContext(config: BlockConfig, parts: Parts = {}): BlockConte
 
 /** Attention over [batch, seq, heads, headDim] ("bshd"); where masks and caches come in. */
 export type Attend = (q: Tensor, k: Tensor, v: Tensor) => Tensor;
+
 const gated = elementwise("silu(gate) up", ["gate", "up"], (gate, up) => e.mul(e.silu(gate), up));
 
 /** h + (silu(a W1^T) (a W3^T)) W2^T with a = RMSNorm(h). */
@@ -151,11 +143,6 @@ export function blocks(
     (z, p, l) => block(z, p, context, (q, k, v) => attend(q, k, v, l), cross && ((q) => cross(q, p, l))),
     h,
   );
-}
-
-/** Checks counts of layers: each is an integer of at least `min`. @throws ConfigError */
-export function expectLayers(who: string, counts: Readonly<Record<string, number>>, min = 1): void {
-  for (const [name, n] of Object.entries(counts)) expectInteger(who, name, n, min);
 }
 
 /** Refuses a sequence without tokens. @throws ConfigError */

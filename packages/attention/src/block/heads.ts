@@ -1,4 +1,32 @@
-import { linear, type Tensor } from "@x/kernels";
+import { ConfigError, expectInteger, integer, linear, type Tensor } from "@x/kernels";
+
+/** Width and heads of an attention layer. */
+export const HEADS_FIELDS = {
+  dim: integer("Width of x and of the output.", { min: 1 }),
+  numHeads: integer("Heads.", { min: 1 }),
+  headDim: integer("Features of a head.", { min: 1, defaultDoc: "dim / numHeads" }),
+};
+
+/** The features of a head, dim / numHeads where the configuration does not say. @throws ConfigError if that is no integer */
+export function headDimOf(
+  who: string,
+  {
+    dim,
+    numHeads,
+    headDim = dim / numHeads,
+  }: { dim: number; numHeads: number; headDim?: number | undefined },
+): number {
+  if (!Number.isInteger(headDim))
+    throw new ConfigError(who, `numHeads is ${numHeads}; without headDim it must divide dim, ${dim}`);
+  return headDim;
+}
+
+/** Checks that each head of the keys serves as many heads of the queries. @throws ConfigError */
+export function expectGroups(who: string, numHeads: number, numKvHeads: number): void {
+  expectInteger(who, "numKvHeads", numKvHeads, 1);
+  if (numHeads % numKvHeads !== 0)
+    throw new ConfigError(who, `numHeads is ${numHeads}; it must be a multiple of numKvHeads, ${numKvHeads}`);
+}
 
 /** x W^T + b, cut into heads: [batch, seq, heads, headDim]. */
 export function splitHeads(x: Tensor, heads: number, weight: Tensor, bias?: Tensor): Tensor {

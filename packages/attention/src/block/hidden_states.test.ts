@@ -19,20 +19,27 @@ interface Remembering {
   clear(): void;
 }
 
+function remembering<S extends { clear(): void }>(
+  state: S,
+  step: (x: Tensor, options: { readonly state: S }) => Tensor,
+): Remembering {
+  return {
+    step: (x) => step(x, { state }),
+    clear: () => {
+      state.clear();
+    },
+  };
+}
+
+const SIZE = { batch: 1, maxLength: 16 };
+const CHUNKED = { ...SIZE, maxChunk: 4 };
+
 const LAYERS: Readonly<Record<string, (gpu: Gpu) => Remembering>> = {
   MultiHeadLatentAttention: (gpu) => {
     const config = { dim, numHeads, nopeDim: 4, ropeDim: 4, vDim: 4, kvRank: 6 };
-    const layer = new MultiHeadLatentAttention(
-      config,
-      parametersOf(gpu, MultiHeadLatentAttention.plan(config)),
-    );
-    const cache = layer.createState({ batch: 1, maxLength: 16 });
-    return {
-      step: (x) => layer.forward(x, { state: cache }),
-      clear: () => {
-        cache.clear();
-      },
-    };
+    const parameters = parametersOf(gpu, MultiHeadLatentAttention.plan(config));
+    const layer = new MultiHeadLatentAttention(config, parameters);
+    return remembering(layer.createState(SIZE), (x, options) => layer.forward(x, options));
   },
   Yoco: (gpu) => {
     const config = {
@@ -45,14 +52,8 @@ const LAYERS: Readonly<Record<string, (gpu: Gpu) => Remembering>> = {
       crossLayers: 1,
       window: 4,
     };
-    const model = new Yoco(gpu, config, parametersOf(gpu, Yoco.plan(config)));
-    const cache = model.createCache(gpu, { batch: 1, maxLength: 16, maxChunk: 4 });
-    return {
-      step: (x) => model.forward(x, { cache }),
-      clear: () => {
-        cache.clear();
-      },
-    };
+    const model = new Yoco(config, parametersOf(gpu, Yoco.plan(config)));
+    return remembering(model.createState(CHUNKED), (x, options) => model.forward(x, options));
   },
   MemorizingAttention: (gpu) => {
     const config = {
@@ -65,7 +66,7 @@ const LAYERS: Readonly<Record<string, (gpu: Gpu) => Remembering>> = {
       memorySize: 9,
     } as const;
     const layer = new MemorizingAttention(config, parametersOf(gpu, MemorizingAttention.plan(config)));
-    return layer.createState(gpu, { batch: 1 });
+    return remembering(layer.createState({ batch: 1 }), (x, options) => layer.forward(x, options));
   },
   RecurrentMemoryTransformer: (gpu) => {
     const config = {
@@ -78,22 +79,15 @@ const LAYERS: Readonly<Record<string, (gpu: Gpu) => Remembering>> = {
       memTokens: 2,
       mode: "decoder",
     } as const;
-    const model = new RecurrentMemoryTransformer(
-      config,
-      parametersOf(gpu, RecurrentMemoryTransformer.plan(config)),
-    );
-    return model.createState(gpu, { batch: 1 });
+    const parameters = parametersOf(gpu, RecurrentMemoryTransformer.plan(config));
+    const model = new RecurrentMemoryTransformer(config, parameters);
+    return remembering(model.createState({ batch: 1 }), (x, options) => model.forward(x, options));
   },
   TransformerXlAttention: (gpu) => {
-    const config = { dim, numHeads, headDim };
-    const layer = new TransformerXlAttention(config, parametersOf(gpu, TransformerXlAttention.plan(config)));
-    const cache = layer.createCache(gpu, { batch: 1, maxLength: 16, maxChunk: 4, segmentLen: 4, memLen: 4 });
-    return {
-      step: (x) => layer.forward(x, { cache }),
-      clear: () => {
-        cache.cache.clear();
-      },
-    };
+    const config = { dim, numHeads, headDim, segmentLen: 4, memLen: 4 };
+    const parameters = parametersOf(gpu, TransformerXlAttention.plan(config));
+    const layer = new TransformerXlAttention(config, parameters);
+    return remembering(layer.createState(CHUNKED), (x, options) => layer.forward(x, options));
   },
 };
 

@@ -8,6 +8,7 @@ import {
   MultiHeadLatentAttention,
   RecurrentMemoryTransformer,
   Sled,
+  TransformerXl,
   TransformerXlAttention,
   Yoco,
 } from "../index.js";
@@ -21,12 +22,6 @@ interface Decodes {
     length: number,
   ) => { step: (piece: Tensor) => Tensor; state: { dispose(): void } };
 }
-
-/** A run of what steps by itself. */
-const stepping = (state: {
-  step(piece: Tensor): Tensor;
-  dispose(): void;
-}): ReturnType<Decodes["decode"]> => ({ step: (piece) => state.step(piece), state });
 
 const DIM = 8;
 const heads = { dim: DIM, numHeads: 4, numKvHeads: 2, headDim: 4 };
@@ -64,17 +59,24 @@ const mechanisms: Readonly<Record<string, (gpu: Gpu) => Decodes>> = {
     };
   },
   "segments (Transformer-XL)": (gpu) => {
-    const config = { dim: DIM, numHeads: 2, headDim: 5, clampLen: 4 };
-    const segments = { segmentLen: 4, memLen: 6 };
+    const config = { dim: DIM, numHeads: 2, headDim: 5, clampLen: 4, segmentLen: 4, memLen: 6 };
     const layer = new TransformerXlAttention(config, parametersOf(gpu, TransformerXlAttention.plan(config)));
     return {
-      whole: (x) => layer.forward(x, { segments }),
+      whole: (x) => layer.forward(x),
       decode: (batch, maxLength) => {
-        const cache = layer.createCache(gpu, { ...segments, batch, maxLength, maxChunk: 3 });
-        return {
-          step: (piece) => layer.forward(piece, { cache }),
-          state: cache.cache,
-        };
+        const state = layer.createState({ batch, maxLength, maxChunk: 3 });
+        return { step: (piece) => layer.forward(piece, { state }), state };
+      },
+    };
+  },
+  "a stack of segments (Transformer-XL)": (gpu) => {
+    const config = { dim: DIM, numHeads: 2, ffnDim: 12, layers: 2, segmentLen: 4, memLen: 6 };
+    const stack = new TransformerXl(config, parametersOf(gpu, TransformerXl.plan(config)));
+    return {
+      whole: (x) => stack.forward(x),
+      decode: (batch, maxLength) => {
+        const state = stack.createState({ batch, maxLength, maxChunk: 3 });
+        return { step: (piece) => stack.forward(piece, { state }), state };
       },
     };
   },
@@ -85,26 +87,32 @@ const mechanisms: Readonly<Record<string, (gpu: Gpu) => Decodes>> = {
       parametersOf(gpu, RecurrentMemoryTransformer.plan(config)),
     );
     return {
-      whole: (x) => model.forward(x).out,
-      decode: (batch) => stepping(model.createState(gpu, { batch })),
+      whole: (x) => model.forward(x),
+      decode: (batch) => {
+        const state = model.createState({ batch });
+        return { step: (piece) => model.forward(piece, { state }), state };
+      },
     };
   },
   "a memory of keys (Memorizing)": (gpu) => {
     const config = { ...heads, topK: 3, combine: "gate", segmentLen: 4, memorySize: 9 } as const;
     const layer = new MemorizingAttention(config, parametersOf(gpu, MemorizingAttention.plan(config)));
     return {
-      whole: (x) => layer.forward(x).out,
-      decode: (batch) => stepping(layer.createState(gpu, { batch })),
+      whole: (x) => layer.forward(x),
+      decode: (batch) => {
+        const state = layer.createState({ batch });
+        return { step: (piece) => layer.forward(piece, { state }), state };
+      },
     };
   },
   "one cache for the upper half (YOCO)": (gpu) => {
     const config = { ...block, numKvHeads: 1, selfLayers: 1, crossLayers: 1, window: 4 };
-    const model = new Yoco(gpu, config, parametersOf(gpu, Yoco.plan(config)));
+    const model = new Yoco(config, parametersOf(gpu, Yoco.plan(config)));
     return {
       whole: (x) => model.forward(x),
       decode: (batch, maxLength) => {
-        const cache = model.createCache(gpu, { batch, maxLength, maxChunk: 3 });
-        return { step: (piece) => model.forward(piece, { cache }), state: cache };
+        const state = model.createState({ batch, maxLength, maxChunk: 3 });
+        return { step: (piece) => model.forward(piece, { state }), state };
       },
     };
   },

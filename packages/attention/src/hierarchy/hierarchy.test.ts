@@ -26,21 +26,21 @@ describe("YOCO", () => {
 
   it("prefill + decode = forward, in pieces longer and shorter than the ring", async () => {
     const { gpu } = device;
-    const model = new Yoco(gpu, config, parametersOf(gpu, Yoco.plan(config)));
+    const model = new Yoco(config, parametersOf(gpu, Yoco.plan(config)));
     const x = random(gpu, [2, 17, 8], 3);
     const whole = model.forward(x);
     for (const pieces of [[17], [11, 1, 1, 4], Array<number>(17).fill(1)]) {
-      const cache = model.createCache(gpu, { batch: 2, maxLength: 17, maxChunk: 3 });
+      const state = model.createState({ batch: 2, maxLength: 17, maxChunk: 3 });
       await expectSame(
-        inPieces(gpu, x, pieces, (piece) => model.forward(piece, { cache })),
+        inPieces(gpu, x, pieces, (piece) => model.forward(piece, { state })),
         whole,
       );
-      cache.dispose();
+      state.dispose();
     }
-    const cache = model.createCache(gpu, { batch: 2, maxLength: 17 });
-    await expectSame(model.prefill(rows(x, 0, 12), cache), rows(whole, 11, 12));
-    await expectSame(model.forward(rows(x, 12, 17), { cache }), rows(whole, 12, 17));
-    cache.dispose();
+    const state = model.createState({ batch: 2, maxLength: 17 });
+    await expectSame(model.prefill(rows(x, 0, 12), state), rows(whole, 11, 12));
+    await expectSame(model.forward(rows(x, 12, 17), { state }), rows(whole, 12, 17));
+    state.dispose();
     await expectSame(model.forward(x, { from: 9 }), rows(whole, 9, 17));
     await expectCausal(gpu, x, 8, (y) => model.forward(y));
     model.dispose();
@@ -49,15 +49,23 @@ describe("YOCO", () => {
   it("caches once: a token adds one set of keys and values, however many layers there are", async () => {
     const { gpu } = device;
     const deep = { ...config, crossLayers: 5 };
-    const model = new Yoco(gpu, deep, parametersOf(gpu, Yoco.plan(deep)));
-    const cache = model.createCache(gpu, { batch: 1, maxLength: 32, maxChunk: 1 });
-    expect(cache.bytesPerToken).toBe(2 * 4 * 4);
-    for (const ring of cache.layers) expect(ring.slots).toBe(4);
+    const model = new Yoco(deep, parametersOf(gpu, Yoco.plan(deep)));
+    const state = model.createState({ batch: 1, maxLength: 32, maxChunk: 1 });
+    expect(state.bytesPerToken).toBe(2 * 4 * 4);
+    for (const ring of state.layers) expect(ring.slots).toBe(4);
     const token = random(gpu, [1, 1, 8], 1);
-    await expectConstantMemory(gpu, 12, () => model.forward(token, { cache }));
-    expect(() => model.forward(random(gpu, [1, 2, 8], 1), { cache, from: 2 })).toThrow(/from is 2/);
+    await expectConstantMemory(gpu, 12, () => model.forward(token, { state }));
+    expect(() => model.forward(random(gpu, [1, 2, 8], 1), { state, from: 2 })).toThrow(/from is 2/);
+    expect(() => model.forward(token, { positions: [0] })).toThrow(/positions is given without a state/);
     expect(() => Yoco.plan({ ...config, headDim: 5 })).toThrow(/headDim is 5; it must be even/);
-    cache.dispose();
+    expect(() => Yoco.plan({ ...config, numKvHeads: 3 })).toThrow(/numHeads is 2; it must be a multiple of/);
+    const other = new Yoco(config, parametersOf(gpu, Yoco.plan(config)), {});
+    const less = { ...config, selfLayers: 1 };
+    const small = new Yoco(less, parametersOf(gpu, Yoco.plan(less)));
+    const held = small.createState({ batch: 1, maxLength: 4 });
+    expect(() => other.forward(token, { state: held })).toThrow(/state has 1 lower layers/);
+    held.dispose();
+    state.dispose();
     model.dispose();
   });
 });

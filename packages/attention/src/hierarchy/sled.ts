@@ -183,7 +183,7 @@ export class Sled extends Component<typeof SLED> implements Stateful<SledState> 
   /** @throws ConfigError, ShapeError, DTypeError */
   constructor(config: SledConfig, parameters: Parameters, parts: Parts = {}) {
     super(SLED, config, Sled.plan(config), parameters);
-    this.#block = blockContext(this.config, parts);
+    this.#block = blockContext(SLED.name, this.config, parts);
     this.#encoder = layersOf(this.weights, "layers", this.config.layers);
     this.#decoder = layersOf(this.weights, "decoder", this.config.decLayers);
   }

@@ -81,7 +81,7 @@ export class TopDownTransformer extends Component<typeof TOP_DOWN> {
   constructor(config: TopDownConfig, parameters: Parameters, parts: Parts = {}) {
     super(TOP_DOWN, config, TopDownTransformer.plan(config), parameters);
     const { bottomLayers, topLayers, downLayers } = this.config;
-    this.#block = blockContext(this.config, parts);
+    this.#block = blockContext(TOP_DOWN.name, this.config, parts);
     this.#layers = {
       bottom: layersOf(this.weights, "bottom", bottomLayers),
       top: layersOf(this.weights, "top", topLayers),

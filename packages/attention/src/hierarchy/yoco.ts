@@ -1,59 +1,56 @@
 import {
-  checkConfig,
+  Component,
   ConfigError,
   expectInteger,
-  expectNumber,
   expectShape,
+  expectTensor,
+  integer,
+  number,
+  ones,
+  prefixed,
+  schema,
   slice,
   subParameters,
-  type Gpu,
-  type Module,
+  value,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
+  type State,
+  type Stateful,
   type Tensor,
 } from "@x/kernels";
 import {
-  block,
+  BLOCK_FIELDS,
   blockContext,
   blockPlan,
-  checkBlockConfig,
-  expectLayers,
+  blocks,
   expectTokens,
   feedForward,
   feedForwardPlan,
+  layersOf,
   layersPlan,
-  type Attend,
-  type BlockConfig,
   type BlockContext,
 } from "../block/block.js";
-import { cachedAttention } from "../cache/cached_attention.js";
-import { attention } from "../engine/attention.js";
-import type { AttentionPositions } from "../engine/options.js";
-import { mergeHeads, splitHeads } from "../block/heads.js";
-import { KVCache } from "../cache/kv_cache.js";
-import { checkParameters, initParameters, matrix, ones, type InitOptions, type Plan } from "../parameters.js";
+import { expectGroups } from "../block/heads.js";
 import { PlainRope, type Parts, type Rope } from "../block/parts.js";
-import type { TokenPositions } from "../cache/slots.js";
+import { cachedAttention } from "../cache/cached_attention.js";
+import { POSITION_FIELDS, STATE_FIELDS } from "../cache/fields.js";
+import { KVCache } from "../cache/kv_cache.js";
+import { attention } from "../engine/attention.js";
+import { YocoCrossAttention, YocoKeyValues } from "./yoco_cross.js";
 
-export interface YocoConfig extends BlockConfig {
-  /** Key and value heads of the upper half; default numHeads. */
-  readonly numKvHeads?: number;
-  readonly selfLayers: number;
-  readonly crossLayers: number;
-  /** Keys that a token of the lower half sees, its own included. */
-  readonly window: number;
-  /** Default 10000. */
-  readonly ropeBase?: number;
-}
-
-export interface YocoCacheOptions {
-  readonly batch: number;
-  readonly maxLength: number;
-  /** Most tokens that the lower half takes at a time; default 64. */
-  readonly maxChunk?: number;
-  readonly dtype?: "f32" | "f16";
-}
+const YOCO = schema("Yoco", {
+  ...BLOCK_FIELDS,
+  numKvHeads: integer("Heads of keys and values in the upper half.", { min: 1, defaultDoc: "numHeads" }),
+  selfLayers: integer("Layers of the lower half.", { min: 1 }),
+  crossLayers: integer("Layers of the upper half.", { min: 1 }),
+  window: integer("Keys that a token of the lower half sees, its own included.", { min: 1 }),
+  ropeBase: number("Base of the rotation's frequencies.", { min: Number.MIN_VALUE, default: 10000 }),
+});
+export type YocoConfig = Config<typeof YOCO>;
 
 /** A ring of window - 1 tokens for each lower layer, and one set of keys and values for all upper layers. */
-export class YocoCache {
+export class YocoCache implements State {
   readonly layers: readonly KVCache[];
   readonly shared: KVCache;
 
@@ -62,36 +59,54 @@ export class YocoCache {
     this.shared = shared;
   }
 
+  get #all(): readonly KVCache[] {
+    return [...this.layers, this.shared];
+  }
+
+  /** Bytes on the GPU. */
+  get bytes(): number {
+    return this.#all.reduce((sum, cache) => sum + cache.bytes, 0);
+  }
+
   /** Bytes by which one token makes the cache grow: the shared keys and values; the rings have a fixed size. */
   get bytesPerToken(): number {
     return this.shared.bytesPerToken;
   }
 
+  /** Tokens so far; undefined once positions came from the device. */
   get length(): number | undefined {
     return this.shared.length;
   }
 
+  /** Forgets all tokens. */
   clear(): void {
-    for (const cache of [...this.layers, this.shared]) cache.clear();
+    for (const cache of this.#all) cache.clear();
   }
 
   dispose(): void {
-    for (const cache of [...this.layers, this.shared]) cache.dispose();
+    for (const cache of this.#all) cache.dispose();
   }
 }
 
-export interface YocoOptions {
-  readonly cache?: YocoCache | undefined;
-  /** With a cache; default: counted on. */
-  readonly positions?: TokenPositions;
-  /**
-   * With a cache: tokens of the whole text that the call belongs to; default: counted. Needed where positions are on
-   * the device and the rotation depends on it.
-   */
-  readonly textLength?: number | undefined;
-  /** First row to give out: the upper half does not run on the rows before. Default 0. */
-  readonly from?: number;
-}
+const OPTIONS = schema("Yoco.forward", {
+  state: value(
+    "Keys and values of the tokens so far, which the call adds to.",
+    "a YocoCache",
+    (given: unknown): given is YocoCache => given instanceof YocoCache,
+    { optional: true },
+  ),
+  ...POSITION_FIELDS,
+  from: integer("First row of the output: the upper half does not run on the rows before.", {
+    min: 0,
+    default: 0,
+  }),
+});
+export type YocoOptions = Config<typeof OPTIONS>;
+
+const STATE = schema("Yoco.createState", {
+  ...STATE_FIELDS,
+  maxChunk: integer("Most tokens that the lower half takes at a time.", { min: 1, default: 64 }),
+});
 
 export interface YocoOutputs {
   /** [batch, seq - from, dim] */
@@ -101,174 +116,177 @@ export interface YocoOutputs {
   readonly values: Tensor;
 }
 
-/**
- * You only cache once: a lower half of sliding-window blocks gives h; K = rope(split(RMSNorm(h) Wk^T)) and V are
- * computed once and every layer of the upper half attends to them: z += merge(sdpa_causal(rope(q), K, V)) Wo^T,
- * z += FFN(z), z = h at first; out = RMSNorm(z). A prompt runs through the lower half only.
- *
- * x [batch, seq, dim]. Parameters self_decoder.<l>.*, kv_layer_norm, k_proj, v_proj, cross_decoder.<l>.*, norm.
- * Sun et al. 2024, arXiv:2405.05254, sections 2 and 3 (sliding-window form).
- */
-export class Yoco implements Module {
-  readonly config: YocoConfig;
-  readonly #p: Record<string, Tensor>;
-  readonly #rope: Rope;
-  readonly #ownsRope: boolean;
-  readonly #block: BlockContext;
-  readonly #lower: readonly Record<string, Tensor>[];
-  readonly #upper: readonly Record<string, Tensor>[];
+/** An upper layer: its attention, and the parameters of its norms and feed-forward block. */
+interface UpperLayer {
+  readonly p: Parameters;
+  readonly attention: YocoCrossAttention;
+}
 
-  /** @throws ConfigError */
-  constructor(gpu: Gpu, config: YocoConfig, parameters: Readonly<Record<string, Tensor>>, parts: Parts = {}) {
-    this.#p = checkParameters("Yoco", Yoco.plan(config), parameters);
-    this.#block = blockContext(config, parts);
-    this.config = config;
-    const layers = (name: string, n: number): Record<string, Tensor>[] =>
-      Array.from({ length: n }, (_, l) => subParameters(this.#p, `${name}.${l}`));
-    this.#lower = layers("self_decoder", config.selfLayers);
-    this.#upper = layers("cross_decoder", config.crossLayers);
-    this.#rope = parts.rope ?? new PlainRope(gpu, config.headDim, config.ropeBase ?? 10000);
-    this.#ownsRope = parts.rope === undefined;
+/**
+ * You only cache once: a lower half of sliding-window blocks gives h; `YocoKeyValues` makes K and V of h once, and every
+ * layer of the upper half attends to them: z += YocoCrossAttention(RMSNorm(z), K, V), z += FFN(z), z = h at first;
+ * out = RMSNorm(z). A prompt runs through the lower half only.
+ *
+ * x [batch, seq, dim], f32 or f16. Parameters self_decoder.<l>.*, kv_layer_norm, k_proj, v_proj, cross_decoder.<l>.*, norm;
+ * matrices initially normal, norms ones. Sun et al. 2024, arXiv:2405.05254, sections 2 and 3 (sliding-window form).
+ */
+export class Yoco extends Component<typeof YOCO> implements Stateful<YocoCache> {
+  static readonly schema = YOCO;
+  readonly numKvHeads: number;
+  readonly #rope: Rope;
+  readonly #block: BlockContext;
+  readonly #lower: readonly Parameters[];
+  readonly #keyValues: YocoKeyValues;
+  readonly #upper: readonly UpperLayer[];
+
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: YocoConfig, parameters: Parameters, parts: Parts = {}) {
+    super(YOCO, config, Yoco.plan(config), parameters);
+    const { headDim, ropeBase, selfLayers, crossLayers } = this.config;
+    const inner = innerConfigs(this.config);
+    const p = this.weights;
+    this.numKvHeads = inner.keyValues.numKvHeads;
+    this.#block = blockContext(YOCO.name, this.config, parts);
+    this.#lower = layersOf(p, "self_decoder", selfLayers);
+    const own = Object.keys(YocoKeyValues.plan(inner.keyValues)).map((name) => [name, p[name]!] as const);
+    this.#keyValues = new YocoKeyValues(inner.keyValues, Object.fromEntries(own), {
+      rmsNorm: parts.rmsNorm,
+    });
+    this.#upper = layersOf(p, "cross_decoder", crossLayers).map((layer) => ({
+      p: layer,
+      attention: new YocoCrossAttention(inner.cross, subParameters(layer, "cross_attn")),
+    }));
+    this.#rope = parts.rope ?? this.own(new PlainRope(p["norm.weight"]!.gpu, headDim, ropeBase));
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: YocoConfig): Plan {
-    const who = "Yoco";
-    checkBlockConfig(who, config, ["numKvHeads", "selfLayers", "crossLayers", "window", "ropeBase"]);
-    const { dim, numHeads, numKvHeads = numHeads, headDim, selfLayers, crossLayers, window } = config;
-    expectLayers(who, { numKvHeads, selfLayers, crossLayers, window });
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: YocoConfig): ParameterPlan {
+    const { name: who } = YOCO;
+    const read = YOCO.read(config);
+    const { dim, numHeads, numKvHeads = numHeads, headDim, selfLayers, crossLayers } = read;
     if (headDim % 2 !== 0) throw new ConfigError(who, `headDim is ${headDim}; it must be even to rotate`);
-    if (numHeads % numKvHeads !== 0)
-      throw new ConfigError(
-        who,
-        `numHeads is ${numHeads}; it must be a multiple of numKvHeads, ${numKvHeads}`,
-      );
-    if (config.ropeBase !== undefined) expectNumber(who, "ropeBase", config.ropeBase, Number.MIN_VALUE);
-    const cross: Plan = {
-      "input_layernorm.weight": ones(dim),
-      "cross_attn.q_proj.weight": matrix(numHeads * headDim, dim),
-      "cross_attn.o_proj.weight": matrix(dim, numHeads * headDim),
-      ...feedForwardPlan(config),
-    };
+    expectGroups(who, numHeads, numKvHeads);
+    const inner = innerConfigs(read);
     return {
-      ...layersPlan("self_decoder", selfLayers, blockPlan(config)),
-      "kv_layer_norm.weight": ones(dim),
-      "k_proj.weight": matrix(numKvHeads * headDim, dim),
-      "v_proj.weight": matrix(numKvHeads * headDim, dim),
-      ...layersPlan("cross_decoder", crossLayers, cross),
+      ...layersPlan("self_decoder", selfLayers, blockPlan(read)),
+      ...YocoKeyValues.plan(inner.keyValues),
+      ...layersPlan("cross_decoder", crossLayers, {
+        "input_layernorm.weight": ones(dim),
+        ...prefixed("cross_attn", YocoCrossAttention.plan(inner.cross)),
+        ...feedForwardPlan(read),
+      }),
       "norm.weight": ones(dim),
     };
   }
 
-  /** Normal matrices, norms of ones. */
-  static init(gpu: Gpu, config: YocoConfig, options: InitOptions, parts: Parts = {}): Yoco {
-    return new Yoco(gpu, config, initParameters("Yoco", gpu, Yoco.plan(config), options), parts);
+  /** An empty state for decoding. @throws ConfigError */
+  createState(options: Config<typeof STATE>): YocoCache {
+    const { gpu } = this.weights["norm.weight"]!;
+    const sizes = STATE.read(options);
+    const { numHeads, headDim, window } = this.config;
+    const ring = (): KVCache => new KVCache(gpu, { ...sizes, numKvHeads: numHeads, headDim, window });
+    const shared = new KVCache(gpu, { ...sizes, numKvHeads: this.numKvHeads, headDim });
+    return new YocoCache(this.#lower.map(ring), shared);
   }
 
-  createCache(gpu: Gpu, options: YocoCacheOptions): YocoCache {
-    checkConfig("Yoco.createCache", options, ["batch", "maxLength", "maxChunk", "dtype"]);
-    const { numHeads, numKvHeads = numHeads, headDim, window } = this.config;
-    const ring = (): KVCache => new KVCache(gpu, { ...options, numKvHeads: numHeads, headDim, window });
-    return new YocoCache(this.#lower.map(ring), new KVCache(gpu, { ...options, numKvHeads, headDim }));
-  }
-
+  /** x [batch, seq, dim]; returns [batch, seq - from, dim]. @throws ConfigError, ShapeError, DTypeError */
   forward(x: Tensor, options: YocoOptions = {}): Tensor {
+    expectTensor(YOCO.name, "x", x);
     return x.gpu.scope(() => this.outputs(x, options).out);
   }
 
-  /** Fill the cache with a prompt and give the last row, [batch, 1, dim]: the upper half runs on that row alone. */
-  prefill(x: Tensor, cache: YocoCache): Tensor {
-    return this.forward(x, { cache, from: x.shape[1]! - 1 });
+  /**
+   * Fills the state with a prompt x [batch, seq, dim] and returns the last row, [batch, 1, dim]: the upper half runs on
+   * that row alone.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
+   */
+  prefill(x: Tensor, state: YocoCache): Tensor {
+    const { seq } = expectShape(YOCO.name, "x", x, ["batch", "seq", this.config.dim]) as { seq: number };
+    return this.forward(x, { state, from: Math.max(0, seq - 1) });
   }
 
-  /** The output, and the keys and values that the upper half shares. */
+  /** The output, and the keys and values that the upper half shares. @throws ConfigError, ShapeError, DTypeError */
   outputs(x: Tensor, options: YocoOptions = {}): YocoOutputs {
-    const who = "Yoco";
-    checkConfig(who, options, ["cache", "positions", "textLength", "from"]);
-    const { cache, from = 0 } = options;
-    const { dim, numHeads, numKvHeads = numHeads } = this.config;
-    const { seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { seq: number };
+    const { name: who } = YOCO;
+    const { state, positions, textLength, from } = OPTIONS.read(options, who);
+    const { seq } = expectShape(who, "x", x, ["batch", "seq", this.config.dim]) as { seq: number };
     expectTokens(who, seq);
     expectInteger(who, "from", from, 0, seq - 1);
-    for (const name of ["positions", "textLength"] as const)
-      if (options[name] !== undefined && !cache)
-        throw new ConfigError(who, `${name} is given without a cache; rows are then counted from 0`);
-    const p = this.#p;
+    for (const [name, given] of Object.entries({ positions, textLength }))
+      if (given !== undefined && !state)
+        throw new ConfigError(who, `${name} is given without a state; rows are then counted from 0`);
+    if (state && state.layers.length !== this.#lower.length)
+      throw new ConfigError(
+        who,
+        `state has ${state.layers.length} lower layers; it must have selfLayers, ${this.#lower.length}`,
+      );
     const { norm } = this.#block;
     return x.gpu.scope(() => {
-      const ids = cache?.shared.place(seq, options.positions, {
-        textLength: options.textLength,
-        changes: (from, to) => this.#rope.changes?.(from, to) ?? false,
+      const ids = state?.shared.place(seq, positions, {
+        textLength,
+        changes: (before, after) => this.#rope.changes?.(before, after) ?? false,
       });
       const turn = (t: Tensor, first = 0): Tensor =>
         this.#rope.apply(t, {
           layout: "bshd",
-          seqLen: cache?.shared.textLength ?? seq,
-          ...(ids && cache
+          seqLen: state?.shared.textLength ?? seq,
+          ...(ids && state
             ? {
                 positionIds: first === 0 ? ids : slice(ids, { axis: 1, start: first }),
-                maxPositions: cache.shared.config.maxLength,
+                maxPositions: state.shared.config.maxLength,
               }
             : { positionOffset: first }),
         });
-      const h = this.#lowerHalf(x, turn, cache, ids);
-      const g = norm(h, p["kv_layer_norm.weight"]!);
-      const keys = turn(splitHeads(g, numKvHeads, p["k_proj.weight"]!));
-      const values = splitHeads(g, numKvHeads, p["v_proj.weight"]!);
-      const where = cache?.shared.append(keys, values, ids);
-      const [k, v] = cache ? [cache.shared.keys, cache.shared.values] : [keys, values];
+      const h = this.#lowerHalf(x, turn, state, ids);
+      const { keys, values } = this.#keyValues.outputs(h, { turn });
+      const where = state?.shared.append(keys, values, ids);
+      const shared = {
+        keys: state?.shared.keys ?? keys,
+        values: state?.shared.values ?? values,
+        positions:
+          where && (from === 0 ? where : { ...where, query: slice(where.query, { axis: 1, start: from }) }),
+        turn: (q: Tensor) => turn(q, from),
+      };
       let z = from === 0 ? h : slice(h, { axis: 1, start: from });
-      const positions: AttentionPositions | undefined =
-        where && (from === 0 ? where : { ...where, query: slice(where.query, { axis: 1, start: from }) });
       for (const layer of this.#upper) {
         const before = z;
-        z = z.gpu.scope(() => {
-          const a = norm(before, layer["input_layernorm.weight"]!);
-          const q = turn(splitHeads(a, numHeads, layer["cross_attn.q_proj.weight"]!), from);
-          const o = attention(q, k, v, {
-            causal: true,
-            layout: "bshd",
-            ...(positions ? { positions } : {}),
-          });
-          return feedForward(
-            mergeHeads(o, layer["cross_attn.o_proj.weight"]!, undefined, before),
-            layer,
-            this.#block,
-          );
+        z = before.gpu.scope(() => {
+          const a = norm(before, layer.p["input_layernorm.weight"]!);
+          const mixed = layer.attention.forward(a, { ...shared, residual: before });
+          return feedForward(mixed, layer.p, this.#block);
         });
       }
-      return { out: norm(z, p["norm.weight"]!), keys, values };
+      return { out: norm(z, this.weights["norm.weight"]!), keys, values };
     });
   }
 
   #lowerHalf(
     x: Tensor,
     turn: (t: Tensor) => Tensor,
-    cache: YocoCache | undefined,
+    state: YocoCache | undefined,
     ids: Tensor | undefined,
   ): Tensor {
     const { window } = this.config;
-    let h = x;
-    this.#lower.forEach((layer, l) => {
-      const attend: Attend = (q, k, v) =>
-        cache
-          ? cachedAttention(turn(q), turn(k), v, cache.layers[l]!, { positions: ids })
-          : attention(turn(q), turn(k), v, {
-              causal: true,
-              layout: "bshd",
-              window: { left: window - 1, right: 0 },
-            });
-      h = block(h, layer, this.#block, attend);
-    });
-    return h;
+    return blocks(x, this.#lower, this.#block, (q, k, v, l) =>
+      state
+        ? cachedAttention(turn(q), turn(k), v, state.layers[l]!, { positions: ids })
+        : attention(turn(q), turn(k), v, {
+            causal: true,
+            layout: "bshd",
+            window: { left: window - 1, right: 0 },
+          }),
+    );
   }
+}
 
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
-
-  /** Free the rotation's tables. */
-  dispose(): void {
-    if (this.#ownsRope) this.#rope.dispose?.();
-  }
+/** The configurations of the components of the upper half. */
+function innerConfigs({ dim, numHeads, numKvHeads = numHeads, headDim, normEps }: YocoConfig): {
+  readonly keyValues: { dim: number; numKvHeads: number; headDim: number; normEps: number | undefined };
+  readonly cross: { dim: number; numHeads: number; numKvHeads: number; headDim: number };
+} {
+  return {
+    keyValues: { dim, numKvHeads, headDim, normEps },
+    cross: { dim, numHeads, numKvHeads, headDim },
+  };
 }

@@ -53,14 +53,15 @@ describe("Transformer-XL", () => {
 
   it("segments = one call per segment with the hidden states before it; decoding gives the same", async () => {
     const { gpu } = device;
-    const layer = layerOf();
+    const apartFrom = layerOf();
+    const segments = { ...config, segmentLen: 5, memLen: 7 };
+    const layer = new TransformerXlAttention(segments, apartFrom.parameters());
     const x = random(gpu, [2, 17, 8], 3);
-    const segments = { segmentLen: 5, memLen: 7 };
-    const whole = layer.forward(x, { segments });
+    const whole = layer.forward(x);
     const cuts = [0, 5, 10, 15, 17];
     const apart = cuts.slice(1).map((end, s) => {
       const start = cuts[s]!;
-      return layer.forward(rows(x, start, end), {
+      return apartFrom.forward(rows(x, start, end), {
         memory: start > 0 ? rows(x, Math.max(0, start - 7), start) : undefined,
       });
     });
@@ -70,16 +71,20 @@ describe("Transformer-XL", () => {
       whole,
     );
     for (const pieces of [[17], [6, 1, 1, 9], Array<number>(17).fill(1)]) {
-      const cache = layer.createCache(gpu, { ...segments, batch: 2, maxLength: 17, maxChunk: 4 });
+      const state = layer.createState({ batch: 2, maxLength: 17, maxChunk: 4 });
       await expectSame(
-        inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { cache })),
+        inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { state })),
         whole,
       );
-      expect(cache.cache.slots).toBe(15);
-      cache.cache.dispose();
+      expect(state.slots).toBe(15);
+      state.dispose();
     }
-    await expectCausal(gpu, x, 8, (y) => layer.forward(y, { segments }));
+    await expectCausal(gpu, x, 8, (y) => layer.forward(y));
+    // A memory is what comes before the first segment, of which each segment sees the last memLen.
+    const memory = rows(x, 0, 10);
+    await expectSame(layer.forward(rows(x, 10, 17), { memory }), rows(whole, 10, 17));
     layer.dispose();
+    apartFrom.dispose();
   });
 
   it("the stack goes on from the memory that it gave, in constant memory", async () => {
@@ -95,26 +100,35 @@ describe("Transformer-XL", () => {
     };
     const stack = new TransformerXl(own, parametersOf(gpu, TransformerXl.plan(own)));
     const x = random(gpu, [1, 12, 8], 3);
-    const whole = stack.forward(x);
+    const whole = stack.outputs(x);
+    await expectSame(stack.forward(x), whole.out);
     let memory: Tensor | undefined;
     const out = inPieces(gpu, x, [4, 8], (piece) => {
-      const step = stack.forward(piece, memory);
+      const step = stack.outputs(piece, { memory });
       memory = step.memory;
       return step.out;
     });
     await expectSame(out, whole.out);
     expect(whole.memory.shape).toEqual([2, 1, 6, 8]);
     const first = rows(x, 0, 4);
-    await expectConstantMemory(gpu, 6, () => stack.forward(first, whole.memory));
-    expect(() => stack.forward(first, first)).toThrow(/memory has shape \[1, 4, 8\]/);
+    await expectConstantMemory(gpu, 6, () => stack.forward(first, { memory: whole.memory }));
+    expect(() => stack.forward(first, { memory: first })).toThrow(/memory has shape \[1, 4, 8\]/);
     stack.dispose();
   });
 
   it("refuses what does not go together", () => {
     const layer = layerOf();
     const x = random(device.gpu, [1, 4, 8], 1);
-    expect(() => layer.forward(x, { memory: x, segments: { segmentLen: 2, memLen: 2 } })).toThrow(/exclude/);
-    expect(() => layer.forward(x, { segments: { segmentLen: 0, memLen: 2 } })).toThrow(/segmentLen is 0/);
+    const size = { batch: 1, maxLength: 4 };
+    expect(() => layer.createState(size)).toThrow(/segmentLen is missing; decoding needs it/);
+    expect(() => TransformerXlAttention.plan({ ...config, segmentLen: 0 })).toThrow(/segmentLen is 0/);
+    const of = (segmentLen: number): TransformerXlAttention =>
+      new TransformerXlAttention({ ...config, segmentLen, memLen: 2 }, layer.parameters());
+    const state = of(2).createState(size);
+    expect(() => of(2).forward(x, { memory: x, state })).toThrow(/a state holds the memory/);
+    expect(() => of(3).forward(x, { state })).toThrow(/window of 4 keys; it must be segmentLen \+ memLen, 5/);
+    expect(() => layer.forward(x, { positions: [0, 1, 2, 3] })).toThrow(/positions is given without a state/);
+    state.dispose();
     expect(() => TransformerXlAttention.plan({ ...config, dim: 7 })).toThrow(/dim is 7; it must be even/);
   });
 });
@@ -144,17 +158,17 @@ describe("RecurrentMemoryTransformer", () => {
       parametersOf(gpu, RecurrentMemoryTransformer.plan(own)),
     );
     const x = random(gpu, [2, 13, 8], 3);
-    const whole = model.forward(x);
+    const whole = model.outputs(x);
     for (const pieces of [[13], [3, 4, 1, 5], Array<number>(13).fill(1)]) {
-      const state = model.createState(gpu, { batch: 2 });
+      const state = model.createState({ batch: 2 });
       await expectSame(
-        inPieces(gpu, x, pieces, (piece) => state.step(piece)),
+        inPieces(gpu, x, pieces, (piece) => model.forward(piece, { state })),
         whole.out,
       );
       await expectSame(state.finishSegment(), whole.memory);
       state.dispose();
     }
-    await expectCausal(gpu, x, 7, (y) => model.forward(y).out);
+    await expectCausal(gpu, x, 7, (y) => model.forward(y));
   });
 
   it("memory reaches later segments, and nothing grows with the text", async () => {
@@ -164,7 +178,7 @@ describe("RecurrentMemoryTransformer", () => {
       parametersOf(gpu, RecurrentMemoryTransformer.plan(config)),
     );
     const x = random(gpu, [1, 15, 8], 3);
-    const run = vjp(() => [rows(model.forward(x).out, 10, 15)], [x]);
+    const run = vjp(() => [rows(model.forward(x), 10, 15)], [x]);
     const [dx] = run.pullback([random(gpu, [1, 5, 8], 4)]);
     expect(
       Array.from(await dx!.read())
@@ -172,18 +186,20 @@ describe("RecurrentMemoryTransformer", () => {
         .some((g) => g !== 0),
     ).toBe(true);
     const cut = new RecurrentMemoryTransformer({ ...config, detachEvery: 1 }, model.parameters());
-    const other = vjp(() => [rows(cut.forward(x).out, 10, 15)], [x]);
+    const other = vjp(() => [rows(cut.forward(x), 10, 15)], [x]);
     const [none] = other.pullback([random(gpu, [1, 5, 8], 4)]);
     expect(
       Array.from(await none!.read())
         .slice(0, 80)
         .every((g) => g === 0),
     ).toBe(true);
-    const state = model.createState(gpu, { batch: 1 });
+    const state = model.createState({ batch: 1 });
+    expect(() => cut.forward(x, { state })).toThrow(/the state is of another model/);
+    expect(() => model.forward(x, { state, memory: x })).toThrow(/the state holds the memory/);
     const token = rows(x, 0, 1);
     // Whole segments: the write slots run in each.
     await expectConstantMemory(gpu, 6, () => {
-      for (let n = 0; n < 5; n++) state.step(token);
+      for (let n = 0; n < 5; n++) model.forward(token, { state });
     });
     state.dispose();
   });

@@ -1,62 +1,71 @@
 import {
-  checkConfig,
   concat,
-  expectInteger,
   expectShape,
   noGrad,
   slice,
   type Gpu,
+  type State,
+  type StateOptions,
   type Tensor,
 } from "@x/kernels";
 import { attention } from "../engine/attention.js";
 import { KVCache } from "../cache/kv_cache.js";
-import type { RmtConfig } from "./rmt.js";
+
+/** The sizes of the model that a state needs. */
+export interface RmtSizes {
+  readonly dim: number;
+  readonly numHeads: number;
+  readonly headDim: number;
+  readonly layers: number;
+  readonly segmentLen: number;
+  readonly memTokens: number;
+  readonly memoryCausal: boolean;
+}
+
+/** Attention over [batch, rows, heads, headDim] in a layer. */
+export type AttendLayer = (q: Tensor, k: Tensor, v: Tensor, layer: number) => Tensor;
 
 /** Functions of the model that the state calls. */
 export interface RmtSteps {
   readonly initial: (batch: number) => Tensor;
   readonly write: (memory: Tensor) => Tensor;
-  readonly run: (z: Tensor, attend: (q: Tensor, k: Tensor, v: Tensor, layer: number) => Tensor) => Tensor;
+  readonly run: (z: Tensor, attend: AttendLayer) => Tensor;
 }
 
 /**
- * RMT inside a segment: per layer the keys and values of the read slots and the segment's tokens; the write slots run
- * once, when the segment is full, and their rows become the memory of the next. Nothing here grows with the text.
+ * RMT inside a segment: for each layer the keys and values of the read slots and of the segment's tokens. The write slots
+ * run once, when the segment is full, and their rows become the memory of the next. Its size does not depend on the text.
  */
-export class RmtState {
+export class RmtState implements State {
   readonly #gpu: Gpu;
-  readonly #config: RmtConfig;
+  readonly #config: RmtSizes;
   readonly #steps: RmtSteps;
   readonly #caches: readonly KVCache[];
   readonly #batch: number;
   #memory: Tensor;
   /** Tokens of the segment so far; -1: the read slots have not run. */
   #filled = -1;
+  /** A step depends on how full the segment is, so that a recorded one cannot be run again. */
+  readonly countsOnHost = true;
 
-  constructor(
-    gpu: Gpu,
-    config: RmtConfig,
-    options: { readonly batch: number; readonly dtype?: "f32" | "f16" },
-    steps: RmtSteps,
-  ) {
-    checkConfig("RmtState", options, ["batch", "dtype"]);
-    expectInteger("RmtState", "batch", options.batch, 1);
+  constructor(gpu: Gpu, config: RmtSizes, options: Pick<StateOptions, "batch" | "dtype">, steps: RmtSteps) {
+    const { batch, dtype = "f32" } = options;
     const { numHeads, headDim, memTokens, segmentLen, layers } = config;
+    const maxLength = 2 * memTokens + segmentLen;
     this.#gpu = gpu;
     this.#config = config;
     this.#steps = steps;
-    this.#batch = options.batch;
+    this.#batch = batch;
     this.#caches = Array.from(
       { length: layers },
-      () =>
-        new KVCache(gpu, {
-          ...options,
-          numKvHeads: numHeads,
-          headDim,
-          maxLength: 2 * memTokens + segmentLen,
-        }),
+      () => new KVCache(gpu, { batch, dtype, numKvHeads: numHeads, headDim, maxLength }),
     );
-    this.#memory = gpu.keep(gpu.scope(() => noGrad(() => steps.initial(options.batch))));
+    this.#memory = gpu.keep(gpu.scope(() => noGrad(() => steps.initial(batch))));
+  }
+
+  /** Whether a model with these functions made the state. */
+  isOf(steps: RmtSteps): boolean {
+    return steps === this.#steps;
   }
 
   /** The memory as the last full segment left it, [batch, memTokens, dim]. */
@@ -64,15 +73,17 @@ export class RmtState {
     return this.#memory;
   }
 
-  /** Bytes of all layers' caches; they do not depend on the text's length. */
+  /** Bytes on the GPU; they do not depend on the text's length. */
   get bytes(): number {
-    return this.#caches.reduce(
-      (sum, c) => sum + c.keys.byteLength + c.values.byteLength,
-      this.#memory.byteLength,
-    );
+    return this.#caches.reduce((sum, cache) => sum + cache.bytes, this.#memory.byteLength);
   }
 
-  /** Rows of the next tokens [batch, seq, dim], any number of them. */
+  /** 0: the size does not depend on the text's length. */
+  get bytesPerToken(): number {
+    return 0;
+  }
+
+  /** Returns the rows of the next tokens, x [batch, seq, dim], of any number; `forward` with the state calls it. @throws ShapeError */
   step(x: Tensor): Tensor {
     const { dim, segmentLen } = this.#config;
     const { seq } = expectShape("RmtState.step", "x", x, [this.#batch, "seq", dim]) as { seq: number };
@@ -81,7 +92,7 @@ export class RmtState {
         const outs: Tensor[] = [];
         for (let start = 0; start < seq;) {
           if (this.#filled < 0) {
-            this.#append(this.#memory, 0, this.#config.memoryCausal ?? false);
+            this.#append(this.#memory, 0, this.#config.memoryCausal);
             this.#filled = 0;
           }
           const take = Math.min(segmentLen - this.#filled, seq - start);
@@ -96,9 +107,9 @@ export class RmtState {
     );
   }
 
-  /** End the segment here, full or not: run the write slots and start anew from what they hold. */
+  /** Ends the segment here, full or not: runs the write slots, and returns their rows, the memory [batch, memTokens, dim]. */
   finishSegment(): Tensor {
-    const { memTokens, memoryCausal = false } = this.#config;
+    const { memTokens, memoryCausal } = this.#config;
     if (this.#filled > 0) {
       const next = this.#gpu.scope(() =>
         noGrad(() => this.#append(this.#steps.write(this.#memory), memTokens + this.#filled, memoryCausal)),
@@ -133,7 +144,7 @@ export class RmtState {
     });
   }
 
-  /** Forget the text. */
+  /** Forgets all tokens. */
   clear(): void {
     for (const cache of this.#caches) cache.clear();
     this.#memory.dispose();

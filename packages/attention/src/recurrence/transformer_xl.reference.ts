@@ -6,7 +6,7 @@ export function transformerXlReference(
   c: TransformerXlAttentionConfig,
   p: { batch: number; seq: number; memory: number },
 ): (x: Numbers, memory: Numbers, ...weights: Numbers[]) => Float64Array {
-  const { dim, numHeads: H, headDim: d, clampLen = 0 } = c;
+  const { dim, numHeads: H, headDim: d = dim / H, clampLen = 0 } = c;
   const keys = p.memory + p.seq;
   return (x, memory, ...weights) => {
     const [wq, wk, wv, wr, wo, u, v] = weights as [

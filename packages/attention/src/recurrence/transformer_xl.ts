@@ -1,171 +1,197 @@
 import {
   add,
-  checkConfig,
+  Component,
   concat,
   ConfigError,
-  expectInteger,
   expectShape,
+  expectTensor,
+  integer,
   linear,
   matmul,
+  matrix,
   RelativeIndex,
+  schema,
   slice,
   stopGradient,
+  tensor,
   transpose,
+  value,
+  type Config,
   type Gpu,
-  type Module,
+  type ParameterPlan,
+  type Parameters,
+  type Stateful,
   type Tensor,
 } from "@x/kernels";
+import { expectTokens } from "../block/block.js";
+import { HEADS_FIELDS, headDimOf, mergeHeads, splitHeads } from "../block/heads.js";
+import { sinusoids } from "../block/parts.js";
+import { POSITION_FIELDS, STATE_FIELDS } from "../cache/fields.js";
+import { KVCache } from "../cache/kv_cache.js";
+import type { TokenPositions } from "../cache/slots.js";
 import { attention } from "../engine/attention.js";
 import type { AttentionOptions } from "../engine/options.js";
-import { mergeHeads, splitHeads } from "../block/heads.js";
-import { KVCache } from "../cache/kv_cache.js";
-import { checkParameters, initParameters, matrix, type InitOptions, type Plan } from "../parameters.js";
-import { sinusoids } from "../block/parts.js";
-import type { TokenPositions } from "../cache/slots.js";
 
-export interface TransformerXlAttentionConfig {
-  /** Even. */
-  readonly dim: number;
-  readonly numHeads: number;
-  readonly headDim: number;
-  /** Distances above are taken as this one in the positional term; 0 (default): no limit. */
-  readonly clampLen?: number;
-}
+/** What the attention's and the stack's configuration have in common. */
+export const TRANSFORMER_XL_FIELDS = {
+  ...HEADS_FIELDS,
+  clampLen: integer("Distance from which all are taken as this one in the positional term; 0: no limit.", {
+    min: 0,
+    default: 0,
+  }),
+};
 
-/** How a sequence is cut: each segment sees the `memLen` tokens before it and itself. */
-export interface SegmentOptions {
-  readonly segmentLen: number;
-  readonly memLen: number;
-}
+const ATTENTION = schema("TransformerXlAttention", {
+  ...TRANSFORMER_XL_FIELDS,
+  segmentLen: integer("Tokens of a segment.", { min: 1, defaultDoc: "the whole call" }),
+  memLen: integer("Tokens before its segment that a token sees.", {
+    min: 0,
+    defaultDoc: "the length of `memory`",
+  }),
+});
+export type TransformerXlAttentionConfig = Config<typeof ATTENTION>;
 
-export interface TransformerXlAttentionOptions {
-  /** [batch, M, dim]: hidden states of the M tokens before; no gradient flows into them. */
-  readonly memory?: Tensor | undefined;
-  /** Cut x into segments, each with the hidden states before it as memory. */
-  readonly segments?: SegmentOptions | undefined;
-  /** Decoding: projected keys and values of the memory and the segment; see `createCache`. */
-  readonly cache?: TransformerXlCache | undefined;
-  /** With a cache; default: counted on. */
-  readonly positions?: TokenPositions;
-  /** Added to the output. */
-  readonly residual?: Tensor | undefined;
-}
+const OPTIONS = schema("TransformerXlAttention.forward", {
+  memory: tensor("[batch, M, dim]: hidden states of the M tokens before; no gradient flows into them.", {
+    optional: true,
+  }),
+  state: value(
+    "Projected keys and values of the memory and the segment so far, which the call adds to.",
+    "a KVCache",
+    (given: unknown): given is KVCache => given instanceof KVCache,
+    { optional: true },
+  ),
+  positions: POSITION_FIELDS.positions,
+  residual: tensor("Added to the output.", { optional: true }),
+});
+export type TransformerXlAttentionOptions = Config<typeof OPTIONS>;
 
-/** A ring of memLen + segmentLen keys and values. */
-export interface TransformerXlCache extends SegmentOptions {
-  readonly cache: KVCache;
-}
+/** The size of a state of Transformer-XL. */
+export const TRANSFORMER_XL_STATE_FIELDS = {
+  ...STATE_FIELDS,
+  maxChunk: integer("Most tokens that are taken at a time.", { min: 1, default: 64 }),
+};
+const STATE = schema("TransformerXlAttention.createState", TRANSFORMER_XL_STATE_FIELDS);
 
 /**
  * Transformer-XL's attention: keys and values over c = [memory; x], scores with relative positions. With t = i + M - j
  * the distance, s_ij = headDim^-0.5 [(q_i + u) . k_j + (q_i + v) . (R_t Wr^T)] for t >= 0, R_t = [sin(t f); cos(t f)],
  * f_e = 10000^(-2e / dim); out = merge(softmax(s) v) Wo^T. (q + v) . R_t is computed for every t once and looked up.
  *
- * x [batch, seq, dim]. Parameters q_proj, k_proj, v_proj, r_proj, o_proj (`.weight`), u and v [numHeads, headDim].
- * Dai et al. 2019, arXiv:1901.02860, section 3.
+ * A sequence is cut into segments of segmentLen; each sees the memLen hidden states before it, without gradient.
+ *
+ * x [batch, seq, dim], f32 or f16, dim even. Parameters q_proj, k_proj, v_proj, r_proj, o_proj (`.weight`), u and v
+ * [numHeads, headDim], all initially normal. Dai et al. 2019, arXiv:1901.02860, section 3.
  */
-export class TransformerXlAttention implements Module {
-  readonly config: TransformerXlAttentionConfig;
-  readonly #p: Record<string, Tensor>;
+export class TransformerXlAttention extends Component<typeof ATTENTION> implements Stateful<KVCache> {
+  static readonly schema = ATTENTION;
+  readonly headDim: number;
   /** By number of rows; segments of a sequence need a few. */
   readonly #distances: Map<number, { readonly table: Tensor; readonly index: RelativeIndex }> = new Map<
     number,
     { readonly table: Tensor; readonly index: RelativeIndex }
   >();
 
-  /** @throws ConfigError */
-  constructor(config: TransformerXlAttentionConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("TransformerXlAttention", TransformerXlAttention.plan(config), parameters);
-    this.config = config;
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: TransformerXlAttentionConfig, parameters: Parameters) {
+    super(ATTENTION, config, TransformerXlAttention.plan(config), parameters);
+    this.headDim = headDimOf(ATTENTION.name, this.config);
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: TransformerXlAttentionConfig): Plan {
-    const who = "TransformerXlAttention";
-    checkConfig(who, config, ["dim", "numHeads", "headDim", "clampLen"]);
-    const { dim, numHeads, headDim, clampLen = 0 } = config;
-    for (const [name, n] of Object.entries({ dim, numHeads, headDim })) expectInteger(who, name, n, 1);
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: TransformerXlAttentionConfig): ParameterPlan {
+    const { name: who } = ATTENTION;
+    const read = ATTENTION.read(config);
+    const { dim, numHeads } = read;
     if (dim % 2 !== 0) throw new ConfigError(who, `dim is ${dim}; it must be even`);
-    expectInteger(who, "clampLen", clampLen, 0);
+    const headDim = headDimOf(who, read);
     const inner = numHeads * headDim;
     return {
       "q_proj.weight": matrix(inner, dim),
       "k_proj.weight": matrix(inner, dim),
-      "v_proj.weight": matrix(inner, dim),
+      "v_proj.weight": matrix(inner, dim, "value"),
       "r_proj.weight": matrix(inner, dim),
-      "o_proj.weight": matrix(dim, inner),
+      "o_proj.weight": matrix(dim, inner, "output"),
       u: matrix(numHeads, headDim),
       v: matrix(numHeads, headDim),
     };
   }
 
-  /** Normal matrices and biases u, v. */
-  static init(gpu: Gpu, config: TransformerXlAttentionConfig, options: InitOptions): TransformerXlAttention {
-    const plan = TransformerXlAttention.plan(config);
-    return new TransformerXlAttention(config, initParameters("TransformerXlAttention", gpu, plan, options));
-  }
-
-  /** A cache for decoding what `forward` with the same segments gives. */
-  createCache(
-    gpu: Gpu,
-    options: SegmentOptions & {
-      readonly batch: number;
-      readonly maxLength: number;
-      readonly maxChunk?: number;
-      readonly dtype?: "f32" | "f16";
-    },
-  ): TransformerXlCache {
-    const { segmentLen, memLen, ...rest } = options;
-    expectSegments({ segmentLen, memLen });
-    const { numHeads, headDim } = this.config;
-    return {
-      segmentLen,
-      memLen,
-      cache: new KVCache(gpu, { ...rest, numKvHeads: numHeads, headDim, window: segmentLen + memLen }),
-    };
-  }
-
-  forward(x: Tensor, options: TransformerXlAttentionOptions = {}): Tensor {
-    const who = "TransformerXlAttention";
-    checkConfig(who, options, ["memory", "segments", "cache", "positions", "residual"]);
-    const { memory, segments, cache, residual } = options;
-    const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", this.config.dim]) as {
-      batch: number;
-      seq: number;
-    };
-    if (memory) expectShape(who, "memory", memory, [batch, null, this.config.dim]);
-    if ([memory, segments, cache].filter((o) => o !== undefined).length > 1)
-      throw new ConfigError(who, "memory, segments and cache exclude each other");
-    const project = (o: Tensor): Tensor => mergeHeads(o, this.#p["o_proj.weight"]!, undefined, residual);
-    return x.gpu.scope(() => {
-      if (cache) return project(this.#decode(x, cache, options.positions));
-      if (!segments) return project(this.#attend(x, memory));
-      expectSegments(segments);
-      const { segmentLen, memLen } = segments;
-      const outs: Tensor[] = [];
-      for (let start = 0; start < seq; start += segmentLen) {
-        const before = Math.max(0, start - memLen);
-        outs.push(
-          this.#attend(
-            slice(x, { axis: 1, start, end: Math.min(seq, start + segmentLen) }),
-            before < start ? slice(x, { axis: 1, start: before, end: start }) : undefined,
-          ),
-        );
-      }
-      return project(outs.length === 1 ? outs[0]! : concat(outs, 1));
+  /** An empty state for decoding: a ring of segmentLen + memLen keys and values. @throws ConfigError without both */
+  createState(options: Config<typeof STATE>): KVCache {
+    const sizes = STATE.read(options);
+    const { numHeads } = this.config;
+    const { segmentLen, memLen } = this.#segments();
+    const window = segmentLen + memLen;
+    return new KVCache(this.weights["u"]!.gpu, {
+      ...sizes,
+      numKvHeads: numHeads,
+      headDim: this.headDim,
+      window,
     });
   }
 
+  /** What a state needs to be told. @throws ConfigError */
+  #segments(): { segmentLen: number; memLen: number } {
+    const { segmentLen, memLen } = this.config;
+    if (segmentLen === undefined || memLen === undefined)
+      throw new ConfigError(
+        ATTENTION.name,
+        `${segmentLen === undefined ? "segmentLen" : "memLen"} is missing; decoding needs it`,
+      );
+    return { segmentLen, memLen };
+  }
+
+  /** x [batch, seq, dim]; returns the same shape and dtype. @throws ConfigError, ShapeError, DTypeError */
+  forward(x: Tensor, options: TransformerXlAttentionOptions = {}): Tensor {
+    const { name: who } = ATTENTION;
+    expectTensor(who, "x", x);
+    const { memory, state, positions, residual } = OPTIONS.read(options, who);
+    const { dim } = this.config;
+    const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
+    expectTokens(who, seq);
+    if (memory) expectShape(who, "memory", memory, [batch, null, dim]);
+    if (residual) expectShape(who, "residual", residual, x.shape);
+    if (memory && state) throw new ConfigError(who, "memory and state are given; a state holds the memory");
+    if (positions !== undefined && !state)
+      throw new ConfigError(who, "positions is given without a state; rows are then counted from 0");
+    return x.gpu.scope(() => {
+      const o = state ? this.#decode(x, state, positions) : this.#bySegments(x, memory);
+      return mergeHeads(o, this.weights["o_proj.weight"]!, undefined, residual);
+    });
+  }
+
+  /** Heads' outputs [batch, seq, numHeads, headDim], a segment after the other. */
+  #bySegments(x: Tensor, memory: Tensor | undefined): Tensor {
+    const [batch, seq, dim] = x.shape as [number, number, number];
+    const { segmentLen = seq, memLen = memory?.shape[1] ?? 0 } = this.config;
+    const none = x.gpu.empty([batch, 0, dim]);
+    let before = memory ? lastRows(none, memory, memLen) : none;
+    const outs: Tensor[] = [];
+    for (let start = 0; start < seq; start += segmentLen) {
+      const segment = slice(x, { axis: 1, start, end: Math.min(seq, start + segmentLen) });
+      outs.push(this.#attend(segment, before));
+      before = lastRows(before, segment, memLen);
+    }
+    return outs.length === 1 ? outs[0]! : concat(outs, 1);
+  }
+
   /** Heads' outputs [batch, seq, numHeads, headDim] over the memory and x. */
-  #attend(x: Tensor, memory: Tensor | undefined): Tensor {
-    const context = memory && memory.shape[1]! > 0 ? concat([stopGradient(memory), x], 1) : x;
+  #attend(x: Tensor, memory: Tensor): Tensor {
+    const context = memory.shape[1]! > 0 ? concat([stopGradient(memory), x], 1) : x;
     const [q, k, v] = this.#heads(x, context);
     return this.#scores(q, k, v, context.shape[1]! - 1, {});
   }
 
-  #decode(x: Tensor, { cache, segmentLen, memLen }: TransformerXlCache, given: TokenPositions): Tensor {
+  #decode(x: Tensor, cache: KVCache, given: TokenPositions): Tensor {
     const seq = x.shape[1]!;
+    const { segmentLen, memLen } = this.#segments();
     const longest = segmentLen + memLen - 1;
+    if (cache.config.window !== longest + 1)
+      throw new ConfigError(
+        ATTENTION.name,
+        `the state has a window of ${cache.config.window ?? "all"} keys; it must be segmentLen + memLen, ${longest + 1}`,
+      );
     const ids = cache.place(seq, given);
     // A token sees what its segment's first token saw, and the segment so far.
     const pattern = {
@@ -189,14 +215,15 @@ export class TransformerXlAttention implements Module {
 
   #heads(x: Tensor, context: Tensor): [q: Tensor, k: Tensor, v: Tensor] {
     const cut = (from: Tensor, name: string): Tensor =>
-      splitHeads(from, this.config.numHeads, this.#p[`${name}.weight`]!);
+      splitHeads(from, this.config.numHeads, this.weights[`${name}.weight`]!);
     return [cut(x, "q_proj"), cut(context, "k_proj"), cut(context, "v_proj")];
   }
 
   /** Attention whose scores have the relative terms; distances are at most `longest`. */
   #scores(q: Tensor, k: Tensor, v: Tensor, longest: number, options: AttentionOptions): Tensor {
-    const { numHeads, headDim } = this.config;
-    const p = this.#p;
+    const { headDim } = this;
+    const { numHeads } = this.config;
+    const p = this.weights;
     const scale = headDim ** -0.5;
     const { table, index } = this.#relative(q.gpu, longest);
     const shifted = (bias: Tensor): Tensor => add(q, bias);
@@ -220,11 +247,11 @@ export class TransformerXlAttention implements Module {
 
   /** R_t for t = 0..longest (or clampLen), and which row a distance takes; built once and kept. */
   #relative(gpu: Gpu, longest: number): { table: Tensor; index: RelativeIndex } {
-    const { dim, clampLen = 0 } = this.config;
+    const { dim, clampLen } = this.config;
     const rows = (clampLen > 0 ? Math.min(longest, clampLen) : longest) + 1;
     let found = this.#distances.get(rows);
     if (!found) {
-      if (this.#distances.size >= 8) this.dispose();
+      if (this.#distances.size >= 8) this.#forgetDistances();
       const table = gpu.keep(sinusoids(gpu, rows, dim));
       found = { table, index: new RelativeIndex(rows, (t) => Math.min(Math.max(t, 0), rows - 1)) };
       this.#distances.set(rows, found);
@@ -232,12 +259,13 @@ export class TransformerXlAttention implements Module {
     return found;
   }
 
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
+  /** Frees the tables of sinusoids, and the parameters where `init` drew them. */
+  override dispose(): void {
+    this.#forgetDistances();
+    super.dispose();
   }
 
-  /** Free the table of sinusoids. */
-  dispose(): void {
+  #forgetDistances(): void {
     for (const { table, index } of this.#distances.values()) {
       table.dispose();
       index.dispose();
@@ -246,7 +274,10 @@ export class TransformerXlAttention implements Module {
   }
 }
 
-function expectSegments({ segmentLen, memLen }: SegmentOptions): void {
-  expectInteger("TransformerXlAttention", "segmentLen", segmentLen, 1);
-  expectInteger("TransformerXlAttention", "memLen", memLen, 0);
+/** The last `count` rows of two neighbouring pieces of a sequence, [batch, seq, dim]. */
+export function lastRows(before: Tensor, after: Tensor, count: number): Tensor {
+  const [old, fresh] = [before.shape[1]!, after.shape[1]!];
+  if (fresh >= count) return fresh === count ? after : slice(after, { axis: 1, start: fresh - count });
+  const kept = Math.min(old, count - fresh);
+  return kept === 0 ? after : concat([slice(before, { axis: 1, start: old - kept }), after], 1);
 }

@@ -1,45 +1,92 @@
 import {
-  checkConfig,
+  Component,
   concat,
-  expectInteger,
+  ConfigError,
   expectShape,
+  expectTensor,
+  integer,
   linear,
+  matrix,
+  ones,
   relu,
+  schema,
   slice,
   stack,
   stopGradient,
   subParameters,
-  type Gpu,
-  type Module,
+  tensor,
+  value,
+  zeros,
+  type Config,
+  type ParameterPlan,
+  type Parameters,
+  type State,
+  type Stateful,
   type Tensor,
 } from "@x/kernels";
-import { expectTokens, layersPlan } from "../block/block.js";
-import {
-  checkParameters,
-  initParameters,
-  matrix,
-  ones,
-  zeros,
-  type InitOptions,
-  type Plan,
-} from "../parameters.js";
+import { expectTokens, layersOf, layersPlan } from "../block/block.js";
 import { plainLayerNorm } from "../block/parts.js";
-import { TransformerXlAttention } from "./transformer_xl.js";
+import type { KVCache } from "../cache/kv_cache.js";
+import {
+  lastRows,
+  TRANSFORMER_XL_FIELDS,
+  TRANSFORMER_XL_STATE_FIELDS,
+  TransformerXlAttention,
+} from "./transformer_xl.js";
 
-export interface TransformerXlConfig {
-  /** Even. */
-  readonly dim: number;
-  readonly numHeads: number;
-  readonly headDim: number;
-  readonly ffnDim: number;
-  readonly layers: number;
-  /** Tokens of a segment. */
-  readonly segmentLen: number;
-  /** Hidden states that each layer remembers. */
-  readonly memLen: number;
-  /** See `TransformerXlAttention`. */
-  readonly clampLen?: number;
+const STACK = schema("TransformerXl", {
+  ...TRANSFORMER_XL_FIELDS,
+  ffnDim: integer("Width inside the feed-forward block.", { min: 1 }),
+  layers: integer("Number of layers.", { min: 1 }),
+  segmentLen: integer("Tokens of a segment.", { min: 1 }),
+  memLen: integer("Hidden states that each layer remembers.", { min: 0 }),
+});
+export type TransformerXlConfig = Config<typeof STACK>;
+
+/** The rings of all layers: projected keys and values of the memory and the segment so far. */
+export class TransformerXlState implements State {
+  readonly layers: readonly KVCache[];
+
+  constructor(layers: readonly KVCache[]) {
+    this.layers = layers;
+  }
+
+  /** Bytes on the GPU. */
+  get bytes(): number {
+    return this.layers.reduce((sum, cache) => sum + cache.bytes, 0);
+  }
+
+  /** 0: rings have a fixed size. */
+  get bytesPerToken(): number {
+    return 0;
+  }
+
+  /** Forgets all tokens. */
+  clear(): void {
+    for (const cache of this.layers) cache.clear();
+  }
+
+  dispose(): void {
+    for (const cache of this.layers) cache.dispose();
+  }
 }
+
+const MEMORY = tensor("[layers, batch, M, dim]: hidden states before x, which an earlier call returned.", {
+  optional: true,
+});
+const OUTPUTS = schema("TransformerXl.outputs", { memory: MEMORY });
+export type TransformerXlOutputOptions = Config<typeof OUTPUTS>;
+const OPTIONS = schema("TransformerXl.forward", {
+  memory: MEMORY,
+  state: value(
+    "Keys and values of the tokens so far, which the call adds to; for decoding token by token.",
+    "a TransformerXlState",
+    (given: unknown): given is TransformerXlState => given instanceof TransformerXlState,
+    { optional: true },
+  ),
+});
+export type TransformerXlOptions = Config<typeof OPTIONS>;
+const STATE = schema("TransformerXl.createState", TRANSFORMER_XL_STATE_FIELDS);
 
 const ATTENTION = ["q_proj.weight", "k_proj.weight", "v_proj.weight", "r_proj.weight", "o_proj.weight"];
 
@@ -47,47 +94,29 @@ const ATTENTION = ["q_proj.weight", "k_proj.weight", "v_proj.weight", "r_proj.we
  * The stack of Transformer-XL: a segment after the other, each layer remembering the last memLen rows of its own
  * inputs, without gradient. Layer: y = LN1(a + attention(a, memory)), a' = LN2(y + relu(y W1^T + b1) W2^T + b2).
  *
- * x [batch, seq, dim]. Parameters u, v (shared by the layers), layers.<l>.attn.*, attn_norm, ffn.w1, ffn.w2, ffn_norm.
- * Dai et al. 2019, arXiv:1901.02860, section 3.
+ * x [batch, seq, dim], f32 or f16. Parameters u, v (shared by the layers), layers.<l>.attn.*, attn_norm, ffn.w1, ffn.w2,
+ * ffn_norm; matrices, u and v initially normal, biases zeros, norms ones. Dai et al. 2019, arXiv:1901.02860, section 3.
  */
-export class TransformerXl implements Module {
-  readonly config: TransformerXlConfig;
-  readonly #p: Record<string, Tensor>;
-  readonly #layers: readonly {
-    readonly p: Record<string, Tensor>;
-    readonly attention: TransformerXlAttention;
-  }[];
+export class TransformerXl extends Component<typeof STACK> implements Stateful<TransformerXlState> {
+  static readonly schema = STACK;
+  readonly #layers: readonly Layer[];
 
-  /** @throws ConfigError */
-  constructor(config: TransformerXlConfig, parameters: Readonly<Record<string, Tensor>>) {
-    this.#p = checkParameters("TransformerXl", TransformerXl.plan(config), parameters);
-    this.config = config;
-    const { dim, numHeads, headDim, clampLen = 0, layers } = config;
-    const { u, v } = this.#p as { u: Tensor; v: Tensor };
-    this.#layers = Array.from({ length: layers }, (_, l) => {
-      const p = subParameters(this.#p, `layers.${l}`);
+  /** @throws ConfigError, ShapeError, DTypeError */
+  constructor(config: TransformerXlConfig, parameters: Parameters) {
+    super(STACK, config, TransformerXl.plan(config), parameters);
+    const { dim, numHeads, headDim, clampLen, segmentLen, memLen, layers } = this.config;
+    const inner = { dim, numHeads, headDim, clampLen, segmentLen, memLen };
+    const { u, v } = this.weights as { u: Tensor; v: Tensor };
+    this.#layers = layersOf(this.weights, "layers", layers).map((p) => {
       const own = { ...subParameters(p, "attn"), u, v };
-      return { p, attention: new TransformerXlAttention({ dim, numHeads, headDim, clampLen }, own) };
+      return { p, attention: this.own(new TransformerXlAttention(inner, own)) };
     });
   }
 
-  /** Names, shapes and beginnings of the parameters. @throws ConfigError */
-  static plan(config: TransformerXlConfig): Plan {
-    const who = "TransformerXl";
-    checkConfig(who, config, [
-      "dim",
-      "numHeads",
-      "headDim",
-      "ffnDim",
-      "layers",
-      "segmentLen",
-      "memLen",
-      "clampLen",
-    ]);
-    const { dim, numHeads, headDim, ffnDim, layers, segmentLen, memLen, clampLen = 0 } = config;
-    for (const [name, n] of Object.entries({ ffnDim, layers, segmentLen })) expectInteger(who, name, n, 1);
-    expectInteger(who, "memLen", memLen, 0);
-    const attention = TransformerXlAttention.plan({ dim, numHeads, headDim, clampLen });
+  /** Names, shapes and initial values of the parameters. @throws ConfigError */
+  static plan(config: TransformerXlConfig): ParameterPlan {
+    const { dim, numHeads, headDim, ffnDim, layers } = STACK.read(config);
+    const attention = TransformerXlAttention.plan({ dim, numHeads, headDim });
     return {
       u: attention["u"]!,
       v: attention["v"]!,
@@ -95,9 +124,9 @@ export class TransformerXl implements Module {
         ...Object.fromEntries(ATTENTION.map((name) => [`attn.${name}`, attention[name]!])),
         "attn_norm.weight": ones(dim),
         "attn_norm.bias": zeros(dim),
-        "ffn.w1.weight": matrix(ffnDim, dim),
+        "ffn.w1.weight": matrix(ffnDim, dim, "value"),
         "ffn.w1.bias": zeros(ffnDim),
-        "ffn.w2.weight": matrix(dim, ffnDim),
+        "ffn.w2.weight": matrix(dim, ffnDim, "output"),
         "ffn.w2.bias": zeros(dim),
         "ffn_norm.weight": ones(dim),
         "ffn_norm.bias": zeros(dim),
@@ -105,25 +134,43 @@ export class TransformerXl implements Module {
     };
   }
 
-  /** Normal matrices, zero biases, norms of ones. */
-  static init(gpu: Gpu, config: TransformerXlConfig, options: InitOptions): TransformerXl {
-    return new TransformerXl(
-      config,
-      initParameters("TransformerXl", gpu, TransformerXl.plan(config), options),
+  /** An empty state for decoding: a ring of segmentLen + memLen keys and values for each layer. @throws ConfigError */
+  createState(options: Config<typeof STATE>): TransformerXlState {
+    const sizes = STATE.read(options);
+    return new TransformerXlState(this.#layers.map(({ attention }) => attention.createState(sizes)));
+  }
+
+  /** x [batch, seq, dim]; returns the same shape and dtype. @throws ConfigError, ShapeError, DTypeError */
+  forward(x: Tensor, options: TransformerXlOptions = {}): Tensor {
+    const { name: who } = STACK;
+    expectTensor(who, "x", x);
+    const { memory, state } = OPTIONS.read(options, who);
+    if (!state) return x.gpu.scope(() => this.outputs(x, { memory }).out);
+    if (memory) throw new ConfigError(who, "memory and state are given; a state holds the memory");
+    if (state.layers.length !== this.#layers.length)
+      throw new ConfigError(
+        who,
+        `the state has ${state.layers.length} layers; it must have ${this.#layers.length}`,
+      );
+    const { seq } = expectShape(who, "x", x, ["batch", "seq", this.config.dim]) as { seq: number };
+    expectTokens(who, seq);
+    return x.gpu.scope(() =>
+      this.#layers.reduce((a, layer, l) => this.#layer(a, layer, { state: state.layers[l] }), x),
     );
   }
 
-  /** Hidden states that are kept between calls, in numbers per layer and batch row: memLen * dim. */
-  get memoryNumbers(): number {
-    return this.config.memLen * this.config.dim;
-  }
-
   /**
-   * Run x, cut into segments, after the `memory` [layers, batch, M, dim] that an earlier call gave; gives the rows and
-   * the memory after them, of at most memLen rows.
+   * Runs x [batch, seq, dim], cut into segments, after the `memory` that an earlier call returned: the rows, and the memory
+   * [layers, batch, M, dim] after them, M at most memLen. The call begins a segment, whatever the earlier one ended with.
+   *
+   * @throws ConfigError, ShapeError, DTypeError
    */
-  forward(x: Tensor, memory?: Tensor): { out: Tensor; memory: Tensor } {
-    const who = "TransformerXl";
+  outputs(
+    x: Tensor,
+    options: TransformerXlOutputOptions = {},
+  ): { readonly out: Tensor; readonly memory: Tensor } {
+    const { name: who } = STACK;
+    const { memory } = OUTPUTS.read(options, who);
     const { dim, layers, segmentLen, memLen } = this.config;
     const { batch, seq } = expectShape(who, "x", x, ["batch", "seq", dim]) as { batch: number; seq: number };
     expectTokens(who, seq);
@@ -140,7 +187,7 @@ export class TransformerXl implements Module {
         memories = this.#layers.map((layer, l) => {
           const before = memories[l]!;
           const input = a;
-          a = this.#layer(input, layer, before);
+          a = this.#layer(input, layer, { memory: before });
           return lastRows(before, stopGradient(input), memLen);
         });
         outs.push(a);
@@ -151,32 +198,20 @@ export class TransformerXl implements Module {
 
   #layer(
     a: Tensor,
-    { p, attention }: { p: Record<string, Tensor>; attention: TransformerXlAttention },
-    memory: Tensor,
+    { p, attention }: Layer,
+    before: { memory: Tensor } | { state: KVCache | undefined },
   ): Tensor {
     const norm = (z: Tensor, name: string): Tensor =>
       plainLayerNorm(z, p[`${name}.weight`]!, p[`${name}.bias`]!);
     return a.gpu.scope(() => {
-      const y = norm(attention.forward(a, { memory, residual: a }), "attn_norm");
+      const y = norm(attention.forward(a, { ...before, residual: a }), "attn_norm");
       const inner = relu(linear(y, p["ffn.w1.weight"]!, p["ffn.w1.bias"]));
       return norm(linear(inner, p["ffn.w2.weight"]!, p["ffn.w2.bias"], { residual: y }), "ffn_norm");
     });
   }
-
-  parameters(): Record<string, Tensor> {
-    return { ...this.#p };
-  }
-
-  /** Free the layers' tables. */
-  dispose(): void {
-    for (const { attention } of this.#layers) attention.dispose();
-  }
 }
 
-/** The last `count` rows of two pieces of a sequence. */
-function lastRows(before: Tensor, after: Tensor, count: number): Tensor {
-  const [old, fresh] = [before.shape[1]!, after.shape[1]!];
-  if (fresh >= count) return slice(after, { axis: 1, start: fresh - count });
-  const kept = Math.min(old, count - fresh);
-  return kept === 0 ? after : concat([slice(before, { axis: 1, start: old - kept }), after], 1);
+interface Layer {
+  readonly p: Parameters;
+  readonly attention: TransformerXlAttention;
 }

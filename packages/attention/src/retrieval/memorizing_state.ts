@@ -1,35 +1,25 @@
 import {
-  checkConfig,
   concat,
-  expectInteger,
   expectShape,
   noGrad,
   slice,
   stopGradient,
   transpose,
   type Gpu,
+  type State,
   type Tensor,
 } from "@x/kernels";
 import { attentionOutputs } from "../engine/attention.js";
 import { KVCache } from "../cache/kv_cache.js";
 import type { AttentionPart } from "../engine/merge.js";
 
-export interface MemorizingConfig {
-  readonly dim: number;
-  readonly numHeads: number;
-  /** Default numHeads. */
-  readonly numKvHeads?: number;
+/** The sizes of the layer that a state needs. */
+export interface MemorizingSizes {
+  readonly numKvHeads: number;
   readonly headDim: number;
-  /** Entries retrieved for each query and head. */
-  readonly topK: number;
-  /** "gate": sigmoid(gate_h) mixes memory and local context; "joint": one softmax over both. */
-  readonly combine: "gate" | "joint";
-  /** Tokens of a segment; what is retrieved comes from before it. Default: the whole call. */
-  readonly segmentLen?: number;
-  /** Entries that are kept, the newest; 0 (default): all. */
-  readonly memorySize?: number;
-  /** Queries and keys of unit length, with a trained scale exp(logScale_h). Default false. */
-  readonly qkNorm?: boolean;
+  readonly segmentLen: number;
+  /** Entries that are kept; 0: all. */
+  readonly memorySize: number;
 }
 
 /** Past keys and values, [batch, numKvHeads, entries, headDim]; constants for the gradient. */
@@ -53,10 +43,10 @@ export interface MemorizingSteps {
 }
 
 /**
- * A memorizing layer inside a segment: keys and values of the segment so far, and the memory of those before, which
- * takes the segment in when it is full.
+ * A memorizing layer inside a segment: keys and values of the segment so far, and the memory of the segments before, to
+ * which those of the segment are added when it is full.
  */
-export class MemorizingState {
+export class MemorizingState implements State {
   readonly #gpu: Gpu;
   readonly #segmentLen: number;
   readonly #memorySize: number;
@@ -66,23 +56,29 @@ export class MemorizingState {
   #memory: KnnMemory | undefined;
   #filled = 0;
 
+  /** A step depends on how full the segment is, so that a recorded one cannot be run again. */
+  readonly countsOnHost = true;
+
   constructor(
     gpu: Gpu,
-    config: MemorizingConfig & { readonly segmentLen: number },
+    sizes: MemorizingSizes,
     options: { readonly batch: number; readonly memory?: KnnMemory | undefined },
     steps: MemorizingSteps,
   ) {
-    checkConfig("MemorizingState", options, ["batch", "memory"]);
-    expectInteger("MemorizingState", "batch", options.batch, 1);
-    const { headDim, numHeads, numKvHeads = numHeads, segmentLen, memorySize = 0 } = config;
+    const { batch, memory } = options;
+    const { headDim, numKvHeads, segmentLen, memorySize } = sizes;
     this.#gpu = gpu;
     this.#segmentLen = segmentLen;
     this.#memorySize = memorySize;
-    this.#batch = options.batch;
+    this.#batch = batch;
     this.#steps = steps;
-    this.#local = new KVCache(gpu, { batch: options.batch, numKvHeads, headDim, maxLength: segmentLen });
-    if (options.memory)
-      this.#remember(stopGradient(options.memory.keys), stopGradient(options.memory.values));
+    this.#local = new KVCache(gpu, { batch, numKvHeads, headDim, maxLength: segmentLen });
+    if (memory) this.#remember(stopGradient(memory.keys), stopGradient(memory.values));
+  }
+
+  /** Whether a layer with these functions made the state. */
+  isOf(steps: MemorizingSteps): boolean {
+    return steps === this.#steps;
   }
 
   /** The memory as the last full segment left it. */
@@ -90,12 +86,22 @@ export class MemorizingState {
     return this.#memory;
   }
 
-  /** Bytes of memory that one token takes: 2 numKvHeads headDim numbers. */
+  /** Bytes on the GPU: the segment so far and the memory. */
+  get bytes(): number {
+    const { keys, values } = this.#memory ?? {};
+    return this.#local.bytes + (keys?.byteLength ?? 0) + (values?.byteLength ?? 0);
+  }
+
+  /** Bytes of memory that one token takes: 2 numKvHeads headDim values of four bytes. */
   get bytesPerToken(): number {
     return this.#local.bytesPerToken;
   }
 
-  /** Rows of the next tokens [batch, seq, dim], any number of them. */
+  /**
+   * Returns the rows of the next tokens, x [batch, seq, dim], of any number; `forward` with the state calls it.
+   *
+   * @throws ShapeError
+   */
   step(x: Tensor, residual?: Tensor): Tensor {
     const { seq } = expectShape("MemorizingState.step", "x", x, [this.#batch, "seq", null]) as {
       seq: number;
@@ -128,7 +134,7 @@ export class MemorizingState {
     return this.#steps.combine(q, { out: bshd(out), lse }, this.#memory);
   }
 
-  /** End the segment here, full or not: its keys and values become memory. */
+  /** Ends the segment here, full or not: its keys and values are added to the memory. */
   finishSegment(): void {
     if (this.#filled === 0) return;
     const filled = this.#filled;
@@ -157,7 +163,7 @@ export class MemorizingState {
     this.#memory = { keys: this.#gpu.keep(keys), values: this.#gpu.keep(values) };
   }
 
-  /** Forget everything. */
+  /** Forgets all tokens and the memory. */
   clear(): void {
     this.#memory?.keys.dispose();
     this.#memory?.values.dispose();

@@ -245,24 +245,30 @@ describe("retrieval mechanisms", () => {
     const own = { ...config, combine, qkNorm: combine === "joint" };
     const layer = new MemorizingAttention(own, parametersOf(gpu, MemorizingAttention.plan(own)));
     const x = random(gpu, [2, 18, 8], 3);
-    const whole = layer.forward(x);
+    const whole = layer.outputs(x);
     for (const pieces of [[18], [5, 1, 1, 11], Array<number>(18).fill(1)]) {
-      const state = layer.createState(gpu, { batch: 2 });
+      const state = layer.createState({ batch: 2 });
       await expectSame(
-        inPieces(gpu, x, pieces, (piece) => state.step(piece)),
+        inPieces(gpu, x, pieces, (piece) => layer.forward(piece, { state })),
         whole.out,
       );
       state.finishSegment();
       await expectSame(state.memory!.keys, whole.memory.keys);
       state.dispose();
     }
-    await expectCausal(gpu, x, 9, (y) => layer.forward(y).out);
-    const state = layer.createState(gpu, { batch: 2 });
+    await expectCausal(gpu, x, 9, (y) => layer.forward(y));
+    const state = layer.createState({ batch: 2 });
+    const alike = new MemorizingAttention(own, layer.parameters());
+    expect(() => alike.forward(x, { state })).toThrow(/the state is of another layer/);
+    expect(() => layer.forward(x, { state, memory: whole.memory })).toThrow(
+      /memory is given; the state holds/,
+    );
+    expect(() => layer.outputs(x, { memory: { keys: x, values: x } })).toThrow(/memory\.keys has shape/);
     const token = random(gpu, [2, 1, 8], 1);
-    for (let n = 0; n < 12; n++) gpu.scope(() => void state.step(token));
+    for (let n = 0; n < 12; n++) gpu.scope(() => void layer.forward(token, { state }));
     // The memory is full: from here on nothing grows.
     await expectConstantMemory(gpu, 5, () => {
-      for (let n = 0; n < 4; n++) state.step(token);
+      for (let n = 0; n < 4; n++) layer.forward(token, { state });
     });
     state.dispose();
   });
@@ -284,7 +290,7 @@ describe("retrieval mechanisms", () => {
     await index.add(memory.keys.reshape([30, 4]));
     const { indices } = await index.search(layer.queries(x).reshape([12, 4]), 3);
     const retrieved = indices.reshape([1, 2, 6, 3]);
-    await expectSame(layer.forward(x, { memory, retrieved }).out, layer.forward(x, { memory }).out);
+    await expectSame(layer.forward(x, { memory, retrieved }), layer.forward(x, { memory }));
     index.dispose();
   });
 

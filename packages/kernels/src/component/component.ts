@@ -18,6 +18,8 @@ export interface State {
   readonly bytes: number;
   /** Bytes that each further token takes in every batch row; 0 where the size is fixed. */
   readonly bytesPerToken: number;
+  /** Whether a call depends on a count that the host keeps, so that a recorded call cannot be run again; default: not. */
+  readonly countsOnHost?: boolean;
   /** Forgets all tokens; the next call starts at position 0. */
   clear(): void;
   dispose(): void;

@@ -167,7 +167,7 @@ function yoco(gpu: Gpu): Subject {
   return {
     mechanism: "YOCO (2 kv heads shared by the upper half)",
     bytesPerToken: 2 * 2 * headDim * 4,
-    allocate: (maxLength) => [model.createCache(gpu, { batch: 1, maxLength, maxChunk: 1 })],
+    allocate: (maxLength) => [model.createState({ batch: 1, maxLength, maxChunk: 1 })],
     step: (tokens) => {
       const [a, b] = [upper.step(tokens), lower.step(tokens)];
       return {
@@ -262,7 +262,7 @@ async function prefillRows(gpu: Gpu, prompts: readonly number[], repeats: number
   const rows: PrefillRow[] = [];
   for (const tokens of prompts) {
     const x = gpu.keep(randomNormal(gpu, [1, tokens, c.dim], { seed: 2 }));
-    const cache = model.createCache(gpu, { batch: 1, maxLength: tokens, maxChunk: 256 });
+    const cache = model.createState({ batch: 1, maxLength: tokens, maxChunk: 256 });
     const caches = plain.createCache(tokens);
     const measured = await interleaved(
       gpu,

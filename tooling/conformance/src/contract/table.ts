@@ -21,6 +21,10 @@ const turned = {
   call: ((method, x) => method("apply")(x) as Tensor) satisfies ContractCase["call"],
 };
 const delta = { dim, numKeyHeads: 2, numValueHeads: 4, keyDim: 4, valueDim: 4 };
+const segments = { dim, numHeads: 2, segmentLen: 3, memLen: 2 };
+const rmt = { ...block, layers: 2, segmentLen: 4, memTokens: 2 };
+const memorizing = { dim, numHeads: 2, numKvHeads: 1, topK: 2, segmentLen: 2 };
+const sharedKeys = (gpu: Gpu): Tensor => randomNormal(gpu, [1, 6, 1, 4], { seed: 4 });
 const peer = { dim, numKeys: 4, numHeads: 2, topK: 2, queryDim: 8 };
 const c = (of: unknown, config: object, more: Omit<ContractCase, "of" | "config"> = {}): ContractCase => ({
   of: of as AnyComponentClass,
@@ -153,6 +157,23 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
       attention.UnlimiformerAttention,
       { ...mha, topK: 3, bias: true },
       { options: (gpu) => ({ context: context(gpu) }) },
+    ),
+    c(attention.TransformerXlAttention, segments, growing),
+    c(attention.TransformerXl, { ...segments, ffnDim: 12, layers: 2 }, growing),
+    c(attention.RecurrentMemoryTransformer, rmt, stateful),
+    c(attention.RecurrentMemoryTransformer, { ...rmt, writeInit: "learned", memoryCausal: true }, stateful),
+    c(attention.MemorizingAttention, memorizing, stateful),
+    c(attention.MemorizingAttention, { ...memorizing, combine: "joint", qkNorm: true }, stateful),
+    c(attention.Yoco, { ...block, numKvHeads: 1, selfLayers: 1, crossLayers: 2, window: 3 }, growing),
+    c(
+      attention.YocoKeyValues,
+      { dim, numKvHeads: 1, headDim: 4 },
+      { call: (method, x) => (method("outputs")(x) as { keys: Tensor }).keys },
+    ),
+    c(
+      attention.YocoCrossAttention,
+      { dim, numHeads: 2, numKvHeads: 1 },
+      { options: (gpu) => ({ keys: sharedKeys(gpu), values: sharedKeys(gpu) }) },
     ),
     c(attention.Lru, { dim, stateSize: 6 }, stateful),
     c(attention.S4d, { dim, stateSize: 6 }, stateful),

@@ -139,7 +139,7 @@ const transformerXl: Runner = (context) => {
     configOf(context),
     renamed(params, {}, { layers: { to: "layers", names: XL_LAYER } }),
   );
-  const { out, memory } = stack.forward(x, inputs["mem"]);
+  const { out, memory } = stack.outputs(x, { memory: inputs["mem"] });
   stack.dispose();
   return { out, mem: memory };
 };
@@ -150,10 +150,11 @@ const rmt: Runner = (context) => {
   const params = memory
     ? { memory: context.gpu.zeros(memory.shape.slice(1)), ...context.params }
     : context.params;
-  return new RecurrentMemoryTransformer(
+  const model = new RecurrentMemoryTransformer(
     configOf(context),
     renamed(params, { norm: "norm.weight" }, { layers: { to: "layers", names: BLOCK } }),
-  ).forward(context.inputs["x"]!, { memory });
+  );
+  return { ...model.outputs(context.inputs["x"]!, { memory }) };
 };
 
 const topDown: Runner = (context) => {
@@ -186,7 +187,6 @@ const sled: Runner = (context) => {
 
 const yocoOf = (context: RunnerContext): Yoco =>
   new Yoco(
-    context.gpu,
     configOf(context, "prefill", "chunks"),
     renamed(
       context.params,
@@ -214,23 +214,23 @@ const yoco: Runner = withChunks(
     return { out, cacheK: swap(keys), cacheV: swap(values) };
   },
   (context) => {
-    const { gpu, config, inputs } = context;
+    const { config, inputs } = context;
     const x = inputs["x"]!;
     const [batch, n] = x.shape as [number, number];
     const model = yocoOf(context);
-    const cache = model.createCache(gpu, { batch, maxLength: n });
+    const state = model.createState({ batch, maxLength: n });
     const prefill = optionalNumber(config, "prefill");
     const chunks = (config["chunks"] as number[] | undefined) ?? [prefill!];
     try {
       const outs = pieces(n, chunks).map((rows, i) =>
         i === 0 && prefill !== undefined
-          ? model.prefill(part(x, 1, rows), cache)
-          : model.forward(part(x, 1, rows), { cache }),
+          ? model.prefill(part(x, 1, rows), state)
+          : model.forward(part(x, 1, rows), { state }),
       );
-      const { keys, values } = cache.shared;
+      const { keys, values } = state.shared;
       return { out: join(outs, 1), cacheK: swap(keys), cacheV: swap(values) };
     } finally {
-      cache.dispose();
+      state.dispose();
       model.dispose();
     }
   },
@@ -241,7 +241,7 @@ const memorizing: Runner = (context) => {
   const { out, memory } = new MemorizingAttention(
     configOf(context),
     renamed(context.params, { ...PROJECTIONS, logScale: "log_scale" }),
-  ).forward(context.inputs["x"]!, { memory: memK && memV ? { keys: memK, values: memV } : undefined });
+  ).outputs(context.inputs["x"]!, { memory: memK && memV ? { keys: memK, values: memV } : undefined });
   return { out, memK: memory.keys, memV: memory.values };
 };
 

@@ -33,21 +33,3 @@ export function stateOf<S extends MixerState>(
 
 const isMade = <S extends MixerState>(made: { readonly prototype: S }, state: MixerState): state is S =>
   Object.prototype.isPrototypeOf.call(made.prototype, state);
-
-/** A mixer's state around the memory that its mechanism keeps in `held`. */
-export function stateAround<T>(
-  memory: T,
-  held: { clear(): void; dispose(): void },
-  rest: Pick<MixerState, "bytesPerToken" | "countsOnHost">,
-): MixerState & { readonly memory: T } {
-  return {
-    memory,
-    ...rest,
-    clear: () => {
-      held.clear();
-    },
-    dispose: () => {
-      held.dispose();
-    },
-  };
-}
