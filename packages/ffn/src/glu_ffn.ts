@@ -1,6 +1,8 @@
 import {
   boolean,
   Component,
+  GATED_UNIT_FIELDS,
+  gatedUnit,
   integer,
   linear,
   matrix,
@@ -13,7 +15,7 @@ import {
   type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { checkGlu, GLU_FIELDS, GLU_KINDS, gluUnit } from "./glu.js";
+import { checkGlu, GATE_FIELDS, GLU_FIELDS, GLU_KINDS, gluUnit } from "./glu.js";
 import { gluHiddenDim } from "./glu_hidden_dim.js";
 import { NORM_OPTIONS, PARTS, type FeedForwardParts, type InnerNorm } from "./inner_norm.js";
 import { expectOperands } from "./operands.js";
@@ -25,11 +27,12 @@ const WEIGHTS = schema("gluFfn", {
   wDown: tensor("Matrix of the way back, [dim, hidden]."),
   bDown: tensor("Its bias, [dim].", { optional: true }),
 });
-const OPTIONS = schema("gluFfn", { kind: KIND, ...RESIDUAL });
+const OPTIONS = schema("gluFfn", { kind: KIND, ...GATE_FIELDS, ...RESIDUAL });
 const GATED_FEED_FORWARD = schema("GatedFeedForward", {
   dim: integer("Width of x.", { min: 1 }),
   hiddenDim: integer("Number of hidden features.", { min: 1, defaultDoc: "gluHiddenDim(dim)" }),
   kind: KIND,
+  ...GATED_UNIT_FIELDS,
   bias: boolean("Biases of all three products.", { default: false }),
 });
 const CALL = schema("GatedFeedForward.forward", { ...RESIDUAL, ...NORM_OPTIONS });
@@ -57,7 +60,7 @@ function checkBlock(
 
 /**
  * The gated feed-forward block: out = glu(x) wDown^T + bDown (+ residual). SwiGLU without biases is that of Llama,
- * Mistral and Qwen.
+ * Mistral and Qwen; with biases, beta 1.702, limit 7 and upOffset 1 it is an expert of gpt-oss (clamped SwiGLU).
  *
  * x [..., dim], wGate and wUp [hidden, dim], wDown [dim, hidden], bGate and bUp [hidden], bDown [dim], residual
  * [..., dim]; f32 or f16. Shazeer 2020, arXiv:2002.05202, equation 6.
@@ -67,9 +70,9 @@ function checkBlock(
 export function gluFfn(x: Tensor, weights: GluFfnWeights, options: GluFfnOptions = {}): Tensor {
   const who = OPTIONS.name;
   const given = WEIGHTS.read(weights);
-  const { kind, residual } = OPTIONS.read(options);
+  const { kind, residual, ...numbers } = OPTIONS.read(options);
   checkBlock(who, x, given, kind, residual);
-  return x.gpu.scope(() => linear(gluUnit(x, given, kind), given.wDown, given.bDown, { residual }));
+  return x.gpu.scope(() => linear(gluUnit(x, given, kind, numbers), given.wDown, given.bDown, { residual }));
 }
 
 /**
@@ -83,7 +86,8 @@ export class GatedFeedForward extends Component<typeof GATED_FEED_FORWARD> {
 
   /** Names, shapes and initial values of the parameters. @throws ConfigError */
   static plan(config: GatedFeedForwardConfig): ParameterPlan {
-    const { dim, hiddenDim = gluHiddenDim(dim), bias } = GATED_FEED_FORWARD.read(config);
+    const { dim, hiddenDim = gluHiddenDim(dim), bias, kind, ...numbers } = GATED_FEED_FORWARD.read(config);
+    gatedUnit(GATED_FEED_FORWARD.name, kind, numbers);
     return {
       "gate_proj.weight": matrix(hiddenDim, dim, "value"),
       "up_proj.weight": matrix(hiddenDim, dim, "value"),
@@ -114,6 +118,7 @@ export class GatedFeedForward extends Component<typeof GATED_FEED_FORWARD> {
       bGate: weights["gate_proj.bias"],
       bUp: weights["up_proj.bias"],
       bDown: weights["down_proj.bias"],
+      beta: this.config.beta === 1 ? undefined : this.config.beta,
     };
   }
 
@@ -137,7 +142,7 @@ export class GatedFeedForward extends Component<typeof GATED_FEED_FORWARD> {
   }
 
   #hidden(x: Tensor, normOptions?: object): Tensor {
-    const hidden = gluUnit(x, this.#named, this.config.kind);
+    const hidden = gluUnit(x, this.#named, this.config.kind, this.config);
     return this.#norm ? this.#norm.forward(hidden, normOptions) : hidden;
   }
 }

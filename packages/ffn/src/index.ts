@@ -15,7 +15,7 @@ export {
   type FfnWeights,
 } from "./ffn.js";
 export type { FeedForwardParts, InnerNorm } from "./inner_norm.js";
-export { glu, GLU_KINDS, type GluOptions, type GluWeights } from "./glu.js";
+export { glu, GLU_KINDS, splitGateUp, type GluOptions, type GluWeights } from "./glu.js";
 export type { GluKind } from "@x/kernels";
 export {
   GatedFeedForward,

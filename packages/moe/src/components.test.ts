@@ -13,9 +13,11 @@ import { numbers, relativeError, useGpu } from "@x/testing";
 import {
   DeepSeekMoe,
   ExpertChoiceMoe,
+  GptOssMoe,
   GShardMoe,
   MixtralMoe,
   Peer,
+  Qwen2Moe,
   stackExperts,
   SwitchMoe,
 } from "./index.js";
@@ -55,6 +57,8 @@ describe("components", () => {
       scoreFunction: "sigmoid",
       correctionBias: true,
     }),
+    GptOssMoe: of(GptOssMoe, { ...shape, topK: 2 }),
+    Qwen2Moe: of(Qwen2Moe, { ...shape, sharedDim: 6 }),
     Peer: of(Peer, { dim: 8, numKeys: 4, numHeads: 2, topK: 2, queryDim: 4, queryNorm: "batch" }),
   };
 
@@ -85,11 +89,12 @@ describe("components", () => {
       GShardMoe.init(gpu, { ...shape, gluKind: "geglu" }, init),
       MixtralMoe.init(gpu, shape, init),
       DeepSeekMoe.init(gpu, { ...shape, numShared: 2 }, init),
+      Qwen2Moe.init(gpu, { ...shape, sharedDim: 10, limit: 0.01, upOffset: 1 }, init),
     ];
     for (const layer of layers) {
       const { experts } = layer;
       const last = experts.kind === "glu" ? experts.wDown : experts.w2;
-      const shared = layer instanceof DeepSeekMoe ? layer.shared : undefined;
+      const shared = "shared" in layer ? layer.shared : undefined;
       const [product, out] = gpu.scope(() => {
         const routed = transpose(last, [1, 0, 2]).reshape([8, 48]);
         const values = shared ? concat([routed, shared.wDown], 1) : routed;
@@ -134,6 +139,11 @@ describe("components", () => {
     );
     expect(() => GShardMoe.plan({ ...shape, numExperts: 1 })).toThrow(ConfigError);
     expect(() => MixtralMoe.plan({ ...shape, topK: 5 })).toThrow(/topK is 5/);
+    expect(() => MixtralMoe.plan({ ...shape, gluKind: "geglu", beta: 2 })).toThrow(/only swiglu has one/);
+    expect(() => SwitchMoe.plan({ ...shape, expertKind: "ffn", limit: 7 })).toThrow(
+      'SwitchMoe: limit is given; only expertKind "glu" has one',
+    );
+    expect(() => GptOssMoe.plan({ ...shape, topK: 5 })).toThrow(/topK is 5/);
     expect(() => Peer.plan({ dim: 4, numKeys: 4, numHeads: 1, topK: 2, queryDim: 3 })).toThrow(
       /must be even/,
     );

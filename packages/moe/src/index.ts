@@ -59,6 +59,13 @@ export {
   type DeepSeekBalanceResult,
 } from "./losses/deepseek_balance_loss.js";
 export { DeepSeekMoe, type DeepSeekMoeConfig } from "./layers/deepseek_moe_layer.js";
+export { GptOssMoe, type GptOssMoeConfig } from "./layers/gpt_oss_moe.js";
+export {
+  zeroComputationMoe,
+  type ZeroComputationMoeOptions,
+  type ZeroComputationMoeResult,
+} from "./layers/zero_computation_moe.js";
+export { Qwen2Moe, type Qwen2MoeConfig } from "./layers/qwen2_moe.js";
 export { auxFreeBias, type AuxFreeBiasOptions } from "./router/aux_free_bias.js";
 export {
   expertChoice,

@@ -1,3 +1,4 @@
+export { GATED_UNIT_FIELDS, gatedUnit, type GatedUnitNumbers } from "./gated_unit.js";
 export {
   RelativeIndex,
   type ScoreModifier,

@@ -12,14 +12,14 @@ function hiddenUnits(rows: Tensor, experts: Experts, units: number): Tensor {
   const product = (w: Tensor, b?: Tensor): Tensor =>
     linear(rows, w.reshape([units, w.shape[2]!]), b?.reshape([units]));
   if (experts.kind === "glu")
-    return gated(experts.gluKind ?? "swiglu", product(experts.wGate), product(experts.wUp));
+    return gated(experts, product(experts.wGate, experts.bGate), product(experts.wUp, experts.bUp));
   return activate(experts.activation ?? "relu", product(experts.w1, experts.b1));
 }
 
 /**
  * A mixture read as a memory whose values are the columns of the experts' last matrices, side by side: each expert's
- * hidden units times the weight that the token gives the expert, 0 for an expert that was not chosen, so that without
- * b2 the mixture is one product of these coefficients and the values. Dense, for looking at; the layer itself computes
+ * hidden units times the weight that the token gives the expert, 0 for an expert that was not chosen, so that, biases
+ * of those matrices aside, the mixture is one product of these coefficients and the values. Dense, for looking at; the layer itself computes
  * the chosen experts alone.
  *
  * x [..., dim], indices i32 and weights f32 [..., k] with the same leading axes; result [..., experts * hidden].

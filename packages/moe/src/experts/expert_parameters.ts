@@ -3,6 +3,7 @@ import {
   ConfigError,
   expectRecord,
   expectTensor,
+  GATED_UNIT_FIELDS,
   integer,
   MATRIX_STD,
   oneOf,
@@ -16,8 +17,10 @@ import {
 import {
   EXPERT_ACTIVATIONS,
   EXPERT_GATES,
+  unitOf,
   type ExpertActivation,
   type Experts,
+  type Gate,
   type GatedExperts,
 } from "./expert_weights.js";
 
@@ -27,6 +30,8 @@ export const GATED_EXPERT_FIELDS = {
   hiddenDim: integer("Hidden width of one expert.", { min: 1 }),
   numExperts: integer("Number of experts.", { min: 1 }),
   gluKind: oneOf("The gated unit of the experts.", EXPERT_GATES, { defaultDoc: "swiglu" }),
+  ...GATED_UNIT_FIELDS,
+  expertBias: boolean("Learned biases of the experts' matrices.", { default: false }),
 };
 
 /** Keys of a layer whose experts are gated or plain. */
@@ -36,7 +41,6 @@ export const EXPERT_FIELDS = {
     default: "glu",
   }),
   activation: oneOf('Activation of experts of kind "ffn".', EXPERT_ACTIVATIONS, { defaultDoc: "relu" }),
-  expertBias: boolean('Learned b1 and b2 of experts of kind "ffn".', { default: false }),
 };
 
 interface GatedConfig {
@@ -44,12 +48,15 @@ interface GatedConfig {
   readonly hiddenDim: number;
   readonly numExperts: number;
   readonly gluKind: GluKind | undefined;
+  readonly beta: number;
+  readonly limit: number | undefined;
+  readonly upOffset: number;
+  readonly expertBias: boolean;
 }
 
 interface ExpertsConfig extends GatedConfig {
   readonly expertKind: "glu" | "ffn";
   readonly activation: ExpertActivation | undefined;
-  readonly expertBias: boolean;
 }
 
 const stacked = (shape: readonly number[], role: "value" | "output"): PlannedParameter => ({
@@ -59,55 +66,66 @@ const stacked = (shape: readonly number[], role: "value" | "output"): PlannedPar
 });
 
 /** The router's matrix [experts, dim]. */
-export const routerPlan = ({ numExperts, dim }: GatedConfig): PlannedParameter => ({
+export const routerPlan = ({
+  numExperts,
+  dim,
+}: Pick<GatedConfig, "numExperts" | "dim">): PlannedParameter => ({
   shape: [numExperts, dim],
   init: { std: MATRIX_STD },
 });
 
-/** Stacked gated experts: experts.{gate,up,down}_proj. */
-export function gatedExpertsPlan({ dim, hiddenDim, numExperts }: GatedConfig): ParameterPlan {
+const biases = (numExperts: number, widths: Readonly<Record<string, number>>): ParameterPlan =>
+  Object.fromEntries(
+    Object.entries(widths).map(([name, width]) => [
+      `experts.${name}_bias`,
+      { shape: [numExperts, width], init: 0 },
+    ]),
+  );
+
+/** Stacked gated experts: experts.{gate,up,down}_proj, with `expertBias` their _bias. @throws ConfigError */
+export function gatedExpertsPlan(caller: string, config: GatedConfig): ParameterPlan {
+  const { dim, hiddenDim, numExperts, expertBias } = config;
+  unitOf(caller, config);
   const into = stacked([numExperts, hiddenDim, dim], "value");
   return {
     "experts.gate_proj": into,
     "experts.up_proj": into,
     "experts.down_proj": stacked([numExperts, dim, hiddenDim], "output"),
+    ...(expertBias ? biases(numExperts, { gate_proj: hiddenDim, up_proj: hiddenDim, down_proj: dim }) : {}),
   };
 }
 
 /** Stacked experts: gated ones, or T5's experts.{wi,wo} with biases. @throws ConfigError */
 export function expertsPlan(caller: string, config: ExpertsConfig): ParameterPlan {
-  const { dim, hiddenDim, numExperts, expertKind, activation, gluKind, expertBias } = config;
+  const { dim, hiddenDim, numExperts, expertKind, activation, expertBias } = config;
+  const refuse = (key: string, kind: string): never => {
+    throw new ConfigError(caller, `${key} is given; only expertKind "${kind}" has one`);
+  };
   if (expertKind === "glu") {
-    if (activation !== undefined || expertBias)
-      throw new ConfigError(
-        caller,
-        `${activation === undefined ? "expertBias" : "activation"} is given; only expertKind "ffn" has one`,
-      );
-    return gatedExpertsPlan(config);
+    if (activation !== undefined) refuse("activation", "ffn");
+    return gatedExpertsPlan(caller, config);
   }
-  if (gluKind !== undefined) throw new ConfigError(caller, 'gluKind is given; only expertKind "glu" has one');
+  const { gluKind, beta, limit, upOffset } = config;
+  if (gluKind !== undefined) refuse("gluKind", "glu");
+  const numbers = { beta: beta !== 1, limit: limit !== undefined, upOffset: upOffset !== 0 };
+  for (const [key, given] of Object.entries(numbers)) if (given) refuse(key, "glu");
   return {
     "experts.wi": stacked([numExperts, hiddenDim, dim], "value"),
     "experts.wo": stacked([numExperts, dim, hiddenDim], "output"),
-    ...(expertBias
-      ? {
-          "experts.wi_bias": { shape: [numExperts, hiddenDim], init: 0 },
-          "experts.wo_bias": { shape: [numExperts, dim], init: 0 },
-        }
-      : {}),
+    ...(expertBias ? biases(numExperts, { wi: hiddenDim, wo: dim }) : {}),
   };
 }
 
 /** The gated experts among a layer's parameters. */
-export const gatedExpertsOf = (
-  { gluKind }: { gluKind: GluKind | undefined },
-  p: Parameters,
-): GatedExperts => ({
+export const gatedExpertsOf = ({ gluKind, beta, limit, upOffset }: Gate, p: Parameters): GatedExperts => ({
   kind: "glu",
+  ...{ gluKind, beta, limit, upOffset },
   wGate: p["experts.gate_proj"]!,
   wUp: p["experts.up_proj"]!,
   wDown: p["experts.down_proj"]!,
-  gluKind,
+  bGate: p["experts.gate_proj_bias"],
+  bUp: p["experts.up_proj_bias"],
+  bDown: p["experts.down_proj_bias"],
 });
 
 /** The experts among a layer's parameters. */

@@ -4,6 +4,8 @@ import {
   expectRecord,
   expectShape,
   expectTensors,
+  GATED_UNIT_FIELDS,
+  gatedUnit,
   GLU_GATES,
   oneOf,
   schema,
@@ -12,6 +14,7 @@ import {
   tensor,
   type ActivationName,
   type Config,
+  type Expr,
   type GluKind,
   type Tensor,
 } from "@x/kernels";
@@ -40,14 +43,25 @@ const GATED = schema("experts", {
   wGate: tensor("[experts, hidden, dim]."),
   wUp: tensor("[experts, hidden, dim]."),
   wDown: tensor("[experts, dim, hidden]."),
+  bGate: tensor("[experts, hidden].", { optional: true }),
+  bUp: tensor("[experts, hidden].", { optional: true }),
+  bDown: tensor("[experts, dim].", { optional: true }),
   gluKind: oneOf("The gated unit g.", EXPERT_GATES, { default: "swiglu" }),
+  ...GATED_UNIT_FIELDS,
 });
 
 /** Experts w2 act(w1 x + b1) + b2, stacked on a first axis. */
 export type PlainExperts = Config<typeof PLAIN>;
-/** Experts wDown (g(wGate x) * wUp x), stacked on a first axis. */
+/** Experts wDown (g(wGate x + bGate) * (wUp x + bUp)) + bDown, stacked on a first axis; g as `gatedUnit` says. */
 export type GatedExperts = Config<typeof GATED>;
 export type Experts = PlainExperts | GatedExperts;
+
+/** What a gated unit is, apart from its matrices. */
+export type Gate = Pick<GatedExperts, "gluKind" | "beta" | "limit" | "upOffset">;
+
+/** The unit of gated experts, an expression of "x" and "up". @throws ConfigError for a beta of another kind than swiglu */
+export const unitOf = (caller: string, { gluKind = "swiglu", beta, limit, upOffset }: Gate): Expr =>
+  gatedUnit(caller, gluKind, { beta, limit, upOffset });
 
 /** The activation's name among those of the kernels; swish with beta 1 is SiLU. */
 export const activationName = (activation: ExpertActivation): ActivationName =>
@@ -80,8 +94,13 @@ export function expertCount(caller: string, experts: Experts, dim: number): numb
     );
   }
   const [count, hidden] = first.shape as [number, number];
-  if (experts.kind === "glu") expectShape(caller, "wUp", experts.wUp, [count, hidden, dim]);
-  else {
+  if (experts.kind === "glu") {
+    unitOf(reader, experts);
+    expectShape(caller, "wUp", experts.wUp, [count, hidden, dim]);
+    for (const name of ["bGate", "bUp"] as const)
+      if (experts[name] !== undefined) expectShape(caller, name, experts[name], [count, hidden]);
+    if (experts.bDown !== undefined) expectShape(caller, "bDown", experts.bDown, [count, dim]);
+  } else {
     if (experts.b1 !== undefined) expectShape(caller, "b1", experts.b1, [count, hidden]);
     if (experts.b2 !== undefined) expectShape(caller, "b2", experts.b2, [count, dim]);
   }

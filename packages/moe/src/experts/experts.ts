@@ -1,18 +1,22 @@
 import {
   activationExpr,
-  e,
   elementwise,
   expectDType,
   expectShape,
   expectTensors,
-  GLU_GATES,
   groupedMatmul,
-  input,
   isTracked,
   Tensor,
-  type GluKind,
+  type Expr,
 } from "@x/kernels";
-import { activationName, expertCount, type ExpertActivation, type Experts } from "./expert_weights.js";
+import {
+  activationName,
+  expertCount,
+  unitOf,
+  type ExpertActivation,
+  type Experts,
+  type Gate,
+} from "./expert_weights.js";
 import { FEW_CHOICES, mixFew } from "./few_choices.js";
 import { expectChoices } from "../router/choices.js";
 import { combine, dispatch, gatherTokens } from "./dispatch.js";
@@ -31,13 +35,13 @@ export function activate(kind: ExpertActivation, x: Tensor): Tensor {
   return op(x);
 }
 
-/** g(gate) * up in one pass. */
-export function gated(kind: GluKind, x: Tensor, up: Tensor): Tensor {
-  let op = ops.get(kind);
-  if (!op) {
-    const expr = e.mul(activationExpr("experts", GLU_GATES[kind]), input("up"));
-    ops.set(kind, (op = elementwise(kind, ["x", "up"], () => expr)));
-  }
+const units = new Map<Expr, (...args: Tensor[]) => Tensor>();
+
+/** The gated unit of two products, in one pass. */
+export function gated(gate: Gate, x: Tensor, up: Tensor): Tensor {
+  const unit = unitOf("experts", gate);
+  let op = units.get(unit);
+  if (!op) units.set(unit, (op = elementwise(gate.gluKind ?? "swiglu", ["x", "up"], () => unit)));
   return op(x, up);
 }
 
@@ -58,12 +62,13 @@ export function runExperts(rows: Tensor, experts: Experts, offsets: Tensor): Ten
       bias: b2,
     });
   }
-  const { wGate, wUp, wDown, gluKind = "swiglu" } = experts;
-  return groupedMatmul(
-    gated(gluKind, groupedMatmul(rows, wGate, offsets), groupedMatmul(rows, wUp, offsets)),
-    wDown,
-    offsets,
+  const { wGate, wUp, wDown, bGate, bUp, bDown } = experts;
+  const hidden = gated(
+    experts,
+    groupedMatmul(rows, wGate, offsets, { bias: bGate }),
+    groupedMatmul(rows, wUp, offsets, { bias: bUp }),
   );
+  return groupedMatmul(hidden, wDown, offsets, { bias: bDown });
 }
 
 /**

@@ -1,5 +1,5 @@
-import { activationExpr, defineKernel, e, exprFunction, GLU_GATES, input, type Tensor } from "@x/kernels";
-import { activationName, type Experts } from "./expert_weights.js";
+import { activationExpr, defineKernel, exprFunction, type Expr, type Tensor } from "@x/kernels";
+import { activationName, unitOf, type Experts } from "./expert_weights.js";
 
 /** Choices up to which each is multiplied by itself: no sorting, and only its expert's weights are read. */
 export const FEW_CHOICES = 32;
@@ -8,10 +8,11 @@ interface FewVariant {
   /** Elements are read by vec4. */
   readonly vec: boolean;
   readonly weights: string;
-  /** Name of the activation, or of the gated unit. */
-  readonly activation: string;
+  /** The activation of "x", or the gated unit of "x" and "up". */
+  readonly unit?: Expr;
   readonly gated: boolean;
   readonly bias: string | undefined;
+  readonly upBias?: string | undefined;
 }
 
 /** A workgroup makes this many outputs, eight threads each. */
@@ -33,7 +34,10 @@ fn total(x: f32, thread: u32) -> f32 {
   return sum;
 }`;
 
-/** hidden[c, f] of choice c: act(w1_e[f] . x + b1_e[f]), or g(wGate_e[f] . x) wUp_e[f] . x. */
+/**
+ * hidden[c, f] of choice c: act(w1_e[f] . x + b1_e[f]), or the gated unit of wGate_e[f] . x + bGate_e[f] and
+ * wUp_e[f] . x + bUp_e[f].
+ */
 const hiddenKernel = defineKernel({
   name: "expertsFewHidden",
   bindings: (v: FewVariant) => ({
@@ -42,20 +46,13 @@ const hiddenKernel = defineKernel({
     first: `read ${element(v, v.weights)}`,
     ...(v.gated ? { up: `read ${element(v, v.weights)}` } : {}),
     ...(v.bias === undefined ? {} : { bias: `read ${v.bias}` }),
+    ...(v.upBias === undefined ? {} : { upBias: `read ${v.upBias}` }),
     hidden: "write f32",
   }),
   params: { experts: "u32", k: "u32", width: "u32", features: "u32" },
   wgsl: (v) => /* wgsl */ `
 ${head(v)}
-${
-  v.gated
-    ? exprFunction(
-        "unit",
-        ["x", "up"],
-        e.mul(activationExpr("experts", GLU_GATES[v.activation as keyof typeof GLU_GATES]), input("up")),
-      )
-    : exprFunction("unit", ["x"], activationExpr("experts", v.activation as never))
-}
+${exprFunction("unit", v.gated ? ["x", "up"] : ["x"], v.unit!)}
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let choice = group.x;
@@ -72,9 +69,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     ${v.gated ? "b += T(up[row * params.width + i]) * value;" : ""}
   }
   ${v.bias === undefined ? "let z = total(fold(a), thread);" : "let z = total(fold(a), thread) + f32(bias[row]);"}
-  ${v.gated ? "let gate = total(fold(b), thread);" : ""}
+  ${v.gated ? `let up_ = total(fold(b), thread)${v.upBias === undefined ? "" : " + f32(upBias[row])"};` : ""}
   if (thread % 8u == 0u && feature < params.features) {
-    hidden[choice * params.features + feature] = ${v.gated ? "unit(z, gate)" : "unit(z)"};
+    hidden[choice * params.features + feature] = ${v.gated ? "unit(z, up_)" : "unit(z)"};
   }
 }`,
 });
@@ -124,25 +121,29 @@ export function mixFew(x: Tensor, experts: Experts, indices: Tensor, weights: Te
   const [count, hiddenDim] = first.shape as [number, number];
   const vec = dim % 4 === 0 && hiddenDim % 4 === 0;
   const piece = vec ? 4 : 1;
-  const activation = gated ? (experts.gluKind ?? "swiglu") : activationName(experts.activation ?? "relu");
-  const [b1, b2] = gated ? [undefined, undefined] : [experts.b1, experts.b2];
+  const unit = gated
+    ? unitOf("experts", experts)
+    : activationExpr("experts", activationName(experts.activation ?? "relu"));
+  const [b1, b2] = gated ? [experts.bGate, experts.bDown] : [experts.b1, experts.b2];
+  const upBias = gated ? experts.bUp : undefined;
   const hidden = gpu.empty([indices.size, hiddenDim]);
   const out = gpu.empty([tokens, dim]);
   gpu.run(hiddenKernel, {
-    variant: { vec, weights: first.dtype, activation, gated, bias: b1?.dtype },
+    variant: { vec, weights: first.dtype, unit, gated, bias: b1?.dtype, upBias: upBias?.dtype },
     bindings: {
       x,
       indices,
       first,
       up: gated ? experts.wUp : undefined,
       bias: b1,
+      upBias,
       hidden,
     },
     params: { experts: count, k, width: dim / piece, features: hiddenDim },
     workgroups: [indices.size, Math.ceil(hiddenDim / OUTPUTS)],
   });
   gpu.run(outKernel, {
-    variant: { vec, weights: last.dtype, activation: "identity", gated: false, bias: b2?.dtype },
+    variant: { vec, weights: last.dtype, gated: false, bias: b2?.dtype },
     bindings: { hidden, indices, shares: weights, last, bias: b2, out },
     params: { experts: count, k, width: hiddenDim / piece, features: dim },
     workgroups: [tokens, Math.ceil(dim / OUTPUTS)],

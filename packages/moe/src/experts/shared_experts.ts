@@ -1,14 +1,5 @@
-import {
-  expectShape,
-  linear,
-  mul,
-  schema,
-  sigmoid,
-  tensor,
-  type Config,
-  type GluKind,
-  type Tensor,
-} from "@x/kernels";
+import { expectShape, linear, mul, schema, sigmoid, tensor, type Config, type Tensor } from "@x/kernels";
+import type { Gate } from "./expert_weights.js";
 import { gated } from "./experts.js";
 
 const SHARED = schema("shared experts", {
@@ -40,8 +31,8 @@ export interface SharedUnits {
 }
 
 /** The hidden units of shared experts, times sigmoid(x gate^T) where they have a gate. */
-export function sharedUnits(rows: Tensor, shared: SharedExperts, kind: GluKind | undefined): SharedUnits {
-  const units = gated(kind ?? "swiglu", linear(rows, shared.wGate), linear(rows, shared.wUp));
+export function sharedUnits(rows: Tensor, shared: SharedExperts, unit: Gate): SharedUnits {
+  const units = gated(unit, linear(rows, shared.wGate), linear(rows, shared.wUp));
   const gate = shared.gate && sigmoid(linear(rows, shared.gate));
   return { units: gate ? mul(units, gate) : units, gate };
 }

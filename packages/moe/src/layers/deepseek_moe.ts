@@ -22,11 +22,13 @@ export interface DeepSeekMoeResult {
   readonly indices: Tensor;
   /** [..., topK] */
   readonly weights: Tensor;
+  /** [..., 1]: the factor of the shared experts, where they have a gate. */
+  readonly sharedGate?: Tensor | undefined;
 }
 
 /**
  * DeepSeekMoE: many fine-grained experts of which each token visits topK, and shared experts that see every token:
- * out = sum_k weights_k expert_k(x) + shared(x). The choice
+ * out = sum_k weights_k expert_k(x) + shared(x), with a gate (Qwen2-MoE, Qwen3-Next) sigmoid(x gate^T) shared(x). The choice
  * and the weights are `deepseekRouter`'s of x wRouter^T.
  *
  * x [..., tokens, dim], wRouter [experts, dim]; float32. Dai et al. 2024, arXiv:2401.06066, equations 9-11; V2, arXiv:2405.04434,
@@ -54,9 +56,12 @@ export function deepseekMoe(
     const routed = mixExperts(x, experts, indices, weights);
     if (!shared) return { out: routed, logits, probs: scores, indices, weights };
     const rows = x.reshape([x.size / dim, dim]);
-    const out = linear(sharedUnits(rows, shared, experts.gluKind).units, shared.wDown, undefined, {
-      residual: routed.reshape(rows.shape),
-    });
-    return { out: out.reshape(x.shape), logits, probs: scores, indices, weights };
+    const { units, gate } = sharedUnits(rows, shared, experts);
+    const out = linear(units, shared.wDown, undefined, { residual: routed.reshape(rows.shape) });
+    return {
+      out: out.reshape(x.shape),
+      ...{ logits, probs: scores, indices, weights },
+      ...(gate ? { sharedGate: gate.reshape([...x.shape.slice(0, -1), 1]) } : {}),
+    };
   });
 }

@@ -58,7 +58,7 @@ export class DeepSeekMoe extends Component<typeof DEEPSEEK_MOE> {
     expectGroups(DEEPSEEK_MOE.name, numExperts, topK, groupLimit(read));
     const width = read.numShared * read.hiddenDim;
     return {
-      ...gatedExpertsPlan(read),
+      ...gatedExpertsPlan(DEEPSEEK_MOE.name, read),
       "gate.weight": routerPlan(read),
       ...(width > 0
         ? {
@@ -117,7 +117,7 @@ export class DeepSeekMoe extends Component<typeof DEEPSEEK_MOE> {
       const { indices, weights } = this.outputs(x);
       const routed = expertKeys(x, this.experts, indices, weights);
       return this.shared
-        ? concat([routed, sharedUnits(x, this.shared, this.config.gluKind).units], x.rank - 1)
+        ? concat([routed, sharedUnits(x, this.shared, this.config).units], x.rank - 1)
         : routed;
     });
   }

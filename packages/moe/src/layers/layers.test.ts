@@ -193,7 +193,7 @@ for (const [label, features] of [
         [5, 7],
         [64, 65],
       ] as const)
-        for (const kind of ["glu", "ffn"] as const) {
+        for (const kind of ["glu", "clamped", "ffn"] as const) {
           const tensor = (shape: number[], seed: number): Tensor =>
             gpu.tensor(operand(shape, seed).data, shape);
           const [into, outOf] = [
@@ -201,13 +201,20 @@ for (const [label, features] of [
             [E, dim, hidden],
           ];
           const experts: Experts =
-            kind === "glu"
+            kind !== "ffn"
               ? {
-                  kind,
+                  kind: "glu",
                   wGate: tensor(into, 1),
                   wUp: tensor(into, 2),
                   wDown: tensor(outOf, 3),
-                  gluKind: "geglu",
+                  ...(kind === "glu"
+                    ? { gluKind: "geglu" }
+                    : {
+                        ...{ beta: 1.702, limit: 0.5, upOffset: 1 },
+                        bGate: tensor([E, hidden], 4),
+                        bUp: tensor([E, hidden], 8),
+                        bDown: tensor([E, dim], 5),
+                      }),
                 }
               : {
                   kind,

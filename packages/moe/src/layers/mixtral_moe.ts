@@ -55,7 +55,7 @@ export class MixtralMoe extends Component<typeof MIXTRAL_MOE> {
   static plan(config: MixtralMoeConfig): ParameterPlan {
     const read = MIXTRAL_MOE.read(config);
     expectInteger(MIXTRAL_MOE.name, "topK", read.topK, 1, read.numExperts);
-    return { ...gatedExpertsPlan(read), "gate.weight": routerPlan(read) };
+    return { ...gatedExpertsPlan(MIXTRAL_MOE.name, read), "gate.weight": routerPlan(read) };
   }
 
   /** @throws ConfigError, ShapeError, DTypeError */

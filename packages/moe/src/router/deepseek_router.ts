@@ -48,7 +48,10 @@ const OPTIONS = schema("deepseekRouter", {
   }),
 });
 export type DeepSeekRouterOptions = Config<typeof OPTIONS>;
-type ReadOptions = Omit<Resolved<typeof OPTIONS>, "forced"> & { readonly forced?: Tensor | undefined };
+type ReadOptions = Pick<
+  Resolved<typeof OPTIONS>,
+  "topK" | "scoreFunction" | "numGroups" | "topkGroups" | "groupScore" | "bias"
+> & { readonly forced?: Tensor | undefined };
 
 export interface DeepSeekRouterResult {
   /** [..., experts] */

@@ -24,6 +24,7 @@ const named =
 const plain = { w1: [6, 4], w2: [4, 6], b1: [6], b2: [4], beta: [6] };
 const unit = { wGate: [6, 4], wUp: [6, 4], bGate: [6], bUp: [6], beta: [1] };
 const gated = { ...unit, wDown: [4, 6], bDown: [4] };
+const clamped = { limit: 7, upOffset: 1 };
 const wave = { scale: [3, 4], translation: [3, 4], weight: [3, 4], baseWeight: [3, 4] };
 const spline = { splineWeight: [3, 4, 8], splineScaler: [3, 4], baseWeight: [3, 4] };
 const knots = { gridSize: 5, splineOrder: 3, gridRange: [-1, 1] };
@@ -45,8 +46,10 @@ const alone = { forward: (gpu: Gpu): unknown[] => [x(gpu)] };
 export const FFN: ValidCalls = {
   activation: (gpu) => withBeta(ffn.activation, 2, x(gpu), "swish", { beta: t(4)(gpu) }),
   ffn: (gpu) => withBeta(ffn.ffn, 1, x(gpu), named(plain)(gpu), { activation: "swish", residual: x(gpu) }),
-  glu: (gpu) => withBeta(ffn.glu, 1, x(gpu), named(unit)(gpu), { kind: "swiglu" }),
-  gluFfn: (gpu) => withBeta(ffn.gluFfn, 1, x(gpu), named(gated)(gpu), { kind: "swiglu", residual: x(gpu) }),
+  glu: (gpu) => withBeta(ffn.glu, 1, x(gpu), named(unit)(gpu), { kind: "swiglu", ...clamped }),
+  gluFfn: (gpu) =>
+    withBeta(ffn.gluFfn, 1, x(gpu), named(gated)(gpu), { kind: "swiglu", ...clamped, residual: x(gpu) }),
+  splitGateUp: (gpu) => valid(ffn.splitGateUp, t(6, 4)(gpu), 0),
   gluHiddenDim: () => valid(ffn.gluHiddenDim, 64, { expansion: 4, multipleOf: 32, multiplier: 1.3 }),
   kanBspline: (gpu) =>
     valid(ffn.kanBspline, x(gpu), {
@@ -134,7 +137,7 @@ export const FFN: ValidCalls = {
   ),
   ...component(
     ffn.GatedFeedForward,
-    { dim: 4, hiddenDim: 6, kind: "swiglu", bias: false },
+    { dim: 4, hiddenDim: 6, kind: "swiglu", beta: 1.702, ...clamped, bias: false },
     named({ "gate_proj.weight": [6, 4], "up_proj.weight": [6, 4], "down_proj.weight": [4, 6] }),
     {
       forward: (gpu) => [x(gpu), { residual: x(gpu), normOptions: {} }],

@@ -368,7 +368,7 @@ export const KERNELS_APART: Readonly<Record<string, string>> = {
       "groupMain",
     ],
     ["rowElement", "rowLanes", "rowMain", "rowPrelude", "rowVariant", "derive", "input", "exprFunction"],
-    ["exprToWgsl", "activationExpr", "defineKernel", "RelativeIndex", "RelativeIndex.at"],
+    ["exprToWgsl", "activationExpr", "gatedUnit", "defineKernel", "RelativeIndex", "RelativeIndex.at"],
     ["RelativeIndex.table", "initParameter", "matrix", "ones", "zeros", "prefixed", "schema", "boolean"],
     ["either", "integer", "listOf", "nested", "number", "oneOf", "tensor", "text", "value"],
     ["fromHalfBits", "toBfloat16Bits", "toHalfBits"],

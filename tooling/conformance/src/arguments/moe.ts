@@ -13,12 +13,17 @@ const indices = (gpu: Gpu): Tensor => gpu.full([BATCH, SEQ, K], 1, "i32");
 const shares = (gpu: Gpu): Tensor => full(gpu, BATCH, SEQ, K);
 const into = (gpu: Gpu): Tensor => full(gpu, EXPERTS, HIDDEN, DIM);
 const back = (gpu: Gpu): Tensor => full(gpu, EXPERTS, DIM, HIDDEN);
+const clamped = { beta: 1.702, limit: 7, upOffset: 1 };
 const gated = (gpu: Gpu): object => ({
   kind: "glu",
   wGate: into(gpu),
   wUp: into(gpu),
   wDown: back(gpu),
   gluKind: "swiglu",
+  ...clamped,
+  bGate: full(gpu, EXPERTS, HIDDEN),
+  bUp: full(gpu, EXPERTS, HIDDEN),
+  bDown: full(gpu, EXPERTS, DIM),
 });
 const plain = (gpu: Gpu): object => ({
   kind: "ffn",
@@ -32,7 +37,14 @@ const plan = (gpu: Gpu): moe.Dispatch => moe.dispatch(gpu.full([BATCH * SEQ, K],
 
 const slots = { capacityFactor: 1.5, capacity: 2, rounding: "floor", minCapacity: 1 };
 const capacity = { ...slots, groupBy: "sequence" };
-const gatedLayer = { dim: DIM, hiddenDim: HIDDEN, numExperts: EXPERTS, gluKind: "geglu" };
+const gatedLayer = {
+  dim: DIM,
+  hiddenDim: HIDDEN,
+  numExperts: EXPERTS,
+  gluKind: "swiglu",
+  ...clamped,
+  expertBias: true,
+};
 const plainLayer = {
   ...{ dim: DIM, hiddenDim: HIDDEN, numExperts: EXPERTS },
   ...{ expertKind: "ffn", activation: "gelu", expertBias: true },
@@ -128,6 +140,15 @@ export const MOE: ValidCalls = {
       topTypes: 1,
     }),
   mixtralMoe: (gpu) => valid(moe.mixtralMoe, x(gpu), router(gpu), gated(gpu), routing(gpu)),
+  zeroComputationMoe: (gpu) =>
+    valid(moe.zeroComputationMoe, x(gpu), full(gpu, EXPERTS + 3, DIM), gated(gpu), {
+      ...{ topK: K, numCopy: 1, numZero: 1, normTopkProb: true, routedScalingFactor: 2 },
+      wConstant: full(gpu, 1, 2, DIM),
+      constant: full(gpu, 1, DIM),
+      bias: full(gpu, EXPERTS + 3),
+      previousLogits: full(gpu, BATCH, SEQ, EXPERTS + 3),
+      wPrevious: full(gpu, EXPERTS + 3, EXPERTS + 3),
+    }),
   switchMoe: (gpu) => valid(moe.switchMoe, x(gpu), router(gpu), plain(gpu), { ...capacity, alpha: 1 }),
   gshardMoe: (gpu) =>
     valid(moe.gshardMoe, x(gpu), router(gpu), gated(gpu), {
@@ -143,7 +164,12 @@ export const MOE: ValidCalls = {
       x(gpu),
       router(gpu),
       gated(gpu),
-      { wGate: full(gpu, HIDDEN, DIM), wUp: full(gpu, HIDDEN, DIM), wDown: full(gpu, DIM, HIDDEN) },
+      {
+        wGate: full(gpu, HIDDEN, DIM),
+        wUp: full(gpu, HIDDEN, DIM),
+        wDown: full(gpu, DIM, HIDDEN),
+        gate: full(gpu, 1, DIM),
+      },
       { ...deepseek, bias: full(gpu, EXPERTS) },
     ),
   productKeyTopk: (gpu) =>
@@ -151,6 +177,17 @@ export const MOE: ValidCalls = {
   peer: (gpu) => valid(moe.peer, ...retrieved(gpu)),
   peerKeys: (gpu) => valid(moe.peerKeys, ...retrieved(gpu)),
   ...component(moe.MixtralMoe, { ...gatedLayer, topK: K }, "drawn", {
+    forward: alone,
+    outputs: alone,
+    coefficients: alone,
+  }),
+  ...component(
+    moe.GptOssMoe,
+    { dim: DIM, hiddenDim: HIDDEN, numExperts: EXPERTS, topK: K, ...clamped },
+    "drawn",
+    { forward: alone, outputs: alone, coefficients: alone },
+  ),
+  ...component(moe.Qwen2Moe, { ...gatedLayer, topK: K, normTopkProb: true, sharedDim: HIDDEN }, "drawn", {
     forward: alone,
     outputs: alone,
     coefficients: alone,

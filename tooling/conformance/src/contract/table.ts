@@ -56,6 +56,7 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     c(ffn.FeedForward, { dim }),
     c(ffn.FeedForward, { dim, bias: false }),
     c(ffn.GatedFeedForward, { dim }),
+    c(ffn.GatedFeedForward, { dim, bias: true, beta: 1.702, limit: 7, upOffset: 1 }),
     c(
       ffn.GatedFeedForward,
       { dim, hiddenDim: 16, bias: true },
@@ -72,6 +73,10 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
   ],
   "@x/moe": [
     c(moe.MixtralMoe, experts),
+    c(moe.MixtralMoe, { ...experts, expertBias: true, beta: 1.702, limit: 7, upOffset: 1 }),
+    c(moe.GptOssMoe, { ...experts, topK: 2 }),
+    c(moe.Qwen2Moe, experts),
+    c(moe.Qwen2Moe, { ...experts, normTopkProb: false, sharedDim: 6 }),
     c(moe.SwitchMoe, experts),
     c(moe.SwitchMoe, { ...experts, expertKind: "ffn", expertBias: true }),
     c(moe.GShardMoe, experts),

@@ -4,6 +4,7 @@ import {
   glu,
   gluFfn,
   gluHiddenDim,
+  splitGateUp,
   type ActivationKind,
   type Beta,
   type GluKind,
@@ -55,6 +56,25 @@ export const ffn: Readonly<Record<string, Runner>> = {
         { kind: text(context.config, "kind", "swiglu") as GluKind },
       ),
     };
+  },
+  clamped_swiglu: ({ config, inputs, params }) => {
+    const { wGateUp, bGateUp, wDown, bDown } = params;
+    const fused = wGateUp && splitGateUp(wGateUp);
+    const bias = bGateUp && splitGateUp(bGateUp, 0);
+    const weights = {
+      wGate: fused?.gate ?? params["wGate"]!,
+      wUp: fused?.up ?? params["wUp"]!,
+      bGate: bias?.gate ?? params["bGate"],
+      bUp: bias?.up ?? params["bUp"],
+      beta: number(config, "alpha", 1.702),
+    };
+    const numbers = { limit: number(config, "limit", 7), upOffset: number(config, "upOffset", 1) };
+    return { out: gluFfn(inputs["x"]!, { ...weights, wDown: wDown!, bDown }, numbers) };
+  },
+  relu2: ({ inputs, params }) => {
+    const { wUp, wDown, bUp, bDown } = params;
+    const weights = { w1: wUp!, w2: wDown!, b1: bUp, b2: bDown };
+    return { out: ffnBlock(inputs["x"]!, weights, { activation: "squaredRelu" }) };
   },
   glu_hidden_dim: ({ config, inputs, host }) => {
     const multiplier = optionalNumber(config, "multiplier");

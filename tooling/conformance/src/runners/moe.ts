@@ -16,8 +16,10 @@ import {
   routerZLoss,
   routingStats,
   switchMoe,
+  zeroComputationMoe,
   type CapacityOptions,
   type Experts,
+  type GatedExperts,
   type RouterOptions,
 } from "@x/moe";
 import { flag, number, optionalNumber, text } from "../golden/config.js";
@@ -175,6 +177,33 @@ export const moe: Readonly<Record<string, Runner>> = {
   },
   deepseek_moe: deepseek("softmax"),
   deepseek_v3_moe: deepseek("sigmoid"),
+  sigmoid_gated_shared_expert: (context) => {
+    const { config, inputs, params } = context;
+    const { out, indices, weights, sharedGate } = deepseekMoe(
+      inputs["x"]!,
+      params["wRouter"]!,
+      expertsOf(context) as GatedExperts,
+      {
+        wGate: params["shared_wGate"]!,
+        wUp: params["shared_wUp"]!,
+        wDown: params["shared_wDown"]!,
+        gate: params["shared_gate"]!,
+      },
+      { topK: number(config, "topK"), normTopkProb: flag(config, "normTopkProb", true) },
+    );
+    return { out, indices, weights, sharedGate: sharedGate! };
+  },
+  zero_computation_experts: (context) => {
+    const { config, inputs, params } = context;
+    const { wConstant, constant, wPrevious } = params;
+    const { bias, previousLogits } = inputs;
+    return {
+      ...zeroComputationMoe(inputs["x"]!, params["wRouter"]!, expertsOf(context), {
+        ...{ topK: number(config, "topK"), wConstant, constant, wPrevious, bias, previousLogits },
+        ...pick(config, "numCopy", "numZero", "normTopkProb", "routedScalingFactor"),
+      }),
+    };
+  },
   sqrt_softplus_router: ({ config, inputs }) => ({
     ...deepseekRouter(inputs["logits"]!, {
       topK: number(config, "topK"),

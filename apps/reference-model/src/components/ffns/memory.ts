@@ -16,15 +16,19 @@ export function denseMemory(w2: Tensor, bias: Tensor | undefined, keys: BlockMem
 }
 
 /** A mixture whose layer gives the coefficients of its experts' last matrices. */
-interface StackedExperts {
+export interface StackedExperts {
   readonly experts: Experts;
   readonly shared?: SharedExperts | undefined;
   coefficients(x: Tensor): Tensor;
 }
 
-/** The memory of a mixture: the experts' values side by side, those of shared experts last. */
-export function expertMemory(layer: StackedExperts): BlockMemory {
+/**
+ * The memory of a mixture: the experts' values side by side, those of shared experts last. Experts whose last product
+ * has a bias are none, since what a token gets of the biases depends on its experts.
+ */
+export function expertMemory(layer: StackedExperts): BlockMemory | undefined {
   const { experts, shared } = layer;
+  if (experts.kind === "glu" ? experts.bDown : experts.b2) return undefined;
   const last = experts.kind === "glu" ? experts.wDown : experts.w2;
   const { gpu } = last;
   const [count = 0, dim = 0, hidden = 0] = last.shape;

@@ -5,10 +5,12 @@ import {
   DeepSeekMoe,
   deepseekBalanceLoss,
   ExpertChoiceMoe,
+  GptOssMoe,
   GShardMoe,
   loadBalanceLoss,
   MixtralMoe,
   Peer,
+  Qwen2Moe,
   SwitchMoe,
   type DeepSeekMoeResult,
   type GShardMoeResult,
@@ -17,7 +19,7 @@ import type { Fields } from "../../config/index.js";
 import type { Factory, FeedForwardBlock, ForwardContext, Weights } from "../contract.js";
 import { streamOf } from "../parameters.js";
 import { StepCounter } from "../step_counter.js";
-import { expertMemory, peerMemory } from "./memory.js";
+import { expertMemory, peerMemory, type StackedExperts } from "./memory.js";
 import { mixture, type Training } from "./mixture.js";
 
 interface Routed {
@@ -74,6 +76,19 @@ function movingBias(layer: DeepSeekMoe, f: Fields, { gpu, made }: Weights): Trai
   };
 }
 
+interface TopkLayer extends StackedExperts {
+  readonly config: { readonly topK: number; readonly numExperts: number };
+}
+
+/** Mixtures whose balancing loss counts the topK best experts. */
+const balancedTopk = {
+  observed: router,
+  visited: ({ config }: TopkLayer) => [config.topK, config.numExperts] as const,
+  loss: ({ logits }: Routed, { config: { topK } }: TopkLayer, _: Fields, alpha: number) =>
+    alpha > 0 ? loadBalanceLoss(logits, { kind: "topk", topK, alpha }).loss : undefined,
+  memory: expertMemory,
+};
+
 /**
  * Mixtures of experts by type, with the keys of the package's layers; the factor of their balancing losses is the
  * model's `balanceLoss`. Three types have more:
@@ -83,13 +98,9 @@ function movingBias(layer: DeepSeekMoe, f: Fields, { gpu, made }: Weights): Trai
  * - `expertChoice` is not causal: decoding chooses among the tokens it is given.
  */
 export const MIXTURES: Readonly<Record<string, Factory<FeedForwardBlock>>> = {
-  mixtral: mixture(MixtralMoe, {
-    observed: router,
-    visited: ({ config }) => [config.topK, config.numExperts],
-    loss: ({ logits }, { config: { topK } }, _, alpha) =>
-      alpha > 0 ? loadBalanceLoss(logits, { kind: "topk", topK, alpha }).loss : undefined,
-    memory: expertMemory,
-  }),
+  mixtral: mixture(MixtralMoe, balancedTopk),
+  qwen2Moe: mixture(Qwen2Moe, balancedTopk),
+  gptOss: mixture(GptOssMoe, balancedTopk),
   switch: mixture(SwitchMoe, {
     observed: [
       "router",
