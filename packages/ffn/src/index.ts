@@ -43,6 +43,14 @@ export {
   type KanFourierWeights,
 } from "./kan/bases/fourier.js";
 export {
+  FastKanLinear,
+  fastKan,
+  type FastKanConfig,
+  type FastKanOptions,
+  type FastKanWeights,
+} from "./kan/bases/gaussian.js";
+export { katRational, type KatRationalOptions, type KatRationalWeights } from "./kan/rational.js";
+export {
   WaveletKanLinear,
   kanWavelet,
   type WaveletKanConfig,

@@ -27,6 +27,10 @@ const gated = { ...unit, wDown: [4, 6], bDown: [4] };
 const clamped = { limit: 7, upOffset: 1 };
 const wave = { scale: [3, 4], translation: [3, 4], weight: [3, 4], baseWeight: [3, 4] };
 const spline = { splineWeight: [3, 4, 8], splineScaler: [3, 4], baseWeight: [3, 4] };
+const gaussian = {
+  ...{ splineWeight: [3, 12], normWeight: [4], normBias: [4] },
+  ...{ baseWeight: [3, 4], baseBias: [3] },
+};
 const knots = { gridSize: 5, splineOrder: 3, gridRange: [-1, 1] };
 const numbers = (n: number): Float32Array => Float32Array.from({ length: n }, (_, i) => Math.sin(i));
 const shape = { inFeatures: 4, outFeatures: 3 };
@@ -62,6 +66,15 @@ export const FFN: ValidCalls = {
   kan: (gpu) => valid(ffn.kan, x(gpu), named(spline)(gpu), { ...knots, baseActivation: "silu" }),
   kanChebyshev: (gpu) =>
     valid(ffn.kanChebyshev, x(gpu), named({ coefficients: [4, 3, 3] })(gpu), { degree: 2, squash: "tanh" }),
+  fastKan: (gpu) =>
+    valid(ffn.fastKan, x(gpu), named(gaussian)(gpu), {
+      ...{ numGrids: 3, gridMin: -1, gridMax: 1, denominator: 0.5, layerNorm: true, normEps: 1e-5 },
+    }),
+  katRational: (gpu) =>
+    valid(ffn.katRational, x(gpu), named({ numerator: [1, 3], denominator: [2, 2] })(gpu), {
+      groups: 2,
+      denominator: "absSum",
+    }),
   kanFourier: (gpu) =>
     valid(ffn.kanFourier, x(gpu), named({ coefficients: [2, 3, 4, 2], bias: [3] })(gpu), { gridSize: 2 }),
   kanWavelet: (gpu) =>
@@ -159,6 +172,21 @@ export const FFN: ValidCalls = {
     ffn.ChebyshevKanLinear,
     { ...shape, degree: 2, squash: "tanh" },
     named({ cheby_coeffs: [4, 3, 3] }),
+    alone,
+  ),
+  ...component(
+    ffn.FastKanLinear,
+    {
+      ...{ ...shape, numGrids: 3, gridMin: -1, gridMax: 1, denominator: 0.5 },
+      ...{ layerNorm: true, normEps: 1e-5, base: true },
+    },
+    named({
+      "spline_linear.weight": [3, 12],
+      "layernorm.weight": [4],
+      "layernorm.bias": [4],
+      "base_linear.weight": [3, 4],
+      "base_linear.bias": [3],
+    }),
     alone,
   ),
   ...component(

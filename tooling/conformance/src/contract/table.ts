@@ -66,6 +66,8 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     ),
     c(ffn.KanLinear, kan),
     c(ffn.ChebyshevKanLinear, { ...kan, degree: 3 }),
+    c(ffn.FastKanLinear, { ...kan, numGrids: 4 }),
+    c(ffn.FastKanLinear, { ...kan, layerNorm: false, base: false }),
     c(ffn.FourierKanLinear, { ...kan, gridSize: 3 }),
     c(ffn.WaveletKanLinear, { ...kan, batchNorm: true }),
     ...["bspline", "wavelet"].map((basis) => c(ffn.KanFeedForward, { dim, basis })),

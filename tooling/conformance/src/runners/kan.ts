@@ -1,4 +1,5 @@
 import {
+  fastKan,
   kan as kanLayer,
   kanActivationRegularization,
   kanBspline,
@@ -6,6 +7,7 @@ import {
   kanFourier,
   kanGridUpdate,
   kanWavelet,
+  katRational,
   kanWeightRegularization,
   type SplineOptions,
 } from "@x/ffn";
@@ -35,6 +37,16 @@ export const kan: Readonly<Record<string, Runner>> = {
       inputs["x"]!,
       { coefficients: params["coefficients"]! },
       { ...config, degree: number(config, "degree") },
+    ),
+  }),
+  fast_kan: ({ config, inputs, params }) => ({
+    out: fastKan(inputs["x"]!, { ...params, splineWeight: params["splineWeight"]! }, config),
+  }),
+  kat_rational: ({ config, inputs, params }) => ({
+    out: katRational(
+      inputs["x"]!,
+      { numerator: params["numerator"]!, denominator: params["denominator"]! },
+      config,
     ),
   }),
   kan_fourier: ({ config, inputs, params }) => ({
