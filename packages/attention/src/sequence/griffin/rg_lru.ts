@@ -1,21 +1,23 @@
 import {
   applyOp,
-  checkConfig,
   concat,
   ConfigError,
   defineKernel,
   expectDType,
-  expectNumber,
   expectShape,
   grid1d,
   matmul,
   slice,
   sumMiddle,
   transpose,
+  number,
+  schema,
+  tensor,
   type BindingSpec,
   type Kernel,
   type KernelCall,
   type Tensor,
+  type Config,
 } from "@x/kernels";
 import { cut, type Chunks } from "../state/chunks.js";
 import {
@@ -102,26 +104,26 @@ const backwardGatesKernel: Kernel<RgLruVariant> = defineKernel({
   wgsl: rgLruBackwardGates,
 });
 
-export interface RgLruParameters {
-  /** [blocks, width / blocks, width / blocks], input index first: the gate of the input, block-diagonal. */
-  readonly wInput: Tensor;
-  /** [blocks, width / blocks] */
-  readonly bInput: Tensor;
-  /** The gate of the recurrence, as `wInput`. */
-  readonly wRec: Tensor;
-  readonly bRec: Tensor;
-  /** [width]: softplus of it is the rate of decay. */
-  readonly aParam: Tensor;
-}
+const PARAMETERS = schema("rgLru", {
+  wInput: tensor(
+    "Gate of the input, block-diagonal, input index first: [blocks, width / blocks, width / blocks].",
+  ),
+  bInput: tensor("Its bias, [blocks, width / blocks]."),
+  wRec: tensor("Gate of the recurrence, as wInput."),
+  bRec: tensor("Its bias, as bInput."),
+  aParam: tensor("softplus of it is the rate of decay, [width]."),
+});
+export type RgLruParameters = Config<typeof PARAMETERS>;
 
-export interface RgLruOptions {
-  /** [batch, width]: the state before the first token; default zero. */
-  readonly state?: Tensor | undefined;
-  /** i32 [batch, seq]: position of each token in its document; where it is 0 the state is dropped. */
-  readonly segmentPos?: Tensor | undefined;
-  /** Factor of the decay; default 8. */
-  readonly c?: number;
-}
+const OPTIONS = schema("rgLru", {
+  state: tensor("The state before the first token, [batch, width].", { defaultDoc: "zeros" }),
+  segmentPos: tensor(
+    "i32 [batch, seq]: position of each token in its document; where it is 0 the state is dropped.",
+    { optional: true },
+  ),
+  c: number("Factor of the decay.", { min: 0, default: 8 }),
+});
+export type RgLruOptions = Config<typeof OPTIONS>;
 
 /**
  * Griffin's real-gated linear recurrent unit. With i_t = sigmoid(x_t W_input + b_input) and
@@ -142,12 +144,9 @@ export function rgLru(
   parameters: RgLruParameters,
   options: RgLruOptions = {},
 ): { out: Tensor; state: Tensor } {
-  const who = "rgLru";
-  checkConfig(who, parameters, ["wInput", "bInput", "wRec", "bRec", "aParam"]);
-  checkConfig(who, options, ["state", "segmentPos", "c"]);
-  const { wInput, bInput, wRec, bRec, aParam } = parameters;
-  const { state, segmentPos, c = 8 } = options;
-  expectNumber(who, "c", c, 0);
+  const who = OPTIONS.name;
+  const { wInput, bInput, wRec, bRec, aParam } = PARAMETERS.read(parameters);
+  const { state, segmentPos, c } = OPTIONS.read(options);
   for (const [name, t] of Object.entries({ x, wInput, bInput, wRec, bRec, aParam, state }))
     if (t !== undefined) expectDType(who, name, t, "f32");
   if (segmentPos) expectDType(who, "segmentPos", segmentPos, "i32");

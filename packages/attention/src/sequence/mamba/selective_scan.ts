@@ -1,12 +1,9 @@
 import {
   applyOp,
-  checkConfig,
   concat,
   ConfigError,
   defineKernel,
-  expectBoolean,
   expectDType,
-  expectOneOf,
   expectShape,
   grid1d,
   isTracked,
@@ -14,8 +11,13 @@ import {
   stridedCopy,
   stridesOf,
   sumMiddle,
+  boolean,
+  oneOf,
+  schema,
+  tensor,
   type Kernel,
   type Tensor,
+  type Config,
 } from "@x/kernels";
 import { cut } from "../state/chunks.js";
 import {
@@ -122,20 +124,19 @@ const channelsKernel: Kernel<ScanVariant> = defineKernel({
 
 export type Discretization = "mamba" | "zoh";
 
-export interface SelectiveScanOptions {
-  /** [batch, seq, dim]: out is multiplied by silu(z). */
-  readonly z?: Tensor | undefined;
-  /** [batch, dim, N]: the state before the first token; default zero. */
-  readonly state?: Tensor | undefined;
-  /** [dim]: the factor of u that is added to y. */
-  readonly dSkip?: Tensor | undefined;
-  /** [dim]: added to delta, before softplus. */
-  readonly deltaBias?: Tensor | undefined;
-  /** Default true. */
-  readonly deltaSoftplus?: boolean;
-  /** How b is taken to discrete steps: "mamba" (default) multiplies it by delta, "zoh" by (e^(delta a) - 1) / a. */
-  readonly discretization?: Discretization;
-}
+const OPTIONS = schema("selectiveScan", {
+  z: tensor("out is multiplied by silu(z), [batch, seq, dim].", { optional: true }),
+  state: tensor("The state before the first token, [batch, dim, N].", { defaultDoc: "zeros" }),
+  dSkip: tensor("Factor of u that is added to y, [dim].", { optional: true }),
+  deltaBias: tensor("Added to delta before softplus, [dim].", { optional: true }),
+  deltaSoftplus: boolean("delta goes through softplus.", { default: true }),
+  discretization: oneOf(
+    'How b is taken to discrete steps: "mamba" multiplies it by delta, "zoh" by (e^(delta a) - 1) / a.',
+    ["mamba", "zoh"],
+    { default: "mamba" },
+  ),
+});
+export type SelectiveScanOptions = Config<typeof OPTIONS>;
 
 /**
  * Mamba's selective scan (S6): a diagonal state space model whose step, input and output depend on the token. With
@@ -162,11 +163,8 @@ export function selectiveScan(
   c: Tensor,
   options: SelectiveScanOptions = {},
 ): { out: Tensor; state: Tensor } {
-  const who = "selectiveScan";
-  checkConfig(who, options, ["z", "state", "dSkip", "deltaBias", "deltaSoftplus", "discretization"]);
-  const { z, state, dSkip, deltaBias, deltaSoftplus = true, discretization = "mamba" } = options;
-  expectOneOf(who, "discretization", discretization, ["mamba", "zoh"]);
-  expectBoolean(who, "deltaSoftplus", deltaSoftplus);
+  const who = OPTIONS.name;
+  const { z, state, dSkip, deltaBias, deltaSoftplus, discretization } = OPTIONS.read(options);
   for (const [name, t] of Object.entries({ u, delta, a, b, c, z, state, dSkip, deltaBias }))
     if (t !== undefined) expectDType(who, name, t, "f32");
   const names = expectShape(who, "u", u, ["batch", "seq", "dim"]);

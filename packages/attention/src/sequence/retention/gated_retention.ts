@@ -1,18 +1,18 @@
-import { checkConfig, expectNumber, expectShape, type Tensor } from "@x/kernels";
+import { expectShape, number, schema, tensor, type Config, type Tensor } from "@x/kernels";
 import {
   chunkOf,
   decayedAttention,
   expectFloat32,
   expectHeads,
-  type SequenceForm,
+  FORM_FIELDS,
 } from "../decay/decayed_attention.js";
 
-export interface GatedRetentionOptions extends SequenceForm {
-  /** [batch, heads, dim, valueDim]: S before the first token; default zeros. */
-  readonly state?: Tensor | undefined;
-  /** Factor of k; default dim^-0.5. */
-  readonly scale?: number | undefined;
-}
+const OPTIONS = schema("gatedRetention", {
+  ...FORM_FIELDS,
+  state: tensor("S before the first token, [batch, heads, dim, valueDim].", { defaultDoc: "zeros" }),
+  scale: number("Factor of k.", { defaultDoc: "dim^-0.5" }),
+});
+export type GatedRetentionOptions = Config<typeof OPTIONS>;
 
 /**
  * Retention whose decay depends on the token (gRet): S_t = exp(logDecay_t) S_{t-1} + scale k_t^T v_t, out_t = q_t S_t.
@@ -30,16 +30,14 @@ export function gatedRetention(
   logDecay: Tensor,
   options: GatedRetentionOptions = {},
 ): { out: Tensor; state: Tensor } {
-  const who = "gatedRetention";
-  checkConfig(who, options, ["form", "chunkSize", "state", "scale"]);
-  const { state, scale } = options;
+  const who = OPTIONS.name;
+  const { state, scale, form, chunkSize } = OPTIONS.read(options);
   const { batch, heads, tokens, dim } = expectHeads(who, { q, k, v, state });
   expectShape(who, "logDecay", logDecay, [batch, heads, tokens]);
   expectFloat32(who, { logDecay });
-  if (scale !== undefined) expectNumber(who, "scale", scale);
   return decayedAttention(
     who,
     { q, k, v, logDecay, state },
-    { chunk: chunkOf(who, options, tokens), scale: scale ?? dim ** -0.5 },
+    { chunk: chunkOf(who, { form, chunkSize }, tokens), scale: scale ?? dim ** -0.5 },
   );
 }

@@ -1,20 +1,21 @@
 import {
   applyOp,
-  checkConfig,
   defineKernel,
   e,
   elementwise,
-  expectOneOf,
   expectShape,
   grid1d,
   mul,
   sum,
   sumToShape,
+  oneOf,
+  schema,
+  tensor,
   type Expr,
   type Kernel,
   type Tensor,
+  type Config,
 } from "@x/kernels";
-import type { AttentionLayout } from "../../engine/options.js";
 import { runChannelDecayGradient, type TokenRows } from "../decay/decay_gradient.js";
 import { expectFloat32, expectSome } from "../decay/decayed_attention.js";
 import {
@@ -53,12 +54,11 @@ const toW = elementwise("rwkv6DecaysBackward", ["w", "gradient"], (w, g) =>
 );
 const times = elementwise("rwkv6Bonus", ["r", "k", "c"], (r, k, c) => e.mul(e.mul(r, k), c));
 
-export interface Rwkv6Options {
-  /** [batch, heads, dim, dim], keys first: S before the first token; default zeros. */
-  readonly state?: Tensor | undefined;
-  /** "bshd": tokens before heads; default "bhsd". */
-  readonly layout?: AttentionLayout | undefined;
-}
+const OPTIONS = schema("rwkv6", {
+  state: tensor("S before the first token, [batch, heads, dim, dim], keys first.", { defaultDoc: "zeros" }),
+  layout: oneOf('"bshd": tokens before heads.', ["bhsd", "bshd"], { default: "bhsd" }),
+});
+export type Rwkv6Options = Config<typeof OPTIONS>;
 
 /**
  * RWKV-6's operator: linear attention whose state decays by channel of the keys, with a bonus u for the current token,
@@ -81,10 +81,8 @@ export function rwkv6(
   u: Tensor,
   options: Rwkv6Options = {},
 ): { out: Tensor; state: Tensor } {
-  const who = "rwkv6";
-  checkConfig(who, options, ["state", "layout"]);
-  const { state, layout = "bhsd" } = options;
-  expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
+  const who = OPTIONS.name;
+  const { state, layout } = OPTIONS.read(options);
   const order = layout === "bhsd" ? ["batch", "heads", "tokens", "dim"] : ["batch", "tokens", "heads", "dim"];
   const names = expectShape(who, "r", r, order);
   for (const [name, t] of Object.entries({ k, v, w })) expectShape(who, name, t, order, names);

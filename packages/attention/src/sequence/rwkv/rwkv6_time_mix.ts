@@ -1,5 +1,4 @@
 import {
-  checkConfig,
   ConfigError,
   e,
   elementwise,
@@ -18,6 +17,7 @@ import {
   sub,
   transpose,
   zeros,
+  tensor,
   type Config,
   type Draw,
   type ParameterPlan,
@@ -26,7 +26,7 @@ import {
 } from "@x/kernels";
 import { expectFloat32 } from "../decay/decayed_attention.js";
 import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
-import { expectInput, type Before, type SequenceOptions, type StatePlan } from "../state/sequence_state.js";
+import { expectInput, RESIDUAL, type StatePlan } from "../state/sequence_state.js";
 import { lastToken, shifted } from "../state/token_shift.js";
 import { rwkv6 } from "./rwkv6.js";
 
@@ -38,6 +38,12 @@ const TIME_MIX = schema("Rwkv6TimeMix", {
   decayRank: integer("Rank of what x adds to the decay.", { min: 1, default: 64 }),
 });
 export type Rwkv6TimeMixConfig = Config<typeof TIME_MIX>;
+
+const CALL = schema(TIME_MIX.name, {
+  state: tensor("S before the first token, [batch, heads, headDim, headDim].", { defaultDoc: "zeros" }),
+  prev: tensor("The token before x, [batch, dim].", { defaultDoc: "zeros" }),
+  ...RESIDUAL,
+});
 
 /** What a time mix carries: S [batch, numHeads, headDim, headDim], and the last token of x [batch, dim]. */
 export interface Rwkv6TimeMixStates {
@@ -146,13 +152,9 @@ export class Rwkv6TimeMix extends SequenceMixer<typeof TIME_MIX> {
    *
    * @throws ShapeError, DTypeError, ConfigError
    */
-  outputs(
-    x: Tensor,
-    options: Before<Rwkv6TimeMixStates> & Pick<SequenceOptions, "residual"> = {},
-  ): Rwkv6TimeMixStates & { readonly out: Tensor } {
+  outputs(x: Tensor, options: Config<typeof CALL> = {}): Rwkv6TimeMixStates & { readonly out: Tensor } {
     const who = TIME_MIX.name;
-    checkConfig(who, options, ["state", "prev", "residual"]);
-    const { state, prev, residual } = options;
+    const { state, prev, residual } = CALL.read(options);
     const { dim, numHeads, normEps, mixRank } = this.config;
     const { batch, tokens } = expectInput(who, x, dim, residual);
     expectFloat32(who, { prev, state });

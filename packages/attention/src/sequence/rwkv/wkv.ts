@@ -1,6 +1,5 @@
 import {
   applyOp,
-  checkConfig,
   ConfigError,
   defineKernel,
   expectDType,
@@ -9,6 +8,10 @@ import {
   isTracked,
   stack,
   stridedCopy,
+  schema,
+  tensor,
+  type Config,
+  type Field,
   type Kernel,
   type KernelCall,
   type StridedView,
@@ -26,7 +29,6 @@ import {
   type WkvVariant,
 } from "./wkv.wgsl.js";
 import { cut } from "../state/chunks.js";
-import type { Before } from "../state/sequence_state.js";
 
 const forwardKernel: Kernel<WkvVariant & { keep: boolean }> = defineKernel({
   name: "wkv",
@@ -96,6 +98,13 @@ export interface WkvState {
 }
 
 const PARTS = ["num", "den", "max"] as const;
+const part = (what: string): Field<Tensor, "optional"> =>
+  tensor(`${what} before the first token, [batch, dim].`, { defaultDoc: "that of an empty text" });
+const OPTIONS = schema("wkv", {
+  num: part("Numerator"),
+  den: part("Denominator"),
+  max: part("Largest exponent"),
+});
 
 /**
  * RWKV-4's weighted sum of all values so far: with w = e^timeDecay and u = timeFirst, per channel,
@@ -117,10 +126,10 @@ export function wkv(
   v: Tensor,
   timeDecay: Tensor,
   timeFirst: Tensor,
-  options: Before<WkvState> = {},
+  options: Config<typeof OPTIONS> = {},
 ): WkvState & { readonly out: Tensor } {
-  const who = "wkv";
-  checkConfig(who, options, PARTS);
+  const who = OPTIONS.name;
+  OPTIONS.read(options);
   const given = PARTS.filter((name) => options[name] !== undefined);
   if (given.length > 0 && given.length < PARTS.length)
     throw new ConfigError(

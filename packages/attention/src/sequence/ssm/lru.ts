@@ -7,6 +7,7 @@ import {
   number,
   randomUniform,
   schema,
+  tensor,
   type Config,
   type Draw,
   type ParameterPlan,
@@ -16,7 +17,7 @@ import {
 import { checkDiagonal, diagonalModel, type DiagonalParameters } from "./diagonal.js";
 import { poles } from "./poles.js";
 import { SequenceMixer, type Given } from "../state/sequence_mixer.js";
-import type { StatePlan } from "../state/sequence_state.js";
+import { RESIDUAL, type StatePlan } from "../state/sequence_state.js";
 
 export interface LruParameters extends DiagonalParameters {
   /** [states]: ln(-ln |lambda|). */
@@ -27,12 +28,11 @@ export interface LruParameters extends DiagonalParameters {
   readonly gammaLog: Tensor;
 }
 
-export interface LruOptions {
-  /** [batch, states, 2]; default 0. */
-  readonly state?: Tensor | undefined;
-  /** Added to the output. */
-  readonly residual?: Tensor | undefined;
-}
+const OPTIONS = schema("lru", {
+  state: tensor("The state before the first token, [batch, states, 2].", { defaultDoc: "zeros" }),
+  ...RESIDUAL,
+});
+export type LruOptions = Config<typeof OPTIONS>;
 
 /**
  * Linear recurrent unit: a complex diagonal recurrence that is discrete from the start,
@@ -51,13 +51,13 @@ export function lru(
   parameters: LruParameters,
   options: LruOptions = {},
 ): { out: Tensor; state: Tensor } {
-  const who = "lru";
+  const who = OPTIONS.name;
   checkConfig(who, parameters, ["nuLog", "thetaLog", "gammaLog", "b", "c", "dSkip"]);
-  checkConfig(who, options, ["state", "residual"]);
+  const read = OPTIONS.read(options);
   const { nuLog, thetaLog, gammaLog, ...rest } = parameters;
-  checkDiagonal(who, u, { nuLog, thetaLog, gammaLog }, rest, options);
+  checkDiagonal(who, u, { nuLog, thetaLog, gammaLog }, rest, read);
   return u.gpu.scope(() =>
-    diagonalModel(u, poles(nuLog, thetaLog, gammaLog, { rule: "discrete" }), rest, { ...options, factor: 1 }),
+    diagonalModel(u, poles(nuLog, thetaLog, gammaLog, { rule: "discrete" }), rest, { ...read, factor: 1 }),
   );
 }
 
