@@ -13,7 +13,7 @@ import {
   Rwkv6TimeMix,
   S4d,
   S5,
-} from "@x/attention";
+} from "@x/attention/sequence";
 import type { ComponentSpec } from "../../config/index.js";
 import type { Factory, Mixer } from "../contract.js";
 import { packaged } from "./packaged.js";
