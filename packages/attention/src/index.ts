@@ -1,11 +1,12 @@
 export { attention, attentionOutputs } from "./engine/attention.js";
-export { attentionScores, attentionWeights, type AttentionWeightsOptions } from "./engine/weights.js";
+export { attentionScores, attentionWeights } from "./engine/weights.js";
 export {
   softcapModifier,
   type AttentionLayout,
   type AttentionOptions,
   type AttentionPositions,
   type AttentionResult,
+  type AttentionWeightsOptions,
   type MaskFunction,
 } from "./engine/options.js";
 export { KVCache, type KVCacheConfig } from "./cache/kv_cache.js";
@@ -84,7 +85,7 @@ export {
   type UnlimiformerOptions,
 } from "./retrieval/unlimiformer.js";
 export { LongformerAttention, type LongformerConfig, type LongformerOptions } from "./sparse/longformer.js";
-export { LongT5Attention, relativeBucket, type LongT5Config, type LongT5Options } from "./sparse/longt5.js";
+export { LongT5Attention, type LongT5Config, type LongT5Options } from "./sparse/longt5.js";
 export { longNetAttention, type LongNetOptions } from "./sparse/longnet.js";
 export {
   bigBird,

@@ -1,28 +1,48 @@
-import { checkConfig, concat, ConfigError, expectObject, expectShape, slice, type Tensor } from "@x/kernels";
+import {
+  boolean,
+  concat,
+  ConfigError,
+  expectShape,
+  integer,
+  nested,
+  schema,
+  slice,
+  tensor,
+  value,
+  type Config,
+  type Tensor,
+} from "@x/kernels";
 import { attention } from "../engine/attention.js";
-import { OPTIONS, type AttentionOptions } from "../engine/options.js";
-import type { KVCache } from "./kv_cache.js";
+import { COMMON_FIELDS } from "../engine/options.js";
+import { POSITION_FIELDS } from "./fields.js";
+import { KVCache } from "./kv_cache.js";
 import { checkDecodable } from "../patterns/pattern.js";
-import type { TokenPositions } from "./slots.js";
 
-export interface CachedAttentionOptions extends Omit<
-  AttentionOptions,
-  "positions" | "layout" | "queryOffset" | "docs" | "weightSums" | "keyMask"
-> {
-  /** Positions of the new tokens; default: counted on from the cache's length. */
-  readonly positions?: TokenPositions;
-  /** i32 [batch, seq] of the new tokens: keys with 0 are never seen. */
-  readonly keyMask?: Tensor | undefined;
-  /** Packed documents: i32 [batch, seq] of the new tokens, counted on from `first`; not with a ring. */
-  readonly docs?: { readonly ids: Tensor; readonly first: number } | undefined;
-  /** Smallest and largest query position - key position, for modifiers that look distances up. */
-  readonly distances?: { readonly min: number; readonly max: number } | undefined;
-}
+const DOCS = schema("docs", {
+  ids: tensor("i32 [batch, seq]: the document of each new token."),
+  first: integer("Number of tokens before them.", { min: 0 }),
+});
+const DISTANCES = schema("distances", {
+  min: integer("Least query position - key position."),
+  max: integer("Greatest query position - key position."),
+});
+const OPTIONS = schema("cachedAttention", {
+  ...COMMON_FIELDS,
+  causal: boolean("Hides keys after the query.", { default: true }),
+  positions: POSITION_FIELDS.positions,
+  keyMask: tensor("i32 [batch, seq] of the new tokens: keys with 0 are never seen.", { optional: true }),
+  docs: nested(DOCS, "Packed documents of tokens that are counted; not with a ring.", { optional: true }),
+  distances: nested(DISTANCES, "Bounds of the distances, for modifiers that look them up.", {
+    optional: true,
+  }),
+});
+export type CachedAttentionOptions = Config<typeof OPTIONS>;
 
-const OPTIONS_OF_CACHES = [
-  ...OPTIONS.filter((name) => !["layout", "queryOffset", "weightSums"].includes(name)),
-  "distances",
-];
+const CACHE = value(
+  "Keys and values of the tokens so far.",
+  "a KVCache",
+  (given: unknown): given is KVCache => given instanceof KVCache,
+);
 
 /**
  * Causal attention of new tokens over a cache: append their keys and values, then attend to all that the cache
@@ -37,11 +57,11 @@ export function cachedAttention(
   k: Tensor,
   v: Tensor,
   cache: KVCache,
-  { positions, keyMask, docs, distances, ...options }: CachedAttentionOptions = {},
+  given: CachedAttentionOptions = {},
 ): Tensor {
-  const who = "cachedAttention";
-  checkConfig(who, { positions, keyMask, docs, distances, ...options }, OPTIONS_OF_CACHES);
-  expectObject(who, "cache", cache);
+  const { name: who } = OPTIONS;
+  const { positions, keyMask, docs, distances, ...options } = OPTIONS.read(given);
+  CACHE.check(who, "cache", cache);
   const { batch, numKvHeads, headDim, valueDim = headDim } = cache.config;
   const { seq } = expectShape(who, "q", q, [batch, "seq", null, headDim]) as { seq: number };
   expectShape(who, "k", k, [batch, seq, numKvHeads, headDim]);
@@ -61,7 +81,6 @@ export function cachedAttention(
   const piece = (a: Tensor, b: Tensor, c: Tensor, at: Tensor, kept: Tensor | undefined): Tensor => {
     const where = cache.append(b, c, at, kept);
     return attention(a, cache.keys, cache.values, {
-      causal: true,
       ...options,
       ...(docs ? { docs: cache.appendDocs(docs.ids, at), queryOffset: docs.first } : {}),
       window,

@@ -3,7 +3,7 @@ import { integer, oneOf, Tensor, value } from "@x/kernels";
 /** Options of a call with a state that say where its tokens stand. */
 export const POSITION_FIELDS = {
   positions: value(
-    "With a state: where the tokens stand, a list or i32 [batch, seq]; default: counted on.",
+    "With a state: where the tokens stand, a list or i32 [batch, seq]; default: they follow what the state holds.",
     "a list of positions, or a tensor",
     (given: unknown): given is ArrayLike<number> | Tensor =>
       Array.isArray(given) || ArrayBuffer.isView(given) || Tensor.isInstance(given),

@@ -1,30 +1,34 @@
 import {
-  checkConfig,
   ConfigError,
   expectDType,
-  expectInteger,
+  expectGpu,
   expectShape,
+  integer,
+  schema,
+  type Config,
   type Gpu,
   type State,
   type Tensor,
 } from "@x/kernels";
 import type { AttentionPositions } from "../engine/options.js";
+import { STATE_FIELDS } from "./fields.js";
 import { Slots, type TextRotation, type TokenPositions } from "./slots.js";
 
-export interface KVCacheConfig {
-  readonly batch: number;
-  readonly numKvHeads: number;
-  readonly headDim: number;
-  /** Default headDim. */
-  readonly valueDim?: number;
-  /** Tokens of the longest sequence. */
-  readonly maxLength: number;
-  /** Keys that a query sees, the own one included; the cache is then a ring. */
-  readonly window?: number | undefined;
-  /** Most tokens appended at a time; a ring keeps window - 1 + maxChunk. Default 64. */
-  readonly maxChunk?: number;
-  readonly dtype?: "f32" | "f16";
-}
+const KV_CACHE = schema("KVCache", {
+  ...STATE_FIELDS,
+  numKvHeads: integer("Heads of keys and values.", { min: 1 }),
+  headDim: integer("Features of a key head.", { min: 1 }),
+  valueDim: integer("Features of a value head.", { min: 1, defaultDoc: "headDim" }),
+  window: integer("Keys that a query sees, its own included; the cache is then a ring.", {
+    min: 1,
+    optional: true,
+  }),
+  maxChunk: integer("Most tokens appended at a time; a ring has window - 1 + maxChunk slots.", {
+    min: 1,
+    default: 64,
+  }),
+});
+export type KVCacheConfig = Config<typeof KV_CACHE>;
 
 /**
  * Keys and values of the tokens so far, as tensors of fixed size, so that a decoding step can be recorded: rows are
@@ -45,17 +49,7 @@ export class KVCache implements State {
 
   /** @throws ConfigError */
   constructor(gpu: Gpu, config: KVCacheConfig) {
-    const who = "KVCache";
-    checkConfig(who, config, [
-      "batch",
-      "numKvHeads",
-      "headDim",
-      "valueDim",
-      "maxLength",
-      "window",
-      "maxChunk",
-      "dtype",
-    ]);
+    expectGpu(KV_CACHE.name, gpu);
     const {
       batch,
       numKvHeads,
@@ -63,12 +57,9 @@ export class KVCache implements State {
       valueDim = headDim,
       maxLength,
       window,
-      maxChunk = 64,
-      dtype = "f32",
-    } = config;
-    for (const [name, n] of Object.entries({ batch, numKvHeads, headDim, valueDim, maxLength, maxChunk }))
-      expectInteger(who, name, n, 1);
-    if (window !== undefined) expectInteger(who, "window", window, 1);
+      maxChunk,
+      dtype,
+    } = KV_CACHE.read(config);
     this.config = config;
     this.#gpu = gpu;
     this.slots = window === undefined ? maxLength : Math.min(maxLength, window - 1 + maxChunk);
@@ -121,7 +112,7 @@ export class KVCache implements State {
     const { seq } = expectShape(who, "k", k, [batch, "seq", heads, dim]) as { seq: number };
     expectShape(who, "v", v, [batch, seq, heads, this.values.shape[3]!]);
     expectDType(who, "v", v, k.dtype);
-    if (keyMask) {
+    if (keyMask !== undefined) {
       expectShape(who, "keyMask", keyMask, [batch, seq]);
       expectDType(who, "keyMask", keyMask, "i32");
     }
@@ -129,7 +120,7 @@ export class KVCache implements State {
       throw new ConfigError(who, `given ${seq} tokens; the cache takes at most ${this.maxChunk} at a time`);
     const at = this.#slots.place(who, seq, positions);
     this.#slots.store(at, { rows: k, slots: this.keys }, { rows: v, slots: this.values }, keyMask);
-    return this.positions(at);
+    return this.#slots.positions(who, at);
   }
 
   /** Store the document of each token that was appended, i32 [batch, seq]; gives those of all slots, [batch, slots]. */
@@ -137,6 +128,7 @@ export class KVCache implements State {
     const who = "KVCache.appendDocs";
     const { batch } = this.config;
     const { seq } = expectShape(who, "positions", positions, [batch, "seq"]) as { seq: number };
+    expectDType(who, "positions", positions, "i32");
     expectShape(who, "docs", docs, [batch, seq]);
     expectDType(who, "docs", docs, "i32");
     this.#docs ??= this.#gpu.keep(this.#gpu.full([batch, this.slots], -1, "i32"));
@@ -146,12 +138,12 @@ export class KVCache implements State {
 
   /** Columns start..end of positions that `place` gave; they stay counted. */
   part(positions: Tensor, start: number, end: number): Tensor {
-    return this.#slots.part(positions, start, end);
+    return this.#slots.part("KVCache.part", positions, start, end);
   }
 
   /** What attention over the cache needs to know of positions. */
   positions(query: Tensor): AttentionPositions {
-    return this.#slots.positions(query);
+    return this.#slots.positions("KVCache.positions", query);
   }
 
   /** Forget everything. */

@@ -1,15 +1,24 @@
-import { checkConfig, expectInteger, expectShape, type Gpu, type State, type Tensor } from "@x/kernels";
+import {
+  expectDType,
+  expectGpu,
+  expectShape,
+  integer,
+  schema,
+  type Config,
+  type Gpu,
+  type State,
+  type Tensor,
+} from "@x/kernels";
 import type { AttentionPositions } from "../engine/options.js";
+import { STATE_FIELDS } from "./fields.js";
 import { Slots, type TextRotation, type TokenPositions } from "./slots.js";
 
-export interface LatentCacheConfig {
-  readonly batch: number;
-  readonly kvRank: number;
-  readonly ropeDim: number;
-  /** Tokens of the longest sequence. */
-  readonly maxLength: number;
-  readonly dtype?: "f32" | "f16";
-}
+const LATENT_CACHE = schema("LatentCache", {
+  ...STATE_FIELDS,
+  kvRank: integer("Size of the latent of keys and values.", { min: 1 }),
+  ropeDim: integer("Features of the rotated key.", { min: 1 }),
+});
+export type LatentCacheConfig = Config<typeof LATENT_CACHE>;
 
 /**
  * MLA's cache: the latent and the rotated key of each token side by side, kvRank + ropeDim numbers however many heads
@@ -24,11 +33,8 @@ export class LatentCache implements State {
 
   /** @throws ConfigError */
   constructor(gpu: Gpu, config: LatentCacheConfig) {
-    const who = "LatentCache";
-    checkConfig(who, config, ["batch", "kvRank", "ropeDim", "maxLength", "dtype"]);
-    const { batch, kvRank, ropeDim, maxLength, dtype = "f32" } = config;
-    for (const [name, n] of Object.entries({ batch, kvRank, ropeDim, maxLength }))
-      expectInteger(who, name, n, 1);
+    expectGpu(LATENT_CACHE.name, gpu);
+    const { batch, kvRank, ropeDim, maxLength, dtype } = LATENT_CACHE.read(config);
     this.config = config;
     this.rows = gpu.keep(gpu.zeros([batch, maxLength, 1, kvRank + ropeDim], dtype));
     this.#slots = new Slots(gpu, { batch, slots: maxLength, maxLength });
@@ -67,9 +73,11 @@ export class LatentCache implements State {
     const who = "LatentCache.append";
     const { batch, kvRank, ropeDim } = this.config;
     const { seq } = expectShape(who, "positions", positions, [batch, "seq"]) as { seq: number };
+    expectDType(who, "positions", positions, "i32");
     expectShape(who, "rows", rows, [batch, seq, 1, kvRank + ropeDim]);
+    expectDType(who, "rows", rows, "f32", "f16");
     this.#slots.store(positions, { rows, slots: this.rows });
-    return this.#slots.positions(positions);
+    return this.#slots.positions(who, positions);
   }
 
   /** Forget everything. */

@@ -7,12 +7,16 @@ import {
   expectInteger,
   expectShape,
   grid1d,
+  integer,
+  schema,
   slice,
+  Tensor,
+  value,
   type Gpu,
   type Kernel,
-  type Tensor,
 } from "@x/kernels";
 import type { AttentionPositions } from "../engine/options.js";
+import { POSITION_FIELDS } from "./fields.js";
 
 interface StoreVariant {
   readonly from: string;
@@ -81,7 +85,15 @@ interface SlotRows {
   readonly slots: Tensor;
 }
 
-const isTensor = (value: ArrayLike<number> | Tensor): value is Tensor => "gpu" in value;
+const ROTATION = schema("rotation", {
+  textLength: integer("Tokens of the whole text.", { min: 1, optional: true }),
+  changes: value(
+    "Whether a text of `to` tokens is rotated otherwise than one of `from` tokens.",
+    "a function",
+    (given: unknown): given is NonNullable<TextRotation["changes"]> => typeof given === "function",
+    { optional: true },
+  ),
+});
 
 /**
  * Which token lies in which slot of a cache of fixed size: slot = position % slots, so that a cache of maxLength
@@ -127,7 +139,10 @@ export class Slots {
    */
   place(who: string, seq: number, given: TokenPositions, rotation: TextRotation = {}): Tensor {
     const { batch, maxLength } = this.options;
-    if (given && isTensor(given)) {
+    expectInteger(who, "seq", seq, 0);
+    if (given !== undefined) POSITION_FIELDS.positions.check(who, "positions", given);
+    ROTATION.read(rotation, `${who}: rotation`);
+    if (Tensor.isInstance(given)) {
       if (given.dtype !== "i32") throw new DTypeError(who, `positions are ${given.dtype}; they must be i32`);
       expectShape(who, "positions", given, [batch, seq]);
       if (this.#placed.has(given)) return given;
@@ -214,7 +229,10 @@ export class Slots {
   }
 
   /** Columns start..end of placed positions. */
-  part(positions: Tensor, start: number, end: number): Tensor {
+  part(who: string, positions: Tensor, start: number, end: number): Tensor {
+    const { seq } = expectShape(who, "positions", positions, [this.options.batch, "seq"]) as { seq: number };
+    expectInteger(who, "end", end, 0, seq);
+    expectInteger(who, "start", start, 0, end);
     const cut = slice(positions, { axis: 1, start, end });
     if (this.#placed.has(positions)) this.#placed.add(cut);
     return cut;
@@ -266,7 +284,9 @@ export class Slots {
   }
 
   /** What attention over the cache needs to know of positions. */
-  positions(query: Tensor): AttentionPositions {
+  positions(who: string, query: Tensor): AttentionPositions {
+    expectShape(who, "query", query, [this.options.batch, null]);
+    expectDType(who, "query", query, "i32");
     return { query, key: this.#positions, inOrder: true, length: this.options.maxLength };
   }
 

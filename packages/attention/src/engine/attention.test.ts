@@ -299,7 +299,7 @@ for (const [label, opened] of [
       const run = (options: object) => () => attention(t(1, 1, 2, 4), t(1, 1, 2, 4), t(1, 1, 2, 4), options);
       expect(run({ casual: true })).toThrow(/did you mean "causal"/);
       expect(run({ window: 4 })).toThrow(
-        "attention, window: the configuration (left, right) is 4; it must be an object",
+        "attention: window: the configuration (left, right) is 4; it must be an object",
       );
       expect(run({ window: { lft: 4 } })).toThrow(/unknown key "lft"/);
       for (const queryOffset of [0.5, NaN, "1"])

@@ -1,4 +1,4 @@
-import { e, elementwise, expectShape, type Tensor } from "@x/kernels";
+import { e, elementwise, expectDType, expectRecord, expectShape, type Tensor } from "@x/kernels";
 import { finite } from "./lse.js";
 
 /** Attention over one set of keys: its output [batch, heads, queries, dim] and log-sum-exp [batch, heads, queries]. */
@@ -22,13 +22,20 @@ const join = elementwise("mergeLse", ["la", "lb", "none"], (la, lb, none) => {
 /**
  * One softmax over two disjoint sets of keys from the attention over each: with w = exp(lse_a) / (exp(lse_a) +
  * exp(lse_b)), out = w out_a + (1 - w) out_b and lse = log(exp(lse_a) + exp(lse_b)). Rows that are empty in both stay 0.
+ *
+ * @throws ConfigError, ShapeError, DTypeError
  */
 export function mergeAttention(a: AttentionPart, b: AttentionPart): AttentionPart {
-  const who = "mergeAttention";
-  const names = expectShape(who, "out", a.out, ["batch", "heads", "queries", "dim"]);
-  expectShape(who, "out", b.out, ["batch", "heads", "queries", "dim"], names);
-  expectShape(who, "lse", a.lse, ["batch", "heads", "queries"], names);
-  expectShape(who, "lse", b.lse, ["batch", "heads", "queries"], names);
+  const names: Record<string, number> = {};
+  for (const [name, part] of Object.entries({ a, b })) {
+    const who = `mergeAttention: ${name}`;
+    expectRecord("mergeAttention", name, part);
+    const { out, lse } = part;
+    expectShape(who, "out", out, ["batch", "heads", "queries", "dim"], names);
+    expectShape(who, "lse", lse, ["batch", "heads", "queries"], names);
+    expectDType(who, "out", out, "f32", "f16");
+    expectDType(who, "lse", lse, "f32");
+  }
   return a.out.gpu.scope(() => {
     const column = (lse: Tensor): Tensor => lse.reshape([...lse.shape, 1]);
     return {

@@ -1,10 +1,6 @@
 import {
-  checkConfig,
   ConfigError,
   expectDType,
-  expectInteger,
-  expectNumber,
-  expectOneOf,
   expectShape,
   expectTensor,
   ShapeError,
@@ -15,7 +11,7 @@ import {
 import { checkPattern } from "../patterns/config.js";
 import { configOf, windowOf } from "../patterns/pattern.js";
 import {
-  OPTIONS,
+  ATTENTION,
   softcapModifier,
   type AttentionLayout,
   type AttentionOptions,
@@ -78,7 +74,6 @@ const isRule = (given: AttentionOptions["pattern"]): given is MaskFunction =>
 /** Combines `causal`, `window` and `pattern`: a window pattern narrows the window, others make a plan of all three. */
 function visible(options: AttentionOptions, shape: PlanShape): Visible {
   const { causal = false, window, pattern: given } = options;
-  if (window) checkConfig("attention, window", window, ["left", "right"]);
   const sides = { kind: "slidingWindow", ...window, causal } as const;
   checkPattern(sides);
   if (given === undefined) return { causal, window };
@@ -129,11 +124,10 @@ export function problemOf(
   options: AttentionOptions,
   who = "attention",
 ): Problem {
-  checkConfig(who, options, OPTIONS);
+  ATTENTION.read(options, who);
   for (const [name, t] of Object.entries({ q, k, v })) expectTensor(who, name, t);
   const { gpu } = q;
   const { layout = "bhsd", softcap = 0, bias, mask, keyMask, docs, sinks, positions } = options;
-  expectOneOf(who, "layout", layout, ["bhsd", "bshd"]);
   const [sq, sk, sv] = [sizes(who, "q", q, layout), sizes(who, "k", k, layout), sizes(who, "v", v, layout)];
   const { batch, heads, seq: queries, dim } = sq;
   const { heads: kvHeads, seq: keys } = sk;
@@ -153,11 +147,8 @@ export function problemOf(
     throw new ShapeError(who, `k has shape ${showShape(k.shape)}; there must be a key`);
   for (const [name, t] of Object.entries({ q, k, v })) expectDType(who, name, t, "f32", "f16");
   const scale = options.scale ?? dim ** -0.5;
-  expectNumber(who, "scale", scale);
-  expectNumber(who, "softcap", softcap, 0);
   const matrix = [batch, heads, queries, keys];
   const offset = options.queryOffset ?? keys - queries;
-  expectInteger(who, "queryOffset", offset);
   const integers = (name: string, t: Tensor | undefined, shape: readonly number[]): void => {
     if (!t) return;
     expectDType(who, name, t, "i32");

@@ -1,6 +1,5 @@
 import {
   applyOp,
-  checkConfig,
   concat,
   defineKernel,
   e,
@@ -17,15 +16,10 @@ import {
 } from "@x/kernels";
 import { collectKernel, linesOf } from "./collect.js";
 import { fold } from "./fold.js";
-import { OPTIONS, type AttentionOptions } from "./options.js";
+import { SCORES, type AttentionWeightsOptions } from "./options.js";
 import { problemOf } from "./problem.js";
 import { LOW } from "./wgsl/scores.wgsl.js";
 import { termGradients, type Collect } from "./term_gradients.js";
-
-/** What `attentionScores` and `attentionWeights` take of attention's options. */
-export type AttentionWeightsOptions = Omit<AttentionOptions, "weightSums">;
-
-const KNOWN = OPTIONS.filter((name) => name !== "weightSums");
 
 interface ProductVariant {
   readonly x: string;
@@ -137,7 +131,7 @@ function checkedScores(who: string, q: Tensor, k: Tensor, options: AttentionWeig
 }
 
 function check(who: string, q: Tensor, options: AttentionWeightsOptions): void {
-  checkConfig(who, options, KNOWN);
+  SCORES.read(options, who);
   expectTensor(who, "q", q);
 }
 

@@ -1,19 +1,22 @@
-import { checkConfig, ConfigError, expectInteger } from "@x/kernels";
+import { ConfigError, expectInteger, expectRecord, integer, schema, value, type Config } from "@x/kernels";
 import { buildRule } from "./build.js";
 import { checkPattern, isCausal, type Part, type PatternConfig } from "./config.js";
 import { patternSvg, textPicture, type PictureOptions } from "./picture.js";
 import { predicate, type Rule } from "./rule.js";
 import { countBlocks, visits } from "./visits.js";
 
-export interface PatternSize {
-  /** Default 1. */
-  readonly heads?: number;
-  readonly queries: number;
-  /** Default: as many as queries. */
-  readonly keys?: number;
-  /** Position of the first query; default keys - queries. */
-  readonly queryOffset?: number;
-}
+const SIZE = schema("pattern", {
+  heads: integer("Heads.", { min: 1, default: 1 }),
+  queries: integer("Queries.", { min: 0 }),
+  keys: integer("Keys.", { min: 0, defaultDoc: "queries" }),
+  queryOffset: integer("Position of the first query.", { defaultDoc: "keys - queries" }),
+});
+export type PatternSize = Config<typeof SIZE>;
+
+const BLOCK = schema("pattern block", {
+  rows: integer("Queries of a block.", { min: 1, default: 8 }),
+  columns: integer("Keys of a block.", { min: 1, default: 32 }),
+});
 
 /**
  * Which keys a query sees, as a value: `slidingWindow(256).or(globalTokens(4)).and(causal())`.
@@ -53,8 +56,10 @@ export class Pattern {
     return this.config;
   }
 
-  /** The rule over a number of heads and keys. */
+  /** The rule over a number of heads and keys. @throws ConfigError */
   rule(heads: number, keys: number): Rule {
+    expectInteger("pattern", "heads", heads, 1);
+    expectInteger("pattern", "keys", keys, 0);
     const name = `${heads},${keys}`;
     let rule = this.#rules.get(name);
     if (!rule) {
@@ -83,9 +88,9 @@ export class Pattern {
   }
 
   /** Share of the blocks of `rows` queries by `columns` keys that hold a visible pair. */
-  share(size: PatternSize, block: { readonly rows?: number; readonly columns?: number } = {}): number {
+  share(size: PatternSize, block: Config<typeof BLOCK> = {}): number {
     const { heads, queries, keys, queryOffset } = filled(size);
-    const { rows = 8, columns = 32 } = block;
+    const { rows, columns } = BLOCK.read(block);
     const rule = this.rule(heads, keys);
     const side = (first: number, count: number, block: number): Parameters<typeof visits>[2] => ({
       stride: 1,
@@ -113,18 +118,32 @@ export class Pattern {
   }
 }
 
-function filled(size: PatternSize): Required<PatternSize> {
-  checkConfig("pattern", size, ["heads", "queries", "keys", "queryOffset"]);
-  const { heads = 1, queries, keys = queries, queryOffset = keys - queries } = size;
-  expectInteger("pattern", "heads", heads, 1);
-  expectInteger("pattern", "queries", queries, 0);
-  expectInteger("pattern", "keys", keys, 0);
-  expectInteger("pattern", "queryOffset", queryOffset);
+function filled(size: PatternSize): {
+  readonly heads: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly queryOffset: number;
+} {
+  const { heads, queries, ...given } = SIZE.read(size);
+  const { keys = queries, queryOffset = keys - queries } = given;
   return { heads, queries, keys, queryOffset };
 }
 
 export const configOf = (p: Pattern | PatternConfig): PatternConfig =>
   (p as Partial<Pattern> | null)?.config ?? (p as PatternConfig);
+
+/** The JSON form of what must be a pattern. @throws ConfigError */
+function checked(p: Pattern | PatternConfig): PatternConfig {
+  const config = configOf(p);
+  if (!(p instanceof Pattern)) checkPattern(config);
+  return config;
+}
+
+/** A pattern of a kind with the options of its caller. @throws ConfigError */
+function made(own: PatternConfig, options: object): Pattern {
+  expectRecord(`pattern ${own.kind}`, "options", options);
+  return new Pattern({ ...options, ...own });
+}
 
 /** Whether the keys after a query are hidden: by a key `causal`, by a window that ends at the query, or by the parts. */
 function hidesFuture(p: PatternConfig): boolean {
@@ -144,7 +163,7 @@ function hidesFuture(p: PatternConfig): boolean {
 }
 
 function join(kind: "union" | "intersection", parts: readonly (Pattern | PatternConfig)[]): Pattern {
-  const of = parts.map(configOf).flatMap((p) => (p.kind === kind && !isCausal(p) ? p.of : [p]));
+  const of = parts.map(checked).flatMap((p) => (p.kind === kind && !isCausal(p) ? p.of : [p]));
   return new Pattern({ kind, of });
 }
 
@@ -185,11 +204,11 @@ export const randomBlocks = (
   count: number,
   seed: number,
   options: { readonly block?: number; readonly perHead?: boolean; readonly causal?: boolean } = {},
-): Pattern => new Pattern({ kind: "random", count, seed, ...options });
+): Pattern => made({ kind: "random", count, seed }, options);
 
 /** Window, global and random blocks (BigBird, arXiv:2007.14062). */
 export const bigBird = (options: Omit<Extract<PatternConfig, { kind: "bigbird" }>, "kind">): Pattern =>
-  new Pattern({ kind: "bigbird", ...options });
+  made({ kind: "bigbird" } as PatternConfig, options);
 
 /** The last `stride` keys and every `stride`-th before them (Sparse Transformer, arXiv:1904.10509, section 4.2). */
 export const sparseStrided = (
@@ -199,7 +218,7 @@ export const sparseStrided = (
     readonly part?: Part | readonly Part[];
     readonly causal?: boolean;
   } = {},
-): Pattern => new Pattern({ kind: "sparseStrided", stride, ...options });
+): Pattern => made({ kind: "sparseStrided", stride }, options);
 
 /** The own block and the last `summary` keys of each block (Sparse Transformer, arXiv:1904.10509, section 4.2). */
 export const sparseFixed = (
@@ -210,18 +229,26 @@ export const sparseFixed = (
     readonly part?: Part | readonly Part[];
     readonly causal?: boolean;
   } = {},
-): Pattern => new Pattern({ kind: "sparseFixed", block, summary, ...options });
+): Pattern => made({ kind: "sparseFixed", block, summary }, options);
 
 /** Every `dilation`-th token of a segment sees the others (LongNet, arXiv:2307.02486). */
 export const dilatedSegment = (
   segment: number,
   dilation: number,
   options: { readonly headOffset?: "mod" | "block"; readonly causal?: boolean } = {},
-): Pattern => new Pattern({ kind: "dilatedSegment", segment, dilation, ...options });
+): Pattern => made({ kind: "dilatedSegment", segment, dilation }, options);
 
-/** A pattern of its own for each head. */
-export const perHead = (patterns: readonly (Pattern | PatternConfig)[]): Pattern =>
-  new Pattern({ kind: "perHead", of: patterns.map(configOf) });
+const PATTERNS = value(
+  "Patterns.",
+  "a list of patterns",
+  (given: unknown): given is readonly (Pattern | PatternConfig)[] => Array.isArray(given),
+);
+
+/** A pattern of its own for each head. @throws ConfigError */
+export function perHead(patterns: readonly (Pattern | PatternConfig)[]): Pattern {
+  PATTERNS.check("pattern perHead", "patterns", patterns);
+  return new Pattern({ kind: "perHead", of: patterns.map(configOf) });
+}
 
 /** The mask of a pattern, 1 where a query sees a key: [heads, queries, keys] row by row. */
 export const maskMatrix = (config: Pattern | PatternConfig, size: PatternSize): Int32Array =>
@@ -233,7 +260,7 @@ export function windowOf(
 ):
   | { readonly causal: boolean; readonly window?: { readonly left: number; readonly right: number } }
   | undefined {
-  const p = configOf(config);
+  const p = checked(config);
   const causal = isCausal(p);
   if (p.kind === "full" || p.kind === "causal") return { causal };
   if (p.kind === "slidingWindow") return { causal, window: { left: p.left ?? -1, right: p.right ?? -1 } };
@@ -252,7 +279,7 @@ export function windowOf(
 
 /** Refuse a pattern whose mask of earlier rows changes as keys are added. @throws ConfigError */
 export function checkDecodable(who: string, config: Pattern | PatternConfig): void {
-  const p = configOf(config);
+  const p = checked(config);
   if (p.kind === "random" && !isCausal(p))
     throw new ConfigError(who, "random without causal changes with the length; set causal: true to decode");
   if (p.kind === "bigbird" && (!isCausal(p) || (p.globalLast ?? 1) > 0))

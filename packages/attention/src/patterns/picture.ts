@@ -1,13 +1,26 @@
-import { checkConfig, expectInteger, svgPath, svgPicture, svgRect, svgText, svgTextWidth } from "@x/kernels";
+import {
+  integer,
+  schema,
+  text,
+  value,
+  type Config,
+  svgPath,
+  svgPicture,
+  svgRect,
+  svgText,
+  svgTextWidth,
+} from "@x/kernels";
 
-export interface PictureOptions {
-  /** Which head; default 0. */
-  readonly head?: number;
-  /** Side of the kernels' blocks to draw, [rows, columns]; none by default. */
-  readonly blocks?: readonly [number, number];
-  /** Line above the picture. */
-  readonly title?: string;
-}
+const isSides = (given: unknown): given is readonly [number, number] =>
+  Array.isArray(given) && given.length === 2 && given.every((n) => Number.isInteger(n) && n > 0);
+const PICTURE = schema("pattern picture", {
+  head: integer("Head.", { min: 0, default: 0 }),
+  blocks: value("Sides of the blocks to draw, [rows, columns].", "two integers >= 1", isSides, {
+    optional: true,
+  }),
+  title: text("Line above the picture.", { optional: true }),
+});
+export type PictureOptions = Config<typeof PICTURE>;
 
 interface Size {
   readonly queries: number;
@@ -17,21 +30,14 @@ interface Size {
 
 type Sees = (head: number, i: number, j: number) => boolean;
 
-function check(options: PictureOptions): void {
-  checkConfig("pattern picture", options, ["head", "blocks", "title"]);
-  expectInteger("pattern picture", "head", options.head ?? 0, 0);
-}
-
 /** A line for each query, "■" where it sees a key. */
 export function textPicture(sees: Sees, size: Size, options: PictureOptions): string {
-  check(options);
+  const { head, title } = PICTURE.read(options);
   const { queries, keys, queryOffset } = size;
   const lines = Array.from({ length: queries }, (_, i) =>
-    Array.from({ length: keys }, (_, j) => (sees(options.head ?? 0, i + queryOffset, j) ? "■" : "·")).join(
-      " ",
-    ),
+    Array.from({ length: keys }, (_, j) => (sees(head, i + queryOffset, j) ? "■" : "·")).join(" "),
   );
-  return [...(options.title ? [options.title] : []), ...lines].join("\n");
+  return [...(title ? [title] : []), ...lines].join("\n");
 }
 
 const CELL = 8;
@@ -55,9 +61,8 @@ const rectangles = (
 
 /** Cells of 8 units, queries downwards and keys to the right; a query's visible neighbours join into one rectangle. */
 export function patternSvg(sees: Sees, size: Size, options: PictureOptions): string {
-  check(options);
+  const { head, blocks, title } = PICTURE.read(options);
   const { queries, keys, queryOffset } = size;
-  const { head = 0, blocks, title } = options;
   const [width, height] = [keys * CELL, queries * CELL];
   const cells: [Span, Span][] = [];
   const visited: [Span, Span][] = [];

@@ -1,14 +1,15 @@
 import {
   applyOp,
-  checkConfig,
   defineKernel,
   expectDType,
-  expectNumber,
   expectShape,
   grid1d,
   groupBy,
+  number,
   rowVariant,
+  schema,
   ShapeError,
+  type Config,
   type Kernel,
   type RowVariant,
   type Tensor,
@@ -73,6 +74,10 @@ const keysKernel: Kernel<undefined> = defineKernel({
   wgsl: gatheredBackwardKeys,
 });
 
+const OPTIONS = schema("gatheredAttention", {
+  scale: number("Factor of q.k.", { defaultDoc: "headDim^-0.5" }),
+});
+
 /**
  * Attention over a list of keys per query: out_i = softmax_t(scale q_i . k_{idx(i,t)}) v_{idx(i,t)}; entries below 0
  * are not there, and a row without any gives zeros and lse -inf. Nothing is copied per query, and the gradients of
@@ -81,17 +86,17 @@ const keysKernel: Kernel<undefined> = defineKernel({
  * q f32 [batch, heads, queries, headDim], keys [batch, kvHeads, keys, headDim], values [batch, kvHeads, keys,
  * valueDim], indices i32 [batch, heads, queries, k]; gives out [batch, heads, queries, valueDim] and lse.
  *
- * @throws ShapeError, DTypeError
+ * @throws ConfigError, ShapeError, DTypeError
  */
 export function gatheredAttention(
   q: Tensor,
   keys: Tensor,
   values: Tensor,
   indices: Tensor,
-  options: { readonly scale?: number } = {},
+  options: Config<typeof OPTIONS> = {},
 ): { out: Tensor; lse: Tensor } {
-  const who = "gatheredAttention";
-  checkConfig(who, options, ["scale"]);
+  const { name: who } = OPTIONS;
+  const { scale: given } = OPTIONS.read(options);
   const names = expectShape(who, "q", q, ["batch", "heads", "queries", "headDim"]);
   expectShape(who, "keys", keys, ["batch", "kvHeads", "keys", "headDim"], names);
   expectShape(who, "values", values, ["batch", "kvHeads", "keys", "valueDim"], names);
@@ -107,8 +112,7 @@ export function gatheredAttention(
     );
   for (const [name, t] of Object.entries({ q, keys, values })) expectDType(who, name, t, "f32");
   expectDType(who, "indices", indices, "i32");
-  const scale = options.scale ?? n.headDim ** -0.5;
-  expectNumber(who, "scale", scale);
+  const scale = given ?? n.headDim ** -0.5;
   const { gpu } = q;
   const rows = n.batch * n.heads * n.queries;
   const variant = rowVariant(q, n.headDim % 4 === 0 && n.valueDim % 4 === 0 ? 4 : 1);

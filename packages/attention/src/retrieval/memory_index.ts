@@ -1,11 +1,15 @@
 import {
-  checkConfig,
   ConfigError,
   expectDType,
+  expectGpu,
   expectInteger,
   expectShape,
+  integer,
   pad,
+  schema,
   stridedCopy,
+  value,
+  type Config,
   type Gpu,
   type Tensor,
 } from "@x/kernels";
@@ -22,6 +26,21 @@ export interface MemoryIndex {
   dispose(): void;
 }
 
+const DIM = integer("Numbers of a vector.", { min: 1 });
+const EXACT = schema("ExactIndex", {
+  dim: DIM,
+  capacity: integer("Vectors that fit before the store grows.", { min: 1, default: 1024 }),
+});
+const APPROXIMATE = schema("ApproximateIndex", { dim: DIM });
+const LIBRARY = value(
+  "An index of a library.",
+  "an index with add and search",
+  (given: unknown): given is VectorIndex =>
+    typeof given === "object" &&
+    given !== null &&
+    ["add", "search"].every((name) => typeof Reflect.get(given, name) === "function"),
+);
+
 /** Exact search on the GPU; the store doubles when it is full. */
 export class ExactIndex implements MemoryIndex {
   readonly dim: number;
@@ -29,11 +48,10 @@ export class ExactIndex implements MemoryIndex {
   #store: Tensor;
   #size = 0;
 
-  constructor(gpu: Gpu, config: { readonly dim: number; readonly capacity?: number }) {
-    checkConfig("ExactIndex", config, ["dim", "capacity"]);
-    const { dim, capacity = 1024 } = config;
-    expectInteger("ExactIndex", "dim", dim, 1);
-    expectInteger("ExactIndex", "capacity", capacity, 1);
+  /** @throws ConfigError */
+  constructor(gpu: Gpu, config: Config<typeof EXACT>) {
+    expectGpu(EXACT.name, gpu);
+    const { dim, capacity } = EXACT.read(config);
     this.dim = dim;
     this.#gpu = gpu;
     this.#store = gpu.keep(gpu.zeros([capacity, dim]));
@@ -64,11 +82,12 @@ export class ExactIndex implements MemoryIndex {
     return Promise.resolve();
   }
 
+  /** @throws ConfigError, ShapeError, DTypeError */
   search(queries: Tensor, k: number): Promise<SearchResult> {
     return Promise.resolve(this.find(queries, k));
   }
 
-  /** `search` without waiting. */
+  /** `search` without waiting. @throws ConfigError, ShapeError, DTypeError */
   find(queries: Tensor, k: number): SearchResult {
     const { n } = expectShape("ExactIndex.search", "queries", queries, ["n", this.dim]) as { n: number };
     return this.#gpu.scope(() => {
@@ -111,10 +130,11 @@ export class ApproximateIndex implements MemoryIndex {
   readonly #index: VectorIndex;
   #size = 0;
 
-  constructor(gpu: Gpu, index: VectorIndex, config: { readonly dim: number }) {
-    checkConfig("ApproximateIndex", config, ["dim"]);
-    expectInteger("ApproximateIndex", "dim", config.dim, 1);
-    this.dim = config.dim;
+  /** @throws ConfigError */
+  constructor(gpu: Gpu, index: VectorIndex, config: Config<typeof APPROXIMATE>) {
+    expectGpu(APPROXIMATE.name, gpu);
+    LIBRARY.check(APPROXIMATE.name, "index", index);
+    this.dim = APPROXIMATE.read(config).dim;
     this.#gpu = gpu;
     this.#index = index;
   }

@@ -1,15 +1,18 @@
 import {
   groupMain,
-  checkConfig,
   defineKernel,
   expectDType,
   expectInteger,
   expectShape,
   grid1d,
+  integer,
   matmul,
   noGrad,
+  schema,
   ShapeError,
   slice,
+  tensor,
+  type Config,
   type Kernel,
   type Tensor,
 } from "@x/kernels";
@@ -139,14 +142,12 @@ ${groupMain("row", "params.rows")}
 /** Scores of one block at most, in numbers: 32 MiB. */
 const BLOCK_NUMBERS = 2 ** 23;
 
-export interface TopkSearchOptions {
-  /** i32 [batch, keys]: 1 is searched; batch divides groups. */
-  readonly keyMask?: Tensor | undefined;
-  /** Only the first `count` keys; default all. */
-  readonly count?: number;
-  /** Keys scored at a time; default: as many as 32 MiB of scores allow. */
-  readonly block?: number;
-}
+const OPTIONS = schema("topkSearch", {
+  keyMask: tensor("i32 [batch, keys]: 1 is searched; batch divides groups.", { optional: true }),
+  count: integer("Only the first `count` keys.", { min: 0, defaultDoc: "all" }),
+  block: integer("Keys scored at a time.", { min: 1, defaultDoc: "as many as 32 MiB of scores allow" }),
+});
+export type TopkSearchOptions = Config<typeof OPTIONS>;
 
 /**
  * Exact search for the largest inner products: a block of keys after the other is scored by a matmul and merged into
@@ -163,14 +164,14 @@ export function topkSearch(
   k: number,
   options: TopkSearchOptions = {},
 ): SearchResult {
-  const who = "topkSearch";
-  checkConfig(who, options, ["keyMask", "count", "block"]);
+  const { name: who } = OPTIONS;
+  const { keyMask, block: size, ...given } = OPTIONS.read(options);
   const names = expectShape(who, "queries", queries, ["groups", "queries", "dim"]);
   expectShape(who, "keys", keys, ["groups", "keys", "dim"], names);
   const { groups, queries: n, keys: all } = names as Record<"groups" | "queries" | "keys", number>;
   for (const [name, t] of Object.entries({ queries, keys })) expectDType(who, name, t, "f32");
   expectInteger(who, "k", k, 1);
-  const { keyMask, count = all } = options;
+  const { count = all } = given;
   expectInteger(who, "count", count, 0, all);
   if (keyMask) {
     const { batch } = expectShape(who, "keyMask", keyMask, ["batch", all]) as { batch: number };
@@ -180,8 +181,7 @@ export function topkSearch(
   }
   const rows = groups * n;
   const fits = Math.floor(BLOCK_NUMBERS / Math.max(1, rows) / 64) * 64;
-  const block = options.block ?? Math.min(65536, Math.max(1024, fits));
-  expectInteger(who, "block", block, 1);
+  const block = size ?? Math.min(65536, Math.max(1024, fits));
   const wanted = Math.min(k, count);
   const { gpu } = queries;
   return gpu.scope(() =>

@@ -1,12 +1,16 @@
 import {
-  checkConfig,
+  boolean,
   ConfigError,
   e,
   elementwise,
-  expectBoolean,
-  expectInteger,
   expectShape,
+  integer,
+  listOf,
+  number,
+  oneOf,
+  schema,
   stopGradient,
+  type Config,
   type Tensor,
 } from "@x/kernels";
 import { attentionOutputs } from "../engine/attention.js";
@@ -14,18 +18,19 @@ import { finite } from "../engine/lse.js";
 import { mergeAttention } from "../engine/merge.js";
 import { dilatedSegment } from "../patterns/pattern.js";
 
-export interface LongNetOptions {
-  /** Segment lengths and their dilations, one pair for each pattern of the mixture. */
-  readonly segmentLengths: readonly number[];
-  readonly dilations: readonly number[];
-  readonly causal?: boolean;
-  /** Which rows of a segment a head takes: "mod" (default; the paper): h mod r; "block" (torchscale). */
-  readonly headOffset?: "mod" | "block";
-  /** No gradient through the mixing weights, as torchscale does. Default false. */
-  readonly detachWeights?: boolean;
-  /** Factor of q.k; default headDim^-0.5. */
-  readonly scale?: number;
-}
+const OPTIONS = schema("longNetAttention", {
+  segmentLengths: listOf(integer("Tokens.", { min: 1 }), "Segment length of each pattern of the mixture."),
+  dilations: listOf(integer("Distance.", { min: 1 }), "Dilation of each pattern."),
+  causal: boolean("Hides keys after the query.", { default: false }),
+  headOffset: oneOf(
+    'Rows of a segment that a head takes: "mod" (the paper): those at h mod r; "block": as torchscale.',
+    ["mod", "block"],
+    { default: "mod" },
+  ),
+  detachWeights: boolean("No gradient through the mixing weights, as torchscale does.", { default: false }),
+  scale: number("Factor of q.k.", { defaultDoc: "headDim^-0.5" }),
+});
+export type LongNetOptions = Config<typeof OPTIONS>;
 
 // A row that no pattern has: every lse is -inf, every output 0.
 const share = elementwise("longNetShare", ["lse", "total"], (lse, total) =>
@@ -45,26 +50,13 @@ const addShare = elementwise("longNetMix", ["sum", "share", "out"], (sum, share,
  * @throws ConfigError, ShapeError
  */
 export function longNetAttention(q: Tensor, k: Tensor, v: Tensor, options: LongNetOptions): Tensor {
-  const who = "longNetAttention";
-  checkConfig(who, options, [
-    "segmentLengths",
-    "dilations",
-    "causal",
-    "headOffset",
-    "detachWeights",
-    "scale",
-  ]);
-  const { segmentLengths, dilations, causal = false, headOffset = "mod", detachWeights = false } = options;
+  const { name: who } = OPTIONS;
+  const { segmentLengths, dilations, causal, headOffset, detachWeights, scale } = OPTIONS.read(options);
   if (segmentLengths.length === 0 || segmentLengths.length !== dilations.length)
     throw new ConfigError(
       who,
       `segmentLengths has ${segmentLengths.length} entries, dilations ${dilations.length}; they need one count of at least 1`,
     );
-  segmentLengths.forEach((w, p) => {
-    expectInteger(who, `segmentLengths[${p}]`, w, 1);
-    expectInteger(who, `dilations[${p}]`, dilations[p], 1);
-  });
-  expectBoolean(who, "detachWeights", detachWeights);
   const names = expectShape(who, "q", q, ["batch", "heads", "seq", "headDim"]);
   for (const [name, t] of Object.entries({ k, v }))
     expectShape(who, name, t, ["batch", null, "seq", null], names);
@@ -72,7 +64,7 @@ export function longNetAttention(q: Tensor, k: Tensor, v: Tensor, options: LongN
     const parts = segmentLengths.map((segment, p) =>
       attentionOutputs(q, k, v, {
         queryOffset: 0,
-        ...(options.scale === undefined ? {} : { scale: options.scale }),
+        scale,
         pattern: dilatedSegment(segment, dilations[p]!, { headOffset, causal }),
       }),
     );

@@ -62,7 +62,7 @@ export type LongT5Options = Config<typeof OPTIONS>;
  * Bucket of a relative position (key - query): exact for small distances, logarithmic up to maxDistance, positive
  * ones in the upper half (Raffel et al. 2020, arXiv:1910.10683).
  */
-export function relativeBucket(relative: number, numBuckets: number, maxDistance: number): number {
+function relativeBucket(relative: number, numBuckets: number, maxDistance: number): number {
   const half = numBuckets / 2;
   const start = relative > 0 ? half : 0;
   const [a, exact] = [Math.abs(relative), half / 2];

@@ -10,6 +10,18 @@ export const construct = (made: unknown, ...given: unknown[]): ValidCall =>
 
 const bound = (method: unknown, owner: unknown): Loose => (method as Loose).bind(owner);
 
+/** A method of what `make` makes, with the arguments that it takes. */
+export const method =
+  <T extends object>(
+    make: (gpu: Gpu) => T,
+    name: keyof T & string,
+    given: (gpu: Gpu) => unknown[] = () => [],
+  ) =>
+  (gpu: Gpu): ValidCall => {
+    const one = make(gpu);
+    return valid(bound(one[name], one), ...given(gpu));
+  };
+
 type Made = Readonly<Record<string, unknown>> & {
   parameters(): Record<string, Tensor>;
   buffers(): Record<string, Tensor>;
