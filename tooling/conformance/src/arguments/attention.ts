@@ -182,6 +182,7 @@ export const ATTENTION_APART: Readonly<Record<string, string>> = {
     ...["Mamba2Block", "GatedDeltaNet", "GriffinBlock", "Rwkv4TimeMix", "Rwkv4ChannelMix", "Rwkv6TimeMix"],
   ),
   ...named(CONFIGURED, "RecurrentMemoryTransformer", "TransformerXl", "TransformerXlAttention"),
-  ...named(CONFIGURED, "Yoco", "MemorizingAttention"),
-  ...named(MADE, "SequenceState", "RmtState", "YocoCache", "MemorizingState"),
+  ...named(CONFIGURED, "Yoco", "YocoCrossAttention", "MemorizingAttention"),
+  YocoKeyValues: "the contract of components calls it; its configuration has the keys of YocoCrossAttention",
+  ...named(MADE, "SequenceState", "RmtState", "YocoCache", "MemorizingState", "TransformerXlState"),
 };
