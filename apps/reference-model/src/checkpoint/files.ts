@@ -1,5 +1,16 @@
 import { constants } from "node:fs";
-import { access, mkdir, open, readdir, readFile, realpath, rename, rm, stat } from "node:fs/promises";
+import {
+  access,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  stat,
+  type FileHandle,
+} from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { ConfigError, FormatError } from "@x/kernels";
 
@@ -60,11 +71,20 @@ async function writing<T>(path: string, work: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Contents of a file, perhaps piece by piece. */
+type Contents = string | Uint8Array | AsyncIterable<Uint8Array>;
+
+/** Write from where the file's position is. */
+async function writeContents(handle: FileHandle, data: Contents): Promise<void> {
+  if (typeof data === "string" || data instanceof Uint8Array) await handle.writeFile(data);
+  else for await (const piece of data) await handle.writeFile(piece);
+}
+
 /** Write a file's contents to the disk and not only to the system's memory. */
-async function writeThrough(path: string, data: string | Uint8Array): Promise<void> {
+async function writeThrough(path: string, data: Contents): Promise<void> {
   const handle = await open(path, "w");
   try {
-    await handle.writeFile(data);
+    await writeContents(handle, data);
     await handle.sync();
   } finally {
     await handle.close();
@@ -85,7 +105,7 @@ async function syncFolder(folder: string): Promise<void> {
 const TEMPORARY = ".tmp";
 
 /** Write a file whole or not at all. A device or a pipe (`/dev/stdout`) takes the contents as they are. @throws FormatError */
-export async function writeAtomically(path: string, data: string | Uint8Array): Promise<void> {
+export async function writeAtomically(path: string, data: Contents): Promise<void> {
   await writing(path, async () => {
     const info = await stat(path).catch(() => undefined);
     if (info && !info.isFile() && !info.isDirectory()) {
@@ -106,10 +126,10 @@ export async function writeAtomically(path: string, data: string | Uint8Array): 
   });
 }
 
-async function writeToDevice(path: string, data: string | Uint8Array): Promise<void> {
+async function writeToDevice(path: string, data: Contents): Promise<void> {
   const handle = await open(path, "w");
   try {
-    await handle.writeFile(data);
+    await writeContents(handle, data);
   } finally {
     await handle.close();
   }

@@ -1,6 +1,10 @@
+import { join } from "node:path";
 import { Option, type Command } from "commander";
+import { makeFolder } from "../checkpoint/files.js";
+import { GGUF_TYPES, writeGguf, type GgufType } from "../checkpoint/gguf/to_gguf.js";
 import { filesBeside, loadCheckpoint } from "../checkpoint/load.js";
 import { CHECKPOINT_DTYPES, saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
+import { modelSource } from "../checkpoint/source.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFolder } from "./output_option.js";
 import { integerIn, modelOption, withDevice } from "./shared.js";
@@ -10,13 +14,21 @@ interface ConvertFlags extends ComponentsFlag {
   readonly out: string;
   readonly dtype: CheckpointDType;
   readonly maxShardSize?: number;
+  readonly gguf?: GgufType;
 }
 
-/** `convert`: write a model folder in another precision, or in shards. */
+async function toGguf({ model, out, gguf }: ConvertFlags): Promise<void> {
+  const file = join(out, "model.gguf");
+  await makeFolder(out);
+  for (const difference of await writeGguf(file, await modelSource(model), gguf!))
+    process.stderr.write(`warning: ${difference}\n`);
+}
+
+/** `convert`: write a model folder in another precision, in shards, or as a GGUF file. */
 export function convertCommand(program: Command): void {
   program
     .command("convert")
-    .description("write a model folder again: in another precision, in shards or in one file")
+    .description("write a model again: in another precision, in shards or in one file, or as a GGUF file")
     .addOption(modelOption())
     .addOption(componentsOption())
     .addOption(outputFolder("-o, --out <dir>", "the new folder").makeOptionMandatory())
@@ -24,7 +36,19 @@ export function convertCommand(program: Command): void {
       new Option("--dtype <type>", "of the weights").choices(Object.keys(CHECKPOINT_DTYPES)).default("f32"),
     )
     .option("--max-shard-size <megabytes>", "split the weights into files of at most this size", integerIn(1))
+    .addOption(
+      new Option(
+        "--gguf <type>",
+        "write model.gguf for llama.cpp: vectors in f32, matrices in f32, f16 or 8 bits (Q8_0)",
+      )
+        .choices(Object.keys(GGUF_TYPES))
+        .conflicts(["dtype", "maxShardSize"]),
+    )
     .action(async (flags: ConvertFlags) => {
+      if (flags.gguf !== undefined) {
+        await toGguf(flags);
+        return;
+      }
       const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
         const { model, json } = await loadCheckpoint(gpu, flags.model, { components });

@@ -2,7 +2,7 @@
  * The numbers that the blocks of a GGUF tensor stand for. Each is a product of few bits (and a difference of two such),
  * so that float32 rounds it once, as ggml's own functions do.
  */
-import { FormatError } from "@x/kernels";
+import { FormatError, fromHalfBits } from "@x/kernels";
 import { decodeTensor } from "@x/kernels/safetensors";
 import type { TensorType } from "./tensor_types.js";
 
@@ -17,12 +17,7 @@ interface Block {
 /** The number that 16 bits of a half stand for, for all of them. */
 let halves: Float32Array | undefined;
 function halfTable(): Float32Array {
-  halves ??= decodeTensor(
-    "halves",
-    "all",
-    { dtype: "F16", shape: [2 ** 16], begin: 0, end: 2 ** 17 },
-    new Uint8Array(Uint16Array.from({ length: 2 ** 16 }, (_, i) => i).buffer),
-  ) as Float32Array;
+  halves ??= Float32Array.from({ length: 2 ** 16 }, (_, bits) => fromHalfBits(bits));
   return halves;
 }
 

@@ -1,9 +1,10 @@
+import { GPT2_PATTERN as GPT2 } from "@x/tokenizer";
+
 /**
  * How texts are split before merges apply, by `tokenizer.ggml.pre`: the patterns of the models' own tokenizer.json
  * files, which are applied one after the other.
  */
 
-const GPT2 = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
 const contractions = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)`;
 /** Words with at most one sign before them, runs of at most `digits` digits, signs with the line ends behind them. */
 const words = (digits: string): string =>

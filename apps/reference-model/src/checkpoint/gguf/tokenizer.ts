@@ -2,11 +2,9 @@ import { FormatError } from "@x/kernels";
 import type { GgufFile, MetadataValue } from "./gguf_file.js";
 import { PRE_TOKENIZERS } from "./pre_tokenizers.js";
 
-/** `tokenizer.ggml.token_type`; 1 is an ordinary piece and 5 an unused one. */
-const UNKNOWN = 2;
-const CONTROL = 3;
-const USER_DEFINED = 4;
-const BYTE = 6;
+/** `tokenizer.ggml.token_type` */
+export const TOKEN_TYPES = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+const { unknown: UNKNOWN, control: CONTROL, userDefined: USER_DEFINED, byte: BYTE } = TOKEN_TYPES;
 
 /** Longest piece that is taken apart: the merges of a piece take time with the square of its length. */
 const MAX_PIECE = 1024;
@@ -91,7 +89,7 @@ class Vocabulary {
   addedTokens(): object[] {
     return this.tokens.flatMap((content, id) => {
       const type = this.types[id]!;
-      if (content === "" || ![UNKNOWN, CONTROL, USER_DEFINED].includes(type)) return [];
+      if (content === "" || (type !== UNKNOWN && type !== CONTROL && type !== USER_DEFINED)) return [];
       return [{ id, content, special: type !== USER_DEFINED, normalized: false }];
     });
   }
@@ -225,7 +223,7 @@ const MODELS: Readonly<Record<string, (v: Vocabulary) => object>> = { llama: sen
 
 /**
  * The tokenizer of a file as the files of a Hugging Face folder: tokenizer.json and tokenizer_config.json, with the chat
- * template. A file without a vocabulary, or with one of another model than "llama" and "gpt2", has none.
+ * template. A file without a vocabulary, with one whose tokens are all unused, or of another model than "llama" and "gpt2" has none.
  *
  * @throws FormatError naming the file and the key
  */
@@ -234,6 +232,7 @@ export function tokenizerFiles(file: GgufFile): Readonly<Record<string, string>>
   const make = typeof model === "string" && Object.hasOwn(MODELS, model) ? MODELS[model] : undefined;
   if (!make || !file.metadata.has("tokenizer.ggml.tokens")) return {};
   const v = new Vocabulary(file);
+  if (v.types.every((type) => type === TOKEN_TYPES.unused)) return {};
   const template = v.text("chat_template");
   const config = {
     bos_token: v.special("bos")?.content ?? null,

@@ -51,7 +51,23 @@ export interface Architecture {
   readonly config: (facts: GgufFacts) => Json | Promise<Json>;
   /** Metadata besides the shared keys, below the architecture's name. */
   readonly metadata: (config: Json) => Readonly<Record<string, WrittenValue>>;
+  /** Values of config.json that the architecture computes, by key; a model with another value is not written. */
+  readonly fixed?: Readonly<Record<string, readonly unknown[]>>;
+  /** What llama.cpp computes otherwise than the model. */
+  readonly differs?: (config: Json) => readonly string[];
+  /** Whether the output matrix is the embedding where config.json does not say. */
+  readonly tied?: true;
+  /** Tensors of folders that are no weights. */
+  readonly ignored?: RegExp;
+  /** False where nothing is rotated. */
+  readonly rotates?: false;
+  /** The layers whose rotations have keys in GGUF, where layers differ. */
+  readonly layerType?: string;
 }
+
+/** Activations of gated blocks that are named in several ways. */
+export const SILU = ["silu", "swish"];
+export const TANH_GELU = ["gelu_pytorch_tanh", "gelu_new"];
 
 export const u32 = (gguf: string, own: string, optional = false): SharedKey => ({
   gguf,

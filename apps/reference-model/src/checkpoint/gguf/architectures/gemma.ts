@@ -6,6 +6,7 @@ import {
   f32,
   GATED_TENSORS,
   outer,
+  TANH_GELU,
   tensor,
   u32,
   real,
@@ -38,10 +39,25 @@ function scalar(facts: GgufFacts, layers: number): Json {
   const { fields } = facts;
   const large = fields.integer("block_count") === layers;
   const width = fields.integer("embedding_length") / fields.integer("attention.head_count");
+  // A power of a float32 has six digits that count.
   const given =
-    fields.get("attention.scale") === undefined ? undefined : fields.number("attention.scale") ** -2;
+    fields.get("attention.scale") === undefined
+      ? undefined
+      : Number((fields.number("attention.scale") ** -2).toPrecision(6));
   return { query_pre_attn_scalar: given ?? (large ? width : headSize(facts)) };
 }
+
+/** What llama.cpp does not read of `query_pre_attn_scalar`. */
+function scaleDiffers(config: Json, layers: number): string[] {
+  const { query_pre_attn_scalar: given = 256, head_dim: size = 256, num_hidden_layers: count } = config;
+  const width = (config["hidden_size"] as number) / (config["num_attention_heads"] as number);
+  const computed = count === layers ? width : size;
+  return given === computed
+    ? []
+    : [`llama.cpp scales the scores by ${String(computed)}^-0.5 and not by ${String(given)}^-0.5`];
+}
+
+const ACTIVATIONS = { hidden_activation: TANH_GELU, hidden_act: TANH_GELU };
 
 export const gemma2: Architecture = {
   name: "gemma2",
@@ -52,6 +68,9 @@ export const gemma2: Architecture = {
     f32("final_logit_softcapping", "final_logit_softcapping"),
   ],
   tensors: TENSORS,
+  tied: true,
+  fixed: ACTIVATIONS,
+  differs: (config) => scaleDiffers(config, LARGE.gemma2),
   config: async (facts) => ({
     ...(await ropeConfig(facts)),
     ...scalar(facts, LARGE.gemma2),
@@ -83,6 +102,10 @@ export const gemma3: Architecture = {
     "blk.{n}.attn_q_norm.weight": tensor(`${AT}.q_norm.weight`, ONE_PLUS),
     "blk.{n}.attn_k_norm.weight": tensor(`${AT}.k_norm.weight`, ONE_PLUS),
   },
+  tied: true,
+  layerType: "full_attention",
+  fixed: { ...ACTIVATIONS, attn_logit_softcapping: [null] },
+  differs: (config) => scaleDiffers(config, LARGE.gemma3),
   config: async (facts) => ({
     ...(await ropeConfig(facts)),
     ...scalar(facts, LARGE.gemma3),

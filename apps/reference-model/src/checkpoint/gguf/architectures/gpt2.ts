@@ -1,5 +1,5 @@
 import { TRANSPOSED } from "../change.js";
-import { count, f32, tensor, u32, withBias, type Architecture } from "./architecture.js";
+import { count, f32, TANH_GELU, tensor, u32, withBias, type Architecture } from "./architecture.js";
 
 const LAYER = "transformer.h.{n}";
 
@@ -26,6 +26,10 @@ export const gpt2: Architecture = {
     ...withBias("blk.{n}.ffn_up", `${LAYER}.mlp.c_fc`, TRANSPOSED),
     ...withBias("blk.{n}.ffn_down", `${LAYER}.mlp.c_proj`, TRANSPOSED),
   },
+  tied: true,
+  rotates: false,
+  ignored: /\.attn\.(masked_)?bias$/,
+  fixed: { activation_function: TANH_GELU },
   config: ({ fields }) => ({
     n_inner: fields.integer("feed_forward_length", 4 * fields.integer("embedding_length")),
     activation_function: "gelu_new",

@@ -6,6 +6,7 @@ import {
   GATED_TENSORS,
   outer,
   PRE_NORMS,
+  SILU,
   tensor,
   type Architecture,
   type GgufFacts,
@@ -30,6 +31,13 @@ export const llama: Architecture = {
     "blk.{n}.ffn_down_exps.weight": tensor(`${MOE}.experts.{e}.w2.weight`, EXPERTS),
     "blk.{n}.ffn_up_exps.weight": tensor(`${MOE}.experts.{e}.w3.weight`, EXPERTS),
   },
+  fixed: { hidden_act: SILU },
+  differs: ({ sliding_window: window }) =>
+    typeof window === "number"
+      ? [
+          `llama.cpp does not read the window of this architecture: texts of more than ${window} tokens differ there`,
+        ]
+      : [],
   config: async (facts) => ({
     ...(await ropeConfig(facts)),
     ...headDim(facts),

@@ -1,5 +1,5 @@
 import { MINUS_EXP, SQUEEZED } from "../change.js";
-import { count, f32, tensor, u32, type Architecture } from "./architecture.js";
+import { count, f32, SILU, tensor, u32, type Architecture } from "./architecture.js";
 
 const LAYER = "backbone.layers.{n}";
 const MIXER = `${LAYER}.mixer`;
@@ -31,6 +31,9 @@ export const mamba: Architecture = {
     "blk.{n}.ssm_d": tensor(`${MIXER}.D`),
     "blk.{n}.ssm_out.weight": tensor(`${MIXER}.out_proj.weight`),
   },
+  tied: true,
+  rotates: false,
+  fixed: { hidden_act: SILU, use_bias: [false], use_conv_bias: [true] },
   config: ({ fields }) => ({
     expand: fields.integer("ssm.inner_size") / fields.integer("embedding_length"),
     hidden_act: "silu",

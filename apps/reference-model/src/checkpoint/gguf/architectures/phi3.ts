@@ -1,5 +1,5 @@
-import { count, DECODER_KEYS, outer, PRE_NORMS, tensor, type Architecture } from "./architecture.js";
-import { ropeConfig, ropeMetadata } from "./rope.js";
+import { count, DECODER_KEYS, outer, PRE_NORMS, SILU, tensor, type Architecture } from "./architecture.js";
+import { ropeConfig, ropeMetadata, ropeTensors } from "./rope.js";
 
 const LAYER = "model.layers.{n}";
 
@@ -16,6 +16,13 @@ export const phi3: Architecture = {
     "blk.{n}.ffn_up.weight": tensor(`${LAYER}.mlp.gate_up_proj.weight`),
     "blk.{n}.ffn_down.weight": tensor(`${LAYER}.mlp.down_proj.weight`),
   },
+  fixed: { hidden_act: SILU },
+  differs: (config) =>
+    Object.keys(ropeTensors(config)).length === 0
+      ? []
+      : [
+          "llama.cpp chooses between short and long factors by the size of its context, not by the length of a text",
+        ],
   config: async (facts) => {
     const { fields } = facts;
     const window = fields.optionalInteger("attention.sliding_window", 0) ?? 0;

@@ -5,6 +5,7 @@ import {
   GATED_TENSORS,
   outer,
   PRE_NORMS,
+  SILU,
   tensor,
   u32,
   type Architecture,
@@ -25,6 +26,7 @@ export const qwen2: Architecture = {
   families: { qwen2: "Qwen2ForCausalLM" },
   keys: DECODER_KEYS,
   tensors: DENSE,
+  fixed: { hidden_act: SILU, use_sliding_window: [false] },
   config: async (facts) => ({
     ...(await ropeConfig(facts)),
     ...headDim(facts),
@@ -38,6 +40,7 @@ export const qwen3: Architecture = {
   families: { qwen3: "Qwen3ForCausalLM" },
   keys: DECODER_KEYS,
   tensors: { ...DENSE, ...QK_NORMS },
+  fixed: { hidden_act: SILU, use_sliding_window: [false] },
   config: async (facts) => ({
     ...(await ropeConfig(facts)),
     head_dim: headSize(facts),
@@ -66,6 +69,11 @@ export const qwen3moe: Architecture = {
     "blk.{n}.ffn_up_exps.weight": tensor(`${MLP}.experts.{e}.up_proj.weight`, EXPERTS),
     "blk.{n}.ffn_down_exps.weight": tensor(`${MLP}.experts.{e}.down_proj.weight`, EXPERTS),
   },
+  fixed: { hidden_act: SILU, use_sliding_window: [false], norm_topk_prob: [true] },
+  differs: ({ mlp_only_layers: dense, decoder_sparse_step: step = 1 }) =>
+    step !== 1 || (Array.isArray(dense) && dense.length > 0)
+      ? ["llama.cpp refuses this architecture with dense layers"]
+      : [],
   config: async (facts) => ({
     ...(await qwen3.config(facts)),
     norm_topk_prob: true,
