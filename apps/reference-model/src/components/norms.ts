@@ -1,6 +1,6 @@
 import type { ComponentClass, Schema, Tensor } from "@x/kernels";
 import { BatchNorm, GemmaRMSNorm, LayerNorm, PartialRMSNorm, RMSNorm, ScaleNorm } from "@x/norm";
-import { Fields } from "../config/index.js";
+import { configOf } from "../config/index.js";
 import type { ForwardContext, NormFactory } from "./contract.js";
 import { ParameterSet } from "./parameters.js";
 
@@ -16,14 +16,9 @@ function packaged<Given>(
   norm: ComponentClass<PackagedNorm, Given, unknown> & { readonly schema: Schema },
   defaults: Readonly<Record<string, unknown>> = {},
 ): NormFactory {
-  const keys = norm.schema.keys.filter((key) => key !== "dim");
   return (spec, weights, dim) => {
-    const who = `${weights.name}: norm`;
-    new Fields(who, spec, ["type", ...keys]);
-    const given = Object.entries({ ...defaults, ...spec }).filter(([key]) => key !== "type");
-    const config = { ...Object.fromEntries(given), dim };
-    norm.schema.read(config, who);
-    const made = new norm(config as Given, new ParameterSet(weights).planned(norm.plan(config as Given)));
+    const config = configOf(`${weights.name}: norm`, norm.schema, { ...defaults, ...spec }, { dim }) as Given;
+    const made = new norm(config, new ParameterSet(weights).planned(norm.plan(config)));
     return {
       forward: (x: Tensor, { training }: ForwardContext) => made.forward(x, { training }),
       parameters: () => made.parameters(),

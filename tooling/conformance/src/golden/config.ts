@@ -1,4 +1,4 @@
-import { ConfigError } from "@x/kernels";
+import { ConfigError, type ConfigOf, type Fields, type Schema } from "@x/kernels";
 
 type Config = Readonly<Record<string, unknown>>;
 
@@ -31,4 +31,14 @@ export function text(config: Config, key: string, otherwise?: string): string {
 /** A configuration less some keys: those that say nothing for a form of the mechanism. */
 export function without(config: Config, ...keys: readonly string[]): Record<string, unknown> {
   return Object.fromEntries(Object.entries(config).filter(([key]) => !keys.includes(key)));
+}
+
+/** A configuration as one of a component, whose schema holds its keys and values. @throws ConfigError */
+export function configFor<F extends Fields>(
+  { schema }: { readonly schema: Schema<F> },
+  given: Config,
+): ConfigOf<F> {
+  const config = given as ConfigOf<F>;
+  schema.read(config);
+  return config;
 }

@@ -7,9 +7,8 @@ import {
   Rwkv4TimeMix,
   selectiveScan,
   type Discretization,
-  type Mamba2Config,
 } from "@x/attention";
-import { flag, number, text } from "../golden/config.js";
+import { configFor, flag, number, text } from "../golden/config.js";
 import type { Runner } from "../runner.js";
 import type { Tensor } from "@x/kernels";
 
@@ -110,7 +109,7 @@ export const gatedRecurrence: Readonly<Record<string, Runner>> = {
   mamba2_block: ({ config, inputs, params }) => {
     const { x, convState, ssmState } = inputs;
     const [dim, convSize] = [params["wOut"]!.shape[0]!, params["convWeight"]!.shape[1]!];
-    const own = { ...config, dim, convSize } as unknown as Mamba2Config;
+    const own = configFor(Mamba2Block, { ...config, dim, convSize });
     const block = new Mamba2Block(own, renamed(MAMBA2, params));
     const { out, ...states } = block.outputs(x!, { convState, ssmState });
     return { out, ...states };

@@ -1,12 +1,6 @@
-import {
-  LongformerAttention,
-  longNetAttention,
-  LongT5Attention,
-  type LongformerConfig,
-  type LongNetOptions,
-  type LongT5Config,
-} from "@x/attention";
+import { LongformerAttention, longNetAttention, LongT5Attention, type LongNetOptions } from "@x/attention";
 import type { Tensor } from "@x/kernels";
+import { configFor } from "../golden/config.js";
 import type { Runner } from "../runner.js";
 
 const named = (
@@ -25,7 +19,7 @@ const PROJECTIONS = Object.fromEntries(
 ) as Readonly<Record<string, string>>;
 
 const longformer: Runner = ({ config, inputs, params, host }) => {
-  const layer = new LongformerAttention(config as unknown as LongformerConfig, named(params, PROJECTIONS));
+  const layer = new LongformerAttention(configFor(LongformerAttention, config), named(params, PROJECTIONS));
   const x = inputs["x"]!;
   const [batch, seq] = x.shape as [number, number];
   const isGlobal = inputs["globalMask"] ? host("globalMask") : [];
@@ -37,7 +31,7 @@ const longformer: Runner = ({ config, inputs, params, host }) => {
 
 const longt5: Runner = ({ config, inputs, params }) => {
   const layer = new LongT5Attention(
-    config as unknown as LongT5Config,
+    configFor(LongT5Attention, config),
     named(params, {
       ...PROJECTIONS,
       relBias: "relative_attention_bias.weight",

@@ -1,11 +1,7 @@
-import type { ParameterPlan, Schema } from "@x/kernels";
+import { prefixed, subParameters, type ComponentClass, type Schema, type Tensor } from "@x/kernels";
 import { Fields, type ComponentSpec } from "../../config/index.js";
-
-/** What a component of a package says about its keys. */
-interface Declared<Given> {
-  readonly schema: Schema;
-  plan(config: Given): ParameterPlan;
-}
+import type { AttentionEncoding, AttentionShape, Encoding, Factory } from "../contract.js";
+import { ParameterSet } from "../parameters.js";
 
 /**
  * The configuration of a packaged encoding: what the specification gives, null as absent, over what the model says.
@@ -14,7 +10,7 @@ interface Declared<Given> {
  * @throws ConfigError for keys that the component does not have, and, once called, for values that break its rules
  */
 export function settingsOf<Given>(
-  { schema }: Declared<Given>,
+  { schema }: Pick<EncodingClass<unknown, Given>, "schema" | "plan">,
   spec: ComponentSpec,
   name: string,
   own: readonly string[] = [],
@@ -23,8 +19,42 @@ export function settingsOf<Given>(
   new Fields(who, spec, ["type", ...schema.keys.filter((key) => !own.includes(key))]);
   const given = Object.entries(spec).filter(([key, value]) => key !== "type" && value !== null);
   return (fromModel) => {
-    const config = { ...fromModel, ...Object.fromEntries(given) };
+    const known = Object.entries(fromModel).filter(([key]) => schema.keys.includes(key));
+    const config = Object.fromEntries([...known, ...given]);
     schema.read(config, who);
     return config as Given;
+  };
+}
+
+type EncodingClass<C, Given> = ComponentClass<C, Given, unknown> & { readonly schema: Schema };
+/** What an encoding does in a layer. */
+type InLayer = Omit<AttentionEncoding, "parameters">;
+
+/**
+ * An encoding of which each layer has a component with parameters; they lie under the layer's, below `place` where the
+ * checkpoints have such a name.
+ */
+export function perLayer<C extends { dispose(): void }, Given>(
+  of: EncodingClass<C, Given>,
+  use: (own: C, shape: AttentionShape) => InLayer,
+  place?: string,
+): Factory<Encoding> {
+  return (spec, { name, model }) => {
+    const settings = settingsOf(of, spec, name, ["numHeads", "headDim"]);
+    const made: C[] = [];
+    return {
+      attention: (weights, shape) => {
+        const config = settings({ ...shape, modelDim: model.dim });
+        const plan = of.plan(config);
+        const parameters = new ParameterSet(weights).planned(place ? prefixed(place, plan) : plan);
+        const own = new of(config, place ? subParameters(parameters, place) : parameters);
+        made.push(own);
+        return { ...use(own, shape), parameters: (): Record<string, Tensor> => ({ ...parameters }) };
+      },
+      parameters: () => ({}),
+      dispose: () => {
+        for (const own of made) own.dispose();
+      },
+    };
   };
 }
