@@ -1,10 +1,11 @@
 import { flatMain } from "../kernel/flat_grid.js";
+import { runFlat } from "../kernel/flat_run.js";
 import { ConfigError, ShapeError } from "../base/errors.js";
 import { checkDType, isFloat, type DType } from "../base/dtype.js";
 import { topological } from "../expr/derive.js";
 import { e, input, isExpr, type Expr } from "../expr/expr.js";
 import type { Gpu } from "../device/gpu.js";
-import { defineKernel, grid1d, type ParamValue } from "../kernel/kernel.js";
+import { defineKernel, grid1d, type Kernel, type ParamValue } from "../kernel/kernel.js";
 import { kernelOf, MAX_RANK, type Access, type Operand, type Variant } from "./elementwise.wgsl.js";
 import { show } from "../base/show.js";
 import { sumToShape } from "../tensor/reduce.js";
@@ -155,6 +156,27 @@ function makePlan(name: string, args: readonly (Tensor | number)[]): Plan {
   };
 }
 
+/** Run a kernel of a plan; in parts where every index has its own elements, and those are more than a binding holds. */
+function dispatch(
+  gpu: Gpu,
+  kernel: Kernel<Variant>,
+  { workgroups, variant: { operands, lanes } }: Plan,
+  variant: Variant,
+  bindings: Readonly<Record<string, Tensor>>,
+  params: Readonly<Record<string, ParamValue>>,
+): void {
+  const large = Object.values(bindings).some((t) => t.byteLength > gpu.limits.maxStorageBufferBindingSize);
+  if (!large || operands.some(({ access }) => !["same", "one", "number"].includes(access))) {
+    gpu.run(kernel, { variant, bindings, params, workgroups });
+    return;
+  }
+  const shared = new Set(operands.flatMap(({ access }, i) => (access === "one" ? [`in${String(i)}`] : [])));
+  const pick = (own: boolean): Record<string, Tensor> =>
+    Object.fromEntries(Object.entries(bindings).filter(([name]) => shared.has(name) !== own));
+  const count = params["count"] as number;
+  runFlat(gpu, kernel, { variant, flat: pick(true), bindings: pick(false), params, count, lanes });
+}
+
 /** The expression that a definition returned, with inputs that the op has. @throws ConfigError */
 function rootOf(name: string, inputs: readonly string[], given: unknown): Expr {
   if (typeof given !== "number" && !isExpr(given))
@@ -213,7 +235,7 @@ export function elementwise(
       if (plans.size >= PLAN_LIMIT) plans.clear();
       plans.set(key, (plan = makePlan(name, args)));
     }
-    const { shape, out, variant, workgroups } = plan;
+    const { shape, out, variant } = plan;
     const bindings: Record<string, Tensor> = {};
     tensors.forEach((t, i) => {
       if (t) bindings[`in${String(i)}`] = t;
@@ -227,7 +249,7 @@ export function elementwise(
       inputs: tensors,
       forward: () => {
         const result = gpu.empty(shape, out);
-        gpu.run(forward, { variant, bindings: { ...bindings, out: result }, params, workgroups });
+        dispatch(gpu, forward, plan, variant, { ...bindings, out: result }, params);
         return { outputs: [result] };
       },
       backward: ({ grads, needs }) => {
@@ -242,16 +264,13 @@ export function elementwise(
         const indices = wanted.flatMap((t, i) => (t ? [i] : []));
         for (let first = 0; first < indices.length; first += room) {
           const part = indices.slice(first, first + room);
-          gpu.run(backward, {
-            variant: { ...variant, needs: tensors.map((_, i) => part.includes(i)) },
-            bindings: {
-              ...bindings,
-              grad: grads[0],
-              ...Object.fromEntries(part.map((i) => [`d${String(i)}`, wanted[i] as Tensor])),
-            },
-            params,
-            workgroups,
-          });
+          const needed = { ...variant, needs: tensors.map((_, i) => part.includes(i)) };
+          const given = {
+            ...bindings,
+            grad: grads[0]!,
+            ...Object.fromEntries(part.map((i) => [`d${String(i)}`, wanted[i] as Tensor])),
+          };
+          dispatch(gpu, backward, plan, needed, given, params);
         }
         return wanted.map((t, i) => {
           const target = tensors[i];
@@ -280,12 +299,11 @@ ${flatMain("i", params.count)}
 
 function runCast(x: Tensor, dtype: DType): Tensor {
   const out = x.gpu.empty(x.shape, dtype);
-  const count = Math.ceil(x.size / 4);
-  x.gpu.run(castKernel, {
+  runFlat(x.gpu, castKernel, {
     variant: { from: x.dtype, to: dtype },
-    bindings: { x, out },
-    params: { count },
-    workgroups: grid1d(Math.ceil(count / 64)),
+    flat: { x, out },
+    count: Math.ceil(x.size / 4),
+    lanes: 4,
   });
   return out;
 }

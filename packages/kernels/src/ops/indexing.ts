@@ -1,6 +1,8 @@
+import { BYTES_PER_ELEMENT, type ElementType } from "../base/dtype.js";
 import { flatMain } from "../kernel/flat_grid.js";
+import { partsOf, type Part } from "../kernel/flat_run.js";
 import { DTypeError, ShapeError } from "../base/errors.js";
-import { defineKernel, grid1d } from "../kernel/kernel.js";
+import { defineKernel, grid1d, type Bindable } from "../kernel/kernel.js";
 import { widenRows } from "../stored/widen.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
@@ -23,7 +25,10 @@ interface IndexVariant {
 
 const element = (v: IndexVariant): string => (v.vec ? `vec4<${v.dtype}>` : v.dtype);
 
-/** out[o, n, :] = x[o, ids[n], :]; NaN (0 for integers) where ids[n] lies outside. */
+/**
+ * out[o, n, :] = x[o, ids[n], :]; NaN (0 for integers) where ids[n] lies outside `total`. Of a part of x, rows `first` to
+ * first + extent - 1, only what lies there is written.
+ */
 const gatherKernel = defineKernel({
   name: "gather",
   bindings: (v: IndexVariant) => ({
@@ -31,20 +36,22 @@ const gatherKernel = defineKernel({
     ids: "read i32",
     out: `write ${element(v)}`,
   }),
-  params: { outer: "u32", extent: "u32", inner: "u32", count: "u32", nan: "u32" },
+  params: { outer: "u32", extent: "u32", inner: "u32", count: "u32", nan: "u32", first: "u32", total: "u32" },
   wgsl: (v) => /* wgsl */ `
 ${flatMain("i", "params.outer * params.count * params.inner")}
   let n = i / params.inner;
   let key = ids[n % params.count];
-  if (key < 0 || u32(key) >= params.extent) {
+  if (key < 0 || u32(key) >= params.total) {
     ${v.dtype === "f32" || v.dtype === "f16" ? `out[i] = ${element(v)}(${v.dtype}(bitcast<f32>(params.nan)));` : `out[i] = ${element(v)}(0);`}
     return;
   }
-  out[i] = x[(n / params.count * params.extent + u32(key)) * params.inner + i % params.inner];
+  let row = u32(key) - params.first;
+  if (row >= params.extent) { return; }
+  out[i] = x[(n / params.count * params.extent + row) * params.inner + i % params.inner];
 }`,
 });
 
-/** out[o, v, :] = sum over the positions n with ids[n] = v of g[o, n, :], in increasing n. */
+/** out[o, v, :] = sum over the positions n with ids[n] = first + v of g[o, n, :], in increasing n. */
 const gatherSumKernel = defineKernel({
   name: "gatherBackward",
   bindings: (v: IndexVariant) => ({
@@ -53,11 +60,11 @@ const gatherSumKernel = defineKernel({
     order: "read u32",
     out: `write ${element(v)}`,
   }),
-  params: { outer: "u32", extent: "u32", inner: "u32", count: "u32" },
+  params: { outer: "u32", extent: "u32", inner: "u32", count: "u32", first: "u32" },
   wgsl: (v) => /* wgsl */ `
 ${flatMain("i", "params.outer * params.extent * params.inner")}
   let row = i / params.inner;
-  let v = row % params.extent;
+  let v = params.first + row % params.extent;
   let base = row / params.extent * params.count;
   var total = ${v.vec ? "vec4f()" : "0.0"};
   for (var j = offsets[v]; j < offsets[v + 1u]; j++) {
@@ -91,17 +98,38 @@ function call(
 function runGather(x: Tensor, ids: Tensor, e: Extents, shape: readonly number[]): Tensor {
   const out = x.gpu.empty(shape, x.dtype);
   const { params, ...rest } = call(x.dtype, e, e.outer * e.count);
-  x.gpu.run(gatherKernel, { ...rest, params: { ...params, nan: 0x7fc00000 }, bindings: { x, ids, out } });
+  for (const { first, count, bind } of rowParts(x, e))
+    x.gpu.run(gatherKernel, {
+      ...rest,
+      params: { ...params, extent: count, first, total: e.extent, nan: 0x7fc00000 },
+      bindings: { x: bind, ids, out },
+    });
   return out;
+}
+
+/** The rows of an axis that a kernel binds at a time: all of them, unless the first axis is more than a binding holds. */
+function rowParts(t: Tensor, e: Extents): (Part & { readonly bind: Bindable })[] {
+  const bytes = e.inner * BYTES_PER_ELEMENT[t.dtype as ElementType];
+  const parts = e.outer === 1 ? partsOf(t.gpu, e.extent, bytes) : [];
+  if (parts.length <= 1) return [{ first: 0, count: e.extent, bind: t }];
+  return parts.map(({ first, count }) => ({
+    first,
+    count,
+    bind: { tensor: t, byteOffset: first * bytes, byteLength: count * bytes },
+  }));
 }
 
 function runScatter(g: Tensor, ids: Tensor, e: Extents, shape: readonly number[]): Tensor {
   const out = g.gpu.empty(shape, g.dtype);
   const { offsets, order } = groupBy(ids, e.extent);
-  g.gpu.run(gatherSumKernel, {
-    ...call(g.dtype, e, e.outer * e.extent),
-    bindings: { g, offsets, order, out },
-  });
+  for (const { first, count, bind } of rowParts(out, e)) {
+    const { params, ...rest } = call(g.dtype, { ...e, extent: count }, e.outer * count);
+    g.gpu.run(gatherSumKernel, {
+      ...rest,
+      params: { ...params, first },
+      bindings: { g, offsets, order, out: bind },
+    });
+  }
   return out;
 }
 

@@ -1,7 +1,8 @@
 import { flatMain } from "../kernel/flat_grid.js";
+import { runFlat } from "../kernel/flat_run.js";
 import { ConfigError, ShapeError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
-import { defineKernel, grid1d } from "../kernel/kernel.js";
+import { defineKernel } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
 import {
   checkConfig,
@@ -156,18 +157,18 @@ export class AdamW {
     for (const [name, grad] of Object.entries(grads)) {
       const parameter = this.#parameters[name]!;
       const moments = this.#moments[name]!;
-      const count = Math.ceil(parameter.size / 4);
-      this.#gpu.run(adamwKernel, {
+      runFlat(this.#gpu, adamwKernel, {
         variant: { scale: scale !== undefined },
-        bindings: { parameter, ...moments, grad, hyper: this.#hyper, scale },
+        flat: { parameter, ...moments, grad },
+        bindings: { hyper: this.#hyper, scale },
         params: {
-          count,
           beta1: betas[0],
           beta2: betas[1],
           eps,
           decay: this.#decays(name, parameter) ? weightDecay : 0,
         },
-        workgroups: grid1d(Math.ceil(count / 64)),
+        count: Math.ceil(parameter.size / 4),
+        lanes: 4,
       });
     }
   }

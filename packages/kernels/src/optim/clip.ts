@@ -1,4 +1,5 @@
 import { ConfigError } from "../base/errors.js";
+import { partsOf } from "../kernel/flat_run.js";
 import { defineKernel } from "../kernel/kernel.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { expectDType, expectNumber, expectRecord } from "../base/validate.js";
@@ -69,16 +70,22 @@ export function clipGradNorm(
   const list = Object.values(grads);
   const gpu = list[0]?.gpu;
   if (!gpu) throw new ConfigError("clipGradNorm", "was given no gradients");
-  const groups = list.map((g) => Math.max(1, Math.min(MAX_GROUPS, Math.ceil(g.size / GROUP_ELEMENTS))));
+  const parts = list.flatMap((x) =>
+    partsOf(gpu, Math.ceil(x.size / 4), x.dtype === "f16" ? 8 : 16).map((part) => ({ x, ...part })),
+  );
+  const groups = parts.map((p) =>
+    Math.max(1, Math.min(MAX_GROUPS, Math.ceil((4 * p.count) / GROUP_ELEMENTS))),
+  );
   const total = groups.reduce((a, b) => a + b, 0);
   return gpu.scope(() => {
     const partial = gpu.empty([total]);
     let offset = 0;
-    list.forEach((x, i) => {
+    parts.forEach(({ x, first, count }, i) => {
+      const length = Math.min(4 * count, x.size - 4 * first);
       gpu.run(squaresKernel, {
         variant: { dtype: x.dtype },
-        bindings: { x, partial },
-        params: { count: Math.ceil(x.size / 4), size: x.size, offset },
+        bindings: { x: { tensor: x, offset: 4 * first, length }, partial },
+        params: { count, size: length, offset },
         workgroups: [groups[i]!],
       });
       offset += groups[i]!;

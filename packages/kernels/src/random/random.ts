@@ -1,4 +1,5 @@
 import { flatMain } from "../kernel/flat_grid.js";
+import { runFlat } from "../kernel/flat_run.js";
 import { ConfigError, DTypeError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
 import { defineKernel, grid1d } from "../kernel/kernel.js";
@@ -70,11 +71,11 @@ const seeds = { seed_low: "u32", seed_high: "u32", stream: "u32", count: "u32" }
 const randomKernel = defineKernel({
   name: "random",
   bindings: (v: RandomVariant) => ({ out: "write vec4<f32>", ...stepBinding(v.step) }),
-  params: { ...seeds, low: "f32", scale: "f32" },
+  params: { ...seeds, low: "f32", scale: "f32", first: "u32" },
   wgsl: (v, { params }) => /* wgsl */ `
 ${philox}
 ${flatMain("i", params.count)}
-  let r = ${draw("i", v.step)};
+  let r = ${draw(`i + ${params.first}`, v.step)};
   let u = vec4f(unit(r.x), unit(r.y), unit(r.z), unit(r.w));
   ${
     v.distribution === "uniform"
@@ -113,12 +114,14 @@ function fill(
   const own = randomParameters(who, options);
   expectFreshDraws(who, gpu, options.step);
   const out = gpu.empty(shape);
-  const count = Math.ceil(sizeOf(shape) / 4);
-  gpu.run(randomKernel, {
+  runFlat(gpu, randomKernel, {
     variant: { distribution, step: options.step !== undefined },
-    bindings: { out, step: options.step },
-    params: { ...own, count, low, scale },
-    workgroups: grid1d(Math.ceil(count / 64)),
+    flat: { out },
+    bindings: { step: options.step },
+    params: { ...own, low, scale },
+    count: Math.ceil(sizeOf(shape) / 4),
+    lanes: 4,
+    first: "first",
   });
   return out;
 }

@@ -1,10 +1,11 @@
 import { flatGrid, flatMain } from "../kernel/flat_grid.js";
+import { partsOf } from "../kernel/flat_run.js";
 import { defineKernel, type BindingSpec, type Kernel } from "../kernel/kernel.js";
 import { applyOp } from "../tensor/tape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import type { PackedType } from "./forms.js";
 import { loadWords, storedBindings, storedLoads } from "./loads.wgsl.js";
-import { storedPlanes } from "./planes.js";
+import { matrixParts, storedPlanes } from "./planes.js";
 
 interface WidenVariant {
   readonly packed: PackedType;
@@ -22,37 +23,54 @@ const widenKernel: Kernel<WidenVariant> = defineKernel({
     ...(v.ids ? { ids: "read i32" as const } : {}),
     out: `write ${v.vec ? "vec4<f32>" : "f32"}` as const,
   }),
-  params: { count: "u32", width: "u32", extent: "u32", nan: "u32" },
+  params: { count: "u32", width: "u32", extent: "u32", nan: "u32", first: "u32", total: "u32" },
   wgsl: (v) => /* wgsl */ `
 ${storedLoads(v.packed, "x", v.vec)}
 ${flatMain("i", "params.count")}
   ${
     v.ids
       ? `let key = ids[i / params.width];
-  if (key < 0 || u32(key) >= params.extent) {
+  if (key < 0 || u32(key) >= params.total) {
     out[i] = ${v.vec ? "vec4f" : "f32"}(bitcast<f32>(params.nan));
     return;
   }
-  let at = u32(key) * params.width + i % params.width;`
+  let row = u32(key) - params.first;
+  if (row >= params.extent) { return; }
+  let at = row * params.width + i % params.width;`
       : "let at = i;"
   }
   out[i] = ${v.vec ? "x4_at(4u * at)" : "x_at(at)"};
 }`,
 });
 
+/** Runs the kernel for the rows that the device binds at a time; of the whole tensor each makes its own part of out. */
 function run(x: Tensor, ids: Tensor | undefined, shape: readonly number[]): Tensor {
   const out = x.gpu.empty(shape);
   const last = x.shape.at(-1) ?? 1;
+  if (out.size === 0 || last === 0) return out;
   const vec = last % 4 === 0;
   const width = vec ? last / 4 : last;
-  const count = vec ? out.size / 4 : out.size;
-  if (count === 0) return out;
-  x.gpu.run(widenKernel, {
-    variant: { packed: x.dtype as PackedType, vec, ids: ids !== undefined },
-    bindings: { ...storedPlanes(x, "x"), ids, out },
-    params: { count, width, extent: last === 0 ? 0 : x.size / last, nan: 0x7fc00000 },
-    workgroups: flatGrid(count),
-  });
+  const total = x.size / last;
+  const matrix = x.alias([total, last]);
+  // Of widened elements four bytes each are written.
+  const parts = ids ? matrixParts(matrix) : partsOf(x.gpu, total, 4 * last);
+  for (const part of parts.length > 0 ? parts : [{ first: 0, count: total }]) {
+    const whole = part.count === total;
+    const count = ids ? ids.size * width : part.count * width;
+    x.gpu.run(widenKernel, {
+      variant: { packed: x.dtype as PackedType, vec, ids: ids !== undefined },
+      bindings: {
+        ...storedPlanes(matrix, "x", whole ? undefined : part),
+        ids,
+        out:
+          whole || ids
+            ? out
+            : { tensor: out, byteOffset: 4 * part.first * last, byteLength: 4 * part.count * last },
+      },
+      params: { count, width, extent: part.count, nan: 0x7fc00000, first: part.first, total },
+      workgroups: flatGrid(count),
+    });
+  }
   return out;
 }
 

@@ -1,4 +1,5 @@
 import { flatMain, groupMain } from "../kernel/flat_grid.js";
+import { runFlat } from "../kernel/flat_run.js";
 import { defineKernel, grid1d } from "../kernel/kernel.js";
 import type { Tensor } from "./tensor.js";
 
@@ -23,12 +24,11 @@ ${flatMain("i", params.count)}
 /** a + b for equal shapes and dtypes, outside the tape: how gradients accumulate. */
 export function addInto(a: Tensor, b: Tensor): Tensor {
   const out = a.gpu.empty(a.shape, a.dtype);
-  const count = Math.ceil(a.size / 4);
-  a.gpu.run(addKernel, {
+  runFlat(a.gpu, addKernel, {
     variant: { dtype: a.dtype },
-    bindings: { a, b, out },
-    params: { count },
-    workgroups: grid1d(Math.ceil(count / 64)),
+    flat: { a, b, out },
+    count: Math.ceil(a.size / 4),
+    lanes: 4,
   });
   return out;
 }

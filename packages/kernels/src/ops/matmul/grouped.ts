@@ -1,11 +1,12 @@
 import { DTypeError, ShapeError } from "../../base/errors.js";
-import { defineKernel } from "../../kernel/kernel.js";
+import { defineKernel, type Bindable } from "../../kernel/kernel.js";
 import { applyOp } from "../../tensor/tape.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { checkConfig, expectFloat, expectShape, expectTensors, showShape } from "../../base/validate.js";
-import { packedType, storedPlanes } from "../../stored/planes.js";
+import { matrixBindings, packedType, stackParts } from "../../stored/planes.js";
 import { cast } from "../elementwise.js";
 import { scatterAdd } from "../indexing.js";
+import { slice } from "../shape.js";
 import { chooseRows, chooseTile, chooseTileForm } from "./form.js";
 import { subgroupMatmul } from "./subgroup.wgsl.js";
 import { tiledMatmul, tileOf } from "./tiled.wgsl.js";
@@ -44,11 +45,14 @@ function run(p: GroupedProduct): Tensor {
   const { a, b, groups, M, N, K, grouping, transposeA, transposeB, bias } = p;
   const { gpu } = a;
   const dtype = a.dtype === "f16" && b.dtype === "f16" ? "f16" : "f32";
-  // Rows of no group (past the last offset) are zeros; the kernel writes them, except where it would add a bias.
-  const out = bias ? gpu.zeros(p.shape, dtype) : gpu.empty(p.shape, dtype);
+  const byRows = grouping === "rows";
+  const parts = byRows ? stackParts(b) : [];
+  // Rows of no group (past the last offset) are zeros; the kernel writes them, except where it would add a bias, and
+  // where it sees some of the groups only.
+  const others = bias === undefined && parts.length <= 1;
+  const out = others ? gpu.empty(p.shape, dtype) : gpu.zeros(p.shape, dtype);
   if (out.size === 0) return out;
   const even = (n: number): boolean => n % 4 === 0 && n > 0;
-  const byRows = grouping === "rows";
   const packed = packedType(b);
   // Rows of one product: the last tile of each group is partly idle.
   const height = byRows ? M / groups : M;
@@ -69,6 +73,7 @@ function run(p: GroupedProduct): Tensor {
     residual: undefined,
     activation: undefined,
     grouping,
+    others,
     tail: grouping === "inner" || !even(K),
     batched: false,
     lanes,
@@ -76,17 +81,44 @@ function run(p: GroupedProduct): Tensor {
     team: 0,
   };
   const [tile, columns] = lanes > 0 ? [rows, 4 * lanes] : [tileOf(rows), tileOf(rows)];
-  gpu.run(lanes > 0 ? subgroupKernel : tiledKernel, {
-    variant,
-    bindings: { a, ...(packed ? storedPlanes(b, "b") : { b }), bias, offsets: p.offsets, out },
-    params: { batch: [1, 1, 1, groups], strideA: [0, 0, 0, 0], strideB: [0, 0, 0, N * K], M, N, K, alpha: 1 },
-    // Every tile of rows has at least one row; each group, and the rest, may end in a tile that is not full.
-    workgroups: [
-      byRows ? Math.min(M, Math.ceil(M / tile) + groups + 1) : Math.ceil(M / tile),
-      Math.ceil(N / columns),
-      byRows ? 1 : groups,
-    ],
-  });
+  const dispatch = (count: number, operands: Readonly<Record<string, Bindable | undefined>>): void => {
+    gpu.run(lanes > 0 ? subgroupKernel : tiledKernel, {
+      variant,
+      bindings: { a, ...operands, out },
+      params: {
+        batch: [1, 1, 1, count],
+        strideA: [0, 0, 0, 0],
+        strideB: [0, 0, 0, N * K],
+        M,
+        N,
+        K,
+        alpha: 1,
+      },
+      // Every tile of rows has at least one row; each group, and the rest, may end in a tile that is not full.
+      workgroups: [
+        byRows ? Math.min(M, Math.ceil(M / tile) + count + 1) : Math.ceil(M / tile),
+        Math.ceil(N / columns),
+        byRows ? 1 : count,
+      ],
+    });
+  };
+  if (parts.length <= 1)
+    dispatch(groups, { ...matrixBindings(b, "b", packed !== undefined), bias, offsets: p.offsets });
+  else
+    gpu.scope(() => {
+      // The matrices of some groups at a time, where all are more than a binding holds.
+      const [, rowsOfOne, width] = b.shape as [number, number, number];
+      const matrix = b.alias([groups * rowsOfOne, width]);
+      for (const { first, count } of parts) {
+        const range = { axis: 0, start: first };
+        const rows = { first: first * rowsOfOne, count: count * rowsOfOne };
+        dispatch(count, {
+          ...matrixBindings(matrix, "b", packed !== undefined, rows),
+          bias: bias && slice(bias, { ...range, end: first + count }),
+          offsets: slice(p.offsets, { ...range, end: first + count + 1 }),
+        });
+      }
+    });
   return out;
 }
 
@@ -94,8 +126,8 @@ function run(p: GroupedProduct): Tensor {
  * y[r] = weight[e] x[r] (+ bias[e]) for the rows offsets[e] <= r < offsets[e + 1]: a matrix for each group of rows, at
  * a cost that follows the rows, whatever the number of groups.
  *
- * x [rows, in], weight [groups, out, in] (f32, f16, or a constant in a form that is only stored), bias [groups, out]; offsets u32 [groups + 1] on the GPU, rising, as `groupBy`
- * gives them. Rows past the last offset give zeros. Result [rows, out].
+ * x [rows, in], weight [groups, out, in] (f32, f16, or a constant in a form that is only stored), bias [groups, out];
+ * offsets u32 [groups + 1] on the GPU, rising, as `groupBy` gives them. Rows past the last offset give zeros. Result [rows, out].
  *
  * @throws ShapeError, DTypeError
  */

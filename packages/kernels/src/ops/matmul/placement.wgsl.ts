@@ -52,7 +52,7 @@ export function placement(v: MatmulVariant, tile: number): string {
   let none = member == params.batch.w;
   let row0 = offsets[member] + left * ${tile}u;
   let row_end = select(offsets[min(member + 1u, params.batch.w)], params.M, none);
-  if (row0 >= row_end${v.bias === undefined ? "" : " || none"}) { return; }
+  if (row0 >= row_end${v.others ? "" : " || none"}) { return; }
   let k_first = 0u;
   let k_end = select(params.K, 0u, none);
   let z = 0u;

@@ -5,10 +5,12 @@ import { defineKernel, type Kernel } from "../../kernel/kernel.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { showShape } from "../../base/validate.js";
 import type { PackedType } from "../../stored/forms.js";
-import { packedType, storedPlanes } from "../../stored/planes.js";
+import { matrixBindings, packedType } from "../../stored/planes.js";
 import { broadcastShapes } from "../elementwise.js";
 import { batchLayout } from "./batch.js";
 import { chooseForm, chooseRows, chooseTile, hasFixedSubgroups, type MatmulForm } from "./form.js";
+import type { Part } from "../../kernel/flat_run.js";
+import { splitProduct } from "./split.js";
 import { packedBindings, packedColumns, packedVector } from "./packed_vector.wgsl.js";
 import { subgroupMatmul } from "./subgroup.wgsl.js";
 import { tiledMatmul, tileOf } from "./tiled.wgsl.js";
@@ -46,12 +48,12 @@ interface Dimensions {
 
 export function dimensions(
   who: string,
-  a: Tensor,
-  b: Tensor,
+  a: { readonly shape: readonly number[] },
+  b: { readonly shape: readonly number[] },
   transposeA: boolean,
   transposeB: boolean,
 ): Dimensions {
-  if (a.rank < 2 || b.rank < 2) {
+  if (a.shape.length < 2 || b.shape.length < 2) {
     throw new ShapeError(
       who,
       `a has shape ${showShape(a.shape)}, b has ${showShape(b.shape)}; both need at least two axes`,
@@ -81,6 +83,8 @@ export interface Product {
   readonly activation?: Expr | undefined;
   readonly alpha: number;
   readonly form: MatmulForm;
+  /** The rows of b that take part; undefined for all. */
+  readonly rowsOfB?: Part;
 }
 
 /** A kernel for a product, and the outputs that each of its workgroups makes. */
@@ -158,12 +162,13 @@ function foldBatch(
 export function runProduct(who: string, p: Product): Tensor {
   const { transposeA, transposeB } = p;
   const { gpu } = p.a;
-  const found = dimensions(who, p.a, p.b, transposeA, transposeB);
+  const rowsOfB = p.rowsOfB && [p.rowsOfB.count, p.b.shape[1]!];
+  const found = dimensions(who, p.a, { shape: rowsOfB ?? p.b.shape }, transposeA, transposeB);
   const { N, K } = found;
-  const out = gpu.empty(
-    [...found.batch, found.M, N],
-    p.a.dtype === "f16" && p.b.dtype === "f16" ? "f16" : "f32",
-  );
+  const dtype = p.a.dtype === "f16" && p.b.dtype === "f16" ? "f16" : "f32";
+  const split = splitProduct(p, found.M, N, dtype, (part) => runProduct(who, part));
+  if (split) return split;
+  const out = gpu.empty([...found.batch, found.M, N], dtype);
   if (out.size === 0) return out;
   const { a, b, M, batch } = foldBatch(p, found);
   const layout = batchLayout(who, batch, a.shape.slice(0, -2), b.shape.slice(0, -2), M * K, K * N);
@@ -203,13 +208,20 @@ export function runProduct(who: string, p: Product): Tensor {
       residual: p.residual?.dtype,
       activation: p.activation,
       grouping: "none",
+      others: false,
       tail: K % 4 !== 0,
       batched: count > 1,
       lanes,
       rows,
       team,
     },
-    bindings: { a, ...(packed ? storedPlanes(b, "b") : { b }), bias: p.bias, residual: p.residual, out },
+    bindings: {
+      a,
+      ...matrixBindings(b, "b", packed !== undefined, p.rowsOfB),
+      bias: p.bias,
+      residual: p.residual,
+      out,
+    },
     params: { batch: layout.dims, strideA: layout.strideA, strideB: layout.strideB, M, N, K, alpha: p.alpha },
     workgroups: [Math.ceil(M / tile[0]), Math.ceil(N / tile[1]), count],
   });

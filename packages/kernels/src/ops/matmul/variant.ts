@@ -26,6 +26,8 @@ export interface MatmulVariant {
    * "rows": rows offsets[e]..offsets[e + 1] of a meet matrix e of b. "inner": output e sums over the k in that range.
    */
   readonly grouping: "none" | "rows" | "inner";
+  /** Rows of no group are written, as zeros. */
+  readonly others: boolean;
   /** More than one matrix. */
   readonly batched: boolean;
   /** Lanes of a subgroup, when the form uses them; 0 otherwise. */
