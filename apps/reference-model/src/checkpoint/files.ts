@@ -26,7 +26,19 @@ export async function exists(path: string): Promise<boolean> {
   );
 }
 
-/** Parse a JSON file. @throws FormatError */
+/** A text in quotes, or the bare word that Python writes for an infinite number. */
+const INFINITY = /"(?:[^"\\]|\\.)*"|-?\bInfinity\b/g;
+/** Numbers that JSON.parse takes for infinite ones. */
+const INFINITE: Readonly<Record<string, string>> = { Infinity: "1e999", "-Infinity": "-1e999" };
+
+/** A value as JSON, with infinite numbers as the bare words that Python and this module read. */
+export function jsonText(value: unknown): string {
+  const word = (n: unknown): unknown =>
+    n === Infinity ? "\u0000Infinity" : n === -Infinity ? "\u0000-Infinity" : n;
+  return JSON.stringify(value, (_, n: unknown) => word(n), 2).replace(/"\\u0000(-?Infinity)"/g, "$1");
+}
+
+/** Parse a JSON file; it may hold the bare word Infinity, as configurations of Mamba-2 do. @throws FormatError */
 export async function readJson(path: string): Promise<unknown> {
   let text: string;
   try {
@@ -35,7 +47,7 @@ export async function readJson(path: string): Promise<unknown> {
     throw new FormatError(path, `cannot be read (${reasonOf(cause)})`, { cause });
   }
   try {
-    return JSON.parse(text) as unknown;
+    return JSON.parse(text.replace(INFINITY, (found) => INFINITE[found] ?? found)) as unknown;
   } catch (cause) {
     throw new FormatError(path, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, {
       cause,

@@ -1,7 +1,7 @@
 import { checkConfig, ConfigError } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import type { CausalLM } from "../model/model.js";
-import { publish, type WriteInto } from "./files.js";
+import { jsonText, publish, type WriteInto } from "./files.js";
 import { tensorNames, type TensorNames } from "../families/index.js";
 import { BESIDE, joined, unarranged } from "./names.js";
 
@@ -114,7 +114,7 @@ export async function saveCheckpoint(
       const text = JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2);
       await write("model.safetensors.index.json", `${text}\n`);
     }
-    await write("config.json", `${JSON.stringify(own, null, 2)}\n`);
+    await write("config.json", `${jsonText(own)}\n`);
     for (const [name, content] of Object.entries(files ?? {})) await write(name, content);
   };
   await publish(folder, fill, (name) => WEIGHTS.test(name) || (files !== undefined && BESIDE.test(name)));

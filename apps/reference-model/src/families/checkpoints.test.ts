@@ -29,7 +29,7 @@ describe("a folder of each public family", () => {
     await checkExpected(device.gpu, folder!);
   });
 
-  it.for(["gpt2", "falcon-new", "gpt_neox", "phi3", "mixtral"])(
+  it.for(["gpt2", "falcon-new", "gpt_neox", "phi3", "mixtral", "mamba2"])(
     "%s: a folder that is written has the names, shapes and numbers of the one that was read",
     async (name, { skip }) => {
       const folder = await folderOf(name);

@@ -19,6 +19,9 @@ import { smollm3 } from "./dense/smollm3.js";
 import { stablelm } from "./dense/stablelm.js";
 import { starcoder2 } from "./dense/starcoder2.js";
 import { mixtral, MIXTRAL_TENSORS } from "./experts/mixtral.js";
+import { qwen3Moe } from "./experts/qwen3_moe.js";
+import { mamba, mamba2 } from "./recurrent/mamba.js";
+import { recurrentGemma } from "./recurrent/recurrent_gemma.js";
 
 export { TensorNames, type Layout, type Reading, type Rows } from "./declaration/tensor_names.js";
 
@@ -42,6 +45,10 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
   olmo2,
   smollm3,
   granite,
+  qwen3_moe: qwen3Moe,
+  mamba,
+  mamba2,
+  recurrent_gemma: recurrentGemma,
 };
 
 /** What a configuration's `model_type` may be. */
