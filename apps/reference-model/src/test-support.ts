@@ -4,7 +4,7 @@ import { expect } from "vitest";
 import { type Gpu, valueAndGrad } from "@x/kernels";
 import { Safetensors } from "@x/kernels/safetensors";
 import { relativeError } from "@x/kernels/testing";
-import { loadCheckpoint } from "./checkpoint/load.js";
+import { loadCheckpoint, type LoadOptions } from "./checkpoint/load.js";
 import { modelConfig } from "./families/index.js";
 import { generate } from "./model/generate.js";
 import { CausalLM } from "./model/model.js";
@@ -25,10 +25,15 @@ export interface Expected {
 }
 
 /** Logits within 5e-4, losses within 1e-4 and greedy ids of a model as the files beside it say. */
-export async function checkExpected(gpu: Gpu, folder: string, path: string = folder): Promise<void> {
+export async function checkExpected(
+  gpu: Gpu,
+  folder: string,
+  path: string = folder,
+  options: LoadOptions = {},
+): Promise<void> {
   const expected = JSON.parse(await readFile(join(folder, "expected.json"), "utf8")) as Expected;
   const tensors = await Safetensors.parse("expected", await readFile(join(folder, "expected.safetensors")));
-  const { model } = await loadCheckpoint(gpu, path);
+  const { model } = await loadCheckpoint(gpu, path, options);
   for (const [i, c] of expected.cases.entries()) {
     const ids = gpu.tensor(c.input_ids, [1, c.input_ids.length], "i32");
     const logits = gpu.scope(() => model.forward(ids));

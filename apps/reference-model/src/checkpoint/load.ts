@@ -1,5 +1,5 @@
 import type { TensorData } from "@x/kernels/safetensors";
-import { checkConfig, ConfigError, FormatError, type Gpu, type Tensor } from "@x/kernels";
+import { checkConfig, ConfigError, FormatError, type DType, type Gpu, type Tensor } from "@x/kernels";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
 import type { Components } from "../components/index.js";
 import { expectObject, Fields, type ModelConfig } from "../config/index.js";
@@ -86,11 +86,35 @@ async function stacked(path: string, key: string, places: readonly Place[]): Pro
   return { shape: [byIndex.size, ...shape], data };
 }
 
+/** Blocks of quants that kernels read as they are, by the type of a file. */
+const BLOCKS: Readonly<Record<string, DType>> = {
+  Q8_0: "q8_0",
+  Q4_0: "q4_0",
+  Q4_1: "q4_1",
+  Q5_0: "q5_0",
+  Q5_1: "q5_1",
+  Q4_K: "q4_k",
+  Q5_K: "q5_k",
+  Q6_K: "q6_k",
+};
+
+/** A matrix of quants as it is stored, or undefined for what has other numbers on the device than in the file. */
+async function quants(gpu: Gpu, { found, reading }: Place): Promise<Tensor | undefined> {
+  const { type, shape, bytes } = found;
+  const dtype = BLOCKS[type];
+  const { targets, transposed, without, expert } = reading;
+  const whole =
+    targets[0]!.rows === undefined && !transposed && without === undefined && expert === undefined;
+  if (!dtype || !bytes || !whole || shape.length !== 2) return undefined;
+  return gpu.fromBytes(await bytes(), shape, dtype);
+}
+
 async function readParameters(
   gpu: Gpu,
   source: ModelSource,
   config: ModelConfig,
   names: TensorNames,
+  stored: boolean,
 ): Promise<ReadWeights> {
   const { path } = source;
   const opened = await source.open();
@@ -104,6 +128,11 @@ async function readParameters(
       given.set(name, found.name);
       if (reading.expert === undefined && !found.readable) unread.set(name, found);
       else {
+        const blocks = stored ? await quants(gpu, places[0]!) : undefined;
+        if (blocks) {
+          out[name] = gpu.keep(blocks);
+          continue;
+        }
         const { data, shape } =
           reading.expert === undefined ? await numbersAt(places[0]!) : await stacked(path, name, places);
         out[name] = gpu.keep(gpu.tensor(data as Float32Array, shape));
@@ -139,6 +168,8 @@ export interface LoadOptions {
   readonly change?: ((json: Record<string, unknown>) => Record<string, unknown>) | undefined;
   /** The parts that a configuration can name; default: those of this repository. */
   readonly components?: Components | undefined;
+  /** Keeps quantised matrices on the device as they are stored, for a model that is not trained. Default: false. */
+  readonly stored?: boolean | undefined;
 }
 
 async function configFrom(
@@ -170,11 +201,15 @@ export async function readConfig(
  * @throws FormatError, ConfigError
  */
 export async function loadCheckpoint(gpu: Gpu, path: string, options: LoadOptions = {}): Promise<Checkpoint> {
-  checkConfig("loadCheckpoint", options, ["change", "components"]);
+  checkConfig("loadCheckpoint", options, ["change", "components", "stored"]);
   const source = await modelSource(path);
   const { config, json } = await configFrom(source, options.change);
   const names = tensorNames(json, source.configFile);
-  const { parameters: given, missing, nameOf } = await readParameters(gpu, source, config, names);
+  const {
+    parameters: given,
+    missing,
+    nameOf,
+  } = await readParameters(gpu, source, config, names, options.stored ?? false);
   try {
     const model = CausalLM.fromParameters(gpu, config, given, options.components, missing);
     const used = new Set(Object.keys(model.state()));

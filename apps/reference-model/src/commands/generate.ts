@@ -124,6 +124,7 @@ async function run(flags: GenerateFlags): Promise<void> {
     const { model } = await loadCheckpoint(gpu, flags.model, {
       change: extension(flags.ropeScaling),
       components,
+      stored: true,
     });
     const tokenizer = await loadFolderTokenizer(flags.model);
     const { ids, shown } = await promptOf(flags, model, tokenizer);

@@ -16,7 +16,7 @@ export function infoCommand(program: Command): void {
       await withDevice(async (gpu) => {
         const { info, features, limits } = gpu;
         const { config } = await readConfig(flags.model);
-        const { model } = await loadCheckpoint(gpu, flags.model, { components });
+        const { model } = await loadCheckpoint(gpu, flags.model, { components, stored: true });
         const { total, active } = model.countParameters();
         const state = model.createState({ maxLength: config.maxLength });
         const { bytesPerToken } = state;

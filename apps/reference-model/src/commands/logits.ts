@@ -42,6 +42,7 @@ export function logitsCommand(program: Command): void {
         const { model } = await loadCheckpoint(gpu, flags.model, {
           change: extension(flags.ropeScaling),
           components,
+          stored: true,
         });
         const out: Record<string, TensorData> = {};
         for (const [i, item] of list.entries()) {

@@ -33,6 +33,7 @@ export function perplexityCommand(program: Command): void {
         const { model } = await loadCheckpoint(gpu, flags.model, {
           change: extension(flags.ropeScaling),
           components,
+          stored: true,
         });
         const tokenizer = await expectTokenizer("perplexity", flags.model);
         const seqLen = flags.seqLen ?? defaultWindow(model);

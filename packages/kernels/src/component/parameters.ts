@@ -1,3 +1,4 @@
+import { isStoredType } from "../base/dtype.js";
 import { ShapeError, ConfigError } from "../base/errors.js";
 import type { Gpu } from "../device/gpu.js";
 import { randomNormal } from "../random/index.js";
@@ -129,7 +130,7 @@ export function initParameters(
  * Returns the given parameters in the plan's order.
  *
  * @throws ConfigError for a name that is missing or unknown, ShapeError for a shape that is not the plan's, and
- * DTypeError for a dtype that is neither f32 nor f16; each names the parameter
+ * DTypeError for a dtype that is neither f32 nor f16 nor, of a matrix, a stored form; each names the parameter
  */
 export function checkParameters(
   caller: string,
@@ -147,7 +148,9 @@ export function checkParameters(
           `parameter ${name} is missing; it must have shape ${showShape(shape)} ` +
             `(given: ${Object.keys(given).join(", ") || "none"})`,
         );
-      expectDType(caller, `parameter ${name}`, tensor, "f32", "f16");
+      // Products and lookups read matrices as they are stored; other ops of a component refuse such a tensor.
+      if (shape.length < 2 || !isStoredType(tensor.dtype))
+        expectDType(caller, `parameter ${name}`, tensor, "f32", "f16");
       if (tensor.rank !== shape.length || tensor.shape.some((n, i) => n !== shape[i]))
         throw new ShapeError(
           caller,
