@@ -20,7 +20,7 @@ export type { LongropeScaling } from "./rope/scaling/longrope.js";
 export type { Llama3Scaling } from "./rope/scaling/llama3.js";
 export type { CustomScaling } from "./rope/scaling/custom.js";
 export { rotate, type HeadLayout, type RotateOptions } from "./rope/rotate.js";
-export { alibi, alibiSlopes } from "./bias/alibi.js";
+export { alibi, alibiSlopes, type AlibiOptions } from "./bias/alibi.js";
 export {
   T5Bias,
   t5Bias,

@@ -16,6 +16,14 @@ describe("alibi", () => {
     for (const heads of [1, 2, 3, 5, 6, 7, 12, 17, 40]) expect(alibiSlopes(heads)).toHaveLength(heads);
   });
 
+  it("takes another largest exponent, in MPT's order of heads", () => {
+    // MPT: the slopes of the next power of two m, those of i = 1, 3, .. first, then those of i = 0, 2, ..
+    const slope = (i: number, m: number): number => 2 ** ((-4 * (i + 1)) / m);
+    expect([...alibiSlopes(4, { maxBias: 4 })]).toEqual([0, 1, 2, 3].map((i) => slope(i, 4)));
+    expect([...alibiSlopes(3, { maxBias: 4 })]).toEqual([1, 3, 0].map((i) => slope(i, 4)));
+    expect([...alibiSlopes(6, { maxBias: 4 })]).toEqual([1, 3, 5, 7, 0, 2].map((i) => slope(i, 8)));
+  });
+
   it("takes the slope times the distance from the score, on both sides of the query", async () => {
     const modifier = alibi(device.gpu, 5);
     expect(relativeError(await modifier.slopes.read(), alibiSlopes(5))).toBeLessThan(1e-7);
@@ -28,5 +36,6 @@ describe("alibi", () => {
   it("refuses a head count that is none", () => {
     expect(() => alibiSlopes(0)).toThrow(/heads is 0/);
     expect(() => alibi(device.gpu, 1.5)).toThrow(/heads is 1.5/);
+    expect(() => alibi(device.gpu, 2, { maxBias: 0 })).toThrow(/maxBias is 0/);
   });
 });

@@ -16,8 +16,8 @@ const rope = { headDim: 4, rotaryDim: 4, base: 10000, layout: "half" };
 
 /** A valid call of every export of @x/positional. */
 export const POSITIONAL: ValidCalls = {
-  alibiSlopes: () => valid(positional.alibiSlopes, 4),
-  alibi: (gpu) => valid(positional.alibi, gpu, 4),
+  alibiSlopes: () => valid(positional.alibiSlopes, 4, { maxBias: 4 }),
+  alibi: (gpu) => valid(positional.alibi, gpu, 4, { maxBias: 4 }),
   t5Buckets: () => valid(positional.t5Buckets, buckets),
   t5Index: () => valid(positional.t5Index, buckets),
   t5Bias: (gpu) =>
