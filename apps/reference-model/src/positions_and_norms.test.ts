@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { type Tensor } from "@x/kernels";
-import { QKNorm } from "@x/norm";
+import { subParameters } from "@x/kernels";
+import { QKNorm, type QKNormConfig } from "@x/norm";
 import { operand, relativeError, useGpu } from "@x/testing";
-import { COMPONENTS, type ForwardContext } from "./components/index.js";
-import { queryKeyNorm } from "./components/mixers/qk_norm.js";
+import { COMPONENTS } from "./components/index.js";
+import { queryKeyNorms } from "./components/mixers/qk_norm.js";
 import { modelConfig } from "./families/index.js";
 import { CausalLM } from "./model/model.js";
 import { checkModel, tinyParts } from "./test-support.js";
@@ -19,7 +19,7 @@ const positions: Record<string, object> = {
   transformerXl: { type: "transformerXl", clampLength: 12 },
   deberta: { type: "deberta", maxDistance: 12, positionBuckets: 8 },
   t5: { type: "t5", numBuckets: 8, maxDistance: 20 },
-  alibi: { type: "alibi" },
+  alibi: { type: "alibi", maxBias: 4 },
   xpos: { type: "xpos" },
   "rope, trained": { type: "ropeLearned" },
   "rope, partial and interleaved": { type: "rope", rotaryDim: 4, layout: "interleaved" },
@@ -62,6 +62,7 @@ const qkNorms: Record<string, Record<string, unknown>> = {
   "rms over all heads": { qkNorm: { type: "rms", scope: "all" } },
   "layer over all heads, without a bias": { qkNorm: { type: "layer", scope: "all", bias: false } },
   "gemma over all heads": { qkNorm: { type: "gemma", scope: "all" } },
+  "rms with weights for each head": { qkNorm: { type: "rms", scope: "each" } },
   "l2 with one g": { qkNorm: { type: "l2" } },
   "l2 with a g for each head, in windows": { qkNorm: { type: "l2", perHead: true, length: 16 }, window: 6 },
 };
@@ -95,20 +96,21 @@ describe("models of every encoding and norm", () => {
 
   it("queries and keys get the norms of @x/norm, under the checkpoints' names", async () => {
     const { gpu } = device;
-    const [numHeads, numKvHeads, headDim] = [4, 2, 8];
-    const heads = { numHeads, numKvHeads, headDim };
-    const [q, k] = [numHeads, numKvHeads].map((n) => {
-      const { data, shape } = operand([2, 3, n, headDim], n);
-      return gpu.tensor(data, shape);
-    }) as [Tensor, Tensor];
+    const heads = { numHeads: 4, numKvHeads: 2, headDim: 8 };
     for (const kind of ["rms", "layer", "gemma", "l2"] as const)
-      for (const scope of kind === "l2" ? (["head"] as const) : (["head", "all"] as const)) {
-        const reference = QKNorm.init(gpu, { kind, scope, ...heads, length: 64 });
+      for (const scope of kind === "l2" ? (["head"] as const) : (["head", "each", "all"] as const)) {
+        const sides = { q_norm: heads.numHeads, k_norm: heads.numKvHeads };
+        const configs = Object.entries(sides).map(([name, numHeads]) => {
+          const g = kind === "l2" && name === "q_norm" ? "one" : "none";
+          return [name, { kind, scope, numHeads, headDim: heads.headDim, g } satisfies QKNormConfig] as const;
+        });
         const given = Object.fromEntries(
-          Object.entries(reference.parameters()).map(([name, t]) => {
-            const { data } = operand(t.shape, name.length);
-            return [kind === "l2" ? `qk_norm.${name}` : name, gpu.tensor(data, t.shape)] as const;
-          }),
+          configs.flatMap(([name, config]) =>
+            Object.entries(QKNorm.plan(config)).map(([key, { shape }]) => [
+              `${name}.${key}`,
+              gpu.tensor(operand(shape, key.length).data, shape),
+            ]),
+          ),
         );
         const weights = {
           gpu,
@@ -122,19 +124,18 @@ describe("models of every encoding and norm", () => {
           encoding: { parameters: () => ({}) },
           components: COMPONENTS,
         };
-        const own = queryKeyNorm({ type: kind, scope }, weights, heads);
-        expect(own.parameters()).toEqual(given);
-        expect(own.scale).toBe(kind === "l2" ? 1 : undefined);
-        const got = own.forward(q, k, { training: false } as ForwardContext);
-        const expected = new QKNorm(
-          { kind, scope, ...heads },
-          kind === "l2" ? { g: given["qk_norm.g"]! } : given,
-        ).forward(q, k);
-        for (const side of ["q", "k"] as const)
-          expect(
-            relativeError(await got[side].read(), await expected[side].read()),
-            `${side}, ${kind}, ${scope}`,
-          ).toBeLessThan(1e-6);
+        const norms = queryKeyNorms({ type: kind, scope }, weights, heads);
+        for (const [name, config] of configs) {
+          const own = norms[name as keyof typeof norms]!;
+          const parameters = subParameters(given, name);
+          expect(own.parameters()).toEqual(parameters);
+          expect(own.scale).toBe(kind === "l2" ? 1 : undefined);
+          const { data, shape } = operand([2, 3, config.numHeads, 8], config.numHeads);
+          const x = gpu.tensor(data, shape);
+          const got = await own.forward(x, { training: false }).read();
+          const expected = await new QKNorm(config, parameters).forward(x).read();
+          expect(relativeError(got, expected), `${name}, ${kind}, ${scope}`).toBeLessThan(1e-6);
+        }
       }
   });
 

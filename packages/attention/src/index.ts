@@ -26,13 +26,27 @@ export type { Parts, RmsNorm, Rope } from "./block/parts.js";
 export type { BlockConfig } from "./block/block.js";
 export {
   MultiHeadAttention,
-  type AttentionHooks,
+  type AttentionParts,
   type ContextCache,
   type MultiHeadAttentionConfig,
   type MultiHeadAttentionOptions,
-  type PositionContext,
 } from "./heads/multi_head_attention.js";
-export { MultiHeadLatentAttention, type MlaConfig, type MlaOptions, type MlaOutputs } from "./heads/mla.js";
+export {
+  MultiHeadLatentAttention,
+  type MlaConfig,
+  type MlaOptions,
+  type MlaOutputs,
+  type MlaParts,
+} from "./heads/mla.js";
+export type {
+  AttentionPosition,
+  HeadNorm,
+  JoinedNorm,
+  PositionContext,
+  Rotary,
+  ScoreRange,
+  ScoreTerms,
+} from "./heads/parts.js";
 export {
   TransformerXlAttention,
   type TransformerXlAttentionConfig,

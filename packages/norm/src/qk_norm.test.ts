@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
+import { add, transpose } from "@x/kernels";
 import { checkOp, operand } from "@x/testing";
 import { layerNormReference } from "./layernorm.reference.js";
-import { QKNorm, qkNorm } from "./qk_norm.js";
+import { QKNorm, qkNorm, type QKNormConfig } from "./qk_norm.js";
 import { rmsNormReference } from "./rmsnorm.reference.js";
 import { scaleNormReference } from "./scalenorm.reference.js";
 import { eachForm } from "./test-support.js";
@@ -48,33 +49,60 @@ eachForm("qkNorm", (device) => {
       }
   });
 
-  it("is a component of two norms, or of one learned factor", async () => {
+  it(
+    "gives each head a weight of its own, in both layouts, with gradients",
+    { timeout: 300_000 },
+    async () => {
+      const [B, H, S, D] = [2, 3, 4, 5];
+      await checkOp(
+        device.gpu,
+        (x, weight, bias) => qkNorm(x, { kind: "layer", scope: "each", eps: 1e-3, weight, bias }),
+        (x, w, b) => {
+          const at = (n: number): number => (Math.floor(n / (S * D)) % H) * D + (n % D);
+          return rows("layer", D)(x).map((value, n) => value * w[at(n)]! + b[at(n)]!);
+        },
+        [operand([B, H, S, D], 1), operand([H, D], 2), operand([H, D], 3)],
+      );
+      const { gpu } = device;
+      const { data, shape } = operand([B, H, S, D], 1);
+      const [x, weight] = [gpu.tensor(data, shape), gpu.tensor(operand([H, D], 2).data, [H, D])];
+      const rms = await qkNorm(x, { kind: "rms", scope: "each", weight: add(weight, 1) }).read();
+      const options = { kind: "gemma", scope: "each", weight } as const;
+      expect(await qkNorm(x, options).read()).toEqual(rms);
+      const turned = qkNorm(transpose(x, [0, 2, 1, 3]), { ...options, headLayout: "bshd" });
+      expect(await transpose(turned, [0, 2, 1, 3]).read()).toEqual(rms);
+    },
+  );
+
+  it("is a component of a norm, or of one learned factor", async () => {
     const { gpu } = device;
-    const shape = { headDim: 4, numHeads: 4, numKvHeads: 2 };
-    const [q, k] = [gpu.zeros([1, 3, 4, 4]), gpu.zeros([1, 3, 2, 4])];
-    const shapes = (norm: QKNorm): unknown =>
-      Object.entries(norm.parameters()).map(([name, t]) => [name, t.shape]);
-    expect(shapes(QKNorm.init(gpu, { kind: "layer", ...shape }))).toEqual([
-      ["q_norm.weight", [4]],
-      ["q_norm.bias", [4]],
-      ["k_norm.weight", [4]],
-      ["k_norm.bias", [4]],
+    const shape = { headDim: 4, numHeads: 4 };
+    const q = gpu.full([1, 3, 4, 4], 1);
+    const shapes = (config: Partial<QKNormConfig>): unknown =>
+      Object.entries(QKNorm.plan({ kind: "rms", ...shape, ...config })).map(([name, t]) => [name, t.shape]);
+    expect(shapes({ kind: "layer" })).toEqual([
+      ["weight", [4]],
+      ["bias", [4]],
     ]);
-    const all = QKNorm.init(gpu, { kind: "rms", scope: "all", ...shape });
-    expect(shapes(all)).toEqual([
-      ["q_norm.weight", [16]],
-      ["k_norm.weight", [8]],
-    ]);
-    expect(all.forward(q, k).k.shape).toEqual([1, 3, 2, 4]);
-    const l2 = QKNorm.init(gpu, { kind: "l2", length: 3, ...shape });
+    expect(shapes({ scope: "all" })).toEqual([["weight", [16]]]);
+    expect(shapes({ scope: "each" })).toEqual([["weight", [4, 4]]]);
+    expect(shapes({ kind: "l2" })).toEqual([]);
+    for (const scope of ["head", "each", "all"] as const) {
+      const norm = QKNorm.init(gpu, { kind: "rms", scope, eps: 0, ...shape });
+      expect(Array.from(await norm.forward(q).read())).toEqual(Array<number>(48).fill(1));
+      expect(norm.scale).toBeUndefined();
+      norm.dispose();
+    }
+    const l2 = QKNorm.init(gpu, { kind: "l2", g: "one", length: 3, ...shape });
     expect(await l2.parameters()["g"]!.item()).toBeCloseTo(Math.log2(6), 6);
-    const ones = new QKNorm({ kind: "l2", ...shape }, l2.parameters()).forward(gpu.full([1, 3, 4, 4], 1), k);
-    expect((await ones.q.read())[0]).toBeCloseTo(Math.log2(6) / 2, 5);
-    const each = new QKNorm({ kind: "l2", gPerHead: true, ...shape }, { g: gpu.tensor([1, 2, 3, 4], [4]) });
-    const { q: scaled } = each.forward(gpu.full([1, 1, 4, 4], 1), gpu.full([1, 1, 2, 4], 1));
+    expect((await l2.forward(q).read())[0]).toBeCloseTo(Math.log2(6) / 2, 5);
+    expect(l2.scale).toBe(1);
+    const each = new QKNorm({ kind: "l2", g: "head", ...shape }, { g: gpu.tensor([1, 2, 3, 4], [4]) });
+    const scaled = each.forward(gpu.full([1, 1, 4, 4], 1));
     expect([...(await scaled.read())]).toEqual([1, 2, 3, 4].flatMap((g) => [g, g, g, g].map((v) => v / 2)));
-    expect(() => QKNorm.plan({ kind: "rms", gPerHead: true, ...shape })).toThrow(/only kind "l2" has a g/);
-    expect(() => new QKNorm({ kind: "rms", ...shape }, {})).toThrow(/q_norm.weight is missing/);
+    expect(() => QKNorm.plan({ kind: "rms", g: "one", ...shape })).toThrow(/only kind "l2" has a g/);
+    expect(() => new QKNorm({ kind: "rms", ...shape }, {})).toThrow(/weight is missing/);
+    expect(() => l2.forward(gpu.zeros([1, 1, 2, 4]))).toThrow(/x has shape \[1, 1, 2, 4\]/);
   });
 
   it("refuses what does not fit, by name", () => {
@@ -88,6 +116,9 @@ eachForm("qkNorm", (device) => {
     );
     expect(() => qkNorm(q, { kind: "rms", scope: "all", weight: gpu.zeros([4]) })).toThrow(
       /weight has shape \[4\]/,
+    );
+    expect(() => qkNorm(q, { kind: "rms", scope: "each", weight: gpu.zeros([4]) })).toThrow(
+      /weight has shape \[4\]; it must be \[2, 4\]/,
     );
     expect(() => qkNorm(q, { kind: "l1" as never })).toThrow(/kind is "l1"/);
     expect(() => qkNorm(q, { kind: "rms", scope: "token" as never })).toThrow(/scope is "token"/);

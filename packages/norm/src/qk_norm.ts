@@ -1,26 +1,24 @@
 import {
+  add,
   boolean,
   Component,
   ConfigError,
+  expectShape,
   expectTensor,
-  expectTensors,
   integer,
   mul,
   number,
   oneOf,
-  prefixed,
   schema,
   ShapeError,
   showShape,
   tensor,
   transpose,
-  zeros,
   type Config,
   type ParameterPlan,
   type Parameters,
   type Tensor,
 } from "@x/kernels";
-import { affinePlan } from "./affine.js";
 import { gemmaRmsNorm } from "./gemma_rmsnorm.js";
 import { layerNorm } from "./layernorm.js";
 import { rmsNorm } from "./rmsnorm.js";
@@ -29,9 +27,9 @@ import { l2Normalize } from "./scalenorm.js";
 const FIELDS = {
   kind: oneOf("The norm.", ["rms", "layer", "gemma", "l2"]),
   scope: oneOf(
-    '"head": each head by itself, weight [headDim]; "all": one statistic over all heads of a token, weight ' +
-      "[heads headDim].",
-    ["head", "all"],
+    '"head": each head by itself, weight [headDim]; "each": the same, weight [heads, headDim]; "all": one statistic ' +
+      "over all heads of a token, weight [heads headDim].",
+    ["head", "each", "all"],
     { default: "head" },
   ),
   eps: number("As in that norm.", { min: 0, defaultDoc: "1e-12 for l2, 1e-6 otherwise" }),
@@ -49,11 +47,14 @@ const OPTIONS = schema("qkNorm", {
 const QK_NORM = schema("QKNorm", {
   ...FIELDS,
   headDim: integer("Width of a head.", { min: 1 }),
-  numHeads: integer("Heads of the queries.", { min: 1 }),
-  numKvHeads: integer("Heads of the keys.", { min: 1, defaultDoc: "numHeads" }),
+  numHeads: integer("Heads of x.", { min: 1 }),
   bias: boolean('A learned shift; kinds "layer" and "rms".', { defaultDoc: 'true for "layer"' }),
-  gPerHead: boolean('Kind "l2": a g for each head of the queries in place of one.', { default: false }),
-  length: integer("Typical length of a text, from which l2 takes its initial g = log2(length^2 - length).", {
+  g: oneOf(
+    'Kind "l2": a learned factor of all heads ("one"), or of each head; the queries\' norm has it.',
+    ["none", "one", "head"],
+    { default: "none" },
+  ),
+  length: integer("Typical length of a text, from which g = log2(length^2 - length) starts.", {
     min: 2,
     default: 1024,
   }),
@@ -62,10 +63,12 @@ export type QKNormOptions = Config<typeof OPTIONS>;
 export type QKNormConfig = Config<typeof QK_NORM>;
 
 /**
- * Normalise queries or keys before their dot product (and before RoPE), which bounds the logits.
+ * Normalises queries or keys before their dot product (and before RoPE), which bounds the logits.
  *
- * x [batch, heads, seq, headDim] or, as `headLayout` says, [batch, seq, heads, headDim]; f32 or f16. With "l2" the scores are g (q^ . k^) with a learned g, without 1 / sqrt(headDim).
- * Henry et al. 2020, arXiv:2010.04245 (l2); Dehghani et al. 2023, arXiv:2302.05442; Qwen 3, arXiv:2505.09388.
+ * x [batch, heads, seq, headDim] or, as `headLayout` says, [batch, seq, heads, headDim]; f32 or f16. With "l2" the
+ * scores are g (q^ . k^) with a learned g, without 1 / sqrt(headDim).
+ * Henry et al. 2020, arXiv:2010.04245 (l2); Dehghani et al. 2023, arXiv:2302.05442; Qwen 3, arXiv:2505.09388; OLMo 2,
+ * arXiv:2501.00656 ("all").
  *
  * @throws ShapeError, DTypeError, ConfigError
  */
@@ -81,51 +84,70 @@ export function qkNorm(x: Tensor, options: QKNormOptions): Tensor {
       who,
       `x has shape ${showShape(x.shape)}; it must be ${headLayout === "bhsd" ? "[batch, heads, seq, headDim]" : "[batch, seq, heads, headDim]"}`,
     );
-  const normalize = (t: Tensor): Tensor => {
+  const normalize = (t: Tensor, affine: Pick<QKNormOptions, "weight" | "bias">): Tensor => {
     switch (kind) {
       case "rms":
-        return rmsNorm(t, { weight, bias, eps });
+        return rmsNorm(t, { ...affine, eps });
       case "gemma":
-        return gemmaRmsNorm(t, { weight, eps });
+        return gemmaRmsNorm(t, { weight: affine.weight, eps });
       case "layer":
-        return layerNorm(t, { weight, bias, eps });
+        return layerNorm(t, { ...affine, eps });
       case "l2":
         return l2Normalize(t, { eps });
     }
   };
-  if (scope === "head") return normalize(x);
+  if (scope === "head") return normalize(x, { weight, bias });
   const [batch, second, third, headDim] = x.shape as [number, number, number, number];
+  const heads = headLayout === "bshd" ? third : second;
+  if (scope === "each") {
+    // A row of weights for each head: [heads, 1, headDim] beside [heads, seq, headDim].
+    const rows = (name: string, t: Tensor): Tensor => {
+      expectShape(who, name, t, [heads, headDim]);
+      return headLayout === "bshd" ? t : t.reshape([heads, 1, headDim]);
+    };
+    const factor = weight && rows("weight", kind === "gemma" ? add(weight, 1) : weight);
+    const shift = bias && rows("bias", bias);
+    return x.gpu.scope(() => {
+      const scaled = factor ? mul(normalize(x, {}), factor) : normalize(x, {});
+      return shift ? add(scaled, shift) : scaled;
+    });
+  }
   // A token's heads side by side; "bshd" has them so.
   return x.gpu.scope(() => {
-    if (headLayout === "bshd") return normalize(x.reshape([batch, second, third * headDim])).reshape(x.shape);
-    const tokens = normalize(transpose(x, [0, 2, 1, 3]).reshape([batch, third, second * headDim]));
-    return transpose(tokens.reshape([batch, third, second, headDim]), [0, 2, 1, 3]);
+    const width = heads * headDim;
+    if (headLayout === "bshd")
+      return normalize(x.reshape([batch, second, width]), { weight, bias }).reshape(x.shape);
+    const tokens = transpose(x, [0, 2, 1, 3]).reshape([batch, third, width]);
+    const normed = normalize(tokens, { weight, bias });
+    return transpose(normed.reshape([batch, third, second, headDim]), [0, 2, 1, 3]);
   });
 }
 
 /**
- * `qkNorm` of queries and keys with its parameters: `q_norm.weight` and `k_norm.weight`, initially ones (zeros for
- * "gemma"), with `bias` also `q_norm.bias` and `k_norm.bias`, initially zeros; for "l2" `g` [1] or [numHeads],
- * which multiplies the query, so that attention runs with scale 1.
+ * `qkNorm` of queries or of keys with its parameters: `weight`, initially ones (zeros for "gemma"), with `bias` also
+ * `bias`, initially zeros; for "l2" with `g` the factor `g` [1] or [numHeads], which multiplies x, so that attention
+ * runs with scale 1. MultiHeadAttention of @x/attention takes two as its parts `q_norm` and `k_norm`.
  */
 export class QKNorm extends Component<typeof QK_NORM> {
   static readonly schema = QK_NORM;
 
   /** Names, shapes and initial values of the parameters. @throws ConfigError */
   static plan(config: QKNormConfig): ParameterPlan {
-    const { kind, scope, headDim, numHeads, numKvHeads = numHeads, length, ...rest } = QK_NORM.read(config);
-    const { bias = kind === "layer", gPerHead } = rest;
-    if (gPerHead && kind !== "l2")
-      throw new ConfigError(QK_NORM.name, `gPerHead is true; only kind "l2" has a g`);
+    const { kind, scope, headDim, numHeads, length, g, ...rest } = QK_NORM.read(config);
+    const { bias = kind === "layer" } = rest;
+    if (g !== "none" && kind !== "l2")
+      throw new ConfigError(QK_NORM.name, `g is "${g}"; only kind "l2" has a g`);
     if (bias && kind !== "layer" && kind !== "rms")
       throw new ConfigError(QK_NORM.name, `bias is true; only kinds "layer" and "rms" have one`);
     if (kind === "l2")
-      return { g: { shape: [gPerHead ? numHeads : 1], init: Math.log2(length ** 2 - length) } };
-    const side = (heads: number): ParameterPlan => {
-      const width = scope === "all" ? heads * headDim : headDim;
-      return kind === "gemma" ? { weight: zeros(width) } : affinePlan(width, bias);
+      return g === "none"
+        ? {}
+        : { g: { shape: [g === "head" ? numHeads : 1], init: Math.log2(length ** 2 - length) } };
+    const shape = { head: [headDim], each: [numHeads, headDim], all: [numHeads * headDim] }[scope];
+    return {
+      weight: { shape, init: kind === "gemma" ? 0 : 1 },
+      ...(bias ? { bias: { shape, init: 0 } } : {}),
     };
-    return { ...prefixed("q_norm", side(numHeads)), ...prefixed("k_norm", side(numKvHeads)) };
   }
 
   /** @throws ConfigError, ShapeError, DTypeError */
@@ -133,32 +155,23 @@ export class QKNorm extends Component<typeof QK_NORM> {
     super(QK_NORM, config, QKNorm.plan(config), parameters);
   }
 
-  /** The factor of q.k that attention must use: 1 where g multiplies the query, undefined for attention's default. */
+  /** The factor of q.k that attention must use: 1 for "l2", undefined for attention's default. */
   get scale(): number | undefined {
     return this.config.kind === "l2" ? 1 : undefined;
   }
 
   /**
-   * Queries [batch, seq, numHeads, headDim] and keys [batch, seq, numKvHeads, headDim], f32 or f16.
+   * Queries or keys [batch, seq, numHeads, headDim], f32 or f16; returns the same shape.
    *
    * @throws ShapeError, DTypeError, ConfigError
    */
-  forward(q: Tensor, k: Tensor): { q: Tensor; k: Tensor } {
-    const { kind, scope, eps } = this.config;
-    const of = (name: string, x: Tensor): Tensor =>
-      qkNorm(x, {
-        kind,
-        scope,
-        eps,
-        headLayout: "bshd",
-        weight: this.weights[`${name}.weight`],
-        bias: this.weights[`${name}.bias`],
-      });
-    expectTensors("QKNorm.forward", { q, k });
-    return q.gpu.scope(() => {
-      const [query, key] = [of("q_norm", q), of("k_norm", k)];
-      const { g } = this.weights;
-      return { q: g ? mul(query, g.reshape([g.size, 1])) : query, k: key };
+  forward(x: Tensor): Tensor {
+    const { kind, scope, eps, numHeads, headDim } = this.config;
+    const { weight, bias, g } = this.weights;
+    expectShape("QKNorm.forward", "x", x, [null, null, numHeads, headDim]);
+    return x.gpu.scope(() => {
+      const normed = qkNorm(x, { kind, scope, eps, headLayout: "bshd", weight, bias });
+      return g ? mul(normed, g.reshape([g.size, 1])) : normed;
     });
   }
 }

@@ -55,14 +55,7 @@ const drawn = (gpu: Gpu, plan: Plan): Record<string, Tensor> =>
 const subjects: Readonly<Record<string, (gpu: Gpu, rope: RotaryEmbedding) => Subject>> = {
   MultiHeadAttention: (gpu, rope) => {
     const config = { dim: DIM, numHeads: 2, headDim: 8, causal: true };
-    const layer = new MultiHeadAttention(config, drawn(gpu, MultiHeadAttention.plan(config)), {
-      position: (q, k, { positionIds, seqLen, maxPositions }) => {
-        const placed = positionIds ? { positionIds, maxPositions } : {};
-        const [query, key] = rope.applyQK(q, k, { layout: "bshd", seqLen, ...placed });
-        return { q: query, k: key };
-      },
-      changes: (from, to) => rope.changes(from, to),
-    });
+    const layer = new MultiHeadAttention(config, drawn(gpu, MultiHeadAttention.plan(config)), { rope });
     return {
       cache: (maxLength) => layer.createState({ batch: 1, maxLength }),
       run: (x, cache, options) => layer.forward(x, { state: cache as KVCache | undefined, ...options }),

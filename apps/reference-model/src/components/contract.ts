@@ -1,4 +1,5 @@
-import type { Gpu, Module, RelativeIndex, ScoreModifier, State, Tensor } from "@x/kernels";
+import type { AttentionPosition } from "@x/attention";
+import type { Gpu, Module, State, Tensor } from "@x/kernels";
 import type { ComponentSpec, ModelConfig } from "../config/index.js";
 
 /** What a layer's parts may look at in a forward pass. */
@@ -47,32 +48,8 @@ export interface Norm extends Part {
   forward(x: Tensor, context: ForwardContext): Tensor;
 }
 
-/** What an encoding does in one attention layer. q, k: [batch, seq, heads, headDim]. */
-export interface AttentionEncoding extends Part {
-  /** Turns queries and keys before keys are stored (RoPE). */
-  rotate?(q: Tensor, k: Tensor, context: ForwardContext): { q: Tensor; k: Tensor };
-  /** Terms of the scores, from queries and all keys; perhaps another query and scale. */
-  scores?(q: Tensor, keys: Tensor, range: ScoreRange): ScoreTerms;
-  /** The weights are summed by distance, and this is added to the output [batch, seq, heads, headDim] (Shaw). */
-  readonly values?: {
-    readonly index: RelativeIndex;
-    add(out: Tensor, weightSums: Tensor): Tensor;
-  };
-}
-
-export interface ScoreRange {
-  /** Factor of q.k that attention would use. */
-  readonly scale: number;
-  /** Bounds of query position - key position over the pairs that are seen. */
-  readonly minDistance: number;
-  readonly maxDistance: number;
-}
-
-export interface ScoreTerms {
-  readonly query?: Tensor;
-  readonly scale?: number;
-  readonly modifiers: readonly ScoreModifier[];
-}
+/** What an encoding does in one attention layer; its parameters lie under the layer's. */
+export type AttentionEncoding = AttentionPosition & Part;
 
 export interface AttentionShape {
   readonly numHeads: number;
@@ -87,7 +64,7 @@ export interface Encoding extends Part {
   readonly maxPositions?: number;
   /** Whether a text of `to` tokens is encoded otherwise than one of `from` tokens: a state made for it is then stale. */
   changes?(from: number, to: number): boolean;
-  /** The encoding's part of one layer; its parameters lie under the layer's. */
+  /** The encoding's part of one layer. */
   attention?(weights: Weights, shape: AttentionShape): AttentionEncoding;
 }
 

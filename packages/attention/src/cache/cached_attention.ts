@@ -13,7 +13,7 @@ import {
   type Tensor,
 } from "@x/kernels";
 import { attention } from "../engine/attention.js";
-import { COMMON_FIELDS } from "../engine/options.js";
+import { COMMON_FIELDS, type AttentionOptions } from "../engine/options.js";
 import { POSITION_FIELDS } from "./fields.js";
 import { KVCache } from "./kv_cache.js";
 import { checkDecodable } from "../patterns/pattern.js";
@@ -44,6 +44,9 @@ const CACHE = value(
   (given: unknown): given is KVCache => given instanceof KVCache,
 );
 
+/** Attention over keys and values of any length, in the layout "bshd". */
+type Attend = (q: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions) => Tensor;
+
 /**
  * Causal attention of new tokens over a cache: append their keys and values, then attend to all that the cache
  * holds. Outputs are those of one run over the whole sequence. A ring takes a long prompt in pieces of its maxChunk.
@@ -57,11 +60,22 @@ export function cachedAttention(
   k: Tensor,
   v: Tensor,
   cache: KVCache,
-  given: CachedAttentionOptions = {},
+  options: CachedAttentionOptions = {},
 ): Tensor {
   const { name: who } = OPTIONS;
-  const { positions, keyMask, docs, distances, ...options } = OPTIONS.read(given);
+  const read = OPTIONS.read(options);
   CACHE.check(who, "cache", cache);
+  return attendCached(who, [q, k, v], cache, read, attention);
+}
+
+/** `cachedAttention` by another attention: `attend` is called for each piece that the cache takes at a time. */
+export function attendCached(
+  who: string,
+  [q, k, v]: readonly [Tensor, Tensor, Tensor],
+  cache: KVCache,
+  { positions, keyMask, docs, distances, ...options }: CachedAttentionOptions,
+  attend: Attend,
+): Tensor {
   const { batch, numKvHeads, headDim, valueDim = headDim } = cache.config;
   const { seq } = expectShape(who, "q", q, [batch, "seq", null, headDim]) as { seq: number };
   expectShape(who, "k", k, [batch, seq, numKvHeads, headDim]);
@@ -80,7 +94,8 @@ export function cachedAttention(
     throw new ConfigError(who, "docs are given; a ring does not keep the documents of its tokens");
   const piece = (a: Tensor, b: Tensor, c: Tensor, at: Tensor, kept: Tensor | undefined): Tensor => {
     const where = cache.append(b, c, at, kept);
-    return attention(a, cache.keys, cache.values, {
+    return attend(a, cache.keys, cache.values, {
+      causal: true,
       ...options,
       ...(docs ? { docs: cache.appendDocs(docs.ids, at), queryOffset: docs.first } : {}),
       window,

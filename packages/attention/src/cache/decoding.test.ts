@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, it } from "vitest";
-import type { Gpu, Tensor } from "@x/kernels";
+import { add, matmul, mul, RelativeIndex, transpose, type Gpu, type Tensor } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import {
   MemorizingAttention,
@@ -11,6 +11,7 @@ import {
   TransformerXl,
   TransformerXlAttention,
   Yoco,
+  type AttentionParts,
 } from "../index.js";
 import { expectSame, inPieces, parametersOf, random } from "../test-support.js";
 
@@ -27,9 +28,9 @@ const DIM = 8;
 const heads = { dim: DIM, numHeads: 4, numKvHeads: 2, headDim: 4 };
 const block = { dim: DIM, numHeads: 2, headDim: 4, ffnDim: 12 };
 
-function multiHead(gpu: Gpu, extra: object): Decodes {
+function multiHead(gpu: Gpu, extra: object, parts?: AttentionParts): Decodes {
   const config = { ...heads, causal: true, ...extra };
-  const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
+  const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)), parts);
   return {
     whole: (x) => layer.forward(x),
     decode: (batch, maxLength) => {
@@ -43,7 +44,28 @@ const mechanisms: Readonly<Record<string, (gpu: Gpu) => Decodes>> = {
   "grouped heads": (gpu) => multiHead(gpu, {}),
   "one key head": (gpu) => multiHead(gpu, { numKvHeads: 1 }),
   "a window's ring": (gpu) => multiHead(gpu, { window: 4 }),
-  "a window's ring with sinks": (gpu) => multiHead(gpu, { window: 3, sinks: true, bias: true }),
+  "a window's ring with sinks": (gpu) =>
+    multiHead(gpu, { window: 3, sinks: true, qkvBias: true, outBias: true }),
+  "a ring with a gate, clipping and biases of distance": (gpu) => {
+    const index = new RelativeIndex(5, (distance) => Math.min(Math.max(distance, 0), 4));
+    const table = random(gpu, [4, 5], 5);
+    return multiHead(
+      gpu,
+      { window: 4, outputGate: "element", qkvClip: 0.4 },
+      {
+        position: {
+          scores: (q) => ({
+            query: mul(q, 2),
+            modifiers: [{ kind: "relative", name: "table", axes: "h", tensor: table, index }],
+          }),
+          values: {
+            index,
+            add: (out, sums) => add(out, transpose(matmul(sums, random(gpu, [5, 4], 6)), [0, 2, 1, 3])),
+          },
+        },
+      },
+    );
+  },
   "latent keys (MLA)": (gpu) => {
     const config = { dim: DIM, numHeads: 3, nopeDim: 5, ropeDim: 4, vDim: 7, kvRank: 6 };
     const layer = new MultiHeadLatentAttention(

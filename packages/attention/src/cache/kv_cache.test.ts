@@ -26,7 +26,10 @@ describe("caches of keys and values", () => {
   it.each([
     ["full", {}],
     ["a ring", { window: 5 }],
-    ["a ring with biases, soft cap and sinks", { window: 5, bias: true, softcap: 4, sinks: true }],
+    [
+      "a ring with biases, soft cap and sinks",
+      { window: 5, qkvBias: true, outBias: true, softcap: 4, sinks: true },
+    ],
   ])("%s: prefill + decode = forward, whatever the pieces", async (_, extra) => {
     const { gpu } = device;
     const own = { ...config, ...extra };
@@ -108,7 +111,7 @@ describe("caches of keys and values", () => {
   it("a pattern without a number goes with a cache: tokens that are global are none", async () => {
     const { gpu } = device;
     const parameters = parametersOf(gpu, MultiHeadAttention.plan(config));
-    const layer = new MultiHeadAttention(config, parameters, { pattern: globalTokens([]) });
+    const layer = new MultiHeadAttention({ ...config, pattern: globalTokens([]) }, parameters);
     const cache = layer.createState({ batch: 1, maxLength: 4 });
     const x = random(gpu, [1, 3, 20], 3);
     await expectSame(layer.forward(x, { state: cache }), layer.forward(x));
@@ -123,13 +126,13 @@ describe("caches of keys and values", () => {
     const own = { ...config, ...extra };
     const parameters = parametersOf(gpu, MultiHeadAttention.plan(own));
     const pattern = randomBlocks(2, 3, { block: 2, causal: true });
-    const layer = new MultiHeadAttention(own, parameters, { pattern });
+    const layer = new MultiHeadAttention({ ...own, pattern }, parameters);
     const x = random(gpu, [1, 37, 20], 7);
     const cache = layer.createState({ batch: 1, maxLength: 40, maxChunk: 3 });
     const out = inPieces(gpu, x, [9, 1, 1, 3, 1, 22], (piece) => layer.forward(piece, { state: cache }));
     await expectSame(out, layer.forward(x));
     cache.clear();
-    const bidirectional = new MultiHeadAttention(own, parameters, { pattern: randomBlocks(2, 3) });
+    const bidirectional = new MultiHeadAttention({ ...own, pattern: randomBlocks(2, 3) }, parameters);
     expect(() => bidirectional.forward(x, { state: cache })).toThrow(/set causal: true to decode/);
     cache.dispose();
   });

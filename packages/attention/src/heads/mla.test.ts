@@ -31,9 +31,9 @@ describe("MultiHeadLatentAttention", () => {
       );
   });
 
-  it("absorbed = expanded, with compressed queries and a scale, values and gradients", async () => {
+  it("absorbed = expanded, with compressed queries, biases and a scale, values and gradients", async () => {
     const { gpu } = device;
-    const own = { ...config, qRank: 8, scale: 0.2, dim: 12, vDim: 4 };
+    const own = { ...config, qRank: 8, scale: 0.2, dim: 12, vDim: 4, bias: true };
     const parameters = parametersOf(gpu, MultiHeadLatentAttention.plan(own));
     const layer = new MultiHeadLatentAttention(own, parameters);
     const x = random(gpu, [2, 9, 12], 3);

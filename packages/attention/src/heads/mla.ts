@@ -1,4 +1,5 @@
 import {
+  boolean,
   broadcastTo,
   Component,
   concat,
@@ -19,6 +20,7 @@ import {
   tensor,
   transpose,
   value,
+  zeros,
   type Config,
   type ParameterPlan,
   type Parameters,
@@ -29,7 +31,8 @@ import { attention } from "../engine/attention.js";
 import { mergeHeads, splitHeads } from "../block/heads.js";
 import { LatentCache } from "../cache/latent_cache.js";
 import { POSITION_FIELDS, STATE_FIELDS } from "../cache/fields.js";
-import { checkParts, plainRmsNorm, PlainRope, type Parts, type RmsNorm, type Rope } from "../block/parts.js";
+import { plainRmsNorm, PlainRope, type RmsNorm } from "../block/parts.js";
+import { ROPE_PART, rotaryOptions, type Rotary } from "./parts.js";
 
 const MLA = schema("MultiHeadLatentAttention", {
   dim: integer("Width of x and of the output.", { min: 1 }),
@@ -41,9 +44,26 @@ const MLA = schema("MultiHeadLatentAttention", {
   qRank: integer("Size of the queries' latent; 0: none.", { min: 0, default: 0 }),
   ropeBase: number("Base of the rotation's frequencies.", { min: Number.MIN_VALUE, default: 10000 }),
   normEps: number("Added to the mean square in both norms.", { min: 0, default: 1e-6 }),
-  scale: number("Factor of the scores.", { defaultDoc: "(nopeDim + ropeDim)^-0.5" }),
+  bias: boolean("Biases of q_a_proj, kv_a_proj_with_mqa and o_proj (DeepSeek's attention_bias).", {
+    default: false,
+  }),
+  scale: number("Factor of the scores; DeepSeek with YaRN: times yarnMscale(factor, mscale_all_dim)^2.", {
+    defaultDoc: "(nopeDim + ropeDim)^-0.5",
+  }),
 });
 export type MlaConfig = Config<typeof MLA>;
+
+const PARTS = schema("MultiHeadLatentAttention: parts", {
+  rope: ROPE_PART,
+  rmsNorm: value(
+    "Norm of the latents over the last axis.",
+    "a function",
+    (given: unknown): given is RmsNorm => typeof given === "function",
+    { optional: true },
+  ),
+});
+/** A rotation, such as `RotaryEmbedding` of @x/positional, and a norm, such as `rmsNorm` of @x/norm. */
+export type MlaParts = Config<typeof PARTS>;
 
 const OPTIONS = schema("MultiHeadLatentAttention.forward", {
   state: value(
@@ -73,6 +93,10 @@ export interface MlaOutputs {
   readonly keyRope: Tensor;
 }
 
+const plainRotary = (rope: PlainRope): Rotary => ({
+  applyQK: (q, k, options) => [rope.apply(q, options), rope.apply(k, options)],
+});
+
 /**
  * Multi-head latent attention: keys and values of all heads come from one small latent c = RMSNorm(a[:kvRank]) per
  * token, a = x WkvA^T, and position from one rotated key kR = rope(a[kvRank:]):
@@ -82,29 +106,32 @@ export interface MlaOutputs {
  * o_i = (sum_j p_ij c_j) WV^T: attention with one key head, whose keys [c | kR] are the cache itself.
  *
  * x [batch, seq, dim], f32 or f16. Parameters under DeepSeek's names: q_proj or q_a_proj, q_a_layernorm, q_b_proj; then
- * kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj, o_proj; matrices initially normal, norms ones. Rotation of interleaved pairs.
+ * kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj, o_proj; matrices initially normal, norms ones, biases zeros. Without the
+ * part `rope`, interleaved pairs rotate by `ropeBase`.
  * DeepSeek-V2, arXiv:2405.04434, section 2.1.
  */
 export class MultiHeadLatentAttention extends Component<typeof MLA> implements Stateful<LatentCache> {
   static readonly schema = MLA;
-  readonly #rope: Rope;
+  readonly #rope: Rotary;
   readonly #rmsNorm: RmsNorm;
   readonly #scale: number;
 
   /** @throws ConfigError, ShapeError, DTypeError */
-  constructor(config: MlaConfig, parameters: Parameters, parts: Parts = {}) {
+  constructor(config: MlaConfig, parameters: Parameters, parts: MlaParts = {}) {
     super(MLA, config, MultiHeadLatentAttention.plan(config), parameters);
-    checkParts(MLA.name, parts);
+    const { rope, rmsNorm = plainRmsNorm } = PARTS.read(parts);
     const { nopeDim, ropeDim, ropeBase, scale = (nopeDim + ropeDim) ** -0.5 } = this.config;
     this.#scale = scale;
     const { gpu } = this.weights["o_proj.weight"]!;
-    this.#rope = parts.rope ?? this.own(new PlainRope(gpu, ropeDim, ropeBase));
-    this.#rmsNorm = parts.rmsNorm ?? plainRmsNorm;
+    this.#rope = rope ?? plainRotary(this.own(new PlainRope(gpu, ropeDim, ropeBase)));
+    this.#rmsNorm = rmsNorm;
   }
 
   /** Names, shapes and initial values of the parameters. @throws ConfigError */
   static plan(config: MlaConfig): ParameterPlan {
-    const { dim, numHeads, nopeDim, ropeDim, vDim, kvRank, qRank } = MLA.read(config);
+    const { dim, numHeads, nopeDim, ropeDim, vDim, kvRank, qRank, bias } = MLA.read(config);
+    const shift = (name: string, width: number): ParameterPlan =>
+      bias ? { [`${name}.bias`]: zeros(width) } : {};
     if (ropeDim % 2 !== 0) throw new ConfigError(MLA.name, `ropeDim is ${ropeDim}; it must be even`);
     const queries = numHeads * (nopeDim + ropeDim);
     return {
@@ -112,13 +139,16 @@ export class MultiHeadLatentAttention extends Component<typeof MLA> implements S
         ? { "q_proj.weight": matrix(queries, dim) }
         : {
             "q_a_proj.weight": matrix(qRank, dim),
+            ...shift("q_a_proj", qRank),
             "q_a_layernorm.weight": ones(qRank),
             "q_b_proj.weight": matrix(queries, qRank),
           }),
       "kv_a_proj_with_mqa.weight": matrix(kvRank + ropeDim, dim),
+      ...shift("kv_a_proj_with_mqa", kvRank + ropeDim),
       "kv_a_layernorm.weight": ones(kvRank),
       "kv_b_proj.weight": matrix(numHeads * (nopeDim + vDim), kvRank),
       "o_proj.weight": matrix(dim, numHeads * vDim, "output"),
+      ...shift("o_proj", dim),
     };
   }
 
@@ -153,29 +183,33 @@ export class MultiHeadLatentAttention extends Component<typeof MLA> implements S
         textLength,
         changes: (from, to) => this.#rope.changes?.(from, to) ?? false,
       });
-      const turn = (t: Tensor): Tensor =>
-        this.#rope.apply(t, {
-          layout: "bshd",
-          seqLen: state?.textLength ?? seq,
-          ...(positionIds && state ? { positionIds, maxPositions: state.config.maxLength } : {}),
-        });
-      const compressed = p["q_a_proj.weight"]
-        ? this.#rmsNorm(linear(x, p["q_a_proj.weight"]), { weight: p["q_a_layernorm.weight"]!, eps })
+      const { "q_a_proj.weight": down } = p;
+      const compressed = down
+        ? this.#rmsNorm(linear(x, down, p["q_a_proj.bias"]), { weight: p["q_a_layernorm.weight"]!, eps })
         : x;
       const q = splitHeads(compressed, numHeads, (p["q_b_proj.weight"] ?? p["q_proj.weight"])!);
       const [qN, qR] = split(q, [nopeDim, ropeDim]) as [Tensor, Tensor];
-      const [a, r] = split(linear(x, p["kv_a_proj_with_mqa.weight"]!), [kvRank, ropeDim]) as [Tensor, Tensor];
+      const both = linear(x, p["kv_a_proj_with_mqa.weight"]!, p["kv_a_proj_with_mqa.bias"]);
+      const [a, r] = split(both, [kvRank, ropeDim]) as [Tensor, Tensor];
       const latent = this.#rmsNorm(a, { weight: p["kv_a_layernorm.weight"]!, eps });
-      const keyRope = turn(r.reshape([...r.shape.slice(0, 2), 1, ropeDim]));
+      const [queryRope, keyRope] = this.#rope.applyQK(
+        qR,
+        r.reshape([...r.shape.slice(0, 2), 1, ropeDim]),
+        rotaryOptions({
+          positionIds,
+          seqLen: state?.textLength ?? seq,
+          maxPositions: state?.config.maxLength ?? seq,
+        }),
+      );
       const rows = (): Tensor =>
         concat([latent.reshape([...latent.shape.slice(0, 2), 1, kvRank]), keyRope], 3);
       const where = state && positionIds ? state.append(rows(), positionIds) : undefined;
       const o =
         form === "expanded"
-          ? this.#expanded(qN, turn(qR), latent, keyRope, where?.query)
-          : this.#absorbed(qN, turn(qR), state ? state.rows : rows(), where);
+          ? this.#expanded(qN, queryRope, latent, keyRope, where?.query)
+          : this.#absorbed(qN, queryRope, state ? state.rows : rows(), where);
       return {
-        out: mergeHeads(o, p["o_proj.weight"]!, undefined, residual),
+        out: mergeHeads(o, p["o_proj.weight"]!, p["o_proj.bias"], residual),
         latent,
         keyRope: keyRope.reshape([...r.shape]),
       };

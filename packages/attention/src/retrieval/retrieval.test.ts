@@ -296,10 +296,11 @@ describe("retrieval mechanisms", () => {
 
   it("unlimiformer with topK >= states is cross-attention; its gradients too reach the states", async () => {
     const { gpu } = device;
-    const own = { dim: 8, numHeads: 2, headDim: 4, bias: true };
-    const parameters = parametersOf(gpu, UnlimiformerAttention.plan({ ...own, topK: 99 }));
-    const layer = new UnlimiformerAttention({ ...own, topK: 99 }, parameters);
-    const cross = new MultiHeadAttention(own, parameters);
+    const own = { dim: 8, numHeads: 2, headDim: 4 };
+    const config = { ...own, topK: 99, bias: true };
+    const parameters = parametersOf(gpu, UnlimiformerAttention.plan(config));
+    const layer = new UnlimiformerAttention(config, parameters);
+    const cross = new MultiHeadAttention({ ...own, qkvBias: true, outBias: true }, parameters);
     const [x, hidden] = [random(gpu, [2, 3, 8], 1), random(gpu, [2, 11, 8], 2)];
     const keyMask = gpu.tensor(
       Array.from({ length: 22 }, (_, i) => (i < 8 ? 1 : 0)),

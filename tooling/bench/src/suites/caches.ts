@@ -226,14 +226,7 @@ function plainDecoder(
       gpu,
       { dim: c.dim, numHeads: c.numHeads, headDim: c.headDim, causal: true },
       { seed: l },
-      {
-        position: (q, k, { positionIds, seqLen, maxPositions }) => {
-          const placed = positionIds ? { positionIds, maxPositions } : {};
-          const where = { layout: "bshd", seqLen, ...placed } as const;
-          return { q: rope.apply(q, where), k: rope.apply(k, where) };
-        },
-        changes: (from, to) => rope.changes(from, to),
-      },
+      { rope },
     ),
     ffn: GatedFeedForward.init(gpu, { dim: c.dim, hiddenDim: c.ffnDim }, { seed: l, stream: 100 }),
   }));

@@ -25,7 +25,6 @@ const qk = {
   eps: 1e-6,
   headDim: 4,
   numHeads: 2,
-  numKvHeads: 2,
   length: 64,
 } as const;
 const running = (gpu: Gpu): { runningMean: Tensor; runningVar: Tensor } => ({
@@ -144,7 +143,7 @@ export const NORM: ValidCalls = {
     (gpu) => ({ weight: w(gpu), bias: w(gpu), running_mean: w(gpu), running_var: w(gpu) }),
     { forward: (gpu) => [x(gpu), { training: true, mask: gpu.full([2, 3], 1, "i32") }] },
   ),
-  ...component(norm.QKNorm, qk, (gpu) => ({ "q_norm.weight": w(gpu), "k_norm.weight": w(gpu) }), {
-    forward: (gpu) => [gpu.full([1, 3, 2, 4], 0.5), gpu.full([1, 3, 2, 4], 0.5)],
+  ...component(norm.QKNorm, qk, (gpu) => ({ weight: w(gpu) }), {
+    forward: (gpu) => [gpu.full([1, 3, 2, 4], 0.5)],
   }),
 };

@@ -43,14 +43,9 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     c(norm.LayerNorm, { dim }),
     c(norm.GroupNorm, { dim: 6, numGroups: 2 }),
     c(norm.BatchNorm, { dim }, { options: () => ({ training: false }) }),
-    c(
-      norm.QKNorm,
-      { kind: "rms", headDim: 4, numHeads: 2, numKvHeads: 2 },
-      {
-        x: heads,
-        call: (method, x) => (method("forward")(x, x) as { q: Tensor }).q,
-      },
-    ),
+    c(norm.QKNorm, { kind: "rms", headDim: 4, numHeads: 6 }, { x: heads }),
+    c(norm.QKNorm, { kind: "layer", scope: "each", headDim: 4, numHeads: 6 }, { x: heads }),
+    c(norm.QKNorm, { kind: "l2", g: "head", headDim: 4, numHeads: 6 }, { x: heads }),
   ],
   "@x/ffn": [
     c(ffn.FeedForward, { dim }),
@@ -139,11 +134,24 @@ export const CONTRACT: Readonly<Record<string, readonly ContractCase[]>> = {
     c(attention.MultiHeadAttention, { dim, numHeads: 2, causal: true }, growing),
     c(
       attention.MultiHeadAttention,
-      { dim, numHeads: 2, numKvHeads: 1, bias: true, causal: true, window: 3 },
+      { dim, numHeads: 2, numKvHeads: 1, qkvBias: true, outBias: true, causal: true, window: 3, sinks: true },
       growing,
     ),
+    c(
+      attention.MultiHeadAttention,
+      { dim, numHeads: 2, qkvBias: true, qkvClip: 0.5, outputGate: "head", causal: true },
+      {
+        ...growing,
+        parts: (gpu) => ({
+          q_norm: norm.QKNorm.init(gpu, { kind: "l2", g: "one", headDim: 4, numHeads: 2 }),
+          k_norm: norm.QKNorm.init(gpu, { kind: "l2", headDim: 4, numHeads: 2 }),
+          inner_attn_ln: norm.RMSNorm.init(gpu, { dim }),
+          rope: new positional.RotaryEmbedding({ headDim: 4 }),
+        }),
+      },
+    ),
     c(attention.MultiHeadLatentAttention, mla, growing),
-    c(attention.MultiHeadLatentAttention, { ...mla, qRank: 4 }, growing),
+    c(attention.MultiHeadLatentAttention, { ...mla, qRank: 4, bias: true }, growing),
     c(attention.LongformerAttention, { ...mha, left: 1, right: 2, dilation: [1, 2], bias: true }),
     c(attention.LongT5Attention, { ...mha, radius: 2 }),
     c(attention.LongT5Attention, { ...mha, radius: 2, globalBlock: 3 }),

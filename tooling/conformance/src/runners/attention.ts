@@ -116,14 +116,29 @@ const PROJECTIONS: Readonly<Record<string, string>> = {
   bk: "k_proj.bias",
   bv: "v_proj.bias",
   bo: "o_proj.bias",
+  wgate: "gate_proj.weight",
+  bgate: "gate_proj.bias",
 };
 
-function projectedAttention({ config, params }: RunnerContext): MultiHeadAttention {
-  const own = Object.entries(config).filter(([key]) => key !== "chunks" && key !== "cacheOut");
-  return new MultiHeadAttention(
-    Object.fromEntries(own) as unknown as MultiHeadAttentionConfig,
-    Object.fromEntries(Object.entries(params).map(([name, t]) => [PROJECTIONS[name] ?? name, t])),
+/** The cases' `gate` and `bias` under the package's names; a bias that a case leaves out is zero. */
+function projectedAttention({ config, params, gpu }: RunnerContext): MultiHeadAttention {
+  const rest = Object.entries(config).filter(
+    ([key]) => !["chunks", "cacheOut", "gate", "bias"].includes(key),
   );
+  const given = Object.fromEntries(
+    Object.entries(params).map(([name, t]) => [PROJECTIONS[name] ?? name, t] as const),
+  );
+  const biased = ["q", "k", "v", "gate"].some((name) => given[`${name}_proj.bias`]);
+  const own = {
+    ...Object.fromEntries(rest),
+    outputGate: config["gate"],
+    qkvBias: biased,
+    outBias: given["o_proj.bias"] !== undefined,
+  } as unknown as MultiHeadAttentionConfig;
+  const zeros = Object.entries(MultiHeadAttention.plan(own))
+    .filter(([name]) => name.endsWith(".bias"))
+    .map(([name, { shape }]) => [name, given[name] ?? gpu.zeros(shape)] as const);
+  return new MultiHeadAttention(own, { ...given, ...Object.fromEntries(zeros) });
 }
 
 const projected: Runner = withChunks(
@@ -188,6 +203,7 @@ export const attention: Readonly<Record<string, Runner>> = {
     (context) => projected.chunked!(oneKeyHead(context)),
   ),
   gqa: projected,
+  gated_output: projected,
   causal_conv1d: ({ config, inputs, params }) => {
     const { out, state } = causalConv1d(inputs["x"]!, params["weight"]!, {
       bias: params["bias"],

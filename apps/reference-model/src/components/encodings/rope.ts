@@ -12,11 +12,11 @@ export const rope: Factory<Encoding> = (spec, { name }) => {
       const table = tables.get(headDim) ?? new RotaryEmbedding(settings({ headDim }));
       tables.set(headDim, table);
       return {
-        rotate: (q, k, { seqLen, textLength, positionIds }) => {
+        rotate: (q, k, { seqLen, positionIds, maxPositions }) => {
           const [turned, key] = table.applyQK(q, k, {
             layout: "bshd",
-            seqLen: textLength,
-            ...(positionIds ? { positionIds, maxPositions: seqLen } : {}),
+            seqLen,
+            ...(positionIds ? { positionIds, maxPositions } : {}),
           });
           return { q: turned, k: key };
         },

@@ -15,11 +15,11 @@ export const xpos: Factory<Encoding> = (spec, { name, model }) => {
       const own = tables.get(headDim) ?? new Xpos({ ...settings({ headDim }), headDim });
       tables.set(headDim, own);
       return {
-        rotate: (q, k, { positionIds, seqLen }) => {
+        rotate: (q, k, { positionIds, maxPositions }) => {
           const options = {
             layout: "bshd",
             center,
-            ...(positionIds ? { positionIds, seqLen } : {}),
+            ...(positionIds ? { positionIds, seqLen: maxPositions } : {}),
           } as const;
           return { q: own.apply(q, "query", options), k: own.apply(k, "key", options) };
         },

@@ -1,26 +1,6 @@
-import { ConfigError } from "@x/kernels";
-import type { Fields } from "../../config/index.js";
-import type { MixerState } from "../contract.js";
-
-/** `numHeads`, and `headDim` (dim / numHeads). */
-export function heads(f: Fields, dim: number): { numHeads: number; headDim: number } {
-  const numHeads = f.integer("numHeads");
-  if (f.get("headDim") === undefined && dim % numHeads !== 0)
-    f.fail("numHeads", `is ${numHeads}; without headDim it must divide dim, ${dim}`);
-  return { numHeads, headDim: f.integer("headDim", dim / numHeads) };
-}
-
-/** `heads`, and `numKvHeads` (numHeads), which divides them. */
-export function groupedHeads(
-  f: Fields,
-  dim: number,
-): { numHeads: number; numKvHeads: number; headDim: number } {
-  const numHeads = f.integer("numHeads");
-  const numKvHeads = f.integer("numKvHeads", numHeads);
-  if (numHeads % numKvHeads !== 0)
-    f.fail("numKvHeads", `is ${numKvHeads}; it must divide numHeads, ${numHeads}`);
-  return { ...heads(f, dim), numKvHeads };
-}
+import type { PositionContext } from "@x/attention";
+import { ConfigError, type Tensor } from "@x/kernels";
+import type { ForwardContext, MixerState } from "../contract.js";
 
 /** The state that a mixer made, given back to it. @throws ConfigError for another mixer's */
 export function stateOf<S extends MixerState>(
@@ -33,3 +13,20 @@ export function stateOf<S extends MixerState>(
 
 const isMade = <S extends MixerState>(made: { readonly prototype: S }, state: MixerState): state is S =>
   Object.prototype.isPrototypeOf.call(made.prototype, state);
+
+/** Positions of a pass's tokens, for an encoding. */
+export const positionContext = ({ positionIds, textLength, seqLen }: ForwardContext): PositionContext => ({
+  positionIds,
+  seqLen: textLength,
+  maxPositions: seqLen,
+});
+
+/** What an attention of the package needs to know in order to decode: nothing without a state. */
+export function decoding<S extends MixerState>(
+  made: { readonly prototype: S; readonly name: string },
+  state: MixerState | undefined,
+  { positionIds: positions, textLength }: ForwardContext,
+): { state?: S; positions?: Tensor | undefined; textLength?: number } {
+  const held = stateOf(made, state);
+  return held ? { state: held, positions, textLength } : {};
+}

@@ -18,7 +18,7 @@ import type {
   Weights,
 } from "../contract.js";
 import { ParameterSet } from "../parameters.js";
-import { stateOf } from "./shared.js";
+import { positionContext, stateOf } from "./shared.js";
 
 /** What the first upper layer makes and all read. */
 interface Shared {
@@ -64,7 +64,7 @@ class YocoCross implements Mixer {
   prepare(x: Tensor, context: ForwardContext, state: MixerState | undefined): void {
     if (!this.#keyValues) return;
     const { keys, values } = this.#keyValues.outputs(x, {
-      turn: (k) => this.#encoding?.rotate?.(k, k, context).k ?? k,
+      turn: (k) => this.#encoding?.rotate?.(k, k, positionContext(context)).k ?? k,
     });
     const cache = stateOf(KVCache, state);
     if (cache && !context.positionIds) throw new ConfigError("yoco", "a cache needs positionIds");
@@ -80,7 +80,7 @@ class YocoCross implements Mixer {
 
   forward(x: Tensor, context: ForwardContext, _state: MixerState | undefined, residual?: Tensor): Tensor {
     const { keys, values, positions } = context.shared.get(NAME) as Shared;
-    const rows = this.#rows(context, x.shape[1]!, keys.shape[0]!);
+    const rows = positionContext(this.#rows(context, x.shape[1]!, keys.shape[0]!));
     return this.#attention.forward(x, {
       ...{ keys, values, residual },
       positions: positions && { ...positions, query: context.positionIds! },
