@@ -28,7 +28,7 @@ export const stablelm: Family = {
       mixer: attention(f, {
         qkvBias: f.flag("use_qkv_bias", false),
         outBias: false,
-        qkNorm: f.flag("qk_layernorm", false) ? { ...layerNorm(f, false), scope: "eachHead" } : undefined,
+        qkNorm: f.flag("qk_layernorm", false) ? { ...layerNorm(f, false), scope: "each" } : undefined,
       }),
       ffn: gatedFfn(f),
       position: rope(f),
