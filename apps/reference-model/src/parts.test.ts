@@ -179,7 +179,7 @@ describe("models of parts", () => {
     expect(make({ placement: "midLn" })).toThrow(/placement is "midLn"; it must be one of preLn/);
     expect(make({ depth: 3 })).toThrow(ConfigError);
     const before = gpu.memory().liveBytes;
-    expect(make({ layers: [{}, { ffn: { type: "none" } }] })).toThrow(/layers\.1 has the ffn "none"/);
+    expect(make({ layers: [{}, { ffn: { type: "nothing" } }] })).toThrow(/layers\.1 has the ffn "nothing"/);
     expect(gpu.memory().liveBytes).toBe(before);
     expect(make({ layers: [{}] })).toThrow(/layers lists 1 layers; numLayers is 2/);
   });
