@@ -139,7 +139,8 @@ export interface ParallelBranch {
 export function parallelResidual(x: Tensor, branches: readonly ParallelBranch[]): Tensor {
   const who = "parallelResidual";
   expectTensor(who, "x", x);
-  if (!Array.isArray(branches) || branches.length === 0)
+  const given: unknown = branches;
+  if (!Array.isArray(given) || given.length === 0)
     throw new ConfigError(who, "branches must be a list of at least one sublayer with its norm");
   branches.forEach((branch, i) => {
     checkConfig(`${who}: branches[${i}]`, branch, ["sublayer", "norm"]);

@@ -5,6 +5,7 @@ import { Safetensors } from "@x/kernels/safetensors";
 import { expectObject } from "../config/index.js";
 import { fileSource, type FileSource } from "./byte_source.js";
 import { exists, readJson } from "./files.js";
+import { withMxfp4 } from "./mxfp4.js";
 import { BESIDE } from "./names.js";
 import { quoted, type ModelSource, type StoredTensor, type StoredTensors } from "./stored.js";
 
@@ -81,7 +82,7 @@ async function openTensors(folder: string): Promise<StoredTensors> {
           `has no tensor ${JSON.stringify(tensor)}, which the index says it has`,
         );
     }
-    return { tensors, close };
+    return { tensors: withMxfp4(tensors), close };
   } catch (error) {
     await close();
     throw error;

@@ -71,6 +71,12 @@ export interface Encoding extends Part {
 /** State that a mixer keeps from token to token; a step with `countsOnHost` cannot be recorded. */
 export type MixerState = Pick<State, "bytesPerToken" | "countsOnHost" | "clear" | "dispose">;
 
+/** States of a block of the model: of its mixer, and of a feed-forward block that has one. */
+export interface LayerState extends MixerState {
+  readonly mixer: MixerState;
+  readonly ffn: MixerState | undefined;
+}
+
 export interface StateOptions {
   readonly batch: number;
   readonly maxLength: number;
@@ -101,12 +107,14 @@ export interface BlockMemory {
   readonly experts: number;
 }
 
-/** Works on each token. */
+/** Works on each token by itself; RWKV's channel mix looks at the token before, too. */
 export interface FeedForwardBlock extends Part {
   /** The block as a memory, where it is one (its last step is a product with a matrix). */
   readonly memory?: BlockMemory;
-  /** f(x), or residual + f(x). */
-  forward(x: Tensor, context: ForwardContext, residual?: Tensor): Tensor;
+  /** f(x), or residual + f(x). The state is the block's own, of a block that has one. */
+  forward(x: Tensor, context: ForwardContext, residual?: Tensor, state?: MixerState): Tensor;
+  /** An empty state, of a block that looks at the token before (RWKV's channel mix). */
+  createState?(options: StateOptions): MixerState;
   /** Parameters that one token uses. */
   readonly activeParameters: number;
 }

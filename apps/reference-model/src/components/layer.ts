@@ -12,10 +12,11 @@ import type {
   Encoding,
   FeedForwardBlock,
   ForwardContext,
+  LayerState,
   Mixer,
-  MixerState,
   Norm,
   Part,
+  StateOptions,
   Weights,
 } from "./contract.js";
 import { below, find } from "./find.js";
@@ -87,7 +88,7 @@ export class DecoderLayer implements Part {
     this.#ffnNorms = norms(names.ffn);
   }
 
-  forward(x: Tensor, context: ForwardContext, state?: MixerState): Tensor {
+  forward(x: Tensor, context: ForwardContext, state?: LayerState): Tensor {
     const maps = (norms: readonly (readonly [string, Norm])[]): StreamMap[] =>
       norms.map(
         ([, norm]) =>
@@ -95,9 +96,9 @@ export class DecoderLayer implements Part {
             norm.forward(y, context),
       );
     const { runFfn } = context;
-    const mix: Sublayer = (y, r) => this.mixer.forward(y, context, state, r);
+    const mix: Sublayer = (y, r) => this.mixer.forward(y, context, state?.mixer, r);
     const feed: Sublayer = (y, r) =>
-      runFfn ? runFfn(this.ffn, y, context, r) : this.ffn.forward(y, context, r);
+      runFfn ? runFfn(this.ffn, y, context, r) : this.ffn.forward(y, context, r, state?.ffn);
     const [before, between] = [maps(this.#mixerNorms), maps(this.#ffnNorms)];
     if (this.#parallel)
       return parallelResidual(x, [
@@ -106,6 +107,25 @@ export class DecoderLayer implements Part {
       ]);
     const mixed = this.#step(x, mix, before);
     return between.length === 0 ? mixed : this.#step(mixed, feed, between);
+  }
+
+  /** Empty states of the layer's parts. */
+  createState(options: StateOptions): LayerState {
+    const mixer = this.mixer.createState(options);
+    const ffn = this.ffn.createState?.(options);
+    const parts = ffn ? [mixer, ffn] : [mixer];
+    return {
+      mixer,
+      ffn,
+      bytesPerToken: parts.reduce((n, part) => n + part.bytesPerToken, 0),
+      countsOnHost: parts.some((part) => part.countsOnHost === true),
+      clear: () => {
+        for (const part of parts) part.clear();
+      },
+      dispose: () => {
+        for (const part of parts) part.dispose();
+      },
+    };
   }
 
   #scaled(branch: Tensor): Tensor {

@@ -18,10 +18,14 @@ import { qwen2, qwen3 } from "./dense/qwen.js";
 import { smollm3 } from "./dense/smollm3.js";
 import { stablelm } from "./dense/stablelm.js";
 import { starcoder2 } from "./dense/starcoder2.js";
+import { deepseekV2, deepseekV3 } from "./experts/deepseek.js";
+import { gptOss } from "./experts/gpt_oss.js";
 import { mixtral, MIXTRAL_TENSORS } from "./experts/mixtral.js";
 import { qwen3Moe } from "./experts/qwen3_moe.js";
 import { mamba, mamba2 } from "./recurrent/mamba.js";
+import { qwen3Next } from "./recurrent/qwen3_next.js";
 import { recurrentGemma } from "./recurrent/recurrent_gemma.js";
+import { rwkv } from "./recurrent/rwkv.js";
 
 export { TensorNames, type Layout, type Reading, type Rows } from "./declaration/tensor_names.js";
 
@@ -46,6 +50,11 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
   smollm3,
   granite,
   qwen3_moe: qwen3Moe,
+  qwen3_next: qwen3Next,
+  gpt_oss: gptOss,
+  deepseek_v2: deepseekV2,
+  deepseek_v3: deepseekV3,
+  rwkv,
   mamba,
   mamba2,
   recurrent_gemma: recurrentGemma,

@@ -22,7 +22,7 @@ import {
   type Components,
   type Encoding,
   type ForwardContext,
-  type MixerState,
+  type LayerState,
   type Norm,
   type Part,
 } from "../components/index.js";
@@ -31,7 +31,7 @@ import type { ModelConfig } from "../config/index.js";
 
 /** The states of all layers of a model, for decoding. */
 export interface DecodingState {
-  readonly layers: readonly MixerState[];
+  readonly layers: readonly LayerState[];
   readonly maxLength: number;
   readonly maxChunk: number;
   readonly bytesPerToken: number;
@@ -208,7 +208,7 @@ export class CausalLM implements Module {
       if (this.#embedNorm) x = this.#embedNorm.forward(x, whole);
       const last = (t: Tensor): Tensor => slice(t, { axis: 1, start: t.shape[1]! - 1 });
       this.layers.forEach((layer, i) => {
-        layer.mixer.prepare?.(x, whole, state?.layers[i]);
+        layer.mixer.prepare?.(x, whole, state?.layers[i]?.mixer);
         if (whole.lastOnly && i === this.#tokenwiseFrom && x.shape[1]! > 1) {
           x = last(x);
           whole = { ...whole, ...(whole.positionIds ? { positionIds: last(whole.positionIds) } : {}) };
@@ -280,7 +280,7 @@ export class CausalLM implements Module {
     readonly maxChunk?: number;
   }): DecodingState {
     const { batch = 1, maxLength, maxChunk = 64 } = options;
-    const layers = this.layers.map((layer) => layer.mixer.createState({ batch, maxLength, maxChunk }));
+    const layers = this.layers.map((layer) => layer.createState({ batch, maxLength, maxChunk }));
     const state: DecodingState = {
       layers,
       maxLength,

@@ -8,7 +8,6 @@ import {
   elementwise,
   expectDType,
   expectShape,
-  expectTensor,
   gather,
   integer,
   listOf,
@@ -107,10 +106,9 @@ export class LongformerAttention extends Component<typeof LONGFORMER> {
       ...(bias ? { [`${name}.bias`]: zeros(out) } : {}),
     });
     return {
-      ...Object.assign(
-        {},
-        ...[...LOCAL, ...GLOBAL].map((name) =>
-          projection(name, inner, dim, name.startsWith("v") ? "value" : undefined),
+      ...Object.fromEntries(
+        [...LOCAL, ...GLOBAL].flatMap((name) =>
+          Object.entries(projection(name, inner, dim, name.startsWith("v") ? "value" : undefined)),
         ),
       ),
       ...projection("o_proj", dim, inner, "output"),

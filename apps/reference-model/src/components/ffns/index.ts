@@ -1,5 +1,6 @@
 import { FeedForward, GatedFeedForward } from "@x/ffn";
 import type { Factory, FeedForwardBlock } from "../contract.js";
+import { channelMix } from "./channel_mix.js";
 import { denseBlock } from "./dense.js";
 import { kanBlock } from "./kan.js";
 import { MIXTURES } from "./mixtures.js";
@@ -11,6 +12,7 @@ export const FFNS: Readonly<Record<string, Factory<FeedForwardBlock>>> = {
   ffn: denseBlock(FeedForward, "c_proj"),
   glu: denseBlock(GatedFeedForward, "down_proj"),
   kan: kanBlock,
+  rwkv4ChannelMix: channelMix,
   ...MIXTURES,
 };
 

@@ -17,7 +17,8 @@ export interface Layout {
 
 /**
  * A checkpoint's name and the model's, or several where the checkpoint's tensor holds them all. A name is that of a
- * module or of a tensor: what follows it stays. "#" is the number of an expert of a stack.
+ * module or of a tensor: what follows it stays. "#" is the number of an expert of a stack. Where two rules name the same
+ * tensor of the model, files are written by the first.
  */
 export type TensorRule = readonly [from: string, to: string | readonly string[], layout?: Layout];
 
@@ -95,13 +96,11 @@ export class TensorNames {
     head = "lm_head",
     computed = [],
   }: TensorTable) {
-    const longest = (rules: readonly TensorRule[]): TensorRule[] =>
-      [...rules].sort(([a], [b]) => b.length - a.length);
     this.#prefix = prefix;
     this.#layers = layers;
     this.#head = head;
-    this.#root = longest(root);
-    this.#layer = longest(layer);
+    this.#root = root;
+    this.#layer = layer;
     this.#computed = computed;
   }
 
@@ -118,7 +117,8 @@ export class TensorNames {
         return { targets: [{ name: "lm_head.weight" }] };
       if (!name.startsWith(wrapper)) return { targets: [{ name }] };
       const own = name.slice(wrapper.length);
-      const block = new RegExp(`^${this.#layers}\\.(\\d+)\\.(.+)$`).exec(own);
+      const ofRoot = this.#root.some(([from]) => rest(from, own) !== undefined);
+      const block = ofRoot ? null : new RegExp(`^${this.#layers}\\.(\\d+)\\.(.+)$`).exec(own);
       const [at, below, rules] = block
         ? ([`${MODEL}layers.${block[1]!}.`, block[2]!, this.#layer] as const)
         : ([MODEL, own, this.#root] as const);
@@ -128,14 +128,18 @@ export class TensorNames {
   }
 
   #reading(at: string, below: string, rules: readonly TensorRule[]): Reading {
-    for (const [from, to, layout = {}] of rules) {
+    const matches = rules.flatMap(([from, to, layout = {}]) => {
       const found = rest(from, below);
-      if (!found) continue;
+      return found ? [{ from, to, layout, ...found }] : [];
+    });
+    const match = matches.sort((a, b) => b.from.length - a.from.length)[0];
+    if (match) {
+      const { to, layout, tail, expert } = match;
       const targets = listed(to).map((name, i) => ({
-        name: `${at}${name}${found.tail}`,
+        name: `${at}${name}${tail}`,
         rows: layout.rows?.[i],
       }));
-      return { ...layout, targets, expert: found.expert };
+      return { ...layout, targets, expert };
     }
     const expert = EXPERTS.exec(below);
     if (expert) return { targets: [{ name: `${at}${expert[1]!}.${expert[3]!}` }], expert: Number(expert[2]) };

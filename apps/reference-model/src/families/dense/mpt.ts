@@ -54,9 +54,7 @@ export const mpt: Family = {
       block: () => ({
         mixer: attention(f, { qkvBias: bias, outBias: bias, scale, qkvClip: clip }),
         ffn: plainFfn(f, bias, f.integer("expansion_ratio") * f.integer("hidden_size")),
-        position: a.flag("alibi", true)
-          ? { type: "alibi", ...(maxBias === 8 ? {} : { maxBias }) }
-          : { type: "learned" },
+        position: a.flag("alibi", true) ? { type: "alibi", maxBias } : { type: "learned" },
       }),
     };
   },

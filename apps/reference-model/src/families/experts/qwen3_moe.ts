@@ -13,7 +13,7 @@ export function sparseLayers(f: FamilyConfig): (layer: number) => boolean {
 
 /** Experts weighted by a softmax over all of them, which may be renormalised over those chosen. */
 export const softmaxExperts = (f: FamilyConfig) => ({
-  type: "deepseek",
+  type: "qwen2Moe",
   hiddenDim: f.integer("moe_intermediate_size"),
   ...expertCounts(f),
   gluKind: gluKind(f),
