@@ -1,11 +1,10 @@
-import type { TensorData } from "@x/kernels/safetensors";
 import { checkConfig, ConfigError, FormatError, type DType, type Gpu, type Tensor } from "@x/kernels";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
 import type { Components } from "../components/index.js";
 import { expectObject, Fields, type ModelConfig } from "../config/index.js";
 import { modelConfig, tensorNames, type Reading, type TensorNames } from "../families/index.js";
 import { CausalLM } from "../model/model.js";
-import { arranged, part } from "./names.js";
+import { arranged, part, together, type Laid } from "./names.js";
 import { filesSource, modelSource } from "./source.js";
 import { quoted, type ModelSource, type StoredTensor } from "./stored.js";
 
@@ -58,36 +57,10 @@ function underModelNames(
   return out;
 }
 
-/** The numbers of one of the model's tensors, as the model has them. */
-async function numbersAt({ found, reading, index }: Place): Promise<TensorData> {
-  const whole = arranged({ data: await found.floats(), shape: found.shape }, reading);
-  const rows = reading.targets[index]!.rows;
-  return rows ? part(found.file, found.name, whole, rows, reading.axis) : whole;
-}
-
-/** The matrices of a layer's experts as one tensor [experts, ...]. */
-async function stacked(path: string, key: string, places: readonly Place[]): Promise<TensorData> {
-  const byIndex = new Map(places.map((place) => [place.reading.expert!, place]));
-  const first = byIndex.get(0);
-  if (!first) throw new FormatError(path, `${key}: expert 0 is missing`);
-  const { shape, data: numbers } = await numbersAt(first);
-  const data = new Float32Array(byIndex.size * numbers.length);
-  for (let i = 0; i < byIndex.size; i++) {
-    const place = byIndex.get(i);
-    if (!place) throw new FormatError(path, `${key}: expert ${i} of ${byIndex.size} is missing`);
-    const expert = i === 0 ? { shape, data: numbers } : await numbersAt(place);
-    if (expert.shape.length !== shape.length || expert.shape.some((n, axis) => n !== shape[axis]))
-      throw new FormatError(
-        place.found.file,
-        `${quoted(place.found.name)} has shape [${expert.shape.join(", ")}]; expert 0 has [${shape.join(", ")}]`,
-      );
-    data.set(expert.data, i * numbers.length);
-  }
-  return { shape: [byIndex.size, ...shape], data };
-}
-
-/** Blocks of quants that kernels read as they are, by the type of a file. */
-const BLOCKS: Readonly<Record<string, DType>> = {
+/** Types that kernels read as they are stored, by the type of a file. */
+const STORED: Readonly<Record<string, DType>> = {
+  F16: "f16",
+  BF16: "bf16",
   Q8_0: "q8_0",
   Q4_0: "q4_0",
   Q4_1: "q4_1",
@@ -98,15 +71,65 @@ const BLOCKS: Readonly<Record<string, DType>> = {
   Q6_K: "q6_k",
 };
 
-/** A matrix of quants as it is stored, or undefined for what has other numbers on the device than in the file. */
-async function quants(gpu: Gpu, { found, reading }: Place): Promise<Tensor | undefined> {
-  const { type, shape, bytes } = found;
-  const dtype = BLOCKS[type];
-  const { targets, transposed, without, expert } = reading;
-  const whole =
-    targets[0]!.rows === undefined && !transposed && without === undefined && expert === undefined;
-  if (!dtype || !bytes || !whole || shape.length !== 2) return undefined;
-  return gpu.fromBytes(await bytes(), shape, dtype);
+/**
+ * Tensors of the model that only products and lookups read. The latent's matrix of MLA is not among them: its rows are
+ * multiplied into queries and outputs by head.
+ */
+const PRODUCTS =
+  /(?<!kv_b_proj)(?:_proj|_proj_\w+|\.c_fc|\.linear_\w+|\.(?:key|value|receptance|output)|embed_tokens|lm_head)\.weight$|\.experts\.(?:gate|up|down)_proj$/;
+
+/** What of a tensor goes to the device: its numbers, or, with a type, what its file stores. */
+interface Piece extends Laid {
+  readonly dtype?: DType | undefined;
+}
+
+/** One of the model's tensors, as the model has it: as it is stored where that is asked for and kernels read it so. */
+async function pieceAt({ found, reading, index }: Place, stored: boolean): Promise<Piece> {
+  const { name, rows } = reading.targets[index]!;
+  const { type, shape } = found;
+  const dtype = stored && PRODUCTS.test(name) && found.bytes ? STORED[type] : undefined;
+  const halves = dtype === "f16" || dtype === "bf16";
+  // Rows of quants have no columns that could be exchanged.
+  const kept = dtype !== undefined && (halves || !reading.transposed) ? dtype : undefined;
+  const bytes = kept && (await found.bytes!());
+  const data =
+    bytes === undefined
+      ? await found.floats()
+      : halves
+        ? new Uint16Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength))
+        : bytes;
+  const whole = arranged({ data, shape }, reading);
+  return { ...(rows ? part(found.file, found.name, whole, rows, reading.axis) : whole), dtype: kept };
+}
+
+/** The matrices of a layer's experts as one tensor [experts, ...]. */
+async function stackOf(path: string, key: string, places: readonly Place[], stored: boolean): Promise<Piece> {
+  const byIndex = new Map(places.map((place) => [place.reading.expert!, place]));
+  const pieces: Piece[] = [];
+  for (let i = 0; i < byIndex.size; i++) {
+    const place = byIndex.get(i);
+    if (!place)
+      throw new FormatError(path, `${key}: expert ${i}${i === 0 ? "" : ` of ${byIndex.size}`} is missing`);
+    const piece = await pieceAt(place, stored);
+    const first = pieces[0] ?? piece;
+    if (piece.shape.length !== first.shape.length || piece.shape.some((n, axis) => n !== first.shape[axis]))
+      throw new FormatError(
+        place.found.file,
+        `${quoted(place.found.name)} has shape [${piece.shape.join(", ")}]; expert 0 has [${first.shape.join(", ")}]`,
+      );
+    if (piece.dtype !== first.dtype)
+      throw new FormatError(
+        place.found.file,
+        `${quoted(place.found.name)} is ${place.found.type}; expert 0 is ${byIndex.get(0)!.found.type}`,
+      );
+    pieces.push(piece);
+  }
+  return { ...together(pieces), dtype: pieces[0]!.dtype };
+}
+
+function upload(gpu: Gpu, { data, shape, dtype }: Piece): Tensor {
+  if (dtype === undefined) return gpu.keep(gpu.tensor(data as Float32Array, shape));
+  return gpu.keep(gpu.fromBytes(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), shape, dtype));
 }
 
 async function readParameters(
@@ -128,14 +151,11 @@ async function readParameters(
       given.set(name, found.name);
       if (reading.expert === undefined && !found.readable) unread.set(name, found);
       else {
-        const blocks = stored ? await quants(gpu, places[0]!) : undefined;
-        if (blocks) {
-          out[name] = gpu.keep(blocks);
-          continue;
-        }
-        const { data, shape } =
-          reading.expert === undefined ? await numbersAt(places[0]!) : await stacked(path, name, places);
-        out[name] = gpu.keep(gpu.tensor(data as Float32Array, shape));
+        const piece =
+          reading.expert === undefined
+            ? await pieceAt(places[0]!, stored)
+            : await stackOf(path, name, places, stored);
+        out[name] = upload(gpu, piece);
       }
     }
     const all = [...tensors.keys()];
@@ -168,7 +188,7 @@ export interface LoadOptions {
   readonly change?: ((json: Record<string, unknown>) => Record<string, unknown>) | undefined;
   /** The parts that a configuration can name; default: those of this repository. */
   readonly components?: Components | undefined;
-  /** Keeps quantised matrices on the device as they are stored, for a model that is not trained. Default: false. */
+  /** Keeps halves and quants of matrices on the device as they are stored, for a model that is not trained. Default: false. */
   readonly stored?: boolean | undefined;
 }
 

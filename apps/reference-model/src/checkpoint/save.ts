@@ -3,27 +3,27 @@ import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import type { CausalLM } from "../model/model.js";
 import { jsonText, publish, type WriteInto } from "./files.js";
 import { tensorNames, type TensorNames } from "../families/index.js";
-import { BESIDE, joined, unarranged } from "./names.js";
+import { BESIDE, joined, unarranged, type Laid } from "./names.js";
 
 /** A model's parameters on the host under the names of its family's checkpoints, experts one by one. */
 async function hostParameters(model: CausalLM, names: TensorNames): Promise<Record<string, TensorData>> {
   const state = model.state();
-  const read = async (name: string): Promise<TensorData> => ({
+  const read = async (name: string): Promise<Laid> => ({
     shape: state[name]!.shape,
     data: (await state[name]!.read()) as Float32Array,
   });
   const out: Record<string, TensorData> = {};
   for (const { name, targets, rows, axis, expertName, ...layout } of names.writings(Object.keys(state))) {
     const parts = await Promise.all(targets.map(read));
-    const whole = unarranged(rows ? joined(parts, rows, axis) : parts[0]!, layout);
+    const { shape, data } = unarranged(rows ? joined(parts, rows, axis) : parts[0]!, layout);
     if (!expertName) {
-      out[name] = whole;
+      out[name] = { shape, data: data as Float32Array };
       continue;
     }
-    const [experts, ...shape] = whole.shape as [number, ...number[]];
-    const size = whole.data.length / experts;
+    const [experts, ...each] = shape as [number, ...number[]];
+    const size = data.length / experts;
     for (let i = 0; i < experts; i++)
-      out[expertName(i)] = { shape, data: whole.data.slice(i * size, (i + 1) * size) };
+      out[expertName(i)] = { shape: each, data: data.slice(i * size, (i + 1) * size) as Float32Array };
   }
   return out;
 }

@@ -1,5 +1,6 @@
 import {
   add,
+  cast,
   ConfigError,
   crossEntropy,
   embedding,
@@ -203,6 +204,8 @@ export class CausalLM implements Module {
     // The layers' losses outlive the scope with the result.
     return this.gpu.scope(() => {
       let x = embedding(this.#embedding, ids);
+      // A half table on a device with shader-f16; the stream is f32.
+      if (x.dtype === "f16") x = cast(x, "f32");
       if (this.config.embedScale !== 1) x = mul(x, this.config.embedScale);
       for (const encoding of this.#encodings) if (encoding.input) x = encoding.input(x, whole);
       if (this.#embedNorm) x = this.#embedNorm.forward(x, whole);
