@@ -100,7 +100,10 @@ describe("arguments of a wrong kind", () => {
     for (const [call, rule] of [
       [() => loose("zeros")(3), /shape is 3/],
       [() => loose("empty")(), /shape is undefined/],
-      [() => loose("fromBytes")([1, 2], [2], "f32"), /fromBytes: bytes are an array/],
+      [
+        () => loose("fromBytes")([1, 2], [2], "f32"),
+        /fromBytes: bytes are \[1, 2\]; they must be a Uint8Array/,
+      ],
       [() => loose("scope")(), /fn is undefined; it must be a function/],
       [() => loose("record")(x), /fn is a tensor; it must be a function/],
       [() => loose("keep")([x]), /tensor is an array; it must be a tensor/],

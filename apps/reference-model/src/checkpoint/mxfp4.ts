@@ -45,7 +45,7 @@ function mxfp4(blocks: StoredTensor, scales: StoredTensor): StoredTensor {
       const [codes, exponents] = [await blocks.bytes!(), await scales.bytes!()];
       const numbers = new Float32Array(exponents.length * BLOCK);
       exponents.forEach((exponent, block) => {
-        // The largest scale, 255, says that the block is no number.
+        // The largest scale, 255, says that the block is not a number.
         const scale = exponent === 255 ? NaN : 2 ** (exponent - 127);
         for (let i = 0; i < BLOCK / 2; i++) {
           const byte = codes[(block * BLOCK) / 2 + i]!;

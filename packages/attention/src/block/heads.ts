@@ -7,7 +7,7 @@ export const HEADS_FIELDS = {
   headDim: integer("Features of a head.", { min: 1, defaultDoc: "dim / numHeads" }),
 };
 
-/** The features of a head, dim / numHeads where the configuration does not say. @throws ConfigError if that is no integer */
+/** The features of a head, dim / numHeads where the configuration does not say. @throws ConfigError where that is not an integer */
 export function headDimOf(
   who: string,
   {

@@ -1,5 +1,6 @@
 import {
   concat,
+  expectRecord,
   expectShape,
   noGrad,
   slice,
@@ -49,6 +50,8 @@ export class RmtState implements State {
   readonly countsOnHost = true;
 
   constructor(gpu: Gpu, config: RmtSizes, options: Pick<StateOptions, "batch" | "dtype">, steps: RmtSteps) {
+    expectRecord("RmtState", "config", config);
+    expectRecord("RmtState", "options", options);
     const { batch, dtype = "f32" } = options;
     const { numHeads, headDim, memTokens, segmentLen, layers } = config;
     const maxLength = 2 * memTokens + segmentLen;

@@ -1,5 +1,6 @@
 import {
   concat,
+  expectRecord,
   expectShape,
   noGrad,
   slice,
@@ -65,6 +66,8 @@ export class MemorizingState implements State {
     options: { readonly batch: number; readonly memory?: KnnMemory | undefined },
     steps: MemorizingSteps,
   ) {
+    expectRecord("MemorizingState", "config", sizes);
+    expectRecord("MemorizingState", "options", options);
     const { batch, memory } = options;
     const { headDim, numKvHeads, segmentLen, memorySize } = sizes;
     this.#gpu = gpu;

@@ -7,6 +7,8 @@ export function show(value: unknown): string {
   if (typeof value === "function") return "a function";
   if (typeof value === "bigint") return `${value}n`;
   if (typeof value !== "object" || value === null) return String(value);
+  if (Array.isArray(value) && value.length === 2 && value.every((entry) => typeof entry === "number"))
+    return `[${value.join(", ")}]`;
   if (Array.isArray(value) || ArrayBuffer.isView(value)) return "an array";
   if (value instanceof ArrayBuffer) return "an ArrayBuffer";
   return TENSOR_BRAND in value ? "a tensor" : "an object";

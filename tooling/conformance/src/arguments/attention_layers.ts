@@ -16,12 +16,11 @@ const block = { ...heads, ffnDim: 5, normEps: 1e-6 };
 const mha = {
   ...heads,
   numKvHeads: 1,
+  contextDim: DIM,
   causal: true,
-  bias: true,
-  scale: 0.5,
-  softcap: 3,
-  window: 4,
-  sinks: true,
+  ...{ qkvBias: true, outBias: true, qkvClip: 8, outputGate: "element" },
+  ...{ scale: 0.5, softcap: 3, window: 4, sinks: true },
+  pattern: { kind: "slidingWindow", left: 2, right: 0, causal: true },
 };
 const mla = { dim: DIM, numHeads: 2, nopeDim: 3, ropeDim: 2, vDim: 2, kvRank: 3, qRank: 2, ropeBase: 100 };
 const sled = { ...block, layers: 1, decLayers: 1, contextSize: 2, windowFraction: 0.5, prefixLen: 1 };

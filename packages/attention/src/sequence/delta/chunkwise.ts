@@ -101,7 +101,7 @@ export function chunkwiseMemory(
   const [token, head] = layout === "bhsd" ? [2, 1] : [1, 2];
   const tokens = inputs.v.shape[token]!;
   const chunks = Math.ceil(tokens / chunk);
-  /** [batch, heads, chunks, chunk, ..]; tokens after the last are 0: they neither write, erase nor fade. */
+  /** [batch, heads, chunks, chunk, ..]; tokens behind the end are 0, so that they neither write, erase nor fade. */
   const cut = (t: Tensor): Tensor => {
     const turned = layout === "bhsd" ? t : transpose(t, [0, 2, 1, 3].slice(0, t.rank));
     const filled = pad(turned, 2, 0, chunks * chunk - tokens);
