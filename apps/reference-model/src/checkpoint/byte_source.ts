@@ -1,11 +1,6 @@
 import { open } from "node:fs/promises";
 import { FormatError } from "@x/kernels";
-import type { ByteSource } from "@x/kernels/safetensors";
-
-/** A file that is read in pieces, and is to be closed. */
-export interface FileSource extends ByteSource {
-  close(): Promise<void>;
-}
+import type { FileSource } from "./stored.js";
 
 /** Opens a file to be read in pieces. @throws FormatError */
 export async function fileSource(path: string): Promise<FileSource> {

@@ -13,6 +13,7 @@ import {
 } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { ConfigError, FormatError } from "@x/kernels";
+import { parseJson } from "./json.js";
 
 /**
  * The one place that writes files. A reader, or a process that starts after another was killed, finds what was there
@@ -26,19 +27,7 @@ export async function exists(path: string): Promise<boolean> {
   );
 }
 
-/** A text in quotes, or the bare word that Python writes for an infinite number. */
-const INFINITY = /"(?:[^"\\]|\\.)*"|-?\bInfinity\b/g;
-/** Numbers that JSON.parse takes for infinite ones. */
-const INFINITE: Readonly<Record<string, string>> = { Infinity: "1e999", "-Infinity": "-1e999" };
-
-/** A value as JSON, with infinite numbers as the bare words that Python and this module read. */
-export function jsonText(value: unknown): string {
-  const word = (n: unknown): unknown =>
-    n === Infinity ? "\u0000Infinity" : n === -Infinity ? "\u0000-Infinity" : n;
-  return JSON.stringify(value, (_, n: unknown) => word(n), 2).replace(/"\\u0000(-?Infinity)"/g, "$1");
-}
-
-/** Parse a JSON file; it may hold the bare word Infinity, as configurations of Mamba-2 do. @throws FormatError */
+/** Parse a JSON file. @throws FormatError */
 export async function readJson(path: string): Promise<unknown> {
   let text: string;
   try {
@@ -46,12 +35,16 @@ export async function readJson(path: string): Promise<unknown> {
   } catch (cause) {
     throw new FormatError(path, `cannot be read (${reasonOf(cause)})`, { cause });
   }
+  return parseJson(path, text);
+}
+
+/** A file's bytes, or undefined where there is no such file. @throws FormatError where it cannot be read */
+export async function readIfThere(path: string): Promise<Uint8Array | undefined> {
   try {
-    return JSON.parse(text.replace(INFINITY, (found) => INFINITE[found] ?? found)) as unknown;
+    return await readFile(path);
   } catch (cause) {
-    throw new FormatError(path, `is no JSON (${cause instanceof Error ? cause.message : String(cause)})`, {
-      cause,
-    });
+    if (["ENOENT", "ENOTDIR"].includes((cause as NodeJS.ErrnoException).code ?? "")) return undefined;
+    throw new FormatError(path, `cannot be read (${reasonOf(cause)})`, { cause });
   }
 }
 

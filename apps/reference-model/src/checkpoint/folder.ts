@@ -1,19 +1,40 @@
-import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { FormatError } from "@x/kernels";
 import { Safetensors } from "@x/kernels/safetensors";
 import { expectObject } from "../config/index.js";
-import { fileSource, type FileSource } from "./byte_source.js";
-import { exists, readJson } from "./files.js";
+import { parseJson } from "./json.js";
 import { withMxfp4 } from "./mxfp4.js";
-import { BESIDE } from "./names.js";
-import { quoted, type ModelSource, type StoredTensor, type StoredTensors } from "./stored.js";
+import {
+  quoted,
+  type FileSource,
+  type ReadableModel,
+  type StoredTensor,
+  type StoredTensors,
+} from "./stored.js";
+
+/** The files of a model's folder, wherever they lie. */
+export interface Folder {
+  /** The folder, for errors. */
+  readonly path: string;
+  /** A file's name in errors. */
+  pathOf(name: string): string;
+  /** Content of a file, or undefined where there is none. @throws FormatError where it cannot be read */
+  read(name: string): Promise<Uint8Array | undefined>;
+  /** Opens a file to be read in pieces. @throws FormatError where there is none */
+  open(name: string): Promise<FileSource>;
+}
+
+/** A JSON file of the folder, or undefined where there is none. @throws FormatError */
+async function jsonOf(folder: Folder, name: string): Promise<unknown> {
+  const bytes = await folder.read(name);
+  return bytes === undefined ? undefined : parseJson(folder.pathOf(name), new TextDecoder().decode(bytes));
+}
 
 /** Which file holds each tensor: the index of a sharded checkpoint. */
-async function shardFiles(folder: string): Promise<Map<string, string> | undefined> {
-  const path = join(folder, "model.safetensors.index.json");
-  if (!(await exists(path))) return undefined;
-  const index = await readJson(path);
+async function shardFiles(folder: Folder): Promise<Map<string, string> | undefined> {
+  const name = "model.safetensors.index.json";
+  const path = folder.pathOf(name);
+  const index = await jsonOf(folder, name);
+  if (index === undefined) return undefined;
   const map =
     typeof index === "object" && index !== null
       ? (index as Record<string, unknown>)["weight_map"]
@@ -55,7 +76,7 @@ function stored(file: Safetensors, name: string): StoredTensor {
 }
 
 /** The tensors of a folder's safetensors files by name. */
-async function openTensors(folder: string): Promise<StoredTensors> {
+async function openTensors(folder: Folder): Promise<StoredTensors> {
   const shards = await shardFiles(folder);
   const names = shards ? [...new Set(shards.values())] : ["model.safetensors"];
   const sources: FileSource[] = [];
@@ -65,8 +86,8 @@ async function openTensors(folder: string): Promise<StoredTensors> {
   try {
     const tensors = new Map<string, StoredTensor>();
     for (const name of names) {
-      const path = join(folder, name);
-      const source = await fileSource(path);
+      const path = folder.pathOf(name);
+      const source = await folder.open(name);
       sources.push(source);
       const file = await Safetensors.open(path, source);
       for (const tensor of file.names) {
@@ -78,7 +99,7 @@ async function openTensors(folder: string): Promise<StoredTensors> {
     for (const [tensor, name] of shards ?? []) {
       if (!tensors.has(tensor))
         throw new FormatError(
-          join(folder, name),
+          folder.pathOf(name),
           `has no tensor ${JSON.stringify(tensor)}, which the index says it has`,
         );
     }
@@ -90,18 +111,23 @@ async function openTensors(folder: string): Promise<StoredTensors> {
 }
 
 /** A Hugging Face folder as a model's source. */
-export function folderSource(folder: string): ModelSource {
-  const configFile = join(folder, "config.json");
+export function folderSource(folder: Folder): ReadableModel {
+  const configFile = folder.pathOf("config.json");
   return {
-    path: folder,
+    path: folder.path,
     configFile,
-    config: async () => ({ ...expectObject(configFile, await readJson(configFile)) }),
+    config: async () => {
+      const json = await jsonOf(folder, "config.json");
+      if (json === undefined)
+        throw new FormatError(configFile, "cannot be read (there is no such file or folder)");
+      return { ...expectObject(configFile, json) };
+    },
     generation: async () => {
-      const file = join(folder, "generation_config.json");
-      return (await exists(file)) ? { file, json: await readJson(file) } : undefined;
+      const name = "generation_config.json";
+      const json = await jsonOf(folder, name);
+      return json === undefined ? undefined : { file: folder.pathOf(name), json };
     },
     open: () => openTensors(folder),
-    files: async () => (await readdir(folder)).filter((name) => BESIDE.test(name)),
-    file: async (name) => readFile(join(folder, name)).catch(() => undefined),
+    file: (name) => folder.read(name),
   };
 }

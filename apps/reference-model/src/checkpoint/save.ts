@@ -1,7 +1,8 @@
 import { checkConfig, ConfigError } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import type { CausalLM } from "../model/model.js";
-import { jsonText, publish, type WriteInto } from "./files.js";
+import { publish, type WriteInto } from "./files.js";
+import { jsonText } from "./json.js";
 import { tensorNames, type TensorNames } from "../families/index.js";
 import { BESIDE, joined, unarranged, type Laid } from "./names.js";
 

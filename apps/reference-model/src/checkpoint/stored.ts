@@ -1,3 +1,10 @@
+import type { ByteSource } from "@x/kernels/safetensors";
+
+/** A file that is read in pieces, and is to be closed. */
+export interface FileSource extends ByteSource {
+  close(): Promise<void>;
+}
+
 /** A tensor of a file that has not been read yet. */
 export interface StoredTensor {
   /** The file, and the tensor's name in it, for errors. */
@@ -23,7 +30,7 @@ export interface StoredTensors {
 }
 
 /** What a model is read from: a Hugging Face folder, or a file whose contents are told as those of such a folder. */
-export interface ModelSource {
+export interface ReadableModel {
   /** The folder or file, for errors. */
   readonly path: string;
   /** What names config.json in errors. */
@@ -34,10 +41,14 @@ export interface ModelSource {
   generation(): Promise<{ readonly file: string; readonly json: unknown } | undefined>;
   /** Opens the weights; they are to be closed. @throws FormatError */
   open(): Promise<StoredTensors>;
-  /** Names of what lies beside weights and configuration: the tokenizer's files and the like. */
-  files(): Promise<string[]>;
-  /** Content of one of them, or undefined where there is none. */
+  /** Content of a file beside weights and configuration, the tokenizer's and the like; undefined where there is none. */
   file(name: string): Promise<string | Uint8Array | undefined>;
+}
+
+/** A source that also knows what it holds, as a disk does and an address does not. */
+export interface ModelSource extends ReadableModel {
+  /** Names of what lies beside weights and configuration. */
+  files(): Promise<string[]>;
 }
 
 /** A tensor's name in an error. */

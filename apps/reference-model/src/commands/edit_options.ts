@@ -1,5 +1,5 @@
 import { Option, type Command } from "commander";
-import { readDocuments } from "../corpus/data.js";
+import { readDocuments } from "../corpus/documents.js";
 import type { EditOptions } from "../facts/edit_facts.js";
 import type { CausalLM } from "../model/model.js";
 import { sentencesOf, writeStory } from "../corpus/stories.js";

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { writeAtomically } from "../checkpoint/files.js";
 import { loadCheckpoint } from "../checkpoint/load.js";
-import { readDocuments } from "../corpus/data.js";
+import { readDocuments } from "../corpus/documents.js";
 import { expertReport, expertTable } from "../experts/report.js";
 import { expertSvg } from "../experts/picture.js";
 import { writeStory } from "../corpus/stories.js";

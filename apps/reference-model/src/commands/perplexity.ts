@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { loadCheckpoint } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, defaultWindow, WINDOW } from "../model/context.js";
-import { readDocuments } from "../corpus/data.js";
+import { readDocuments } from "../corpus/documents.js";
 import { perplexity } from "../training/evaluate.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectTokenizer, extension, integerIn, modelOption, ropeOption, withDevice } from "./shared.js";

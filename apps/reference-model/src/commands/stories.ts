@@ -1,7 +1,8 @@
 import type { Command } from "commander";
 import { writeAtomically } from "../checkpoint/files.js";
 import { loadCheckpoint } from "../checkpoint/load.js";
-import { DOCUMENT_BREAK, readDocuments } from "../corpus/data.js";
+import { DOCUMENT_BREAK } from "../corpus/data.js";
+import { readDocuments } from "../corpus/documents.js";
 import { evaluateStories, perplexity } from "../training/evaluate.js";
 import { writeStory } from "../corpus/stories.js";
 import { componentsOf, componentsOption } from "./components_option.js";

@@ -5,7 +5,7 @@ import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
 import { saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
 import type { Components } from "../components/index.js";
 import { modelConfig } from "../families/index.js";
-import { readDocuments } from "../corpus/data.js";
+import { readDocuments } from "../corpus/documents.js";
 import { checkLength } from "../model/context.js";
 import { CausalLM } from "../model/model.js";
 import { lossCurve } from "./loss_curve.js";

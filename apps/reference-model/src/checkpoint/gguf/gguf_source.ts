@@ -1,8 +1,12 @@
-import { basename } from "node:path";
 import { ConfigError, FormatError } from "@x/kernels";
 import { Fields } from "../../config/index.js";
-import { fileSource } from "../byte_source.js";
-import { quoted, type ModelSource, type StoredTensor, type StoredTensors } from "../stored.js";
+import {
+  quoted,
+  type FileSource,
+  type ModelSource,
+  type StoredTensor,
+  type StoredTensors,
+} from "../stored.js";
 import {
   ARCHITECTURES,
   ROPE_TENSORS,
@@ -15,11 +19,20 @@ import { dequantise, READABLE } from "./dequantise.js";
 import { GgufFile, type Metadata } from "./gguf_file.js";
 import { tokenizerFiles } from "./tokenizer.js";
 
+/** A GGUF file, wherever it lies. */
+export interface GgufPlace {
+  /** The file, and its bare name, for errors. */
+  readonly path: string;
+  readonly name: string;
+  /** Opens it to be read in pieces. @throws FormatError */
+  open(): Promise<FileSource>;
+}
+
 /** Opens the file for as long as `use` runs. */
-async function withFile<T>(path: string, use: (file: GgufFile) => T | Promise<T>): Promise<T> {
-  const source = await fileSource(path);
+async function withFile<T>(place: GgufPlace, use: (file: GgufFile) => T | Promise<T>): Promise<T> {
+  const source = await place.open();
   try {
-    return await use(await GgufFile.open(path, source));
+    return await use(await GgufFile.open(place.path, source));
   } finally {
     await source.close();
   }
@@ -184,11 +197,11 @@ function storedTensors(
   }
 }
 
-async function openTensors(path: string): Promise<StoredTensors> {
-  const source = await fileSource(path);
+async function openTensors(place: GgufPlace): Promise<StoredTensors> {
+  const source = await place.open();
   const close = (): Promise<void> => source.close();
   try {
-    const file = await GgufFile.open(path, source);
+    const file = await GgufFile.open(place.path, source);
     const architecture = architectureOf(file);
     const config = await configOf(file);
     const heads = (key: string): number => (config[key] ?? config["num_attention_heads"]) as number;
@@ -209,15 +222,15 @@ async function openTensors(path: string): Promise<StoredTensors> {
 }
 
 /** A GGUF file as a model's source, told as a Hugging Face folder. */
-export function ggufSource(path: string): ModelSource {
+export function ggufSource(place: GgufPlace): ModelSource {
   let beside: Promise<Readonly<Record<string, string>>> | undefined;
-  const files = (): Promise<Readonly<Record<string, string>>> => (beside ??= withFile(path, tokenizerFiles));
+  const files = (): Promise<Readonly<Record<string, string>>> => (beside ??= withFile(place, tokenizerFiles));
   return {
-    path,
-    configFile: basename(path),
-    config: () => withFile(path, configOf),
+    path: place.path,
+    configFile: place.name,
+    config: () => withFile(place, configOf),
     generation: () => Promise.resolve(undefined),
-    open: () => openTensors(path),
+    open: () => openTensors(place),
     files: async () => Object.keys(await files()),
     file: async (name) => (await files())[name],
   };

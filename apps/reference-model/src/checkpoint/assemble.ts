@@ -1,0 +1,258 @@
+import { checkConfig, ConfigError, FormatError, type DType, type Gpu, type Tensor } from "@x/kernels";
+import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
+import type { Components } from "../components/index.js";
+import { expectObject, Fields, type ModelConfig } from "../config/index.js";
+import { modelConfig, tensorNames, type Reading, type TensorNames } from "../families/index.js";
+import { CausalLM } from "../model/model.js";
+import { arranged, part, together, type Laid } from "./names.js";
+import { quoted, type ReadableModel, type StoredTensor } from "./stored.js";
+
+/** A model's weights, and how its source refuses what it cannot give. */
+interface ReadWeights {
+  /** On the device, under the model's names, with the experts of a layer stacked. */
+  readonly parameters: Record<string, Tensor>;
+  /** Why a tensor is not among them. */
+  readonly missing: (name: string) => Error;
+  /** The source's name of a tensor. */
+  readonly nameOf: (name: string) => string;
+}
+
+/** A tensor of the model, and where a source has it. */
+interface Place {
+  readonly found: StoredTensor;
+  readonly reading: Reading;
+  /** Which of the tensors that the source's tensor holds. */
+  readonly index: number;
+}
+
+/** A source's tensors under the model's names; tied embeddings are one, whichever of the two is there. */
+function underModelNames(
+  path: string,
+  tensors: ReadonlyMap<string, StoredTensor>,
+  names: TensorNames,
+  tied: boolean,
+): Map<string, readonly Place[]> {
+  const read = names.reader([...tensors.keys()]);
+  const out = new Map<string, Place[]>();
+  for (const [given, found] of tensors) {
+    const reading = read(given);
+    reading?.targets.forEach(({ name }, index) => {
+      const places = out.get(name) ?? [];
+      const same = places.find((place) => place.reading.expert === reading.expert);
+      if (same)
+        throw new FormatError(
+          path,
+          `tensors ${JSON.stringify(same.found.name)} and ${JSON.stringify(found.name)} are both the model's ${name}`,
+        );
+      places.push({ found, reading, index });
+      out.set(name, places);
+    });
+  }
+  const head = out.get("lm_head.weight");
+  if (tied && head) {
+    out.delete("lm_head.weight");
+    if (!out.has("model.embed_tokens.weight")) out.set("model.embed_tokens.weight", head);
+  }
+  return out;
+}
+
+/** Types that kernels read as they are stored, by the type of a file. */
+const STORED: Readonly<Record<string, DType>> = {
+  F16: "f16",
+  BF16: "bf16",
+  Q8_0: "q8_0",
+  Q4_0: "q4_0",
+  Q4_1: "q4_1",
+  Q5_0: "q5_0",
+  Q5_1: "q5_1",
+  Q4_K: "q4_k",
+  Q5_K: "q5_k",
+  Q6_K: "q6_k",
+};
+
+/**
+ * Tensors of the model that only products and lookups read. The latent's matrix of MLA is not among them: its rows are
+ * multiplied into queries and outputs by head.
+ */
+const PRODUCTS =
+  /(?<!kv_b_proj)(?:_proj|_proj_\w+|\.c_fc|\.linear_\w+|\.(?:key|value|receptance|output)|embed_tokens|lm_head)\.weight$|\.experts\.(?:gate|up|down)_proj$/;
+
+/** What of a tensor goes to the device: its numbers, or, with a type, what its file stores. */
+interface Piece extends Laid {
+  readonly dtype?: DType | undefined;
+}
+
+/** One of the model's tensors, as the model has it: as it is stored where that is asked for and kernels read it so. */
+async function pieceAt({ found, reading, index }: Place, stored: boolean): Promise<Piece> {
+  const { name, rows } = reading.targets[index]!;
+  const { type, shape } = found;
+  const dtype = stored && PRODUCTS.test(name) && found.bytes ? STORED[type] : undefined;
+  const halves = dtype === "f16" || dtype === "bf16";
+  // Rows of quants have no columns that could be exchanged.
+  const kept = dtype !== undefined && (halves || !reading.transposed) ? dtype : undefined;
+  const bytes = kept && (await found.bytes!());
+  const data =
+    bytes === undefined
+      ? await found.floats()
+      : halves
+        ? new Uint16Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength))
+        : bytes;
+  const whole = arranged({ data, shape }, reading);
+  return { ...(rows ? part(found.file, found.name, whole, rows, reading.axis) : whole), dtype: kept };
+}
+
+/** The matrices of a layer's experts as one tensor [experts, ...]. */
+async function stackOf(path: string, key: string, places: readonly Place[], stored: boolean): Promise<Piece> {
+  const byIndex = new Map(places.map((place) => [place.reading.expert!, place]));
+  const pieces: Piece[] = [];
+  for (let i = 0; i < byIndex.size; i++) {
+    const place = byIndex.get(i);
+    if (!place)
+      throw new FormatError(path, `${key}: expert ${i}${i === 0 ? "" : ` of ${byIndex.size}`} is missing`);
+    const piece = await pieceAt(place, stored);
+    const first = pieces[0] ?? piece;
+    if (piece.shape.length !== first.shape.length || piece.shape.some((n, axis) => n !== first.shape[axis]))
+      throw new FormatError(
+        place.found.file,
+        `${quoted(place.found.name)} has shape [${piece.shape.join(", ")}]; expert 0 has [${first.shape.join(", ")}]`,
+      );
+    if (piece.dtype !== first.dtype)
+      throw new FormatError(
+        place.found.file,
+        `${quoted(place.found.name)} is ${place.found.type}; expert 0 is ${byIndex.get(0)!.found.type}`,
+      );
+    pieces.push(piece);
+  }
+  return { ...together(pieces), dtype: pieces[0]!.dtype };
+}
+
+function upload(gpu: Gpu, { data, shape, dtype }: Piece): Tensor {
+  if (dtype === undefined) return gpu.keep(gpu.tensor(data as Float32Array, shape));
+  return gpu.keep(gpu.fromBytes(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), shape, dtype));
+}
+
+async function readParameters(
+  gpu: Gpu,
+  source: ReadableModel,
+  config: ModelConfig,
+  names: TensorNames,
+  { stored = false, onTensor }: Pick<LoadOptions, "stored" | "onTensor">,
+): Promise<ReadWeights> {
+  const { path } = source;
+  const opened = await source.open();
+  const { tensors } = opened;
+  const out: Record<string, Tensor> = {};
+  try {
+    const unread = new Map<string, StoredTensor>();
+    const given = new Map<string, string>();
+    const all = underModelNames(path, tensors, names, config.tieEmbeddings);
+    let done = 0;
+    for (const [name, places] of all) {
+      onTensor?.(done++, all.size);
+      const { found, reading } = places[0]!;
+      given.set(name, found.name);
+      if (reading.expert === undefined && !found.readable) unread.set(name, found);
+      else {
+        const piece =
+          reading.expert === undefined
+            ? await pieceAt(places[0]!, stored)
+            : await stackOf(path, name, places, stored);
+        out[name] = upload(gpu, piece);
+      }
+    }
+    onTensor?.(done, all.size);
+    const held = [...tensors.keys()];
+    const missing = (name: string): Error => {
+      const found = unread.get(name);
+      if (found) return new FormatError(found.file, found.refusal);
+      const some = held.slice(0, 5).join(", ");
+      const these = held.length > 5 ? `${some} and ${held.length - 5} more` : some || "none";
+      return new ConfigError(path, `tensor ${names.nameOf(name)} is missing (there are: ${these})`);
+    };
+    return { parameters: out, missing, nameOf: (name) => given.get(name) ?? name };
+  } catch (error) {
+    for (const tensor of Object.values(out)) tensor.dispose();
+    throw error;
+  } finally {
+    await opened.close();
+  }
+}
+
+/** A loaded model. */
+export interface Checkpoint {
+  readonly model: CausalLM;
+  readonly config: ModelConfig;
+  /** The parsed config.json, or what a GGUF file says of it. */
+  readonly json: Record<string, unknown>;
+}
+
+export interface LoadOptions {
+  /** Changes config.json before it is read: another context extension. */
+  readonly change?: ((json: Record<string, unknown>) => Record<string, unknown>) | undefined;
+  /** The parts that a configuration can name; default: those of this repository. */
+  readonly components?: Components | undefined;
+  /** Keeps halves and quants of matrices on the device as they are stored, for a model that is not trained. Default: false. */
+  readonly stored?: boolean | undefined;
+  /** Called before each tensor of the model is read, and after the last; what it throws ends the loading. */
+  readonly onTensor?: ((done: number, total: number) => void) | undefined;
+}
+
+/** A model's configuration; a text also ends at the ids that generation_config.json names. */
+export async function configFrom(
+  source: ReadableModel,
+  change?: LoadOptions["change"],
+): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
+  const parsed = await source.config();
+  const json = change ? change(parsed) : parsed;
+  const config = modelConfig(json, source.configFile);
+  const generation = await source.generation();
+  if (!generation) return { config, json };
+  const { file } = generation;
+  const more = new Fields(file, expectObject(file, generation.json)).ids("eos_token_id");
+  return { config: { ...config, eosTokenIds: [...new Set([...config.eosTokenIds, ...more])] }, json };
+}
+
+/**
+ * Make a model of what a source holds. Either the whole model is there or
+ * nothing is: tensors that are missing, left over or of another shape are named.
+ *
+ * @throws FormatError, ConfigError
+ */
+export async function assemble(
+  gpu: Gpu,
+  source: ReadableModel,
+  options: LoadOptions = {},
+): Promise<Checkpoint> {
+  checkConfig("loadCheckpoint", options, ["change", "components", "stored", "onTensor"]);
+  const { config, json } = await configFrom(source, options.change);
+  const names = tensorNames(json, source.configFile);
+  const { parameters: given, missing, nameOf } = await readParameters(gpu, source, config, names, options);
+  try {
+    const model = CausalLM.fromParameters(gpu, config, given, options.components, missing);
+    const used = new Set(Object.keys(model.state()));
+    const extra = Object.keys(given)
+      .filter((name) => !used.has(name))
+      .map(nameOf);
+    if (extra.length > 0)
+      throw new ConfigError(
+        source.path,
+        `holds tensors that the configuration has no place for: ${extra.slice(0, 5).join(", ")}${extra.length > 5 ? ` and ${extra.length - 5} more` : ""}`,
+      );
+    return { model, config, json };
+  } catch (error) {
+    for (const tensor of Object.values(given)) tensor.dispose();
+    throw error;
+  }
+}
+
+/** The tokenizer of a source, or undefined where it has none. */
+export async function tokenizerFrom(source: Pick<ReadableModel, "file">): Promise<Tokenizer | undefined> {
+  const text = async (name: string): Promise<string | undefined> => {
+    const content = await source.file(name);
+    return content instanceof Uint8Array ? new TextDecoder().decode(content) : content;
+  };
+  if ((await text("tokenizer.json")) === undefined && (await text("vocab.json")) === undefined)
+    return undefined;
+  // Texts of training and prompts have lengths of their own; a file's are those of a batch.
+  return loadTokenizer(text, { truncation: false, padding: false });
+}
