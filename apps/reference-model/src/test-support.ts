@@ -1,13 +1,14 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { type Gpu, valueAndGrad } from "@x/kernels";
+import { type Gpu, type Tensor, valueAndGrad } from "@x/kernels";
 import { Safetensors } from "@x/kernels/safetensors";
 import { relativeError } from "@x/kernels/testing";
-import { loadCheckpoint, type LoadOptions } from "./checkpoint/load.js";
+import { loadModel, type LoadOptions } from "./checkpoint/load.js";
 import { modelConfig } from "./families/index.js";
 import { generate } from "./model/generate.js";
-import { CausalLM } from "./model/model.js";
+import type { EncoderDecoderLM } from "./model/encoder_decoder.js";
+import { CausalLM, type Decoder } from "./model/model.js";
 
 /** What `expected.json` holds beside a model. */
 export interface Expected {
@@ -15,6 +16,8 @@ export interface Expected {
     readonly name?: string;
     readonly prompt?: string;
     readonly input_ids: number[];
+    /** Of an encoder-decoder. */
+    readonly decoder_input_ids?: number[];
     readonly greedy: number[];
     readonly text?: string;
     readonly reliable_tokens?: number;
@@ -22,6 +25,45 @@ export interface Expected {
     readonly labels?: number[];
     readonly loss?: number;
   }[];
+}
+
+/** A model as `checkExpected` asks it. */
+interface Asked {
+  readonly logits: () => Tensor;
+  readonly loss: (labels: readonly number[]) => Tensor;
+  readonly decoder: Decoder;
+  /** What greedy ids go on after. */
+  readonly prompt: readonly number[];
+  /** Tensors to dispose. */
+  readonly held: readonly Tensor[];
+}
+
+const row = (gpu: Gpu, ids: readonly number[]): Tensor => gpu.tensor(ids, [1, ids.length], "i32");
+
+/** One case of a decoder-only model, whose logits predict the next id, or of an encoder-decoder, whose labels are in place. */
+function asked(
+  model: CausalLM | EncoderDecoderLM,
+  { input_ids, decoder_input_ids }: Expected["cases"][0],
+): Asked {
+  const { gpu } = model;
+  const ids = row(gpu, input_ids);
+  if (model instanceof CausalLM)
+    return {
+      logits: () => model.forward(ids),
+      loss: (labels) => model.loss(ids, row(gpu, [...labels.slice(1), -100])).crossEntropy,
+      decoder: model,
+      prompt: input_ids,
+      held: [ids],
+    };
+  const decoderIds = row(gpu, decoder_input_ids!);
+  const encoded = model.encode(ids);
+  return {
+    logits: () => model.forward(ids, decoderIds),
+    loss: (labels) => model.loss(ids, decoderIds, row(gpu, labels)).crossEntropy,
+    decoder: model.conditioned(encoded),
+    prompt: [model.config.decoderStartTokenId],
+    held: [ids, decoderIds, encoded.states],
+  };
 }
 
 /** Logits within 5e-4, losses within 1e-4 and greedy ids of a model as the files beside it say. */
@@ -33,28 +75,29 @@ export async function checkExpected(
 ): Promise<void> {
   const expected = JSON.parse(await readFile(join(folder, "expected.json"), "utf8")) as Expected;
   const tensors = await Safetensors.parse("expected", await readFile(join(folder, "expected.safetensors")));
-  const { model } = await loadCheckpoint(gpu, path, options);
+  const { model } = await loadModel(gpu, path, options);
   for (const [i, c] of expected.cases.entries()) {
-    const ids = gpu.tensor(c.input_ids, [1, c.input_ids.length], "i32");
-    const logits = gpu.scope(() => model.forward(ids));
+    const { logits, loss, decoder, prompt, held } = asked(model, c);
     const want = await tensors.numbers(c.logits ?? `c${i}.logits`);
-    const got = await logits.read();
+    const all = gpu.scope(logits);
+    const got = await all.read();
     expect(got.length).toBe(want.length);
     const worst = Array.from(got).reduce((most, x, at) => Math.max(most, Math.abs(x - want[at]!)), 0);
     expect(worst, `the largest difference of logits in case ${i}`).toBeLessThan(5e-4);
     if (c.labels && c.loss !== undefined) {
-      const targets = gpu.tensor([...c.labels.slice(1), -100], [1, c.labels.length], "i32");
-      const loss = await gpu.scope(() => model.loss(ids, targets).crossEntropy).item();
-      expect(Math.abs(loss - c.loss), `the difference of losses in case ${i}`).toBeLessThan(1e-4);
-      targets.dispose();
+      const mean = gpu.scope(() => loss(c.labels!));
+      expect(Math.abs((await mean.item()) - c.loss), `the difference of losses in case ${i}`).toBeLessThan(
+        1e-4,
+      );
+      mean.dispose();
     }
-    const out = await generate(model, c.input_ids, {
+    const out = await generate(decoder, prompt, {
       maxNewTokens: c.greedy.length,
       temperature: 0,
       ignoreEos: true,
     });
     expect(out.ids).toEqual(c.greedy);
-    for (const tensor of [ids, logits]) tensor.dispose();
+    for (const tensor of [...held, all]) tensor.dispose();
   }
   model.dispose();
 }

@@ -1,8 +1,16 @@
 import { checkConfig, ConfigError, FormatError, type DType, type Gpu, type Tensor } from "@x/kernels";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
 import type { Components } from "../components/index.js";
-import { expectObject, Fields, type ModelConfig } from "../config/index.js";
-import { modelConfig, tensorNames, type Reading, type TensorNames } from "../families/index.js";
+import { expectObject, Fields, type EncoderDecoderConfig, type ModelConfig } from "../config/index.js";
+import {
+  encoderDecoderConfig,
+  isEncoderDecoder,
+  modelConfig,
+  tensorNames,
+  type CheckpointNames,
+  type Reading,
+} from "../families/index.js";
+import { EncoderDecoderLM } from "../model/encoder_decoder.js";
 import { CausalLM } from "../model/model.js";
 import { arranged, part, together, type Laid } from "./names.js";
 import { quoted, type ReadableModel, type StoredTensor } from "./stored.js";
@@ -29,7 +37,7 @@ interface Place {
 function underModelNames(
   path: string,
   tensors: ReadonlyMap<string, StoredTensor>,
-  names: TensorNames,
+  names: CheckpointNames,
   tied: boolean,
 ): Map<string, readonly Place[]> {
   const read = names.reader([...tensors.keys()]);
@@ -134,8 +142,8 @@ function upload(gpu: Gpu, { data, shape, dtype }: Piece): Tensor {
 async function readParameters(
   gpu: Gpu,
   source: ReadableModel,
-  config: ModelConfig,
-  names: TensorNames,
+  tied: boolean,
+  names: CheckpointNames,
   { stored = false, onTensor }: Pick<LoadOptions, "stored" | "onTensor">,
 ): Promise<ReadWeights> {
   const { path } = source;
@@ -145,7 +153,7 @@ async function readParameters(
   try {
     const unread = new Map<string, StoredTensor>();
     const given = new Map<string, string>();
-    const all = underModelNames(path, tensors, names, config.tieEmbeddings);
+    const all = underModelNames(path, tensors, names, tied);
     let done = 0;
     for (const [name, places] of all) {
       onTensor?.(done++, all.size);
@@ -178,13 +186,18 @@ async function readParameters(
   }
 }
 
-/** A loaded model. */
-export interface Checkpoint {
-  readonly model: CausalLM;
-  readonly config: ModelConfig;
+/** A model that was read, with its configuration. */
+interface Read<M, C> {
+  readonly model: M;
+  readonly config: C;
   /** The parsed config.json, or what a GGUF file says of it. */
   readonly json: Record<string, unknown>;
 }
+
+/** A loaded decoder-only model. */
+export type Checkpoint = Read<CausalLM, ModelConfig>;
+/** A loaded encoder-decoder. */
+export type EncoderDecoderCheckpoint = Read<EncoderDecoderLM, EncoderDecoderConfig>;
 
 export interface LoadOptions {
   /** Changes config.json before it is read: another context extension. */
@@ -197,38 +210,58 @@ export interface LoadOptions {
   readonly onTensor?: ((done: number, total: number) => void) | undefined;
 }
 
-/** A model's configuration; a text also ends at the ids that generation_config.json names. */
+type Json = Record<string, unknown>;
+
+const jsonFrom = async (source: ReadableModel, change: LoadOptions["change"]): Promise<Json> => {
+  const parsed = await source.config();
+  return change ? change(parsed) : parsed;
+};
+
+/** A configuration whose texts also end at the ids that generation_config.json names, and that file's keys. */
+async function withEnds(
+  source: ReadableModel,
+  config: ModelConfig,
+): Promise<{ config: ModelConfig; generation: Fields | undefined }> {
+  const given = await source.generation();
+  if (!given) return { config, generation: undefined };
+  const generation = new Fields(given.file, expectObject(given.file, given.json));
+  const eosTokenIds = [...new Set([...config.eosTokenIds, ...generation.ids("eos_token_id")])];
+  return { config: { ...config, eosTokenIds }, generation };
+}
+
+/** A decoder-only model's configuration; a text also ends at the ids that generation_config.json names. */
 export async function configFrom(
   source: ReadableModel,
   change?: LoadOptions["change"],
-): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
-  const parsed = await source.config();
-  const json = change ? change(parsed) : parsed;
-  const config = modelConfig(json, source.configFile);
-  const generation = await source.generation();
-  if (!generation) return { config, json };
-  const { file } = generation;
-  const more = new Fields(file, expectObject(file, generation.json)).ids("eos_token_id");
-  return { config: { ...config, eosTokenIds: [...new Set([...config.eosTokenIds, ...more])] }, json };
+): Promise<{ config: ModelConfig; json: Json }> {
+  const json = await jsonFrom(source, change);
+  return { config: (await withEnds(source, modelConfig(json, source.configFile))).config, json };
 }
 
-/**
- * Make a model of what a source holds. Either the whole model is there or
- * nothing is: tensors that are missing, left over or of another shape are named.
- *
- * @throws FormatError, ConfigError
- */
-export async function assemble(
+/** An encoder-decoder's configuration; what generation_config.json names takes the place of its start id. */
+async function encoderDecoderFrom(source: ReadableModel, json: Json): Promise<EncoderDecoderConfig> {
+  const config = encoderDecoderConfig(json, source.configFile);
+  const { config: decoder, generation } = await withEnds(source, config.decoder);
+  const start = config.decoderStartTokenId;
+  const last = decoder.vocabSize - 1;
+  return {
+    ...config,
+    decoder,
+    decoderStartTokenId: generation?.integer("decoder_start_token_id", start, 0, last) ?? start,
+  };
+}
+
+/** A model of a source's tensors; those that it has no place for are an error. */
+async function built<M extends CausalLM | EncoderDecoderLM>(
   gpu: Gpu,
   source: ReadableModel,
-  options: LoadOptions = {},
-): Promise<Checkpoint> {
-  checkConfig("loadCheckpoint", options, ["change", "components", "stored", "onTensor"]);
-  const { config, json } = await configFrom(source, options.change);
+  { json, tied, ...options }: LoadOptions & { readonly json: Json; readonly tied: boolean },
+  make: (given: Record<string, Tensor>, missing: ReadWeights["missing"]) => M,
+): Promise<M> {
   const names = tensorNames(json, source.configFile);
-  const { parameters: given, missing, nameOf } = await readParameters(gpu, source, config, names, options);
+  const { parameters: given, missing, nameOf } = await readParameters(gpu, source, tied, names, options);
   try {
-    const model = CausalLM.fromParameters(gpu, config, given, options.components, missing);
+    const model = make(given, missing);
     const used = new Set(Object.keys(model.state()));
     const extra = Object.keys(given)
       .filter((name) => !used.has(name))
@@ -238,11 +271,54 @@ export async function assemble(
         source.path,
         `holds tensors that the configuration has no place for: ${extra.slice(0, 5).join(", ")}${extra.length > 5 ? ` and ${extra.length - 5} more` : ""}`,
       );
-    return { model, config, json };
+    return model;
   } catch (error) {
     for (const tensor of Object.values(given)) tensor.dispose();
     throw error;
   }
+}
+
+const OPTIONS = ["change", "components", "stored", "onTensor"] as const;
+
+/**
+ * Make a model of what a source holds. Either the whole model is there or
+ * nothing is: tensors that are missing, left over or of another shape are named.
+ *
+ * @throws FormatError, ConfigError
+ */
+export async function assembleAny(
+  gpu: Gpu,
+  source: ReadableModel,
+  options: LoadOptions = {},
+): Promise<Checkpoint | EncoderDecoderCheckpoint> {
+  checkConfig("loadCheckpoint", options, OPTIONS);
+  const json = await jsonFrom(source, options.change);
+  if (!isEncoderDecoder(json, source.configFile)) return assemble(gpu, source, options);
+  const config = await encoderDecoderFrom(source, json);
+  const all = { ...options, json, tied: config.decoder.tieEmbeddings };
+  const model = await built(gpu, source, all, (given, missing) =>
+    EncoderDecoderLM.fromParameters(gpu, config, given, options.components, missing),
+  );
+  return { model, config, json };
+}
+
+/**
+ * Make a decoder-only model of what a source holds; see `assembleAny`.
+ *
+ * @throws FormatError, ConfigError
+ */
+export async function assemble(
+  gpu: Gpu,
+  source: ReadableModel,
+  options: LoadOptions = {},
+): Promise<Checkpoint> {
+  checkConfig("loadCheckpoint", options, OPTIONS);
+  const { config, json } = await configFrom(source, options.change);
+  const all = { ...options, json, tied: config.tieEmbeddings };
+  const model = await built(gpu, source, all, (given, missing) =>
+    CausalLM.fromParameters(gpu, config, given, options.components, missing),
+  );
+  return { model, config, json };
 }
 
 /** The tokenizer of a source, or undefined where it has none. */

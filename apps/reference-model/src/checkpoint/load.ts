@@ -1,10 +1,18 @@
 import type { Gpu } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import type { ModelConfig } from "../config/index.js";
-import { assemble, configFrom, tokenizerFrom, type Checkpoint, type LoadOptions } from "./assemble.js";
+import {
+  assemble,
+  assembleAny,
+  configFrom,
+  tokenizerFrom,
+  type Checkpoint,
+  type EncoderDecoderCheckpoint,
+  type LoadOptions,
+} from "./assemble.js";
 import { filesSource, modelSource } from "./source.js";
 
-export type { Checkpoint, LoadOptions } from "./assemble.js";
+export type { Checkpoint, EncoderDecoderCheckpoint, LoadOptions } from "./assemble.js";
 
 /** A model's configuration; a text also ends at the ids that generation_config.json names. */
 export async function readConfig(
@@ -12,6 +20,15 @@ export async function readConfig(
   change?: LoadOptions["change"],
 ): Promise<{ config: ModelConfig; json: Record<string, unknown> }> {
   return configFrom(await modelSource(path), change);
+}
+
+/** Load a decoder-only model, or an encoder-decoder; see `loadCheckpoint`. @throws FormatError, ConfigError */
+export async function loadModel(
+  gpu: Gpu,
+  path: string,
+  options: LoadOptions = {},
+): Promise<Checkpoint | EncoderDecoderCheckpoint> {
+  return assembleAny(gpu, await modelSource(path), options);
 }
 
 /**

@@ -3,11 +3,14 @@ import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import type { CausalLM } from "../model/model.js";
 import { publish, type WriteInto } from "./files.js";
 import { jsonText } from "./json.js";
-import { tensorNames, type TensorNames } from "../families/index.js";
+import { tensorNames, type CheckpointNames } from "../families/index.js";
 import { BESIDE, joined, unarranged, type Laid } from "./names.js";
 
 /** A model's parameters on the host under the names of its family's checkpoints, experts one by one. */
-async function hostParameters(model: CausalLM, names: TensorNames): Promise<Record<string, TensorData>> {
+async function hostParameters(
+  model: Pick<CausalLM, "state">,
+  names: CheckpointNames,
+): Promise<Record<string, TensorData>> {
   const state = model.state();
   const read = async (name: string): Promise<Laid> => ({
     shape: state[name]!.shape,
@@ -88,7 +91,7 @@ const WEIGHTS = /^model(-\d+-of-\d+)?\.safetensors$|^model\.safetensors\.index\.
  */
 export async function saveCheckpoint(
   folder: string,
-  model: CausalLM,
+  model: Pick<CausalLM, "state">,
   json: Record<string, unknown>,
   options: SaveOptions = {},
 ): Promise<void> {

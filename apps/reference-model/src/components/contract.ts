@@ -2,6 +2,14 @@ import type { AttentionPosition } from "@x/attention";
 import type { Gpu, Module, State, Tensor } from "@x/kernels";
 import type { ComponentSpec, ModelConfig } from "../config/index.js";
 
+/** What a decoder attends to: an encoder's output. */
+export interface Encoded {
+  /** [batch, keys, dim] */
+  readonly states: Tensor;
+  /** i32 [batch, keys]: 0 hides a token (padding). */
+  readonly keyMask?: Tensor | undefined;
+}
+
 /** What a layer's parts may look at in a forward pass. */
 export interface ForwardContext {
   /** All positions of this call are below it: the length of the sequence, or of the longest that a state holds. */
@@ -10,6 +18,10 @@ export interface ForwardContext {
   readonly textLength: number;
   /** i32 [batch, seq], with a cache. */
   readonly positionIds?: Tensor | undefined;
+  /** In an encoder, i32 [batch, seq]: 0 hides a token (padding). */
+  readonly keyMask?: Tensor | undefined;
+  /** In a decoder of an encoder-decoder. */
+  readonly encoded?: Encoded | undefined;
   /** Statistics come from the batch, and what only training has (noise, dropping) is on. */
   readonly training: boolean;
   /** Losses that layers add to the model's (balancing), collected in training. */
@@ -55,6 +67,8 @@ export interface AttentionShape {
   readonly numHeads: number;
   readonly numKvHeads: number;
   readonly headDim: number;
+  /** Queries see later keys as well (an encoder). */
+  readonly bidirectional?: boolean;
 }
 
 /** Where tokens are. Absolute encodings act on the embeddings, others inside attention. */
@@ -71,9 +85,10 @@ export interface Encoding extends Part {
 /** State that a mixer keeps from token to token; a step with `countsOnHost` cannot be recorded. */
 export type MixerState = Pick<State, "bytesPerToken" | "countsOnHost" | "clear" | "dispose">;
 
-/** States of a block of the model: of its mixer, and of a feed-forward block that has one. */
+/** States of a block of the model: of its mixer, of its attention to an encoder, and of a feed-forward block that has one. */
 export interface LayerState extends MixerState {
   readonly mixer: MixerState;
+  readonly cross: MixerState | undefined;
   readonly ffn: MixerState | undefined;
 }
 
@@ -83,7 +98,7 @@ export interface StateOptions {
   readonly maxChunk: number;
 }
 
-/** Mixes tokens: attention or anything else that maps [batch, seq, dim] to itself, causally. */
+/** Mixes tokens: attention or anything else that maps [batch, seq, dim] to itself, causally but in an encoder. */
 export interface Mixer extends Part {
   /** f(x), or residual + f(x). */
   forward(x: Tensor, context: ForwardContext, state: MixerState | undefined, residual?: Tensor): Tensor;

@@ -14,6 +14,6 @@ export const COMPONENTS: Components = {
 };
 
 export type * from "./contract.js";
-export { DecoderLayer } from "./layer.js";
+export { Block } from "./layer.js";
 export { below, find } from "./find.js";
 export { ParameterSet } from "./parameters.js";

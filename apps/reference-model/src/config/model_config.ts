@@ -9,6 +9,8 @@ export interface ComponentSpec {
 /** One block: how tokens mix, what each does alone, and where the norms stand. */
 export interface LayerSpec {
   readonly mixer: ComponentSpec;
+  /** A decoder's attention to the encoder's output, between mixer and feed-forward block. */
+  readonly cross?: ComponentSpec | undefined;
   readonly ffn: ComponentSpec;
   readonly norm: ComponentSpec;
   readonly placement: Placement;
@@ -20,7 +22,7 @@ export interface LayerSpec {
   readonly position: ComponentSpec;
 }
 
-/** A decoder-only model: what is assembled, layer by layer. */
+/** A decoder-only model, or one of the two stacks of an encoder-decoder: what is assembled, layer by layer. */
 export interface ModelConfig {
   readonly family: string;
   readonly vocabSize: number;
@@ -41,4 +43,15 @@ export interface ModelConfig {
   readonly layers: readonly LayerSpec[];
   /** Factor of the load-balancing losses in training. */
   readonly balanceLoss: number;
+}
+
+/** An encoder and a decoder that attends to its output; both embed tokens with one table. */
+export interface EncoderDecoderConfig {
+  readonly family: string;
+  readonly encoder: ModelConfig;
+  readonly decoder: ModelConfig;
+  /** The first id of every output. */
+  readonly decoderStartTokenId: number;
+  /** What fills short texts of a batch up. */
+  readonly padTokenId: number;
 }

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Safetensors } from "@x/kernels/safetensors";
 import { repository, sharedFolder, useGpu } from "@x/testing";
-import { loadCheckpoint } from "../checkpoint/load.js";
+import { loadModel } from "../checkpoint/load.js";
 import { exists } from "../checkpoint/files.js";
 import { saveCheckpoint } from "../checkpoint/save.js";
-import { FAMILIES } from "./index.js";
+import { ENCODER_DECODERS, FAMILIES } from "./index.js";
 import { checkExpected } from "../test-support.js";
 
 const fixtures = `${repository}tooling/fixtures/models`;
@@ -29,14 +29,14 @@ describe("a folder of each public family", () => {
     await checkExpected(device.gpu, folder!);
   });
 
-  it.for(["gpt2", "falcon-new", "gpt_neox", "phi3", "mixtral", "mamba2"])(
+  it.for(["gpt2", "falcon-new", "gpt_neox", "phi3", "mixtral", "mamba2", "t5", "t5-v1_1"])(
     "%s: a folder that is written has the names, shapes and numbers of the one that was read",
     async (name, { skip }) => {
       const folder = await folderOf(name);
       if (folder === undefined) skip(`shared/models/${name} is not beside the repository`);
       const out = await mkdtemp(join(tmpdir(), "x-family-"));
       try {
-        const { model, json } = await loadCheckpoint(device.gpu, folder!);
+        const { model, json } = await loadModel(device.gpu, folder!);
         await saveCheckpoint(out, model, json);
         model.dispose();
         const [given, written] = await Promise.all(
@@ -64,7 +64,7 @@ describe("a folder of each public family", () => {
     const readme = await readFile(`${repository}apps/reference-model/README.md`, "utf8");
     const rows = [...readme.matchAll(/^\| `(\w+)` +\| (.+?) +\| \[.+?\]\(src\/families\//gm)];
     expect(rows.map(([, type, title]) => [type, title])).toEqual(
-      Object.entries(FAMILIES)
+      Object.entries({ ...FAMILIES, ...ENCODER_DECODERS })
         .map(([type, { title }]) => [type, title])
         .sort(([a], [b]) => (a! < b! ? -1 : 1)),
     );

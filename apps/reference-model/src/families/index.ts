@@ -1,8 +1,11 @@
+import { ConfigError } from "@x/kernels";
 import { expectObject } from "../config/fields.js";
 import { PARTS_FAMILY, fromParts } from "../config/parts.js";
-import type { ModelConfig } from "../config/model_config.js";
-import { decoderOf, familyConfig, findFamily, type Family } from "./declaration/family.js";
-import { TensorNames } from "./declaration/tensor_names.js";
+import type { EncoderDecoderConfig, ModelConfig } from "../config/model_config.js";
+import { encoderDecoderOf, type EncoderDecoderFamily } from "./declaration/encoder_decoder.js";
+import { EncoderDecoderNames } from "./declaration/encoder_decoder_names.js";
+import { familyConfig, findFamily, modelOf, type Family, type FamilyConfig } from "./declaration/family.js";
+import { TensorNames, type CheckpointNames } from "./declaration/tensor_names.js";
 import { bloom } from "./dense/bloom.js";
 import { falcon } from "./dense/falcon.js";
 import { gemma2, gemma3Text } from "./dense/gemma.js";
@@ -22,12 +25,19 @@ import { deepseekV2, deepseekV3 } from "./experts/deepseek.js";
 import { gptOss } from "./experts/gpt_oss.js";
 import { mixtral, MIXTRAL_TENSORS } from "./experts/mixtral.js";
 import { qwen3Moe } from "./experts/qwen3_moe.js";
+import { t5 } from "./encoder_decoder/t5.js";
 import { mamba, mamba2 } from "./recurrent/mamba.js";
 import { qwen3Next } from "./recurrent/qwen3_next.js";
 import { recurrentGemma } from "./recurrent/recurrent_gemma.js";
 import { rwkv } from "./recurrent/rwkv.js";
 
-export { TensorNames, type Layout, type Reading, type Rows } from "./declaration/tensor_names.js";
+export {
+  TensorNames,
+  type CheckpointNames,
+  type Layout,
+  type Reading,
+  type Rows,
+} from "./declaration/tensor_names.js";
 
 /** Public families by their `model_type`. */
 export const FAMILIES: Readonly<Record<string, Family>> = {
@@ -60,8 +70,19 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
   recurrent_gemma: recurrentGemma,
 };
 
+/** Public families of encoder-decoders by their `model_type`. */
+export const ENCODER_DECODERS: Readonly<Record<string, EncoderDecoderFamily>> = { t5 };
+
 /** What a configuration's `model_type` may be. */
-const KNOWN: Readonly<Record<string, Family | undefined>> = { ...FAMILIES, [PARTS_FAMILY]: undefined };
+const KNOWN: Readonly<Record<string, "decoder" | "encoderDecoder" | "parts">> = {
+  ...Object.fromEntries(Object.keys(FAMILIES).map((type) => [type, "decoder" as const])),
+  ...Object.fromEntries(Object.keys(ENCODER_DECODERS).map((type) => [type, "encoderDecoder" as const])),
+  [PARTS_FAMILY]: "parts",
+};
+
+/** Whether a `config.json` is that of an encoder-decoder. @throws ConfigError for a type that is not known */
+export const isEncoderDecoder = (json: unknown, file = "config.json"): boolean =>
+  findFamily(file, json, KNOWN)[1] === "encoderDecoder";
 
 /**
  * A model's configuration from a `config.json`: of a public family, or one that names its parts.
@@ -69,15 +90,36 @@ const KNOWN: Readonly<Record<string, Family | undefined>> = { ...FAMILIES, [PART
  * @throws ConfigError naming the key, what it must be and what it is
  */
 export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
-  const [type, family] = findFamily(file, json, KNOWN);
-  return family
-    ? decoderOf(type, family, familyConfig(family, file, expectObject(file, json)))
-    : fromParts(json, file);
+  const [type, kind] = findFamily(file, json, KNOWN);
+  if (kind === "parts") return fromParts(json, file);
+  const family = FAMILIES[type];
+  if (!family)
+    throw new ConfigError(
+      file,
+      `model_type is ${JSON.stringify(type)}, an encoder-decoder; this needs a decoder-only model`,
+    );
+  const f = familyConfig(family, file, expectObject(file, json));
+  return modelOf(type, family.decoder(f), f);
 }
 
-/** Where checkpoints of a configuration have the model's tensors. */
-export function tensorNames(json: unknown, file = "config.json"): TensorNames {
-  const [, family] = findFamily(file, json, KNOWN);
+/**
+ * An encoder-decoder's configuration from a `config.json`.
+ *
+ * @throws ConfigError naming the key, what it must be and what it is
+ */
+export function encoderDecoderConfig(json: unknown, file = "config.json"): EncoderDecoderConfig {
+  const [type, family] = findFamily(file, json, ENCODER_DECODERS);
+  return encoderDecoderOf(type, family, familyConfig(family, file, expectObject(file, json)));
+}
+
+/** Where checkpoints of a configuration have the model's tensors. @throws ConfigError */
+export function tensorNames(json: unknown, file = "config.json"): CheckpointNames {
+  const [type] = findFamily(file, json, KNOWN);
+  const of = (family: Family | EncoderDecoderFamily): FamilyConfig =>
+    familyConfig(family, file, expectObject(file, json));
+  const both = ENCODER_DECODERS[type];
+  if (both) return new EncoderDecoderNames(both.tensors(of(both)));
+  const family = FAMILIES[type];
   if (!family) return new TensorNames(MIXTRAL_TENSORS);
-  return new TensorNames(family.tensors?.(familyConfig(family, file, expectObject(file, json))) ?? {});
+  return new TensorNames(family.tensors?.(of(family)) ?? {});
 }

@@ -13,7 +13,8 @@ import {
 } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import { Continuation } from "./continuation.js";
-import type { CausalLM, DecodingState } from "./model.js";
+import type { Decoder } from "./model.js";
+import type { DecodingState } from "./stack.js";
 
 export interface GenerateOptions extends Pick<SampleOptions, "temperature" | "topK" | "topP" | "minP"> {
   readonly maxNewTokens: number;
@@ -80,7 +81,7 @@ const OPTIONS = [
  * @throws ConfigError
  */
 export function checkGeneration(
-  model: CausalLM,
+  model: Decoder,
   prompt: readonly number[],
   options: GenerateOptions,
   tokenizer?: Tokenizer,
@@ -108,7 +109,7 @@ export function checkGeneration(
 
 /** Ids one after another from a model and a state of fixed size; sampling happens on the device. */
 class Decoding {
-  readonly #model: CausalLM;
+  readonly #model: Decoder;
   readonly #state: DecodingState;
   readonly #options: GenerateOptions;
   readonly #held: Tensor[] = [];
@@ -119,7 +120,7 @@ class Decoding {
   readonly #history: Tensor;
   #recording: Recording<Tensor> | undefined;
 
-  constructor(model: CausalLM, prompt: readonly number[], options: GenerateOptions) {
+  constructor(model: Decoder, prompt: readonly number[], options: GenerateOptions) {
     const { gpu } = model;
     this.#model = model;
     this.#options = options;
@@ -230,7 +231,7 @@ class Decoding {
  * @throws ConfigError for ids outside the vocabulary, an empty prompt and options out of range.
  */
 export async function generate(
-  model: CausalLM,
+  model: Decoder,
   prompt: readonly number[],
   options: GenerateOptions,
   tokenizer?: Tokenizer,

@@ -1,13 +1,11 @@
 import {
   add,
   cast,
-  ConfigError,
   crossEntropy,
   embedding,
   linear,
   linearCrossEntropy,
   mul,
-  slice,
   subParameters,
   tanh,
   type Gpu,
@@ -15,32 +13,19 @@ import {
   type Tensor,
 } from "@x/kernels";
 import {
-  below,
   COMPONENTS,
-  DecoderLayer,
-  find,
   ParameterSet,
+  type Block,
   type Components,
-  type Encoding,
   type ForwardContext,
-  type LayerState,
-  type Norm,
-  type Part,
 } from "../components/index.js";
-import { named } from "../components/layer.js";
 import type { ModelConfig } from "../config/index.js";
+import { Stack, type DecodingState, type DecodingStateOptions, type StackWeights } from "./stack.js";
 
-/** The states of all layers of a model, for decoding. */
-export interface DecodingState {
-  readonly layers: readonly LayerState[];
-  readonly maxLength: number;
-  readonly maxChunk: number;
-  readonly bytesPerToken: number;
-  /** Length of the text that the held tokens were computed for; undefined while there are none. */
-  textLength: number | undefined;
-  clear(): void;
-  dispose(): void;
-}
+export type { DecodingState } from "./stack.js";
+
+/** What a loss may be told besides ids and targets. */
+export type LossContext = Partial<Pick<ForwardContext, "training" | "losses" | "encoded">>;
 
 /**
  * A decoder-only language model assembled from a configuration: embedding, blocks, final norm, head. What the blocks
@@ -52,63 +37,22 @@ export interface DecodingState {
 export class CausalLM implements Module {
   readonly config: ModelConfig;
   readonly gpu: Gpu;
-  readonly layers: readonly DecoderLayer[];
   readonly #embedding: Tensor;
   readonly #head: Tensor | undefined;
-  readonly #encodings: readonly Encoding[];
-  readonly #embedNorm: Norm | undefined;
-  readonly #finalNorm: Norm | undefined;
-  /** Number of the first layer from which on no layer mixes tokens by itself. */
-  readonly #tokenwiseFrom: number;
+  readonly #stack: Stack;
 
-  private constructor(
-    gpu: Gpu,
-    config: ModelConfig,
-    components: Components,
-    seed: number,
-    made: Tensor[],
-    given?: Readonly<Record<string, Tensor>>,
-    missing?: (name: string) => Error,
-  ) {
-    this.gpu = gpu;
+  private constructor(config: ModelConfig, weights: StackWeights) {
+    this.gpu = weights.gpu;
     this.config = config;
     const { vocabSize, dim } = config;
-    const root = { gpu, model: config, components, seed, made, missing, layer: -1 };
-    const at = (name: string): typeof root & { name: string; given: typeof given } => ({
-      ...root,
-      name,
-      given: given && subParameters(given, name),
-    });
-    const matrix = (name: string): Tensor => new ParameterSet(at(name)).normal("weight", [vocabSize, dim]);
+    const root = { ...weights, model: config, layer: -1 };
+    const matrix = (name: string): Tensor => {
+      const given = weights.given && subParameters(weights.given, name);
+      return new ParameterSet({ ...root, name, given }).normal("weight", [vocabSize, dim]);
+    };
     this.#embedding = matrix("model.embed_tokens");
     this.#head = config.tieEmbeddings ? undefined : matrix("lm_head");
-    // Equal encodings are one.
-    const keys = config.layers.map(({ position }) => JSON.stringify(position));
-    const distinct = [...new Set(keys)];
-    this.#encodings = distinct.map((key, i) => {
-      const spec = config.layers[keys.indexOf(key)]!.position;
-      const name = `model.positions.${i}`;
-      const weights = { ...at(name), gain: 1, encoding: { parameters: () => ({}) } };
-      return find("position", components.encodings, spec, name)(spec, weights);
-    });
-    this.layers = config.layers.map(
-      (_, layer) =>
-        new DecoderLayer(
-          { ...at(`model.layers.${layer}`), layer },
-          this.#encodings[distinct.indexOf(keys[layer]!)]!,
-        ),
-    );
-    const norm = (spec: ModelConfig["finalNorm"], name: string): Norm | undefined =>
-      spec &&
-      find(
-        "norm",
-        components.norms,
-        spec,
-        name,
-      )(spec, { ...below(at("model"), name), gain: 1, encoding: { parameters: () => ({}) } }, dim);
-    this.#embedNorm = norm(config.embedNorm, "embed_norm");
-    this.#finalNorm = norm(config.finalNorm, "norm");
-    this.#tokenwiseFrom = this.layers.findLastIndex(({ mixer }) => mixer.tokenwise !== true) + 1;
+    this.#stack = new Stack(config, "model", weights);
   }
 
   /** Random weights: each parameter from a stream of its own name. */
@@ -118,8 +62,9 @@ export class CausalLM implements Module {
     options: { readonly seed: number; readonly components?: Components },
   ): CausalLM {
     const made: Tensor[] = [];
+    const { seed, components = COMPONENTS } = options;
     try {
-      return new CausalLM(gpu, config, options.components ?? COMPONENTS, options.seed, made);
+      return new CausalLM(config, { gpu, components, seed, made });
     } catch (error) {
       for (const tensor of made) tensor.dispose();
       throw error;
@@ -138,7 +83,7 @@ export class CausalLM implements Module {
     components: Components = COMPONENTS,
     missing?: (name: string) => Error,
   ): CausalLM {
-    return new CausalLM(gpu, config, components, 0, [], parameters, missing);
+    return new CausalLM(config, { gpu, components, seed: 0, made: [], given: parameters, missing });
   }
 
   /**
@@ -147,15 +92,12 @@ export class CausalLM implements Module {
    * text again: the layers above the first depend on all the rotations of those below.
    */
   changes(from: number, to: number): boolean {
-    return this.#encodings.some((encoding) => encoding.changes?.(from, to) ?? false);
+    return this.#stack.changes(from, to);
   }
 
   /** Positions that there are vectors for; undefined where the encoding has no end. */
   get positions(): number | undefined {
-    const ends = this.#encodings.flatMap(({ maxPositions }) =>
-      maxPositions === undefined ? [] : [maxPositions],
-    );
-    return ends.length === 0 ? undefined : Math.min(...ends);
+    return this.#stack.positions;
   }
 
   /** Tokens of the longest text that the model is made for. */
@@ -163,21 +105,18 @@ export class CausalLM implements Module {
     return Math.min(this.config.maxLength, this.positions ?? Infinity);
   }
 
-  /** The length of the text of a call; with a state it has to agree with what the state holds. */
-  #textLength(given: number | undefined, seqLen: number, state: DecodingState | undefined): number {
-    if (!state) return given ?? seqLen;
-    if (given === undefined && this.changes(1, seqLen))
-      throw new ConfigError(
-        "CausalLM",
-        "textLength is missing; with a state, this model's rotations need the length of the whole text",
-      );
-    const length = given ?? seqLen;
-    if (state.textLength !== undefined && this.changes(state.textLength, length))
-      throw new ConfigError(
-        "CausalLM",
-        `the state is that of a text of ${state.textLength} tokens, whose rotations are others than those of ${length} tokens; clear it and run the text again`,
-      );
-    return (state.textLength = length);
+  get layers(): readonly Block[] {
+    return this.#stack.layers;
+  }
+
+  /** Embeddings of ids i32 [batch, seq]: [batch, seq, dim]. */
+  embed(ids: Tensor): Tensor {
+    return this.gpu.scope(() => {
+      const x = embedding(this.#embedding, ids);
+      // A half table on a device with shader-f16; the stream is f32.
+      const wide = x.dtype === "f16" ? cast(x, "f32") : x;
+      return this.config.embedScale === 1 ? wide : mul(wide, this.config.embedScale);
+    });
   }
 
   /**
@@ -187,41 +126,7 @@ export class CausalLM implements Module {
    * @throws ConfigError for a state that was made for another length, where that makes a difference
    */
   hidden(ids: Tensor, context?: Partial<ForwardContext>, state?: DecodingState): Tensor {
-    const seqLen = context?.seqLen ?? state?.maxLength ?? ids.shape[1] ?? 0;
-    const { positions } = this;
-    if (positions !== undefined && seqLen > positions)
-      throw new ConfigError(
-        "CausalLM",
-        `a text of ${seqLen} tokens is given; the model has vectors for ${positions} positions`,
-      );
-    let whole: ForwardContext = {
-      seqLen,
-      training: false,
-      shared: new Map(),
-      ...context,
-      textLength: this.#textLength(context?.textLength, seqLen, state),
-    };
-    // The layers' losses outlive the scope with the result.
-    return this.gpu.scope(() => {
-      let x = embedding(this.#embedding, ids);
-      // A half table on a device with shader-f16; the stream is f32.
-      if (x.dtype === "f16") x = cast(x, "f32");
-      if (this.config.embedScale !== 1) x = mul(x, this.config.embedScale);
-      for (const encoding of this.#encodings) if (encoding.input) x = encoding.input(x, whole);
-      if (this.#embedNorm) x = this.#embedNorm.forward(x, whole);
-      const last = (t: Tensor): Tensor => slice(t, { axis: 1, start: t.shape[1]! - 1 });
-      this.layers.forEach((layer, i) => {
-        layer.mixer.prepare?.(x, whole, state?.layers[i]?.mixer);
-        if (whole.lastOnly && i === this.#tokenwiseFrom && x.shape[1]! > 1) {
-          x = last(x);
-          whole = { ...whole, ...(whole.positionIds ? { positionIds: last(whole.positionIds) } : {}) };
-        }
-        x = layer.forward(x, whole, state?.layers[i]);
-      });
-      if (whole.lastOnly && x.shape[1]! > 1) x = last(x);
-      if (this.#finalNorm) x = this.#finalNorm.forward(x, whole);
-      return { x, losses: whole.losses ?? [] };
-    }).x;
+    return this.#stack.forward(() => this.embed(ids), ids.shape[1] ?? 0, context, state);
   }
 
   /** The output matrix [vocab, dim]; the embedding where they are tied. */
@@ -247,16 +152,12 @@ export class CausalLM implements Module {
 
   /**
    * Mean cross-entropy of targets i32 [batch, seq] (-100: not counted), and the whole loss: in training with the
-   * layers' own.
+   * layers' own, and those that `losses` holds already. A decoder of an encoder-decoder needs the context's `encoded`.
    */
-  loss(
-    ids: Tensor,
-    targets: Tensor,
-    { training = false }: { readonly training?: boolean } = {},
-  ): { total: Tensor; crossEntropy: Tensor } {
+  loss(ids: Tensor, targets: Tensor, context: LossContext = {}): { total: Tensor; crossEntropy: Tensor } {
     return this.gpu.scope(() => {
-      const losses: Tensor[] = [];
-      const hidden = this.hidden(ids, { training, ...(training ? { losses } : {}) });
+      const { losses = [], ...rest } = context;
+      const hidden = this.hidden(ids, { ...rest, ...(context.training ? { losses } : {}) });
       const nll = this.#crossEntropy(hidden, targets);
       let total = nll;
       for (const loss of losses) total = add(total, mul(loss.reshape([]), 1 / losses.length));
@@ -273,68 +174,32 @@ export class CausalLM implements Module {
 
   /** What parts do after each training step (running statistics, balancing biases). */
   afterStep(): void {
-    for (const [, part] of this.#parts()) part.afterStep?.();
+    this.#stack.afterStep();
   }
 
   /** Caches of a decoding run; each is a ring where the layer has a window. */
-  createState(options: {
-    readonly batch?: number;
-    readonly maxLength: number;
-    readonly maxChunk?: number;
-  }): DecodingState {
-    const { batch = 1, maxLength, maxChunk = 64 } = options;
-    const layers = this.layers.map((layer) => layer.createState({ batch, maxLength, maxChunk }));
-    const state: DecodingState = {
-      layers,
-      maxLength,
-      maxChunk,
-      textLength: undefined,
-      bytesPerToken: layers.reduce((n, s) => n + s.bytesPerToken, 0),
-      clear: () => {
-        for (const layer of layers) layer.clear();
-        state.textLength = undefined;
-      },
-      dispose: () => {
-        for (const layer of layers) layer.dispose();
-      },
-    };
-    return state;
+  createState(options: DecodingStateOptions): DecodingState {
+    return this.#stack.createState(options);
   }
 
   /** All parameters, and those that one token uses. */
   countParameters(): { total: number; active: number } {
     const total = Object.values(this.parameters()).reduce((n, t) => n + t.size, 0);
-    const idle = this.layers.reduce(
-      (n, layer) =>
-        n +
-        Object.values(layer.ffn.parameters()).reduce((m, t) => m + t.size, 0) -
-        layer.ffn.activeParameters,
-      0,
-    );
-    return { total, active: total - idle };
-  }
-
-  #parts(): [string, Part][] {
-    return [
-      ...this.#encodings.map((encoding, i) => [`model.positions.${i}`, encoding] as [string, Part]),
-      ...(this.#embedNorm ? ([["model.embed_norm", this.#embedNorm]] as [string, Part][]) : []),
-      ...this.layers.map((layer, i) => [`model.layers.${i}`, layer] as [string, Part]),
-      ...(this.#finalNorm ? ([["model.norm", this.#finalNorm]] as [string, Part][]) : []),
-    ];
+    return { total, active: total - this.#stack.idleParameters };
   }
 
   /** What training changes. */
   parameters(): Record<string, Tensor> {
     return {
       "model.embed_tokens.weight": this.#embedding,
-      ...named(this.#parts(), (part) => part.parameters()),
+      ...this.#stack.parameters(),
       ...(this.#head ? { "lm_head.weight": this.#head } : {}),
     };
   }
 
   /** What a checkpoint holds besides. */
   buffers(): Record<string, Tensor> {
-    return named(this.#parts(), (part) => part.buffers?.() ?? {});
+    return this.#stack.buffers();
   }
 
   /** Everything that a checkpoint holds. */
@@ -344,6 +209,12 @@ export class CausalLM implements Module {
 
   dispose(): void {
     for (const tensor of Object.values(this.state())) tensor.dispose();
-    for (const [, part] of this.#parts()) part.dispose?.();
+    this.#stack.dispose();
   }
 }
+
+/** What generating needs of a model: all of a decoder-only one, or a decoder that has been given a text to attend to. */
+export type Decoder = Pick<
+  CausalLM,
+  "gpu" | "config" | "changes" | "positions" | "context" | "createState" | "hidden" | "head" | "forward"
+>;

@@ -16,9 +16,9 @@ export const t5: Factory<Encoding> = (spec, weights) => {
   const set = new ParameterSet(weights);
   let bias: T5Bias | undefined;
   return {
-    attention: (_weights, { numHeads }) => {
+    attention: (_weights, { numHeads, bidirectional = false }) => {
       if (!bias) {
-        const config = settings({ numHeads, bidirectional: false });
+        const config = settings({ numHeads, bidirectional });
         bias = new T5Bias(config, subParameters(set.planned(prefixed(PLACE, T5Bias.plan(config))), PLACE));
       }
       const table = bias;

@@ -7,7 +7,7 @@ type Json = Readonly<Record<string, unknown>>;
 
 /** What a block of a public model has besides the model's norm. */
 export type BlockParts = Pick<LayerSpec, "mixer" | "ffn" | "position"> &
-  Partial<Pick<LayerSpec, "norm" | "placement" | "parallel" | "branchScale">>;
+  Partial<Pick<LayerSpec, "norm" | "placement" | "parallel" | "branchScale" | "cross">>;
 
 /** What a configuration says: the norm of the stream, block by block the parts, and what few families have. */
 export interface DecoderParts {
@@ -85,7 +85,11 @@ const USUAL: Readonly<Record<string, string>> = {
 const NULLABLE = ["num_key_value_heads", "head_dim", "sliding_window", "bos_token_id", "eos_token_id"];
 
 /** A family's configuration with its defaults, under the usual names. */
-export function familyConfig(family: Family, file: string, given: Json): FamilyConfig {
+export function familyConfig(
+  family: Pick<Family, "defaults" | "keys" | "nullable">,
+  file: string,
+  given: Json,
+): FamilyConfig {
   const names = { ...USUAL, ...family.keys };
   const nullable = [...NULLABLE, ...(family.nullable ?? [])];
   const source: Record<string, unknown> = { ...family.defaults };
@@ -99,9 +103,12 @@ export function familyConfig(family: Family, file: string, given: Json): FamilyC
   return new FamilyConfig(file, source, shown);
 }
 
-/** The model of a family's configuration. */
-export function decoderOf(modelType: string, family: Family, f: FamilyConfig): ModelConfig {
-  const { norm, block, ...parts } = family.decoder(f);
+/** A model, or one stack of it, of the parts that a configuration says. */
+export function modelOf(
+  modelType: string,
+  { norm, block, ...parts }: DecoderParts,
+  f: FamilyConfig,
+): ModelConfig {
   return {
     family: modelType,
     vocabSize: f.integer("vocab_size"),

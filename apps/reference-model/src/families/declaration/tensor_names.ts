@@ -24,11 +24,13 @@ export type TensorRule = readonly [from: string, to: string | readonly string[],
 
 /** Where a family's checkpoints have the tensors of a model; names that no rule has are the model's own. */
 export interface TensorTable {
+  /** What stands before the model's own names. Default: "model.". */
+  readonly model?: string;
   /** What stands before all names but the head's; checkpoints without it, or inside another module, are read too. */
   readonly prefix?: string;
   /** The list of blocks below the prefix. Default: layers. */
   readonly layers?: string;
-  /** Rules below the prefix; the model's names are those below "model.". */
+  /** Rules below the prefix; the model's names are those below its own prefix. */
   readonly root?: readonly TensorRule[];
   /** Rules below a block. */
   readonly layer?: readonly TensorRule[];
@@ -80,7 +82,18 @@ function rest(rule: string, name: string): { readonly tail: string; readonly exp
 const listed = (to: TensorRule[1]): readonly string[] => (typeof to === "string" ? [to] : to);
 
 /** The names of a family's checkpoints and of its models, both ways. */
-export class TensorNames {
+export interface CheckpointNames {
+  /** How to read the tensors of a checkpoint with these names; undefined for what the model computes. */
+  reader(names: readonly string[]): (name: string) => Reading | undefined;
+  /** The tensors of a checkpoint that hold the model's tensors with these names, in their order. @throws FormatError */
+  writings(names: readonly string[]): Writing[];
+  /** A checkpoint's name of one of the model's tensors. */
+  nameOf(name: string): string;
+}
+
+/** The names of one stack of blocks. */
+export class TensorNames implements CheckpointNames {
+  readonly #model: string;
   readonly #prefix: string;
   readonly #layers: string;
   readonly #head: string;
@@ -89,13 +102,15 @@ export class TensorNames {
   readonly #computed: readonly string[];
 
   constructor({
-    prefix = MODEL,
+    model = MODEL,
+    prefix = model,
     layers = "layers",
     root = [],
     layer = [],
     head = "lm_head",
     computed = [],
   }: TensorTable) {
+    this.#model = model;
     this.#prefix = prefix;
     this.#layers = layers;
     this.#head = head;
@@ -120,8 +135,8 @@ export class TensorNames {
       const ofRoot = this.#root.some(([from]) => rest(from, own) !== undefined);
       const block = ofRoot ? null : new RegExp(`^${this.#layers}\\.(\\d+)\\.(.+)$`).exec(own);
       const [at, below, rules] = block
-        ? ([`${MODEL}layers.${block[1]!}.`, block[2]!, this.#layer] as const)
-        : ([MODEL, own, this.#root] as const);
+        ? ([`${this.#model}layers.${block[1]!}.`, block[2]!, this.#layer] as const)
+        : ([this.#model, own, this.#root] as const);
       if (this.#computed.includes(below)) return undefined;
       return this.#reading(at, below, rules);
     };
@@ -185,17 +200,17 @@ export class TensorNames {
 
   #writing(name: string): Writing {
     if (name === "lm_head.weight") return { name: `${this.#head}.weight`, targets: [name] };
-    if (!name.startsWith(MODEL)) return { name, targets: [name] };
-    const own = name.slice(MODEL.length);
+    if (!name.startsWith(this.#model)) return { name, targets: [name] };
+    const own = name.slice(this.#model.length);
     const block = /^layers\.(\d+)\.(.+)$/.exec(own);
     const [at, to, below, rules] = block
       ? ([
-          `${MODEL}layers.${block[1]!}.`,
+          `${this.#model}layers.${block[1]!}.`,
           `${this.#prefix}${this.#layers}.${block[1]!}.`,
           block[2]!,
           this.#layer,
         ] as const)
-      : ([MODEL, this.#prefix, own, this.#root] as const);
+      : ([this.#model, this.#prefix, own, this.#root] as const);
     const matches = rules.flatMap(([from, targets, layout = {}]) =>
       listed(targets).flatMap((target) => {
         const found = rest(target, below);
