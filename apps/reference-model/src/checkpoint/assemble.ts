@@ -12,7 +12,7 @@ import {
 } from "../families/index.js";
 import { EncoderDecoderLM } from "../model/encoder_decoder.js";
 import { CausalLM } from "../model/model.js";
-import { arranged, part, together, type Laid } from "./names.js";
+import { arranged, isMultiplied, part, together, type Laid } from "./names.js";
 import { quoted, type ReadableModel, type StoredTensor } from "./stored.js";
 
 /** A model's weights, and how its source refuses what it cannot give. */
@@ -78,35 +78,52 @@ const STORED: Readonly<Record<string, DType>> = {
   Q6_K: "q6_k",
 };
 
-/**
- * Tensors of the model that only products and lookups read. The latent's matrix of MLA is not among them: its rows are
- * multiplied into queries and outputs by head.
- */
-const PRODUCTS =
-  /(?<!kv_b_proj)(?:_proj|_proj_\w+|\.c_fc|\.linear_\w+|\.(?:key|value|receptance|output)|embed_tokens|lm_head)\.weight$|\.experts\.(?:gate|up|down)_proj$/;
-
 /** What of a tensor goes to the device: its numbers, or, with a type, what its file stores. */
 interface Piece extends Laid {
   readonly dtype?: DType | undefined;
 }
 
+/** A tensor's bytes with outputs before inputs, where its file stores them in a type that kernels read. */
+function storedForm(
+  { type, shape, bytes, outputsFirst }: StoredTensor,
+  transposed: boolean,
+):
+  | {
+      readonly dtype: DType;
+      readonly shape: readonly number[];
+      readonly swap: boolean;
+      readonly bytes: () => Promise<Uint8Array>;
+    }
+  | undefined {
+  const dtype = STORED[type];
+  if (dtype === undefined) return undefined;
+  if (transposed && outputsFirst) return { dtype, ...outputsFirst, swap: false };
+  // Rows of quants have no columns that could be exchanged.
+  const halves = dtype === "f16" || dtype === "bf16";
+  return bytes && (halves || !transposed) ? { dtype, shape, bytes, swap: transposed } : undefined;
+}
+
 /** One of the model's tensors, as the model has it: as it is stored where that is asked for and kernels read it so. */
 async function pieceAt({ found, reading, index }: Place, stored: boolean): Promise<Piece> {
   const { name, rows } = reading.targets[index]!;
-  const { type, shape } = found;
-  const dtype = stored && PRODUCTS.test(name) && found.bytes ? STORED[type] : undefined;
-  const halves = dtype === "f16" || dtype === "bf16";
-  // Rows of quants have no columns that could be exchanged.
-  const kept = dtype !== undefined && (halves || !reading.transposed) ? dtype : undefined;
-  const bytes = kept && (await found.bytes!());
+  const form = stored && isMultiplied(name) ? storedForm(found, reading.transposed ?? false) : undefined;
+  const bytes = form && (await form.bytes());
   const data =
     bytes === undefined
       ? await found.floats()
-      : halves
+      : form!.dtype === "f16" || form!.dtype === "bf16"
         ? new Uint16Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength))
         : bytes;
-  const whole = arranged({ data, shape }, reading);
-  return { ...(rows ? part(found.file, found.name, whole, rows, reading.axis) : whole), dtype: kept };
+  const { transposed, ...layout } = reading;
+  const swap = form ? form.swap : (transposed ?? false);
+  const whole = arranged(
+    { data, shape: form?.shape ?? found.shape },
+    swap ? { ...layout, transposed: true } : layout,
+  );
+  return {
+    ...(rows ? part(found.file, found.name, whole, rows, reading.axis) : whole),
+    dtype: form?.dtype,
+  };
 }
 
 /** The matrices of a layer's experts as one tensor [experts, ...]. */

@@ -77,7 +77,7 @@ async function writing<T>(path: string, work: () => Promise<T>): Promise<T> {
 }
 
 /** Contents of a file, perhaps piece by piece. */
-type Contents = string | Uint8Array | AsyncIterable<Uint8Array>;
+export type Contents = string | Uint8Array | AsyncIterable<Uint8Array>;
 
 /** Write from where the file's position is. */
 async function writeContents(handle: FileHandle, data: Contents): Promise<void> {
@@ -154,7 +154,7 @@ interface PublishedList {
   readonly removed: readonly string[];
 }
 
-export type WriteInto = (name: string, data: string | Uint8Array) => Promise<void>;
+export type WriteInto = (name: string, data: Contents) => Promise<void>;
 
 /**
  * Write several files of a folder so that all of them are there, or none: a new folder by one rename, and the files of a

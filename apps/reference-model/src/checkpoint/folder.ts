@@ -1,6 +1,7 @@
 import { FormatError } from "@x/kernels";
 import { Safetensors } from "@x/kernels/safetensors";
 import { expectObject } from "../config/index.js";
+import { withBlocks } from "./blocks.js";
 import { parseJson } from "./json.js";
 import { withMxfp4 } from "./mxfp4.js";
 import {
@@ -103,7 +104,7 @@ async function openTensors(folder: Folder): Promise<StoredTensors> {
           `has no tensor ${JSON.stringify(tensor)}, which the index says it has`,
         );
     }
-    return { tensors: withMxfp4(tensors), close };
+    return { tensors: withBlocks(withMxfp4(tensors)), close };
   } catch (error) {
     await close();
     throw error;

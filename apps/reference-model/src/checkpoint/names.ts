@@ -11,6 +11,16 @@ export interface Laid {
   readonly data: Float32Array | Uint16Array | Uint8Array;
 }
 
+/**
+ * Tensors of the model that only products and lookups read. The latent's matrix of MLA is not among them: its rows are
+ * multiplied into queries and outputs by head.
+ */
+const MULTIPLIED =
+  /(?<!kv_b_proj)(?:_proj|_proj_\w+|\.c_fc|\.linear_\w+|\.(?:key|value|receptance|output)|embed_tokens|lm_head)\.weight$|\.experts\.(?:gate|up|down)_proj$/;
+
+/** Whether only products and lookups read a tensor of the model, so that it may stay as it is stored. */
+export const isMultiplied = (name: string): boolean => MULTIPLIED.test(name);
+
 const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 /** An empty array of the same kind. */

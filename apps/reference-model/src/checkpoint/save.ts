@@ -80,7 +80,7 @@ function expectInRange(tensors: Readonly<Record<string, TensorData>>): void {
 }
 
 /** Files of weights in any layout. */
-const WEIGHTS = /^model(-\d+-of-\d+)?\.safetensors$|^model\.safetensors\.index\.json$/;
+export const WEIGHTS = /^model(-\d+-of-\d+)?\.safetensors$|^model\.safetensors\.index\.json$/;
 
 /**
  * Write a model folder: config.json, model.safetensors or shards with their index, and other files. All of them are
@@ -105,7 +105,10 @@ export async function saveCheckpoint(
     parts.length === 1
       ? "model.safetensors"
       : `model-${String(i + 1).padStart(5, "0")}-of-${String(parts.length).padStart(5, "0")}.safetensors`;
-  const own = "dtype" in json ? { ...json, dtype: torchDtype } : { ...json, torch_dtype: torchDtype };
+  // What is written is not in the blocks that the configuration of a quantised folder speaks of.
+  const plain = { ...json };
+  delete plain["quantization_config"];
+  const own = "dtype" in json ? { ...plain, dtype: torchDtype } : { ...plain, torch_dtype: torchDtype };
   const fill = async (write: WriteInto): Promise<void> => {
     const weightMap: Record<string, string> = {};
     for (const [i, names] of parts.entries()) {

@@ -21,6 +21,8 @@ export interface StoredTensor {
   floats(): Promise<Float32Array>;
   /** Reads its bytes as stored; absent where its numbers differ from the stored ones. */
   readonly bytes?: (() => Promise<Uint8Array>) | undefined;
+  /** Matrices [..., in, out] that a file stores as [..., out, in]: that shape, and its bytes. */
+  readonly outputsFirst?: { readonly shape: readonly number[]; readonly bytes: () => Promise<Uint8Array> };
 }
 
 /** A model's tensors by their names in a Hugging Face folder. */

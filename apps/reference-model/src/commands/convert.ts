@@ -1,11 +1,14 @@
 import { join } from "node:path";
 import { Option, type Command } from "commander";
+import { ConfigError } from "@x/kernels";
 import { makeFolder } from "../checkpoint/files.js";
 import { GGUF_TYPES, writeGguf, type GgufType } from "../checkpoint/gguf/to_gguf.js";
 import { filesBeside, loadCheckpoint } from "../checkpoint/load.js";
 import { CHECKPOINT_DTYPES, saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
 import { modelSource } from "../checkpoint/source.js";
+import { QUANTS, type Quants } from "../checkpoint/quantised.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { convertQuantised } from "./convert_quantised.js";
 import { outputFolder } from "./output_option.js";
 import { integerIn, modelOption, withDevice } from "./shared.js";
 
@@ -15,6 +18,8 @@ interface ConvertFlags extends ComponentsFlag {
   readonly dtype: CheckpointDType;
   readonly maxShardSize?: number;
   readonly gguf?: GgufType;
+  readonly quantize?: Quants;
+  readonly text?: string;
 }
 
 async function toGguf({ model, out, gguf }: ConvertFlags): Promise<void> {
@@ -28,7 +33,9 @@ async function toGguf({ model, out, gguf }: ConvertFlags): Promise<void> {
 export function convertCommand(program: Command): void {
   program
     .command("convert")
-    .description("write a model again: in another precision, in shards or in one file, or as a GGUF file")
+    .description(
+      "write a model again: in another precision, quantised, in shards or in one file, or as a GGUF file",
+    )
     .addOption(modelOption())
     .addOption(componentsOption())
     .addOption(outputFolder("-o, --out <dir>", "the new folder").makeOptionMandatory())
@@ -39,12 +46,36 @@ export function convertCommand(program: Command): void {
     .addOption(
       new Option(
         "--gguf <type>",
-        "write model.gguf for llama.cpp: vectors in f32, matrices in f32, f16 or 8 bits (Q8_0)",
+        "write model.gguf for llama.cpp: vectors in f32, matrices in f32, f16, 8 bits (Q8_0) or 4 (Q4_0)",
       )
         .choices(Object.keys(GGUF_TYPES))
         .conflicts(["dtype", "maxShardSize"]),
     )
+    .addOption(
+      new Option(
+        "--quantize <bits>",
+        "matrices in 8 or 4 bits, for this program: model.gguf where llama.cpp has the architecture, else a folder with blocks",
+      )
+        .choices(Object.keys(QUANTS))
+        .conflicts(["dtype", "maxShardSize", "gguf"]),
+    )
+    .option("--text <path>", "with --quantize: measure the perplexity of this text before and after")
     .action(async (flags: ConvertFlags) => {
+      const { quantize, text, ...where } = flags;
+      if (text !== undefined && quantize === undefined)
+        throw new ConfigError("convert: --text", "is given without --quantize, whose cost it measures");
+      if (quantize !== undefined) {
+        const components = await componentsOf(flags);
+        const lines = await convertQuantised({
+          model: where.model,
+          out: where.out,
+          quantize,
+          components,
+          ...(text === undefined ? {} : { text }),
+        });
+        process.stdout.write(`${lines.join("\n")}\n`);
+        return;
+      }
       if (flags.gguf !== undefined) {
         await toGguf(flags);
         return;

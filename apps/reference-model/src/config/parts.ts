@@ -23,6 +23,7 @@ const KEYS = [
   "architectures",
   "torch_dtype",
   "dtype",
+  "quantization_config",
   "vocab_size",
   "bos_token_id",
   "eos_token_id",

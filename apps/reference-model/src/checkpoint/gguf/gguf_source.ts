@@ -179,7 +179,7 @@ function storedTensors(
       const [rows = 0, columns = 0] = shape;
       if (shape.length !== 2) fail(`has ${shape.length} axes; it must be a matrix`);
       const floats = async (): Promise<Float32Array> => transposed(await file.numbers(name), rows, columns);
-      return [[own, { ...all, shape: [columns, rows], floats }]];
+      return [[own, { ...all, shape: [columns, rows], floats, outputsFirst: { shape, bytes: stored } }]];
     }
     case "squeezed": {
       const [rows = 0, columns = 0] = shape;

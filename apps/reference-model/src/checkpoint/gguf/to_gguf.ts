@@ -1,6 +1,7 @@
 import { basename } from "node:path";
 import { ConfigError, toHalfBits } from "@x/kernels";
 import { writeAtomically } from "../files.js";
+import { quantised } from "../quantised.js";
 import type { ModelSource, StoredTensor } from "../stored.js";
 import {
   ARCHITECTURES,
@@ -11,7 +12,6 @@ import {
   type WrittenValue,
 } from "./architectures/index.js";
 import { headOrder, inOrder, transposed } from "./change.js";
-import { quantiseQ8 } from "./quantise.js";
 import { TENSOR_TYPES, typeNumber } from "./tensor_types.js";
 import { ggufBytes, type WrittenTensor } from "./write_gguf.js";
 import { tokenizerMetadata } from "./write_tokenizer.js";
@@ -21,6 +21,7 @@ export const GGUF_TYPES = {
   f32: { type: "F32", label: 0 },
   f16: { type: "F16", label: 1 },
   q8: { type: "Q8_0", label: 7 },
+  q4: { type: "Q4_0", label: 2 },
 } as const;
 export type GgufType = keyof typeof GGUF_TYPES;
 
@@ -28,16 +29,19 @@ export type GgufType = keyof typeof GGUF_TYPES;
 const EXACT = /^position_embd\.|\.(ffn_gate_inp|ssm_conv1d|ssm_x|ssm_dt)\.|\.ssm_[ad]$/;
 const HIGHEST_F16 = 65504;
 
-/** The type of a tensor: vectors stay exact, and rows that are no whole number of blocks are halves. */
-function typeFor(wanted: GgufType, name: string, shape: readonly number[]): string {
+/**
+ * The type of a tensor: vectors stay exact, rows that are no whole number of blocks are halves, and of four bits the
+ * matrix of the logits has eight.
+ */
+function typeFor(wanted: GgufType, name: string, shape: readonly number[], head: string): string {
   if (shape.length < 2 || EXACT.test(name)) return "F32";
-  const { type } = GGUF_TYPES[wanted];
+  const { type } = GGUF_TYPES[wanted === "q4" && name === head ? "q8" : wanted];
   return shape.at(-1)! % TENSOR_TYPES.get(typeNumber(type))!.values === 0 ? type : "F16";
 }
 
 function encoded(who: string, type: string, data: Float32Array): Uint8Array {
   if (type === "F32") return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  if (type === "Q8_0") return quantiseQ8(data);
+  if (type === "Q8_0" || type === "Q4_0") return quantised(who, data, type);
   // Half of the distance to the next number above still rounds down.
   const beyond = data.find((x) => Number.isFinite(x) && Math.abs(x) >= HIGHEST_F16 + 16);
   if (beyond !== undefined)
@@ -167,13 +171,14 @@ function writtenTensor(
   { rule, parts }: Gathered,
   config: Json,
   wanted: GgufType,
+  head: string,
 ): WrittenTensor {
   const first = parts.get(0);
   const whole = Array.from({ length: parts.size }, (_, e) => parts.get(e));
   if (!first || whole.some((part) => part?.shape.join() !== first.shape.join()))
     throw new ConfigError(name, "the matrices of its experts are not all there, or not of one shape");
   const shape = shapeOf(rule, first, parts.size);
-  const type = typeFor(wanted, name, shape);
+  const type = typeFor(wanted, name, shape, head);
   return {
     name,
     type,
@@ -238,6 +243,10 @@ async function metadataOf(
   };
 }
 
+/** The architecture of llama.cpp that a family of folders is, if there is one. */
+export const ggufArchitecture = (type: unknown): Architecture | undefined =>
+  ARCHITECTURES.find(({ families }) => typeof type === "string" && Object.hasOwn(families, type));
+
 /**
  * Write a model as a GGUF file, tensor by tensor: no more than one of them is in memory. Returns what llama.cpp will
  * compute otherwise than the model.
@@ -247,9 +256,7 @@ async function metadataOf(
 export async function writeGguf(path: string, source: ModelSource, wanted: GgufType): Promise<string[]> {
   const config = await source.config();
   const type = config["model_type"];
-  const architecture = ARCHITECTURES.find(
-    ({ families }) => typeof type === "string" && Object.hasOwn(families, type),
-  );
+  const architecture = ggufArchitecture(type);
   if (!architecture)
     throw new ConfigError(
       source.configFile,
@@ -259,13 +266,14 @@ export async function writeGguf(path: string, source: ModelSource, wanted: GgufT
   try {
     const tied = config["tie_word_embeddings"] ?? architecture.tied ?? false;
     const gathered = gather(source.path, architecture, opened.tensors, tied === true);
+    const head = gathered.has("output.weight") ? "output.weight" : "token_embd.weight";
     const vocabSize = gathered.get("token_embd.weight")!.parts.get(0)!.shape[0]!;
     const metadata = await metadataOf(source, architecture, config, vocabSize, wanted);
     const factors = Object.entries(
       architecture.rotates === false ? {} : ropeTensors(config, architecture.layerType),
     );
     const tensors = [
-      ...[...gathered].map(([name, entry]) => writtenTensor(name, entry, config, wanted)),
+      ...[...gathered].map(([name, entry]) => writtenTensor(name, entry, config, wanted, head)),
       ...factors.map(([name, data]): WrittenTensor => ({
         name,
         type: "F32",
