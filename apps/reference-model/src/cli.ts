@@ -18,7 +18,7 @@ import { trainCommand } from "./commands/train.js";
 import { runProcess } from "./process_end.js";
 
 const program = new Command("reference-model")
-  .description("A decoder-only Transformer on WebGPU: generate, train, evaluate.")
+  .description("Transformers on WebGPU, decoder-only and encoder-decoder: generate, train, evaluate.")
   .version((createRequire(import.meta.url)("../package.json") as { version: string }).version)
   .showHelpAfterError("(--help shows the options)")
   .configureHelp({ sortSubcommands: false })

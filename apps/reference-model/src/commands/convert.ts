@@ -3,7 +3,7 @@ import { Option, type Command } from "commander";
 import { ConfigError } from "@x/kernels";
 import { makeFolder } from "../checkpoint/files.js";
 import { GGUF_TYPES, writeGguf, type GgufType } from "../checkpoint/gguf/to_gguf.js";
-import { filesBeside, loadCheckpoint } from "../checkpoint/load.js";
+import { filesBeside, loadModel } from "../checkpoint/load.js";
 import { CHECKPOINT_DTYPES, saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
 import { modelSource } from "../checkpoint/source.js";
 import { QUANTS, type Quants } from "../checkpoint/quantised.js";
@@ -82,7 +82,7 @@ export function convertCommand(program: Command): void {
       }
       const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model, json } = await loadCheckpoint(gpu, flags.model, { components });
+        const { model, json } = await loadModel(gpu, flags.model, { components });
         await saveCheckpoint(flags.out, model, json, {
           dtype: flags.dtype,
           files: await filesBeside(flags.model),

@@ -2,11 +2,17 @@ import { fstatSync } from "node:fs";
 import type { Command } from "commander";
 import { ConfigError, FormatError } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
-import { loadCheckpoint, loadFolderTokenizer } from "../checkpoint/load.js";
+import {
+  loadFolderTokenizer,
+  loadModel,
+  type Checkpoint,
+  type EncoderDecoderCheckpoint,
+} from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, continuationLength } from "../model/context.js";
 import { checkGeneration, generate } from "../model/generate.js";
-import type { CausalLM } from "../model/model.js";
+import type { Decoder } from "../model/model.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { expectNoRope, hasEncoder, readText } from "./encoder_decoder.js";
 import {
   extension,
   integerIn,
@@ -23,6 +29,7 @@ interface GenerateFlags extends ComponentsFlag {
   model: string;
   prompt?: string;
   ids?: string;
+  decoderIds?: string;
   temperature: number;
   topK: number;
   topP: number;
@@ -81,18 +88,18 @@ async function readStdin(wait: boolean): Promise<string> {
   }
 }
 
-function parseIds(text: string): number[] {
+function parseIds(text: string, option = "--ids"): number[] {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
     throw new ConfigError(
-      "--ids",
+      option,
       `is ${JSON.stringify(text)}; it must be a JSON list of ids such as [1,2] (${reasonOf(cause)})`,
     );
   }
   if (!Array.isArray(value) || !value.every((x) => typeof x === "number" && Number.isInteger(x))) {
-    throw new ConfigError("--ids", `is ${JSON.stringify(text)}; it must be a JSON list of ids such as [1,2]`);
+    throw new ConfigError(option, `is ${JSON.stringify(text)}; it must be a JSON list of ids such as [1,2]`);
   }
   return value as number[];
 }
@@ -100,7 +107,7 @@ function parseIds(text: string): number[] {
 /** The ids to continue, and the prompt as text where it was given so. */
 async function promptOf(
   flags: GenerateFlags,
-  model: CausalLM,
+  bosTokenId: number | undefined,
   tokenizer: Tokenizer | undefined,
 ): Promise<{ ids: number[]; shown: string }> {
   if (flags.ids !== undefined) return { ids: parseIds(flags.ids), shown: "" };
@@ -108,11 +115,52 @@ async function promptOf(
   const piped = flags.prompt === undefined || flags.prompt === "-";
   const shown = piped ? await readStdin(flags.prompt === "-") : flags.prompt!;
   const ids = tokenizer.encode(shown);
-  const start = tokenizer.bosTokenId ?? model.config.bosTokenId;
+  const start = tokenizer.bosTokenId ?? bosTokenId;
   if (ids.length > 0) return { ids, shown };
   if (start === undefined)
     throw new ConfigError("generate", "the prompt is empty, and the model has no beginning-of-text token");
   return { ids: [start], shown };
+}
+
+/** What is generated from: a decoder, the ids that its text begins with, and the text to show before what comes. */
+interface Start {
+  readonly decoder: Decoder;
+  readonly prompt: number[];
+  readonly shown: string;
+  readonly dispose: () => void;
+}
+
+const warn = (warning: string | undefined): void => {
+  if (warning) process.stderr.write(`warning: the prompt's ${warning}\n`);
+};
+
+/** A decoder-only model goes on after the prompt; an encoder-decoder reads it, and writes a text of its own. */
+async function startOf(
+  flags: GenerateFlags,
+  loaded: Checkpoint | EncoderDecoderCheckpoint,
+  tokenizer: Tokenizer | undefined,
+): Promise<Start> {
+  if (!hasEncoder(loaded)) {
+    const { model } = loaded;
+    if (flags.decoderIds !== undefined)
+      throw new ConfigError(
+        "--decoder-ids",
+        `is given; the model is of type ${loaded.config.family}, a decoder alone, which goes on after --ids`,
+      );
+    const { ids, shown } = await promptOf(flags, model.config.bosTokenId, tokenizer);
+    warn(checkLength("generate", model, ids.length));
+    return { decoder: model, prompt: ids, shown, dispose: () => undefined };
+  }
+  const { model, config } = loaded;
+  const prompt =
+    flags.decoderIds === undefined
+      ? [config.decoderStartTokenId]
+      : parseIds(flags.decoderIds, "--decoder-ids");
+  const { ids } = await promptOf(flags, undefined, tokenizer);
+  const { decoder, warning, dispose } = readText("generate", model, ids);
+  warn(warning);
+  warn(checkLength("generate: --decoder-ids", decoder, prompt.length));
+  return { decoder, prompt, shown: "", dispose };
 }
 
 async function run(flags: GenerateFlags): Promise<void> {
@@ -121,17 +169,13 @@ async function run(flags: GenerateFlags): Promise<void> {
   const seed = flags.seed ?? Math.floor(Math.random() * 2 ** 32);
   const components = await componentsOf(flags);
   await withDevice(async (gpu) => {
-    const { model } = await loadCheckpoint(gpu, flags.model, {
-      change: extension(flags.ropeScaling),
-      components,
-      stored: true,
-    });
+    const change = extension(flags.ropeScaling);
+    const loaded = await loadModel(gpu, flags.model, { change, components, stored: true });
+    expectNoRope(flags.ropeScaling, loaded);
     const tokenizer = await loadFolderTokenizer(flags.model);
-    const { ids, shown } = await promptOf(flags, model, tokenizer);
-    const warning = checkLength("generate", model, ids.length);
-    if (warning) process.stderr.write(`warning: the prompt's ${warning}\n`);
+    const { decoder, prompt, shown, dispose } = await startOf(flags, loaded, tokenizer);
     const options = {
-      maxNewTokens: continuationLength(model, ids.length, flags.maxNewTokens),
+      maxNewTokens: continuationLength(decoder, prompt.length, flags.maxNewTokens),
       temperature: flags.greedy ? 0 : flags.temperature,
       topK: flags.topK,
       topP: flags.topP,
@@ -141,9 +185,9 @@ async function run(flags: GenerateFlags): Promise<void> {
       ignoreEos: flags.ignoreEos ?? false,
       stop: flags.stop,
     };
-    checkGeneration(model, ids, options, tokenizer);
+    checkGeneration(decoder, prompt, options, tokenizer);
     if (!flags.json && shown !== "") process.stdout.write(shown);
-    const result = await generate(model, ids, options, tokenizer, (text) => {
+    const result = await generate(decoder, prompt, options, tokenizer, (text) => {
       if (!flags.json) process.stdout.write(text);
     });
     const full = result.reason === "length" && options.maxNewTokens < flags.maxNewTokens;
@@ -153,11 +197,12 @@ async function run(flags: GenerateFlags): Promise<void> {
       process.stdout.write(`${JSON.stringify({ ids: made, text, reason, seed, tokensPerSecond })}\n`);
     else process.stdout.write(`${tokenizer ? "" : JSON.stringify(made)}\n`);
     const drawn = options.temperature === 0 ? "" : `, seed ${seed}`;
-    const ended = full ? `, ended by the context of ${model.context} tokens` : "";
+    const ended = full ? `, ended by the context of ${decoder.context} tokens` : "";
     process.stderr.write(
       `\n${made.length} tokens, ${tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}${drawn}${ended}\n`,
     );
-    model.dispose();
+    dispose();
+    loaded.model.dispose();
   });
 }
 
@@ -165,7 +210,9 @@ async function run(flags: GenerateFlags): Promise<void> {
 export function generateCommand(program: Command): void {
   program
     .command("generate", { isDefault: true })
-    .description("continue a text, streaming it to the terminal")
+    .description(
+      "continue a text, or write the text that an encoder-decoder makes of it, streaming to the terminal",
+    )
     .addOption(modelOption())
     .addOption(componentsOption())
     .option(
@@ -173,7 +220,14 @@ export function generateCommand(program: Command): void {
       "what to continue; - for standard input; without it, standard input if it is piped, else a new text",
       utf8,
     )
-    .option("--ids <json>", "ids in place of a prompt: '[1,2]'")
+    .option(
+      "--ids <json>",
+      "ids in place of a prompt: '[1,2]'; an encoder-decoder reads them with its encoder",
+    )
+    .option(
+      "--decoder-ids <json>",
+      "ids that an encoder-decoder's output begins with (default: its decoder_start_token_id)",
+    )
     .option("-t, --temperature <x>", "divides the logits", numberIn(0), 0.8)
     .option("--top-k <n>", "keep the n best tokens; 0: all", integerIn(0), 0)
     .option("--top-p <x>", "keep the fewest tokens that hold this probability", numberIn(0, 1), 0.95)

@@ -1,10 +1,12 @@
 import type { Command } from "commander";
-import { FormatError } from "@x/kernels";
+import { FormatError, type Gpu, type Tensor } from "@x/kernels";
 import { writeSafetensors, type TensorData } from "@x/kernels/safetensors";
 import { readJson, writeAtomically } from "../checkpoint/files.js";
-import { loadCheckpoint } from "../checkpoint/load.js";
+import { loadModel, type Checkpoint, type EncoderDecoderCheckpoint } from "../checkpoint/load.js";
+import { expectObject } from "../config/index.js";
 import { checkLength, CONTEXT_RULE } from "../model/context.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { expectNoRope, hasEncoder, row } from "./encoder_decoder.js";
 import { outputFile } from "./output_option.js";
 import { extension, modelOption, ropeOption, withDevice } from "./shared.js";
 
@@ -16,6 +18,69 @@ interface LogitsFlags extends ComponentsFlag {
   ropeScaling?: string;
 }
 
+/** One entry of the file: ids, for an encoder-decoder those of both texts. */
+class Entry {
+  readonly #file: string;
+  readonly #number: number;
+  readonly #json: Readonly<Record<string, unknown>>;
+
+  constructor(file: string, number: number, json: unknown) {
+    this.#file = file;
+    this.#number = number;
+    this.#json = expectObject(this.who, json);
+  }
+
+  get who(): string {
+    return `${this.#file}: entry ${this.#number}`;
+  }
+
+  /** A list of integers from 0 to `last`, or undefined where the key is absent. @throws FormatError */
+  list(key: string, last: number, what = "ids"): number[] | undefined {
+    const given = this.#json[key] ?? undefined;
+    if (given === undefined) return undefined;
+    const fits = (x: unknown): boolean => typeof x === "number" && Number.isInteger(x) && x >= 0 && x <= last;
+    if (!Array.isArray(given) || given.length === 0 || !given.every(fits))
+      throw new FormatError(this.#file, `entry ${this.#number}: ${key} must list ${what} in 0..${last}`);
+    return given as number[];
+  }
+
+  /** The ids that every entry has. @throws FormatError */
+  ids(last: number): number[] {
+    return this.list("input_ids", last) ?? this.fail(`input_ids must list ids in 0..${last}`);
+  }
+
+  fail(message: string): never {
+    throw new FormatError(this.#file, `entry ${this.#number}: ${message}`);
+  }
+
+  /** Says that a text is longer than the model was made for. */
+  warn(message: string | undefined): void {
+    if (message) process.stderr.write(`warning: entry ${this.#number}: ${message}\n`);
+  }
+}
+
+/** Logits [1, positions, vocab] of one entry. @throws FormatError, ConfigError */
+function logitsOf(gpu: Gpu, loaded: Checkpoint | EncoderDecoderCheckpoint, entry: Entry): Tensor {
+  if (!hasEncoder(loaded)) {
+    const { model } = loaded;
+    const ids = entry.ids(model.config.vocabSize - 1);
+    entry.warn(checkLength(entry.who, model, ids.length));
+    return gpu.scope(() => model.forward(row(gpu, ids)));
+  }
+  const { model, config } = loaded;
+  const last = config.encoder.vocabSize - 1;
+  const ids = entry.ids(last);
+  const decoderIds = entry.list("decoder_input_ids", last) ?? [config.decoderStartTokenId];
+  const mask = entry.list("attention_mask", 1, "numbers");
+  if (mask && mask.length !== ids.length)
+    entry.fail(`attention_mask has ${mask.length} numbers, input_ids has ${ids.length} ids`);
+  entry.warn(checkLength(entry.who, model.encoderLimits, ids.length));
+  entry.warn(checkLength(entry.who, model.decoder, decoderIds.length));
+  return gpu.scope(() =>
+    model.forward(row(gpu, ids), row(gpu, decoderIds), { keyMask: mask && row(gpu, mask) }),
+  );
+}
+
 /** `logits`: of every position, into a file. */
 export function logitsCommand(program: Command): void {
   program
@@ -23,11 +88,14 @@ export function logitsCommand(program: Command): void {
     .description("logits of every position for lists of ids, as safetensors")
     .addOption(modelOption())
     .addOption(componentsOption())
-    .requiredOption("--ids <file>", 'JSON: [{"input_ids":[..]}, ..]')
+    .requiredOption(
+      "--ids <file>",
+      'JSON: [{"input_ids":[..]}, ..]; of an encoder-decoder also "decoder_input_ids" (default: the start id) and "attention_mask" of the encoder\'s text (0: padding)',
+    )
     .addOption(
       outputFile(
         "--out <file>",
-        "safetensors with logits.0, logits.1, ..: F32 [positions, vocab]",
+        "safetensors with logits.0, logits.1, ..: F32 [positions, vocab]; of an encoder-decoder, the decoder's positions",
       ).makeOptionMandatory(),
     )
     .option("--json", "print one line of JSON: {out, lists, positions, vocabSize}")
@@ -39,34 +107,14 @@ export function logitsCommand(program: Command): void {
       if (list.length === 0) throw new FormatError(flags.ids, "lists no ids");
       const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model, {
-          change: extension(flags.ropeScaling),
-          components,
-          stored: true,
-        });
+        const change = extension(flags.ropeScaling);
+        const loaded = await loadModel(gpu, flags.model, { change, components, stored: true });
+        expectNoRope(flags.ropeScaling, loaded);
         const out: Record<string, TensorData> = {};
         for (const [i, item] of list.entries()) {
-          const ids =
-            typeof item === "object" && item !== null
-              ? (item as Record<string, unknown>)["input_ids"]
-              : undefined;
-          if (
-            !Array.isArray(ids) ||
-            ids.length === 0 ||
-            !ids.every(
-              (x) => typeof x === "number" && Number.isInteger(x) && x >= 0 && x < model.config.vocabSize,
-            )
-          ) {
-            throw new FormatError(
-              flags.ids,
-              `entry ${i}: input_ids must list ids in 0..${model.config.vocabSize - 1}`,
-            );
-          }
-          const warning = checkLength(`${flags.ids}: entry ${i}`, model, ids.length);
-          if (warning) process.stderr.write(`warning: entry ${i}: ${warning}\n`);
-          const logits = gpu.scope(() => model.forward(gpu.tensor(ids as number[], [1, ids.length], "i32")));
+          const logits = logitsOf(gpu, loaded, new Entry(flags.ids, i, item));
           out[`logits.${i}`] = {
-            shape: [ids.length, model.config.vocabSize],
+            shape: logits.shape.slice(1),
             data: (await logits.read()) as Float32Array,
           };
           logits.dispose();
@@ -77,12 +125,12 @@ export function logitsCommand(program: Command): void {
         );
         if (flags.json) {
           const positions = Object.values(out).map(({ shape }) => shape[0]!);
-          const { vocabSize } = model.config;
+          const vocabSize = out["logits.0"]!.shape[1]!;
           process.stdout.write(
             `${JSON.stringify({ out: flags.out, lists: list.length, positions, vocabSize })}\n`,
           );
         }
-        model.dispose();
+        loaded.model.dispose();
       });
     });
 }

@@ -96,7 +96,7 @@ export function modelConfig(json: unknown, file = "config.json"): ModelConfig {
   if (!family)
     throw new ConfigError(
       file,
-      `model_type is ${JSON.stringify(type)}, an encoder-decoder; this needs a decoder-only model`,
+      `model_type is ${JSON.stringify(type)}, an encoder-decoder; this needs a decoder-only model (generate, logits, info and convert take both)`,
     );
   const f = familyConfig(family, file, expectObject(file, json));
   return modelOf(type, family.decoder(f), f);

@@ -178,7 +178,7 @@ export class EncoderDecoderLM implements Module {
   }
 }
 
-/** What the decoder is told of training. */
+/** What the decoder needs to know about training. */
 const trainingOf = ({ training = false, losses }: EncodeOptions): LossContext => ({
   training,
   ...(losses ? { losses } : {}),

@@ -1,0 +1,120 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Command } from "commander";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { Safetensors } from "@x/kernels/safetensors";
+import { repository } from "@x/testing";
+import { convertCommand } from "./commands/convert.js";
+import { generateCommand } from "./commands/generate.js";
+import { infoCommand } from "./commands/info.js";
+import { logitsCommand } from "./commands/logits.js";
+import { perplexityCommand } from "./commands/perplexity.js";
+import type { Expected } from "./test-support.js";
+
+const MODEL = `${repository}tooling/fixtures/models/t5`;
+
+/** What a command prints. */
+async function printed(...args: string[]): Promise<string> {
+  const program = new Command().exitOverride();
+  for (const add of [generateCommand, logitsCommand, infoCommand, perplexityCommand, convertCommand])
+    add(program);
+  let out = "";
+  const write = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
+    out += String(text);
+    return true;
+  });
+  const quiet = vi.spyOn(process.stderr, "write").mockReturnValue(true);
+  try {
+    await program.parseAsync(args, { from: "user" });
+    return out;
+  } finally {
+    write.mockRestore();
+    quiet.mockRestore();
+  }
+}
+
+describe("commands with an encoder-decoder", () => {
+  let folder: string;
+  let cases: Expected["cases"];
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "x-t5-"));
+    cases = (JSON.parse(await readFile(join(MODEL, "expected.json"), "utf8")) as Expected).cases;
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+
+  it("logits writes those of the decoder's positions; padding that a mask hides changes nothing", async () => {
+    const [ids, out] = [join(folder, "ids.json"), join(folder, "logits.safetensors")];
+    const { input_ids, decoder_input_ids } = cases[0]!;
+    const padded = {
+      input_ids: [...input_ids, 0, 0],
+      attention_mask: [...input_ids.map(() => 1), 0, 0],
+      decoder_input_ids,
+    };
+    await writeFile(ids, JSON.stringify([{ input_ids, decoder_input_ids }, padded, { input_ids }]));
+    const line = await printed("logits", "-m", MODEL, "--ids", ids, "--out", out, "--json");
+    expect(JSON.parse(line)).toEqual({ out, lists: 3, positions: [7, 7, 1], vocabSize: 240 });
+    const written = await Safetensors.parse(out, await readFile(out));
+    const expected = await Safetensors.parse("expected", await readFile(join(MODEL, "expected.safetensors")));
+    const want = await expected.numbers("c0.logits");
+    for (const [name, count] of [
+      ["logits.0", want.length],
+      ["logits.1", want.length],
+      // The start id alone.
+      ["logits.2", 240],
+    ] as const) {
+      const got = Array.from(await written.numbers(name));
+      expect(got).toHaveLength(count);
+      for (const [i, x] of got.entries()) expect(Math.abs(x - want[i]!), name).toBeLessThan(5e-4);
+    }
+  });
+
+  it("generate reads --ids and writes from the start id on, or from --decoder-ids", async () => {
+    const { input_ids, greedy } = cases[1]!;
+    const run = async (...more: string[]): Promise<unknown> => {
+      const line = await printed(
+        ...["generate", "-m", MODEL, "--ids", JSON.stringify(input_ids)],
+        ...["--greedy", "-n", "6", "--ignore-eos", "--json", ...more],
+      );
+      return (JSON.parse(line) as { ids: unknown }).ids;
+    };
+    expect(await run()).toEqual(greedy.slice(0, 6));
+    expect(await run("--decoder-ids", JSON.stringify([0, ...greedy.slice(0, 3)]))).toEqual(
+      greedy.slice(3, 9),
+    );
+  });
+
+  it("info says what both stacks hold", async () => {
+    const { model } = JSON.parse(await printed("info", "-m", MODEL, "--json")) as { model: unknown };
+    expect(model).toMatchObject({ family: "t5", encoderLayers: 2, decoderLayers: 2, parameters: 104_512 });
+  });
+
+  it.each([
+    [["generate", "--ids", "[]"], /the encoder's text has no tokens/],
+    [["generate", "--ids", "[240]"], /id 240 is outside the vocabulary of 240/],
+    [["generate", "--ids", "[1]", "--decoder-ids", "[]"], /the prompt has no tokens/],
+    [["generate", "--ids", "[1]", "--decoder-ids", "0"], /--decoder-ids: is "0"; it must be a JSON list/],
+    [["generate", "--ids", "[1]", "--rope-scaling", "yarn:2"], /--rope-scaling.*t5, which has no rotations/],
+    [["generate", "-p", "Tom"], /has no tokenizer; give --ids/],
+    [["perplexity", "-d", MODEL], /model_type is "t5", an encoder-decoder/],
+    [["convert", "-o", "gguf", "--gguf", "f16"], /model_type is "t5"; GGUF files are written of/],
+  ])("%j is refused", async (args, message) => {
+    const text = join(folder, "text.txt");
+    await writeFile(text, "Tom was a fox.");
+    const own = args.map((one) => (one === MODEL ? text : one === "gguf" ? join(folder, one) : one));
+    await expect(printed(...own, "-m", MODEL)).rejects.toThrow(message);
+  });
+
+  it.each([
+    [{ input_ids: [] }, /entry 0: input_ids must list ids in 0\.\.239/],
+    [{ decoder_input_ids: [0] }, /entry 0: input_ids must list ids/],
+    [{ input_ids: [1], decoder_input_ids: [240] }, /entry 0: decoder_input_ids must list ids in 0\.\.239/],
+    [{ input_ids: [1, 2], attention_mask: [1] }, /attention_mask has 1 numbers, input_ids has 2 ids/],
+    [{ input_ids: [1], attention_mask: [2] }, /attention_mask must list numbers in 0\.\.1/],
+  ])("logits refuses %j", async (entry, message) => {
+    const ids = join(folder, "bad.json");
+    await writeFile(ids, JSON.stringify([entry]));
+    const out = join(folder, "bad.safetensors");
+    await expect(printed("logits", "-m", MODEL, "--ids", ids, "--out", out)).rejects.toThrow(message);
+  });
+});
