@@ -17,8 +17,10 @@ const MODEL = `${repository}tooling/fixtures/models/t5`;
 /** What a command prints. */
 async function printed(...args: string[]): Promise<string> {
   const program = new Command().exitOverride();
+  program.configureOutput({ writeErr: () => undefined });
   for (const add of [generateCommand, logitsCommand, infoCommand, perplexityCommand, convertCommand])
     add(program);
+  for (const command of program.commands) command.copyInheritedSettings(program);
   let out = "";
   const write = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
     out += String(text);
@@ -84,6 +86,24 @@ describe("commands with an encoder-decoder", () => {
     );
   });
 
+  it("generate --beams prints the best text with its score, which one beam shares with the greedy one", async () => {
+    const { input_ids, greedy } = cases[1]!;
+    const run = async (...more: string[]): Promise<{ ids: number[]; score: number; seed?: number }> => {
+      const line = await printed(
+        ...["generate", "-m", MODEL, "--ids", JSON.stringify(input_ids)],
+        ...["-n", "6", "--ignore-eos", "--json", ...more],
+      );
+      return JSON.parse(line) as { ids: number[]; score: number };
+    };
+    const one = await run("--beams", "1");
+    expect(one.ids).toEqual(greedy.slice(0, 6));
+    const four = await run("--beams", "4", "--early-stopping", "never", "--length-penalty", "0.5");
+    expect(four.ids).toHaveLength(6);
+    expect(four.seed).toBeUndefined();
+    // The same sum, divided by 6 or by its root.
+    expect(four.score).toBeGreaterThanOrEqual((one.score * 6) / Math.sqrt(6) - 1e-4);
+  });
+
   it("info says what both stacks hold", async () => {
     const { model } = JSON.parse(await printed("info", "-m", MODEL, "--json")) as { model: unknown };
     expect(model).toMatchObject({ family: "t5", encoderLayers: 2, decoderLayers: 2, parameters: 104_512 });
@@ -96,6 +116,10 @@ describe("commands with an encoder-decoder", () => {
     [["generate", "--ids", "[1]", "--decoder-ids", "0"], /--decoder-ids: is "0"; it must be a JSON list/],
     [["generate", "--ids", "[1]", "--rope-scaling", "yarn:2"], /--rope-scaling.*t5, which has no rotations/],
     [["generate", "-p", "Tom"], /has no tokenizer; give --ids/],
+    [["generate", "--ids", "[1]", "--beams", "2", "--top-k", "3"], /--beams.*cannot be used with.*--top-k/],
+    [["generate", "--ids", "[1]", "--length-penalty", "2"], /--length-penalty is given without --beams/],
+    [["generate", "--ids", "[1]", "--early-stopping", "never"], /--early-stopping is given without --beams/],
+    [["generate", "--ids", "[1]", "--stop", "x"], /--stop: is given; .* has no tokenizer/],
     [["perplexity", "-d", MODEL], /model_type is "t5", an encoder-decoder/],
     [["convert", "-o", "gguf", "--gguf", "f16"], /model_type is "t5"; GGUF files are written of/],
   ])("%j is refused", async (args, message) => {

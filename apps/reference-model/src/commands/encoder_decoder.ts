@@ -1,4 +1,4 @@
-import { ConfigError, type Gpu, type Tensor } from "@x/kernels";
+import { ConfigError, repeat, type Gpu, type Tensor } from "@x/kernels";
 import type { Checkpoint, EncoderDecoderCheckpoint } from "../checkpoint/load.js";
 import { checkLength } from "../model/context.js";
 import { EncoderDecoderLM } from "../model/encoder_decoder.js";
@@ -33,7 +33,8 @@ function expectIds(who: string, ids: readonly number[], vocabSize: number): void
 }
 
 /**
- * The decoder of a model that has read a text, and the text's length warning, if any. The caller disposes.
+ * The decoder of a model that has read a text, with `rows` rows of it, and the text's length warning, if any. The caller
+ * disposes.
  *
  * @throws ConfigError
  */
@@ -41,17 +42,22 @@ export function readText(
   who: string,
   model: EncoderDecoderLM,
   ids: readonly number[],
+  rows = 1,
 ): { decoder: Decoder; warning: string | undefined; dispose: () => void } {
   const { gpu, config } = model;
   expectIds(who, ids, config.encoder.vocabSize);
   const warning = checkLength(who, model.encoderLimits, ids.length);
-  const encoded = gpu.scope(() => model.encode(row(gpu, ids)));
-  gpu.keep(encoded.states);
+  const states = gpu.keep(
+    gpu.scope(() => {
+      const { states: one } = model.encode(row(gpu, ids));
+      return rows === 1 ? one : repeat(one, rows, 0);
+    }),
+  );
   return {
-    decoder: model.conditioned(encoded),
+    decoder: model.conditioned({ states }),
     warning,
     dispose: () => {
-      encoded.states.dispose();
+      states.dispose();
     },
   };
 }

@@ -1,5 +1,5 @@
 import { fstatSync } from "node:fs";
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import { ConfigError, FormatError } from "@x/kernels";
 import type { Tokenizer } from "@x/tokenizer";
 import {
@@ -9,7 +9,9 @@ import {
   type EncoderDecoderCheckpoint,
 } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, continuationLength } from "../model/context.js";
-import { checkGeneration, generate } from "../model/generate.js";
+import { beamSearch } from "../model/beam_search.js";
+import { Continuation } from "../model/continuation.js";
+import { checkIds, generate, type Generated } from "../model/generate.js";
 import type { Decoder } from "../model/model.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectNoRope, hasEncoder, readText } from "./encoder_decoder.js";
@@ -17,6 +19,7 @@ import {
   extension,
   integerIn,
   modelOption,
+  number,
   numberIn,
   reasonOf,
   repeatable,
@@ -37,6 +40,9 @@ interface GenerateFlags extends ComponentsFlag {
   repetitionPenalty: number;
   seed?: number;
   greedy?: true;
+  beams?: number;
+  lengthPenalty?: number;
+  earlyStopping?: "true" | "false" | "never";
   maxNewTokens: number;
   stop: string[];
   ignoreEos?: true;
@@ -157,51 +163,111 @@ async function startOf(
       ? [config.decoderStartTokenId]
       : parseIds(flags.decoderIds, "--decoder-ids");
   const { ids } = await promptOf(flags, undefined, tokenizer);
-  const { decoder, warning, dispose } = readText("generate", model, ids);
+  const { decoder, warning, dispose } = readText("generate", model, ids, flags.beams);
   warn(warning);
   warn(checkLength("generate: --decoder-ids", decoder, prompt.length));
   return { decoder, prompt, shown: "", dispose };
 }
 
-async function run(flags: GenerateFlags): Promise<void> {
+/** A text that was made, with how it was found. */
+interface Made extends Pick<Generated, "text" | "reason" | "tokensPerSecond"> {
+  readonly ids: readonly number[];
+  readonly how: { readonly seed: number } | { readonly score: number };
+  /** `how` for people. */
+  readonly shown: string;
+}
+
+type Show = (text: string) => void;
+
+/** Draws one token after another, and shows the text as it comes. */
+async function drawText(
+  flags: GenerateFlags,
+  { decoder, prompt }: Start,
+  maxNewTokens: number,
+  tokenizer: Tokenizer | undefined,
+  show: Show,
+): Promise<Made> {
+  const seed = flags.seed ?? Math.floor(Math.random() * 2 ** 32);
+  const { topK, topP, minP, repetitionPenalty, ignoreEos = false, stop } = flags;
+  const temperature = flags.greedy ? 0 : flags.temperature;
+  const sampling = { temperature, topK, topP, minP, repetitionPenalty, seed };
+  const options = { ...sampling, maxNewTokens, ignoreEos, stop };
+  const made = await generate(decoder, prompt, options, tokenizer, show);
+  return { ...made, how: { seed }, shown: temperature === 0 ? "" : `, seed ${seed}` };
+}
+
+/** Follows the best texts, and shows the best one when all have ended. */
+async function searchText(
+  { beams = 1, lengthPenalty, earlyStopping = "false", ignoreEos }: GenerateFlags,
+  { decoder, prompt }: Start,
+  maxNewTokens: number,
+  tokenizer: Tokenizer | undefined,
+  show: Show,
+): Promise<Made> {
+  const early = earlyStopping === "never" ? earlyStopping : earlyStopping === "true";
+  const { hypotheses, tokensPerSecond } = await beamSearch(decoder, prompt, {
+    ...{ beams, lengthPenalty, maxNewTokens, ignoreEos },
+    earlyStopping: early,
+  });
+  const { ids, score } = hypotheses[0]!;
+  const ended = !ignoreEos && decoder.config.eosTokenIds.includes(ids.at(-1) ?? -1);
+  const continuation = tokenizer && new Continuation(tokenizer, prompt);
+  for (const id of ended ? ids.slice(0, -1) : ids) continuation?.push(id);
+  continuation?.end();
+  const text = continuation?.text ?? "";
+  show(text);
+  const reason = ended ? "eos" : "length";
+  const found = { ids, text, reason, tokensPerSecond } as const;
+  return {
+    ...found,
+    how: { score },
+    shown: `, ${beams} ${beams === 1 ? "beam" : "beams"}, score ${score.toFixed(4)}`,
+  };
+}
+
+/** @throws ConfigError for options that exclude each other or need another one */
+function checkFlags(flags: GenerateFlags): void {
   if (flags.ids !== undefined && flags.prompt !== undefined)
     throw new ConfigError("generate", "--ids and --prompt are both given; the text begins with one of them");
-  const seed = flags.seed ?? Math.floor(Math.random() * 2 ** 32);
+  for (const [option, value] of [
+    ["--length-penalty", flags.lengthPenalty],
+    ["--early-stopping", flags.earlyStopping],
+  ])
+    if (value !== undefined && flags.beams === undefined)
+      throw new ConfigError("generate", `${option} is given without --beams, which it belongs to`);
+}
+
+async function run(flags: GenerateFlags): Promise<void> {
+  checkFlags(flags);
   const components = await componentsOf(flags);
   await withDevice(async (gpu) => {
     const change = extension(flags.ropeScaling);
     const loaded = await loadModel(gpu, flags.model, { change, components, stored: true });
     expectNoRope(flags.ropeScaling, loaded);
     const tokenizer = await loadFolderTokenizer(flags.model);
-    const { decoder, prompt, shown, dispose } = await startOf(flags, loaded, tokenizer);
-    const options = {
-      maxNewTokens: continuationLength(decoder, prompt.length, flags.maxNewTokens),
-      temperature: flags.greedy ? 0 : flags.temperature,
-      topK: flags.topK,
-      topP: flags.topP,
-      minP: flags.minP,
-      repetitionPenalty: flags.repetitionPenalty,
-      seed,
-      ignoreEos: flags.ignoreEos ?? false,
-      stop: flags.stop,
-    };
-    checkGeneration(decoder, prompt, options, tokenizer);
-    if (!flags.json && shown !== "") process.stdout.write(shown);
-    const result = await generate(decoder, prompt, options, tokenizer, (text) => {
+    if (flags.stop.length > 0 && !tokenizer)
+      throw new ConfigError("--stop", `is given; ${flags.model} has no tokenizer, which makes text of ids`);
+    const start = await startOf(flags, loaded, tokenizer);
+    const { decoder, prompt } = start;
+    checkIds("generate", decoder, prompt);
+    const maxNewTokens = continuationLength(decoder, prompt.length, flags.maxNewTokens);
+    const show: Show = (text) => {
       if (!flags.json) process.stdout.write(text);
-    });
-    const full = result.reason === "length" && options.maxNewTokens < flags.maxNewTokens;
-    const reason = full ? "context" : result.reason;
-    const { ids: made, text, tokensPerSecond } = result;
+    };
+    show(start.shown);
+    const write = flags.beams === undefined ? drawText : searchText;
+    const made = await write(flags, start, maxNewTokens, tokenizer, show);
+    const full = made.reason === "length" && maxNewTokens < flags.maxNewTokens;
+    const { ids, text, how, tokensPerSecond } = made;
+    const reason = full ? "context" : made.reason;
     if (flags.json)
-      process.stdout.write(`${JSON.stringify({ ids: made, text, reason, seed, tokensPerSecond })}\n`);
-    else process.stdout.write(`${tokenizer ? "" : JSON.stringify(made)}\n`);
-    const drawn = options.temperature === 0 ? "" : `, seed ${seed}`;
+      process.stdout.write(`${JSON.stringify({ ids, text, reason, ...how, tokensPerSecond })}\n`);
+    else process.stdout.write(`${tokenizer ? "" : JSON.stringify(ids)}\n`);
     const ended = full ? `, ended by the context of ${decoder.context} tokens` : "";
     process.stderr.write(
-      `\n${made.length} tokens, ${tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}${drawn}${ended}\n`,
+      `\n${ids.length} tokens, ${tokensPerSecond.toFixed(1)} tokens/s on ${gpu.info.name}${made.shown}${ended}\n`,
     );
-    dispose();
+    start.dispose();
     loaded.model.dispose();
   });
 }
@@ -240,10 +306,32 @@ export function generateCommand(program: Command): void {
     .option("--repetition-penalty <x>", "above 1: less repetition", numberIn(Number.MIN_VALUE), 1)
     .option("--seed <n>", "equal seeds give equal texts (default: a new one, which is shown)", integerIn(0))
     .option("--greedy", "always the best token")
+    .addOption(
+      new Option(
+        "--beams <n>",
+        "beam search: follow the n best texts in place of drawing tokens, and show the best when it is found; 1 is greedy",
+      )
+        .argParser(integerIn(1))
+        .conflicts(["temperature", "topK", "topP", "minP", "repetitionPenalty", "seed", "stop"]),
+    )
+    .option(
+      "--length-penalty <x>",
+      "with --beams: a text is worth the sum of its log-probabilities / length^x; above 0 favours long ones (default: 1)",
+      number,
+    )
+    .addOption(
+      new Option(
+        "--early-stopping <rule>",
+        "with --beams: end with as many texts as beams at once (true), when no beam is better as it is (false, the default), or when none can become better (never)",
+      ).choices(["true", "false", "never"]),
+    )
     .option("-n, --max-new-tokens <n>", "length at most; the context ends it too", integerIn(0), 256)
     .addOption(repeatable("--stop <text>", "end before this text, which may begin in the prompt"))
     .option("--ignore-eos", "go on after the end-of-text token")
-    .option("--json", "print one line of JSON: {ids, text, reason, seed, tokensPerSecond}")
+    .option(
+      "--json",
+      "print one line of JSON: {ids, text, reason, seed, tokensPerSecond}; with --beams, score in place of seed",
+    )
     .addOption(ropeOption())
     .addHelpText("after", `\n${CONTEXT_RULE}`)
     .action(run);

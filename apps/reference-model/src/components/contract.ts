@@ -83,7 +83,10 @@ export interface Encoding extends Part {
 }
 
 /** State that a mixer keeps from token to token; a step with `countsOnHost` cannot be recorded. */
-export type MixerState = Pick<State, "bytesPerToken" | "countsOnHost" | "clear" | "dispose">;
+export interface MixerState extends Pick<State, "bytesPerToken" | "countsOnHost" | "clear" | "dispose"> {
+  /** Row b of the batch becomes what row rows[b] was, rows i32 [batch], of a state that can do so (beam search). */
+  reorder?(rows: Tensor): void;
+}
 
 /** States of a block of the model: of its mixer, of its attention to an encoder, and of a feed-forward block that has one. */
 export interface LayerState extends MixerState {

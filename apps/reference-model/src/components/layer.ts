@@ -154,6 +154,13 @@ export class Block implements Part {
       ffn,
       bytesPerToken: parts.reduce((n, part) => n + part.bytesPerToken, 0),
       countsOnHost: parts.some((part) => part.countsOnHost === true),
+      ...(parts.every((part) => part.reorder !== undefined)
+        ? {
+            reorder: (rows: Tensor) => {
+              for (const part of parts) part.reorder!(rows);
+            },
+          }
+        : {}),
       clear: () => {
         for (const part of parts) part.clear();
       },

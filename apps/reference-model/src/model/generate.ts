@@ -75,6 +75,18 @@ const OPTIONS = [
   "cancelled",
 ] as const;
 
+/** @throws ConfigError for a prompt that is empty or has ids outside the vocabulary */
+export function checkIds(
+  who: string,
+  { config: { vocabSize } }: Pick<Decoder, "config">,
+  prompt: readonly number[],
+): void {
+  if (prompt.length === 0) throw new ConfigError(who, "the prompt has no tokens");
+  const bad = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (bad !== undefined)
+    throw new ConfigError(who, `id ${String(bad)} is outside the vocabulary of ${vocabSize}`);
+}
+
 /**
  * What `generate` asks of its arguments, before any work.
  *
@@ -88,11 +100,7 @@ export function checkGeneration(
 ): void {
   const who = "generate";
   checkConfig(who, options, OPTIONS);
-  const { vocabSize } = model.config;
-  if (prompt.length === 0) throw new ConfigError(who, "the prompt has no tokens");
-  const bad = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-  if (bad !== undefined)
-    throw new ConfigError(who, `id ${String(bad)} is outside the vocabulary of ${vocabSize}`);
+  checkIds(who, model, prompt);
   const { temperature = 1, topK = 0, topP = 1, minP = 0, repetitionPenalty: penalty = 1 } = options;
   expectInteger(who, "maxNewTokens", options.maxNewTokens, 0, 2 ** 31 - 1 - prompt.length);
   expectNumber(who, "temperature", temperature, 0);

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { gather, slice, type Tensor } from "@x/kernels";
 import { useGpu } from "@x/testing";
 import {
   cachedAttention,
@@ -147,6 +148,45 @@ describe("caches of keys and values", () => {
     cache.clear();
     expect(cache.length).toBe(0);
     cache.dispose();
+  });
+
+  it("rows that are reordered go on with the tokens of the rows that they were given, masks and documents too", async () => {
+    const { gpu } = device;
+    const layer = new MultiHeadAttention(config, parametersOf(gpu, MultiHeadAttention.plan(config)));
+    const x = random(gpu, [3, 7, 20], 5);
+    const keyMask = gpu.tensor([1, 1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1], [3, 4], "i32");
+    const docs = gpu.tensor([0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0], [3, 4], "i32");
+    const order = gpu.tensor([2, 0, 2], [3], "i32");
+    const docsAfter = gpu.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0], [3, 3], "i32");
+    /** The tokens after the fourth, which follow the rows in `order`. */
+    const rest = gather(slice(x, { axis: 1, start: 4 }), order);
+    const later = (first: Tensor, given: readonly Tensor[], reorder: boolean): Tensor => {
+      const cache = layer.createState({ batch: 3, maxLength: 7 });
+      layer.forward(first, { state: cache, keyMask: given[0], docs: given[1] });
+      if (reorder) cache.reorder(order);
+      const out = layer.forward(rest, { state: cache, docs: docsAfter });
+      cache.dispose();
+      return out;
+    };
+    const first = slice(x, { axis: 1, end: 4 });
+    const ordered = [first, keyMask, docs].map((one) => gather(one, order));
+    await expectSame(later(first, [keyMask, docs], true), later(ordered[0]!, ordered.slice(1), false));
+    const cache = layer.createState({ batch: 3, maxLength: 7 });
+    expect(() => {
+      cache.reorder(gpu.tensor([0, 1], [2], "i32"));
+    }).toThrow(/KVCache.reorder: rows has shape/);
+    expect(() => {
+      cache.reorder(gpu.tensor([0, 1, 2], [3]));
+    }).toThrow(/KVCache.reorder: rows/);
+    cache.dispose();
+    const latents = new LatentCache(gpu, { batch: 2, kvRank: 3, ropeDim: 2, maxLength: 4 });
+    const held = random(gpu, [2, 2, 1, 5], 8);
+    latents.append(held, latents.place(2));
+    latents.reorder(gpu.tensor([1, 1], [2], "i32"));
+    const second = Array.from(await held.read()).slice(10);
+    const numbers = Array.from(await latents.rows.read());
+    expect([numbers.slice(0, 10), numbers.slice(20, 30)]).toEqual([second, second]);
+    latents.dispose();
   });
 
   it("says what a token takes", () => {

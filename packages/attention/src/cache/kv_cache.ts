@@ -146,6 +146,17 @@ export class KVCache implements State {
     return this.#slots.positions("KVCache.positions", query);
   }
 
+  /**
+   * Row b of the batch becomes what row rows[b] was, for beam search; rows i32 [batch]. A row outside 0..batch-1 makes
+   * keys and values NaN.
+   *
+   * @throws ShapeError, DTypeError
+   */
+  reorder(rows: Tensor): void {
+    const held = [this.keys, this.values, ...(this.#docs ? [this.#docs] : [])];
+    this.#slots.reorder("KVCache.reorder", rows, held);
+  }
+
   /** Forget everything. */
   clear(): void {
     this.#slots.clear();

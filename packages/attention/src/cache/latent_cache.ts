@@ -80,6 +80,16 @@ export class LatentCache implements State {
     return this.#slots.positions(who, positions);
   }
 
+  /**
+   * Row b of the batch becomes what row rows[b] was, for beam search; rows i32 [batch]. A row outside 0..batch-1 makes
+   * latents NaN.
+   *
+   * @throws ShapeError, DTypeError
+   */
+  reorder(rows: Tensor): void {
+    this.#slots.reorder("LatentCache.reorder", rows, [this.rows]);
+  }
+
   /** Forget everything. */
   clear(): void {
     this.#slots.clear();

@@ -6,6 +6,7 @@ import {
   expectDType,
   expectInteger,
   expectShape,
+  gather,
   grid1d,
   integer,
   schema,
@@ -280,6 +281,15 @@ export class Slots {
       },
       params: { rows, seq: x.rows.shape[1]!, slots, x_width: xWidth, y_width: yWidth, limit: maxLength },
       workgroups: grid1d(Math.ceil((rows * Math.max(xWidth, yWidth)) / 64)),
+    });
+  }
+
+  /** Row b of the positions and of `held` [batch, slots, ...] becomes what row rows[b] was; rows i32 [batch]. */
+  reorder(who: string, rows: Tensor, held: readonly Tensor[]): void {
+    expectShape(who, "rows", rows, [this.options.batch]);
+    expectDType(who, "rows", rows, "i32");
+    this.#gpu.scope(() => {
+      for (const tensor of [this.#positions, ...held]) this.#gpu.copy(gather(tensor, rows), tensor);
     });
   }
 

@@ -106,10 +106,12 @@ export const ENGINE: ValidCalls = {
   "KVCache.appendDocs": method(kvCache, "appendDocs", (gpu) => [i(gpu, 1, SEQ), i(gpu, 1, SEQ)]),
   "KVCache.part": method(kvCache, "part", (gpu) => [i(gpu, 1, SEQ), 0, 2]),
   "KVCache.positions": method(kvCache, "positions", (gpu) => [i(gpu, 1, SEQ)]),
+  "KVCache.reorder": method(kvCache, "reorder", (gpu) => [i(gpu, 1)]),
   "KVCache.clear": method(kvCache, "clear"),
   LatentCache: (gpu) => construct(attention.LatentCache, gpu, latentSizes),
   "LatentCache.place": method(latentCache, "place", () => [SEQ, positions, rotation]),
   "LatentCache.append": method(latentCache, "append", (gpu) => [f(gpu, 1, SEQ, 1, 5), i(gpu, 1, SEQ)]),
+  "LatentCache.reorder": method(latentCache, "reorder", (gpu) => [i(gpu, 1)]),
   "LatentCache.clear": method(latentCache, "clear"),
 
   ExactIndex: (gpu) => construct(attention.ExactIndex, gpu, { dim: DIM, capacity: 4 }),

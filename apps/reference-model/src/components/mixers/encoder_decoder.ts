@@ -43,6 +43,9 @@ class CrossState implements MixerState {
     return this.#made.cache;
   }
 
+  /** Beams are of one text, and all rows of it are equal. */
+  reorder(): void {}
+
   clear(): void {
     this.#made?.cache.dispose();
     this.#made = undefined;
