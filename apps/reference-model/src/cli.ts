@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { Command } from "commander";
 import { expectOneOf } from "@x/kernels";
 import { compareCommand } from "./commands/compare.js";
-import { convertCommand } from "./commands/convert.js";
+import { convertCommand } from "./commands/convert/convert.js";
 import { expertsCommand } from "./commands/experts.js";
 import { editCommand } from "./commands/edit.js";
 import { generateCommand } from "./commands/generate.js";

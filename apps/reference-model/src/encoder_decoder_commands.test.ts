@@ -5,7 +5,7 @@ import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { Safetensors } from "@x/kernels/safetensors";
 import { repository } from "@x/testing";
-import { convertCommand } from "./commands/convert.js";
+import { convertCommand } from "./commands/convert/convert.js";
 import { generateCommand } from "./commands/generate.js";
 import { infoCommand } from "./commands/info.js";
 import { logitsCommand } from "./commands/logits.js";

@@ -18,6 +18,7 @@ import {
   type Expr,
   type GluKind,
   type Tensor,
+  isAdapted,
 } from "@x/kernels";
 import { checkBeta, type Beta } from "./activation.js";
 import { FEW_ROWS, gluFew } from "./glu_few.js";
@@ -95,7 +96,7 @@ function fitsFew(x: Tensor, { wGate, wUp, bGate, bUp }: GluWeights): boolean {
   return (
     x.dtype === "f32" &&
     wGate.dtype === wUp.dtype &&
-    ![wGate, wUp].some((t) => t.stored) &&
+    ![wGate, wUp].some((t) => t.stored || isAdapted(t)) &&
     width > 0 &&
     x.size > 0 &&
     x.size <= FEW_ROWS * width &&

@@ -1,4 +1,12 @@
-import { checkConfig, ConfigError, FormatError, type DType, type Gpu, type Tensor } from "@x/kernels";
+import {
+  adaptLinear,
+  checkConfig,
+  ConfigError,
+  FormatError,
+  type DType,
+  type Gpu,
+  type Tensor,
+} from "@x/kernels";
 import { loadTokenizer, type Tokenizer } from "@x/tokenizer";
 import type { Components } from "../components/index.js";
 import { expectObject, Fields, type EncoderDecoderConfig, type ModelConfig } from "../config/index.js";
@@ -12,6 +20,8 @@ import {
 } from "../families/index.js";
 import { EncoderDecoderLM } from "../model/encoder_decoder.js";
 import { CausalLM } from "../model/model.js";
+import { adapted, type Term } from "./adapter/adapted.js";
+import type { Adapter } from "./adapter/peft.js";
 import { arranged, isMultiplied, part, together, type Laid } from "./names.js";
 import { quoted, type ReadableModel, type StoredTensor } from "./stored.js";
 
@@ -23,6 +33,8 @@ interface ReadWeights {
   readonly missing: (name: string) => Error;
   /** The source's name of a tensor. */
   readonly nameOf: (name: string) => string;
+  /** What adapters add to products. */
+  readonly terms: readonly Term[];
 }
 
 /** A tensor of the model, and where a source has it. */
@@ -156,18 +168,23 @@ function upload(gpu: Gpu, { data, shape, dtype }: Piece): Tensor {
   return gpu.keep(gpu.fromBytes(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), shape, dtype));
 }
 
+interface ReadOptions extends Pick<LoadOptions, "stored" | "onTensor" | "adapters"> {
+  /** Whether adapters may be added to products; else they are merged. */
+  readonly onTop: boolean;
+}
+
 async function readParameters(
   gpu: Gpu,
   source: ReadableModel,
   tied: boolean,
   names: CheckpointNames,
-  { stored = false, onTensor }: Pick<LoadOptions, "stored" | "onTensor">,
+  { stored = false, onTensor, adapters = [], onTop }: ReadOptions,
 ): Promise<ReadWeights> {
   const { path } = source;
   const opened = await source.open();
-  const { tensors } = opened;
   const out: Record<string, Tensor> = {};
   try {
+    const { tensors, terms } = adapted(opened.tensors, adapters, { path, names, tied, onTop });
     const unread = new Map<string, StoredTensor>();
     const given = new Map<string, string>();
     const all = underModelNames(path, tensors, names, tied);
@@ -194,7 +211,7 @@ async function readParameters(
       const these = held.length > 5 ? `${some} and ${held.length - 5} more` : some || "none";
       return new ConfigError(path, `tensor ${names.nameOf(name)} is missing (there are: ${these})`);
     };
-    return { parameters: out, missing, nameOf: (name) => given.get(name) ?? name };
+    return { parameters: out, missing, nameOf: (name) => given.get(name) ?? name, terms };
   } catch (error) {
     for (const tensor of Object.values(out)) tensor.dispose();
     throw error;
@@ -223,6 +240,8 @@ export interface LoadOptions {
   readonly components?: Components | undefined;
   /** Keeps halves and quants of matrices on the device as they are stored, for a model that is not trained. Default: false. */
   readonly stored?: boolean | undefined;
+  /** LoRA adapters, each on the ones before it; the weights of products stay as they are stored. */
+  readonly adapters?: readonly Adapter[] | undefined;
   /** Called before each tensor of the model is read, and after the last; what it throws ends the loading. */
   readonly onTensor?: ((done: number, total: number) => void) | undefined;
 }
@@ -272,11 +291,12 @@ async function encoderDecoderFrom(source: ReadableModel, json: Json): Promise<En
 async function built<M extends CausalLM | EncoderDecoderLM>(
   gpu: Gpu,
   source: ReadableModel,
-  { json, tied, ...options }: LoadOptions & { readonly json: Json; readonly tied: boolean },
+  { json, tied, ...options }: LoadOptions & ReadOptions & { readonly json: Json; readonly tied: boolean },
   make: (given: Record<string, Tensor>, missing: ReadWeights["missing"]) => M,
-): Promise<M> {
+): Promise<{ readonly model: M; readonly terms: readonly Term[] }> {
   const names = tensorNames(json, source.configFile);
-  const { parameters: given, missing, nameOf } = await readParameters(gpu, source, tied, names, options);
+  const read = await readParameters(gpu, source, tied, names, options);
+  const { parameters: given, missing, nameOf } = read;
   try {
     const model = make(given, missing);
     const used = new Set(Object.keys(model.state()));
@@ -288,14 +308,29 @@ async function built<M extends CausalLM | EncoderDecoderLM>(
         source.path,
         `holds tensors that the configuration has no place for: ${extra.slice(0, 5).join(", ")}${extra.length > 5 ? ` and ${extra.length - 5} more` : ""}`,
       );
-    return model;
+    return { model, terms: read.terms };
   } catch (error) {
     for (const tensor of Object.values(given)) tensor.dispose();
     throw error;
   }
 }
 
-const OPTIONS = ["change", "components", "stored", "onTensor"] as const;
+/** Adds the changes of adapters to a model's products; they are freed with it. */
+function attach(model: CausalLM, terms: readonly Term[]): void {
+  const state = model.state();
+  for (const { name, a, b, scale } of terms) {
+    // A head that is tied to the embedding has no name of its own.
+    const weight = state[name] ?? model.headWeight;
+    const [first, second] = [a, b].map(({ data, shape }) => upload(model.gpu, { data, shape })) as [
+      Tensor,
+      Tensor,
+    ];
+    model.adopt([first, second]);
+    adaptLinear(weight, { a: first, b: second, scale });
+  }
+}
+
+const OPTIONS = ["change", "components", "stored", "adapters", "onTensor"] as const;
 
 /**
  * Make a model of what a source holds. Either the whole model is there or
@@ -312,8 +347,8 @@ export async function assembleAny(
   const json = await jsonFrom(source, options.change);
   if (!isEncoderDecoder(json, source.configFile)) return assemble(gpu, source, options);
   const config = await encoderDecoderFrom(source, json);
-  const all = { ...options, json, tied: config.decoder.tieEmbeddings };
-  const model = await built(gpu, source, all, (given, missing) =>
+  const all = { ...options, json, tied: config.decoder.tieEmbeddings, onTop: false };
+  const { model } = await built(gpu, source, all, (given, missing) =>
     EncoderDecoderLM.fromParameters(gpu, config, given, options.components, missing),
   );
   return { model, config, json };
@@ -331,10 +366,11 @@ export async function assemble(
 ): Promise<Checkpoint> {
   checkConfig("loadCheckpoint", options, OPTIONS);
   const { config, json } = await configFrom(source, options.change);
-  const all = { ...options, json, tied: config.tieEmbeddings };
-  const model = await built(gpu, source, all, (given, missing) =>
+  const all = { ...options, json, tied: config.tieEmbeddings, onTop: true };
+  const { model, terms } = await built(gpu, source, all, (given, missing) =>
     CausalLM.fromParameters(gpu, config, given, options.components, missing),
   );
+  attach(model, terms);
   return { model, config, json };
 }
 

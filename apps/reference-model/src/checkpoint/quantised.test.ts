@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Safetensors, writeSafetensors } from "@x/kernels/safetensors";
 import { repository, useGpu } from "@x/testing";
-import { convertQuantised } from "../commands/convert_quantised.js";
+import { convertQuantised } from "../commands/convert/quantised.js";
 import { writeStory } from "../corpus/stories.js";
 import { modelConfig } from "../families/index.js";
 import { generate } from "../model/generate.js";

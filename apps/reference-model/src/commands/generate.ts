@@ -13,6 +13,7 @@ import { beamSearch } from "../model/beam_search.js";
 import { Continuation } from "../model/continuation.js";
 import { checkIds, generate, type Generated } from "../model/generate.js";
 import type { Decoder } from "../model/model.js";
+import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectNoRope, hasEncoder, readText } from "./encoder_decoder.js";
 import {
@@ -28,7 +29,7 @@ import {
   withDevice,
 } from "./shared.js";
 
-interface GenerateFlags extends ComponentsFlag {
+interface GenerateFlags extends ComponentsFlag, AdapterFlag {
   model: string;
   prompt?: string;
   ids?: string;
@@ -240,9 +241,10 @@ function checkFlags(flags: GenerateFlags): void {
 async function run(flags: GenerateFlags): Promise<void> {
   checkFlags(flags);
   const components = await componentsOf(flags);
+  const adapters = await adaptersOf(flags.adapter);
   await withDevice(async (gpu) => {
     const change = extension(flags.ropeScaling);
-    const loaded = await loadModel(gpu, flags.model, { change, components, stored: true });
+    const loaded = await loadModel(gpu, flags.model, { change, components, adapters, stored: true });
     expectNoRope(flags.ropeScaling, loaded);
     const tokenizer = await loadFolderTokenizer(flags.model);
     if (flags.stop.length > 0 && !tokenizer)
@@ -280,6 +282,7 @@ export function generateCommand(program: Command): void {
       "continue a text, or write the text that an encoder-decoder makes of it, streaming to the terminal",
     )
     .addOption(modelOption())
+    .addOption(adapterOption())
     .addOption(componentsOption())
     .option(
       "-p, --prompt <text>",

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { loadModel, type Checkpoint, type EncoderDecoderCheckpoint } from "../checkpoint/load.js";
+import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { hasEncoder } from "./encoder_decoder.js";
 import { modelOption, withDevice } from "./shared.js";
@@ -45,18 +46,28 @@ export function infoCommand(program: Command): void {
     .command("info")
     .description("the adapter, and a model's parameters and cache")
     .addOption(modelOption())
+    .addOption(adapterOption())
     .addOption(componentsOption())
-    .option("--json", "print one line of JSON: {adapter, model}")
-    .action(async (flags: ComponentsFlag & { model: string; json?: true }) => {
+    .option("--json", "print one line of JSON: {adapter, model, adapters}")
+    .action(async (flags: ComponentsFlag & AdapterFlag & { model: string; json?: true }) => {
       const components = await componentsOf(flags);
+      const adapters = await adaptersOf(flags.adapter);
+      const changes = adapters.map(({ path, factors, whole }) => ({
+        path,
+        modules: factors.length,
+        ranks: [...new Set(factors.map(({ a }) => a.shape[0]!))].sort((x, y) => x - y),
+        parameters:
+          factors.reduce((n, { a, b }) => n + a.data.length + b.data.length, 0) +
+          [...whole.values()].reduce((n, { data }) => n + data.length, 0),
+      }));
       await withDevice(async (gpu) => {
         const { info, features, limits } = gpu;
-        const loaded = await loadModel(gpu, flags.model, { components, stored: true });
+        const loaded = await loadModel(gpu, flags.model, { components, adapters, stored: true });
         const model = describe(loaded);
         loaded.model.dispose();
         if (flags.json) {
           const adapter = { ...info, features, limits };
-          process.stdout.write(`${JSON.stringify({ adapter, model })}\n`);
+          process.stdout.write(`${JSON.stringify({ adapter, model, adapters: changes })}\n`);
           return;
         }
         const { family, layers, encoderLayers, decoderLayers, dim, vocabSize } = model;
@@ -71,6 +82,10 @@ export function infoCommand(program: Command): void {
           `model              ${family}, ${depth}, dim ${dim}, vocabulary ${vocabSize}`,
           `parameters         ${model.parameters} in all, ${Math.round(model.activeParameters)} active per token`,
           `cache              ${model.cacheBytesPerToken} bytes per token`,
+          ...changes.map(
+            ({ path, modules, ranks, parameters: count }) =>
+              `LoRA               ${path}: ${modules} modules, rank ${ranks.join(", ") || "none"}, ${count} parameters`,
+          ),
         ];
         process.stdout.write(`${lines.join("\n")}\n`);
       });

@@ -5,12 +5,13 @@ import { readJson, writeAtomically } from "../checkpoint/files.js";
 import { loadModel, type Checkpoint, type EncoderDecoderCheckpoint } from "../checkpoint/load.js";
 import { expectObject } from "../config/index.js";
 import { checkLength, CONTEXT_RULE } from "../model/context.js";
+import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectNoRope, hasEncoder, row } from "./encoder_decoder.js";
 import { outputFile } from "./output_option.js";
 import { extension, modelOption, ropeOption, withDevice } from "./shared.js";
 
-interface LogitsFlags extends ComponentsFlag {
+interface LogitsFlags extends ComponentsFlag, AdapterFlag {
   model: string;
   ids: string;
   out: string;
@@ -87,6 +88,7 @@ export function logitsCommand(program: Command): void {
     .command("logits")
     .description("logits of every position for lists of ids, as safetensors")
     .addOption(modelOption())
+    .addOption(adapterOption())
     .addOption(componentsOption())
     .requiredOption(
       "--ids <file>",
@@ -106,9 +108,10 @@ export function logitsCommand(program: Command): void {
       if (!Array.isArray(list)) throw new FormatError(flags.ids, 'must be a list of {"input_ids":[..]}');
       if (list.length === 0) throw new FormatError(flags.ids, "lists no ids");
       const components = await componentsOf(flags);
+      const adapters = await adaptersOf(flags.adapter);
       await withDevice(async (gpu) => {
         const change = extension(flags.ropeScaling);
-        const loaded = await loadModel(gpu, flags.model, { change, components, stored: true });
+        const loaded = await loadModel(gpu, flags.model, { change, components, adapters, stored: true });
         expectNoRope(flags.ropeScaling, loaded);
         const out: Record<string, TensorData> = {};
         for (const [i, item] of list.entries()) {

@@ -3,10 +3,11 @@ import { loadCheckpoint } from "../checkpoint/load.js";
 import { checkLength, CONTEXT_RULE, defaultWindow, WINDOW } from "../model/context.js";
 import { readDocuments } from "../corpus/documents.js";
 import { perplexity } from "../training/evaluate.js";
+import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectTokenizer, extension, integerIn, modelOption, ropeOption, withDevice } from "./shared.js";
 
-interface PerplexityFlags extends ComponentsFlag {
+interface PerplexityFlags extends ComponentsFlag, AdapterFlag {
   model: string;
   data: string;
   seqLen?: number;
@@ -20,6 +21,7 @@ export function perplexityCommand(program: Command): void {
     .command("perplexity")
     .description("perplexity of a text")
     .addOption(modelOption())
+    .addOption(adapterOption())
     .addOption(componentsOption())
     .requiredOption("-d, --data <path>", "UTF-8 text file or folder")
     .option("--seq-len <n>", `window (default: ${WINDOW}, within the context)`, integerIn(1))
@@ -29,10 +31,12 @@ export function perplexityCommand(program: Command): void {
     .action(async (flags: PerplexityFlags) => {
       const documents = await readDocuments(flags.data);
       const components = await componentsOf(flags);
+      const adapters = await adaptersOf(flags.adapter);
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model, {
           change: extension(flags.ropeScaling),
           components,
+          adapters,
           stored: true,
         });
         const tokenizer = await expectTokenizer("perplexity", flags.model);

@@ -4,6 +4,7 @@ import {
   crossEntropy,
   embedding,
   linear,
+  isAdapted,
   linearCrossEntropy,
   mul,
   subParameters,
@@ -40,6 +41,7 @@ export class CausalLM implements Module {
   readonly #embedding: Tensor;
   readonly #head: Tensor | undefined;
   readonly #stack: Stack;
+  readonly #adopted: Tensor[] = [];
 
   private constructor(config: ModelConfig, weights: StackWeights) {
     this.gpu = weights.gpu;
@@ -168,7 +170,8 @@ export class CausalLM implements Module {
   /** A cap stands between the product and the loss, so that they cannot be one. */
   #crossEntropy(hidden: Tensor, targets: Tensor): Tensor {
     const { logitScale, logitSoftcap } = this.config;
-    if (logitSoftcap !== 0) return crossEntropy(this.head(hidden), targets);
+    // A head with an adapter is more than its matrix.
+    if (logitSoftcap !== 0 || isAdapted(this.headWeight)) return crossEntropy(this.head(hidden), targets);
     return linearCrossEntropy(logitScale === 1 ? hidden : mul(hidden, logitScale), this.headWeight, targets);
   }
 
@@ -207,8 +210,13 @@ export class CausalLM implements Module {
     return { ...this.parameters(), ...this.buffers() };
   }
 
+  /** Frees these tensors with the model. */
+  adopt(tensors: readonly Tensor[]): void {
+    this.#adopted.push(...tensors);
+  }
+
   dispose(): void {
-    for (const tensor of Object.values(this.state())) tensor.dispose();
+    for (const tensor of [...Object.values(this.state()), ...this.#adopted]) tensor.dispose();
     this.#stack.dispose();
   }
 }

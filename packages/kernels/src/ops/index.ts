@@ -1,4 +1,5 @@
 export { linear, matmul, type MatmulOptions } from "./matmul/matmul.js";
+export { adaptLinear, isAdapted, type LowRank } from "./matmul/low_rank.js";
 export type { MatmulForm } from "./matmul/form.js";
 export {
   broadcastTo,

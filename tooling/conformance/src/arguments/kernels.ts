@@ -244,6 +244,9 @@ const PRODUCTS: ValidCalls = {
       alpha: 2,
       form: "tiled",
     }),
+  adaptLinear: (gpu) =>
+    valid(kernels.adaptLinear, f(gpu, 3, 4), { a: f(gpu, 2, 4), b: f(gpu, 3, 2), scale: 0.5 }),
+  isAdapted: (gpu) => valid(kernels.isAdapted, f(gpu, 3, 4)),
   linear: (gpu) =>
     valid(kernels.linear, f(gpu, 2, 4), f(gpu, 3, 4), f(gpu, 3), {
       activation: "relu",

@@ -18,6 +18,7 @@ import {
 import { add } from "../arithmetic.js";
 import { cast, elementwise } from "../elementwise.js";
 import type { MatmulForm } from "./form.js";
+import { lowRankOf, type LowRank } from "./low_rank.js";
 import { dimensions, runProduct } from "./product.js";
 
 export interface MatmulOptions {
@@ -72,7 +73,8 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions & { form?: M
  * y = activation(x W^T + bias): x [..., in], weight [out, in], bias [out]; result [..., out].
  *
  * x, bias and residual f32 or f16; weight f32, f16, or in a form that is only stored (bf16, q8_0, q4_0, ...), which is
- * widened in registers and is a constant: the gradient of x flows, none is asked of it.
+ * widened in registers and is a constant: the gradient of x flows, none is asked of it. Changes that `adaptLinear` gave the
+ * weight are added.
  *
  * @throws ShapeError, DTypeError
  */
@@ -96,8 +98,33 @@ export function linear(
   }
   const rows = x.reshape([x.size / Math.max(width, 1), width]);
   const residual = options.residual?.reshape([rows.shape[0] ?? 0, out]);
-  const y = product("linear", rows, weight, { ...options, residual, transposeB: true, bias });
+  const whole = { ...options, residual, transposeB: true, bias };
+  const changes = lowRankOf(weight);
+  const y =
+    changes.length === 0 ? product("linear", rows, weight, whole) : adapted(rows, weight, whole, changes);
   return y.reshape([...x.shape.slice(0, -1), out]);
+}
+
+/** The product with a weight that has changes of low rank, which stand in the product's residual. */
+function adapted(x: Tensor, weight: Tensor, options: MatmulOptions, changes: readonly LowRank[]): Tensor {
+  const { activation, residual, ...plain } = options;
+  const { alpha = 1 } = options;
+  return x.gpu.scope(() => {
+    const dtype: DType = x.dtype === "f16" && weight.dtype === "f16" ? "f16" : "f32";
+    // Before an activation nothing else may be added.
+    let sum = activation === undefined ? residual : undefined;
+    for (const { a, b, scale = 1 } of changes) {
+      const inner = product("linear", x, a, { transposeB: true });
+      const change = product("linear", inner, b, { transposeB: true, alpha: alpha * scale });
+      const same = change.dtype === dtype ? change : cast(change, dtype);
+      sum = sum ? add(sum, same) : same;
+    }
+    const z = product("linear", x, weight, { ...plain, residual: sum });
+    const resolved = resolveActivation("linear", activation);
+    if (activation === undefined) return z;
+    const y = resolved ? activationOp(resolved)(z) : z;
+    return residual ? add(y, residual) : y;
+  });
 }
 
 function product(who: string, a: Tensor, b: Tensor, options: MatmulOptions & { form?: MatmulForm }): Tensor {

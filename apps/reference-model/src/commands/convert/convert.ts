@@ -1,16 +1,20 @@
 import { join } from "node:path";
 import { Option, type Command } from "commander";
 import { ConfigError } from "@x/kernels";
-import { makeFolder } from "../checkpoint/files.js";
-import { GGUF_TYPES, writeGguf, type GgufType } from "../checkpoint/gguf/to_gguf.js";
-import { filesBeside, loadModel } from "../checkpoint/load.js";
-import { CHECKPOINT_DTYPES, saveCheckpoint, type CheckpointDType } from "../checkpoint/save.js";
-import { modelSource } from "../checkpoint/source.js";
-import { QUANTS, type Quants } from "../checkpoint/quantised.js";
-import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
-import { convertQuantised } from "./convert_quantised.js";
-import { outputFolder } from "./output_option.js";
-import { integerIn, modelOption, withDevice } from "./shared.js";
+import { makeFolder } from "../../checkpoint/files.js";
+import { GGUF_TYPES, writeGguf, type GgufType } from "../../checkpoint/gguf/to_gguf.js";
+import { assembleAny } from "../../checkpoint/assemble.js";
+import { filesBeside } from "../../checkpoint/load.js";
+import { CHECKPOINT_DTYPES, saveCheckpoint, type CheckpointDType } from "../../checkpoint/save.js";
+import { modelSource } from "../../checkpoint/source.js";
+import { QUANTS, type Quants } from "../../checkpoint/quantised.js";
+import { mergedSource } from "../../checkpoint/adapter/adapted.js";
+import type { ModelSource } from "../../checkpoint/stored.js";
+import { adaptersOf } from "../adapter_option.js";
+import { componentsOf, componentsOption, type ComponentsFlag } from "../components_option.js";
+import { convertQuantised } from "./quantised.js";
+import { outputFolder } from "../output_option.js";
+import { integerIn, modelOption, repeatable, withDevice } from "../shared.js";
 
 interface ConvertFlags extends ComponentsFlag {
   readonly model: string;
@@ -20,12 +24,13 @@ interface ConvertFlags extends ComponentsFlag {
   readonly gguf?: GgufType;
   readonly quantize?: Quants;
   readonly text?: string;
+  readonly mergeAdapter: readonly string[];
 }
 
-async function toGguf({ model, out, gguf }: ConvertFlags): Promise<void> {
+async function toGguf({ out, gguf }: ConvertFlags, source: ModelSource): Promise<void> {
   const file = join(out, "model.gguf");
   await makeFolder(out);
-  for (const difference of await writeGguf(file, await modelSource(model), gguf!))
+  for (const difference of await writeGguf(file, source, gguf!))
     process.stderr.write(`warning: ${difference}\n`);
 }
 
@@ -60,14 +65,20 @@ export function convertCommand(program: Command): void {
         .conflicts(["dtype", "maxShardSize", "gguf"]),
     )
     .option("--text <path>", "with --quantize: measure the perplexity of this text before and after")
+    .addOption(
+      repeatable("--merge-adapter <dir>", "add a LoRA in a PEFT folder to the weights that are written"),
+    )
     .action(async (flags: ConvertFlags) => {
       const { quantize, text, ...where } = flags;
       if (text !== undefined && quantize === undefined)
         throw new ConfigError("convert: --text", "is given without --quantize, whose cost it measures");
+      const adapters = await adaptersOf(flags.mergeAdapter);
+      const source = mergedSource(await modelSource(flags.model), adapters);
       if (quantize !== undefined) {
         const components = await componentsOf(flags);
         const lines = await convertQuantised({
           model: where.model,
+          source,
           out: where.out,
           quantize,
           components,
@@ -77,12 +88,12 @@ export function convertCommand(program: Command): void {
         return;
       }
       if (flags.gguf !== undefined) {
-        await toGguf(flags);
+        await toGguf(flags, source);
         return;
       }
       const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model, json } = await loadModel(gpu, flags.model, { components });
+        const { model, json } = await assembleAny(gpu, source, { components });
         await saveCheckpoint(flags.out, model, json, {
           dtype: flags.dtype,
           files: await filesBeside(flags.model),

@@ -1,20 +1,22 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ConfigError, type Gpu } from "@x/kernels";
-import type { Components } from "../components/index.js";
-import { readDocuments } from "../corpus/documents.js";
-import { exists, makeFolder } from "../checkpoint/files.js";
-import { ggufArchitecture, writeGguf } from "../checkpoint/gguf/to_gguf.js";
-import { loadCheckpoint } from "../checkpoint/load.js";
-import { QUANTS, type Quants } from "../checkpoint/quantised.js";
-import { saveQuantised } from "../checkpoint/save_quantised.js";
-import { modelSource } from "../checkpoint/source.js";
-import type { ModelSource } from "../checkpoint/stored.js";
-import { perplexity } from "../training/evaluate.js";
-import { expectTokenizer, withDevice } from "./shared.js";
+import type { Components } from "../../components/index.js";
+import { readDocuments } from "../../corpus/documents.js";
+import { exists, makeFolder } from "../../checkpoint/files.js";
+import { ggufArchitecture, writeGguf } from "../../checkpoint/gguf/to_gguf.js";
+import { assemble } from "../../checkpoint/assemble.js";
+import { QUANTS, type Quants } from "../../checkpoint/quantised.js";
+import { saveQuantised } from "../../checkpoint/save_quantised.js";
+import { modelSource } from "../../checkpoint/source.js";
+import type { ModelSource } from "../../checkpoint/stored.js";
+import { perplexity } from "../../training/evaluate.js";
+import { expectTokenizer, withDevice } from "../shared.js";
 
 export interface QuantiseOptions {
   readonly model: string;
+  /** The model with its adapters; default: that of the path. */
+  readonly source?: ModelSource;
   readonly out: string;
   readonly quantize: Quants;
   /** A text, or a folder of texts, on which both models are measured. */
@@ -63,11 +65,11 @@ const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`;
  */
 export async function convertQuantised(options: QuantiseOptions): Promise<readonly string[]> {
   const { model, text, components, quantize } = options;
-  const source = await modelSource(model);
+  const source = options.source ?? (await modelSource(model));
   const documents = text === undefined ? undefined : await readDocuments(text);
   const tokenizer = documents && (await expectTokenizer("convert: --text", model));
-  const measured = async (gpu: Gpu, path: string): Promise<{ perplexity: number; tokens: number }> => {
-    const loaded = await loadCheckpoint(gpu, path, { components, stored: true });
+  const measured = async (gpu: Gpu, from: ModelSource): Promise<{ perplexity: number; tokens: number }> => {
+    const loaded = await assemble(gpu, from, { components, stored: true });
     try {
       return await perplexity(gpu, loaded.model, tokenizer!, documents!);
     } finally {
@@ -76,14 +78,15 @@ export async function convertQuantised(options: QuantiseOptions): Promise<readon
   };
   const bytes = await weightBytes(source);
   const run = async (gpu: Gpu | undefined): Promise<string[]> => {
-    const before = gpu && (await measured(gpu, model));
+    const before = gpu && (await measured(gpu, source));
     const path = await write(options, source);
-    const after = await weightBytes(await modelSource(path));
+    const written = await modelSource(path);
+    const after = await weightBytes(written);
     const lines = [
       `${path}: ${QUANTS[quantize]}, ${megabytes(bytes)} before, ${megabytes(after)} after (${((100 * after) / bytes).toFixed(1)} %)`,
     ];
     if (!gpu || !before) return [...lines, "perplexity: not measured (--text FILE measures it)"];
-    const now = await measured(gpu, path);
+    const now = await measured(gpu, written);
     const change = 100 * (now.perplexity / before.perplexity - 1);
     return [
       ...lines,
