@@ -347,11 +347,14 @@ export async function assembleAny(
   const json = await jsonFrom(source, options.change);
   if (!isEncoderDecoder(json, source.configFile)) return assemble(gpu, source, options);
   const config = await encoderDecoderFrom(source, json);
-  const all = { ...options, json, tied: config.decoder.tieEmbeddings, onTop: false };
-  const { model } = await built(gpu, source, all, (given, missing) =>
-    EncoderDecoderLM.fromParameters(gpu, config, given, options.components, missing),
-  );
-  return { model, config, json };
+  const { headIfStored, decoder } = config;
+  const all = { ...options, json, tied: decoder.tieEmbeddings && !headIfStored, onTop: false };
+  const { model } = await built(gpu, source, all, (given, missing) => {
+    const tieEmbeddings = headIfStored ? given["lm_head.weight"] === undefined : decoder.tieEmbeddings;
+    const own = { ...config, decoder: { ...decoder, tieEmbeddings } };
+    return EncoderDecoderLM.fromParameters(gpu, own, given, options.components, missing);
+  });
+  return { model, config: model.config, json };
 }
 
 /**

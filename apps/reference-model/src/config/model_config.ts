@@ -50,6 +50,8 @@ export interface EncoderDecoderConfig {
   readonly family: string;
   readonly encoder: ModelConfig;
   readonly decoder: ModelConfig;
+  /** Whether files decide if the output matrix is the embedding: they hold one of its own or not. */
+  readonly headIfStored: boolean;
   /** The first id of every output. */
   readonly decoderStartTokenId: number;
   /** What fills short texts of a batch up. */

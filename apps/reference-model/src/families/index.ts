@@ -25,7 +25,7 @@ import { deepseekV2, deepseekV3 } from "./experts/deepseek.js";
 import { gptOss } from "./experts/gpt_oss.js";
 import { mixtral, MIXTRAL_TENSORS } from "./experts/mixtral.js";
 import { qwen3Moe } from "./experts/qwen3_moe.js";
-import { t5 } from "./encoder_decoder/t5.js";
+import { mt5, t5 } from "./encoder_decoder/t5.js";
 import { mamba, mamba2 } from "./recurrent/mamba.js";
 import { qwen3Next } from "./recurrent/qwen3_next.js";
 import { recurrentGemma } from "./recurrent/recurrent_gemma.js";
@@ -71,7 +71,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
 };
 
 /** Public families of encoder-decoders by their `model_type`. */
-export const ENCODER_DECODERS: Readonly<Record<string, EncoderDecoderFamily>> = { t5 };
+export const ENCODER_DECODERS: Readonly<Record<string, EncoderDecoderFamily>> = { t5, mt5 };
 
 /** What a configuration's `model_type` may be. */
 const KNOWN: Readonly<Record<string, "decoder" | "encoderDecoder" | "parts">> = {

@@ -6,6 +6,8 @@ import { modelOf, type DecoderParts, type Family, type FamilyConfig } from "./fa
 /** A family of public encoder-decoders: each stack is declared as that of a decoder-only family. */
 export interface EncoderDecoderFamily extends Omit<Family, "tensors"> {
   readonly encoder: (config: FamilyConfig) => DecoderParts;
+  /** Whether a file's output matrix counts whatever `tie_word_embeddings` says. */
+  readonly headIfStored: (config: FamilyConfig) => boolean;
   readonly tensors: (config: FamilyConfig) => EncoderDecoderTable;
 }
 
@@ -24,6 +26,7 @@ export function encoderDecoderOf(
     family: modelType,
     encoder: modelOf(modelType, family.encoder(f), f),
     decoder: modelOf(modelType, family.decoder(own), own),
+    headIfStored: family.headIfStored(f),
     padTokenId,
     decoderStartTokenId: f.integer("decoder_start_token_id", padTokenId, 0, last),
   };

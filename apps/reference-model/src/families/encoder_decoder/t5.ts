@@ -115,9 +115,13 @@ export const t5: EncoderDecoderFamily = {
       ffn: feedForward(f).spec,
       position: position(f),
     }),
-    // Tied embeddings are as large as those of a stream, too large for a head.
-    ...(f.flag("tie_word_embeddings", true) ? { logitScale: f.integer("hidden_size") ** -0.5 } : {}),
+    // Embeddings are as large as those of a stream, too large for a head.
+    ...(f.flag("scale_decoder_outputs", f.flag("tie_word_embeddings", true))
+      ? { logitScale: f.integer("hidden_size") ** -0.5 }
+      : {}),
   }),
+  // Configurations with this key call all embeddings tied, those of T5 v1.1 too.
+  headIfStored: (f) => f.get("scale_decoder_outputs") !== undefined,
   tensors: (f) => {
     const decoder = stack(f, "decoder.", 2);
     return {
@@ -135,5 +139,20 @@ export const t5: EncoderDecoderFamily = {
         computed: ["layer.1.EncDecAttention.relative_attention_bias.weight"],
       },
     };
+  },
+};
+
+/** T5 v1.1 for many languages. */
+export const mt5: EncoderDecoderFamily = {
+  ...t5,
+  title: "mT5",
+  defaults: {
+    ...t5.defaults,
+    vocab_size: 250_112,
+    intermediate_size: 1024,
+    num_hidden_layers: 8,
+    num_attention_heads: 6,
+    feed_forward_proj: "gated-gelu",
+    tie_word_embeddings: false,
   },
 };
