@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
@@ -35,6 +35,37 @@ async function printed(...args: string[]): Promise<string> {
     quiet.mockRestore();
   }
 }
+
+/** A tokenizer of T5's kind: pieces with scores, a mark for spaces, and the end-of-text token after each text. */
+const TOKENIZER = {
+  version: "1.0",
+  added_tokens: ["<pad>", "</s>", "<unk>"].map((content, id) => ({
+    id,
+    content,
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true,
+  })),
+  normalizer: null,
+  pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true },
+  post_processor: {
+    type: "TemplateProcessing",
+    single: [{ Sequence: { id: "A", type_id: 0 } }, { SpecialToken: { id: "</s>", type_id: 0 } }],
+    pair: [],
+    special_tokens: { "</s>": { id: "</s>", ids: [1], tokens: ["</s>"] } },
+  },
+  decoder: { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true },
+  model: {
+    type: "Unigram",
+    unk_id: 2,
+    vocab: [
+      ...["<pad>", "</s>", "<unk>"].map((piece) => [piece, 0]),
+      ...Array.from({ length: 237 }, (_, i) => [`${i % 3 === 0 ? "▁" : ""}w${i}`, -2 - i / 100]),
+    ],
+  },
+};
 
 describe("commands with an encoder-decoder", () => {
   let folder: string;
@@ -84,6 +115,41 @@ describe("commands with an encoder-decoder", () => {
     expect(await run("--decoder-ids", JSON.stringify([0, ...greedy.slice(0, 3)]))).toEqual(
       greedy.slice(3, 9),
     );
+  });
+
+  it("generate gives the prompt to the encoder with the tokenizer's end token, and prints the decoder's text alone", async () => {
+    const own = join(folder, "with-tokenizer");
+    await cp(MODEL, own, { recursive: true });
+    await writeFile(join(own, "tokenizer.json"), JSON.stringify(TOKENIZER));
+    const run = async (model: string, ...more: string[]): Promise<{ ids: number[]; text: string }> =>
+      JSON.parse(
+        await printed("generate", "-m", model, "--greedy", "-n", "4", "--ignore-eos", "--json", ...more),
+      ) as { ids: number[]; text: string };
+    // Pieces are at 3 + i; a space stands before w0 and w3.
+    const { ids, text } = await run(own, "--prompt", "w0w1 w3");
+    expect(ids).toEqual((await run(MODEL, "--ids", "[3,4,6,1]")).ids);
+    const words = ids.map((id) => (id < 3 ? "" : `${(id - 3) % 3 === 0 ? " " : ""}w${id - 3}`)).join("");
+    expect(text.trim()).toBe(words.trim());
+    const plain = await printed(
+      "generate",
+      "-m",
+      own,
+      "--greedy",
+      "-n",
+      "4",
+      "--ignore-eos",
+      "-p",
+      "w0w1 w3",
+    );
+    expect(plain).toBe(`${text}\n`);
+    const stopped = await printed(
+      ...["generate", "-m", own, "--greedy", "-n", "4", "--ignore-eos", "-p", "w0w1 w3"],
+      ...["--stop", `w${ids[1]! - 3}`],
+    );
+    expect(text.startsWith(stopped.trimEnd())).toBe(true);
+    expect(stopped.length).toBeLessThan(plain.length);
+    const beams = ["--beams", "1", "-n", "4", "--ignore-eos"];
+    expect(await printed("generate", "-m", own, ...beams, "-p", "w0w1 w3")).toBe(plain);
   });
 
   it("generate --beams prints the best text with its score, which one beam shares with the greedy one", async () => {

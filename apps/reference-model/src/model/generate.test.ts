@@ -15,7 +15,7 @@ const longrope = {
 };
 const dynamicNtk = { type: "dynamicNtk", factor: 4, originalMaxPositionEmbeddings: 16 };
 const attention = { type: "attention", numHeads: 4, numKvHeads: 2 };
-const mla = { type: "mla", numHeads: 4, nopeDim: 8, ropeDim: 4, vDim: 12, kvRank: 20 };
+const mla = { type: "mla", numHeads: 4, nopeDim: 8, ropeDim: 8, vDim: 12, kvRank: 20 };
 
 /** Layers that keep a ring, a latent, a grouped cache and a state of their own. */
 const mixed = {
