@@ -11,6 +11,7 @@ import { infoCommand } from "./commands/info.js";
 import { inspectCommand } from "./commands/inspect.js";
 import { logitsCommand } from "./commands/logits.js";
 import { perplexityCommand } from "./commands/perplexity.js";
+import { serveCommand } from "./commands/serve.js";
 import { storiesCommands } from "./commands/stories.js";
 import { checkOutputs } from "./commands/output_option.js";
 import { surveyCommand } from "./commands/survey.js";
@@ -27,6 +28,7 @@ const program = new Command("reference-model")
 
 for (const add of [
   generateCommand,
+  serveCommand,
   trainCommand,
   logitsCommand,
   perplexityCommand,
