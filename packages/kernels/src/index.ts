@@ -27,6 +27,7 @@ export {
   type TensorSlice,
 } from "./kernel/kernel.js";
 export { flatGrid, flatMain, groupMain } from "./kernel/flat_grid.js";
+export { foldLanes } from "./kernel/fold_lanes.js";
 export {
   applyOp,
   checkpoint,

@@ -1,4 +1,5 @@
 import { groupMain } from "../kernel/flat_grid.js";
+import { foldLanes } from "../kernel/fold_lanes.js";
 import type { Gpu } from "../device/gpu.js";
 import type { Tensor } from "../tensor/tensor.js";
 
@@ -52,10 +53,7 @@ fn row_max(x: f32, lane: u32) -> f32 { return subgroupMax(x); }`;
 fn ${name}(x: f32, lane: u32) -> f32 {
   workgroupBarrier();
   row_partial[lane] = x;
-  for (var half = 32u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (lane < half) { row_partial[lane] = ${op("row_partial[lane]", "row_partial[lane + half]")}; }
-  }
+${foldLanes("row_partial", op)}
   workgroupBarrier();
   return row_partial[0];
 }`;

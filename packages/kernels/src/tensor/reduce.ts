@@ -1,4 +1,5 @@
 import { flatMain, groupMain } from "../kernel/flat_grid.js";
+import { foldLanes } from "../kernel/fold_lanes.js";
 import { runFlat } from "../kernel/flat_run.js";
 import { defineKernel, grid1d } from "../kernel/kernel.js";
 import type { Tensor } from "./tensor.js";
@@ -58,10 +59,7 @@ ${groupMain("index")}
     for (var r = first + lane; r < last; r += 64u) { total += f32(x[row * params.extent + r]); }
   }
   partial[lane] = total;
-  for (var half = 32u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (lane < half) { partial[lane] += partial[lane + half]; }
-  }
+${foldLanes("partial")}
   if (lane == 0u && row < params.outer) { out[index] = ${v.to}(partial[0]); }
 }`
       : /* wgsl */ `

@@ -1,4 +1,4 @@
-import { groupMain, rowElement, type BindingSpec, type RowVariant } from "@x/kernels";
+import { foldLanes, groupMain, rowElement, type BindingSpec, type RowVariant } from "@x/kernels";
 
 /*
  * A norm over the last axis, forward, and the frame of rows that its backward shares.
@@ -115,10 +115,7 @@ fn keep(x: K, y: S, block: u32, lane: u32) -> K {
 fn row_sum(x: S, lane: u32) -> S {
   workgroupBarrier();
   row_partial[lane] = x;
-  for (var half = 32u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (lane < half) { row_partial[lane] += row_partial[lane + half]; }
-  }
+${foldLanes("row_partial")}
   workgroupBarrier();
   return row_partial[0];
 }

@@ -368,6 +368,7 @@ export const KERNELS_APART: Readonly<Record<string, string>> = {
       "grid1d",
       "flatGrid",
       "flatMain",
+      "foldLanes",
       "groupMain",
     ],
     ["rowElement", "rowLanes", "rowMain", "rowPrelude", "rowVariant", "derive", "input", "exprFunction"],

@@ -1,4 +1,4 @@
-import { groupMain, flatMain } from "@x/kernels";
+import { flatMain, foldLanes, groupMain } from "@x/kernels";
 import { complexWgsl } from "../convolution/complex.wgsl.js";
 
 /*
@@ -152,9 +152,6 @@ ${groupMain("p")}
     }
   }
   sums[lane] = total;
-  for (var half = 32u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (lane < half) { sums[lane] += sums[lane + half]; }
-  }
+${foldLanes("sums")}
   if (lane == 0u && p < params.states) { d_pole[p] = vec4f(0.0, 0.0, sums[0]); }
 }`;
