@@ -1,6 +1,6 @@
 // npm test: build, lint, format, type-check, every package's tests, the tarballs. Ends with the tests' counts.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,10 +16,22 @@ const env = {
 };
 const failures = [];
 
-function step(name, command, args) {
+/** Runs a command and says how it ended. What steps beside others print comes in one piece when they have ended. */
+async function step(name, command, args, { quiet = false } = {}) {
   const started = performance.now();
-  console.log(`\n== ${name}`);
-  const { status } = spawnSync(command, args, { cwd: root, stdio: "inherit", env });
+  if (!quiet) console.log(`\n== ${name}`);
+  const child = spawn(command, args, { cwd: root, stdio: quiet ? "pipe" : "inherit", env });
+  const said = [];
+  for (const stream of [child.stdout, child.stderr]) stream?.on("data", (data) => said.push(data));
+  const status = await new Promise((resolve) => {
+    child.on("error", (error) => {
+      said.push(`${error.message}\n`);
+      resolve(1);
+    });
+    child.on("close", resolve);
+  });
+  if (quiet)
+    process.stdout.write(`\n== ${name}\n${Buffer.concat(said.map((data) => Buffer.from(data))).toString()}`);
   console.log(
     `== ${name}: ${status === 0 ? "ok" : "FAILED"} (${((performance.now() - started) / 1000).toFixed(1)} s)`,
   );
@@ -29,17 +41,22 @@ function step(name, command, args) {
 
 const folder = mkdtempSync(join(tmpdir(), "x-test-"));
 const report = join(folder, "vitest.json");
-const built = step("build", bin("turbo"), ["run", "build", "--output-logs=errors-only"]);
-step("lint", bin("eslint"), ["."]);
-step("arrows between files and folders", bin("depcruise"), [
-  ...["packages", "apps", "tooling"],
-  ...["--include-only", "/src/"],
+const built = await step("build", bin("turbo"), ["run", "build", "--output-logs=errors-only"]);
+// Checks that use one core each, beside one another.
+const quiet = { quiet: true };
+await Promise.all([
+  step("lint", bin("eslint"), ["."], quiet),
+  (async () => {
+    const modules = ["packages", "apps", "tooling", "--include-only", "/src/"];
+    await step("arrows between files and folders", bin("depcruise"), modules, quiet);
+    await step("format", bin("prettier"), ["--check", "--log-level", "warn", "."], quiet);
+    await step("unused files and dependencies", bin("knip"), [], quiet);
+    if (!built) return;
+    await step("sizes", bin("size-limit"), [], quiet);
+    await step("tarballs", process.execPath, [join(root, "tooling/setup/check-tarballs.mjs")], quiet);
+  })(),
 ]);
-step("format", bin("prettier"), ["--check", "--log-level", "warn", "."]);
-step("unused files and dependencies", bin("knip"), []);
-if (built) step("sizes", bin("size-limit"), []);
-if (built) step("tarballs", process.execPath, [join(root, "tooling/setup/check-tarballs.mjs")]);
-step("tests", bin("vitest"), [
+await step("tests", bin("vitest"), [
   "run",
   "--reporter=default",
   "--reporter=json",
