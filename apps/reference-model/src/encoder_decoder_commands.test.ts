@@ -173,6 +173,7 @@ describe("commands with an encoder-decoder", () => {
   it("info says what both stacks hold", async () => {
     const { model } = JSON.parse(await printed("info", "-m", MODEL, "--json")) as { model: unknown };
     expect(model).toMatchObject({ family: "t5", encoderLayers: 2, decoderLayers: 2, parameters: 104_512 });
+    expect(model).toMatchObject({ cacheBytesPerToken: 768, contextBytesPerToken: 768 });
   });
 
   it.each([

@@ -18,6 +18,8 @@ interface Described {
   readonly parameters: number;
   readonly activeParameters: number;
   readonly cacheBytesPerToken: number;
+  /** Of the encoder's text. */
+  readonly contextBytesPerToken?: number | undefined;
 }
 
 function describe(loaded: Checkpoint | EncoderDecoderCheckpoint): Described {
@@ -36,7 +38,8 @@ function describe(loaded: Checkpoint | EncoderDecoderCheckpoint): Described {
   const { bytesPerToken: cacheBytesPerToken } = state;
   state.dispose();
   const { family } = loaded.config;
-  const figures = { parameters, activeParameters, cacheBytesPerToken };
+  const { contextBytesPerToken } = hasEncoder(loaded) ? loaded.model : {};
+  const figures = { parameters, activeParameters, cacheBytesPerToken, contextBytesPerToken };
   return { family, ...layers, dim, vocabSize, maxLength, ...figures };
 }
 
@@ -71,6 +74,10 @@ export function infoCommand(program: Command): void {
           return;
         }
         const { family, layers, encoderLayers, decoderLayers, dim, vocabSize } = model;
+        const context =
+          model.contextBytesPerToken === undefined
+            ? ""
+            : `, and ${model.contextBytesPerToken} per token of the encoder's text`;
         const depth =
           layers === undefined
             ? `${encoderLayers} encoder and ${decoderLayers} decoder layers`
@@ -81,7 +88,7 @@ export function infoCommand(program: Command): void {
           `limits             ${Math.round(limits.maxStorageBufferBindingSize / 2 ** 20)} MiB a binding, ${Math.round(limits.maxBufferSize / 2 ** 20)} MiB a buffer, ${limits.maxStorageBuffersPerShaderStage} buffers, ${limits.maxComputeWorkgroupStorageSize / 1024} KiB of workgroup memory`,
           `model              ${family}, ${depth}, dim ${dim}, vocabulary ${vocabSize}`,
           `parameters         ${model.parameters} in all, ${Math.round(model.activeParameters)} active per token`,
-          `cache              ${model.cacheBytesPerToken} bytes per token`,
+          `cache              ${model.cacheBytesPerToken} bytes per token${context}`,
           ...changes.map(
             ({ path, modules, ranks, parameters: count }) =>
               `LoRA               ${path}: ${modules} modules, rank ${ranks.join(", ") || "none"}, ${count} parameters`,

@@ -108,6 +108,8 @@ export interface Mixer extends Part {
   createState(options: StateOptions): MixerState;
   /** Before `forward`, from the layer's input at all positions: what a tokenwise mixer needs of them. */
   prepare?(x: Tensor, context: ForwardContext, state: MixerState | undefined): void;
+  /** Bytes that a state holds for each token of the encoder's text, of a mixer that attends to one. */
+  readonly contextBytesPerToken?: number;
   /** After `prepare`, a token's output needs nothing of this layer's input at other positions. */
   readonly tokenwise?: boolean;
 }

@@ -80,6 +80,11 @@ export class EncoderDecoderLM implements Module {
     return { positions: this.#encoder.positions, config: this.config.encoder };
   }
 
+  /** Bytes that a decoding run holds for each token of the encoder's text. */
+  get contextBytesPerToken(): number {
+    return this.decoder.layers.reduce((n, { cross }) => n + (cross?.contextBytesPerToken ?? 0), 0);
+  }
+
   /**
    * The encoder's output after its final norm: ids i32 [batch, keys] -> states [batch, keys, dim].
    *

@@ -71,6 +71,8 @@ const crossAttention: Factory<Mixer> = (spec, weights) => {
       return layer.forward(x, { ...source, residual, normOptions: context });
     },
     createState: () => new CrossState(layer),
+    // Keys and values in f32.
+    contextBytesPerToken: 2 * layer.numKvHeads * layer.headDim * 4,
     parameters: () => layer.parameters(),
     buffers: () => layer.buffers(),
   };
