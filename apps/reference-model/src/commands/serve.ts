@@ -1,7 +1,9 @@
+import { readFile } from "node:fs/promises";
 import { basename, extname, resolve } from "node:path";
 import { Option, type Command } from "commander";
 import { ConfigError } from "@x/kernels";
-import { loadCheckpoint } from "../checkpoint/load.js";
+import { loadChatTemplate, type ChatTemplate } from "../chat/template.js";
+import { filesBeside, loadCheckpoint } from "../checkpoint/load.js";
 import { onStop } from "../process_end.js";
 import { serve } from "../serve/server.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
@@ -32,6 +34,7 @@ interface ServeFlags extends ComponentsFlag {
   topP: number;
   maxTokens: number;
   ropeScaling?: string;
+  chatTemplate?: string;
 }
 
 /** Tokens of a text where no limit is asked for: the caches of all rows are made at the start. */
@@ -41,8 +44,22 @@ const nameOf = ({ name, model }: ServeFlags): string =>
   name ??
   (model === BUNDLED ? "stories" : basename(resolve(model), extname(model) === ".gguf" ? ".gguf" : ""));
 
+/** The template that is asked for, or the model's own. @throws FormatError */
+async function templateOf({ model, chatTemplate: file }: ServeFlags): Promise<ChatTemplate | undefined> {
+  const files = await filesBeside(model);
+  const read = (name: string): Promise<string | undefined> => {
+    const content = Object.hasOwn(files, name) ? files[name] : undefined;
+    return Promise.resolve(content instanceof Uint8Array ? new TextDecoder().decode(content) : content);
+  };
+  return loadChatTemplate(
+    read,
+    file === undefined ? undefined : { file, text: await readFile(file, "utf8") },
+  );
+}
+
 async function run(flags: ServeFlags): Promise<void> {
   const components = await componentsOf(flags);
+  const chat = await templateOf(flags);
   await withDevice(async (gpu) => {
     const tokenizer = await expectTokenizer("serve", flags.model);
     const { model } = await loadCheckpoint(gpu, flags.model, {
@@ -70,7 +87,7 @@ async function run(flags: ServeFlags): Promise<void> {
     const done = onStop(stop);
     const { host, port, apiKey, maxBatch, queue, temperature, topP, maxTokens } = flags;
     const server = await serve(model, tokenizer, {
-      ...{ name, host, port, apiKey, maxBatch, queue, length },
+      ...{ name, host, port, apiKey, maxBatch, queue, length, chat },
       defaults: { temperature, topP, maxTokens },
       onFault: (error) => {
         say(error instanceof Error ? (error.stack ?? error.message) : reasonOf(error));
@@ -79,6 +96,8 @@ async function run(flags: ServeFlags): Promise<void> {
     const { rows, oneRow, bytesPerToken } = server.pool;
     if (oneRow !== undefined && maxBatch > 1) say(`one text at a time: ${oneRow}`);
     const size = (rows * length * bytesPerToken) / 2 ** 20;
+    if (!chat)
+      say("the model has no chat template: /v1/chat/completions is refused, or give --chat-template");
     say(`caches of ${rows} texts of ${length} tokens each: up to ${size.toFixed(1)} MiB`);
     process.stdout.write(`serving ${name} at ${server.url}/v1 on ${gpu.info.name}\n`);
     await stopped;

@@ -1,7 +1,8 @@
 import type { Context } from "hono";
+import type { ChatMessage } from "../chat/template.js";
 import { answer, type Form } from "./answer.js";
 import { ApiError } from "./errors.js";
-import { sequencesOf, type ChatMessage, type Service } from "./generation.js";
+import { sequencesOf, type Service } from "./generation.js";
 import { readChat, type ChatRequest } from "./requests.js";
 import type { Token, TokenLogprob } from "./sequence.js";
 
@@ -32,11 +33,10 @@ function promptOf(messages: readonly ChatMessage[], { chat, tokenizer, name }: S
     });
   let text: string;
   try {
-    text = chat(messages);
+    text = chat.render(messages);
   } catch (cause) {
-    // Templates refuse conversations that the model was not made for, such as two turns of the user in a row.
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ApiError(400, `messages: the chat template of the model refuses them: ${reason}`, {
+    throw new ApiError(400, `messages: ${reason}`, {
       param: "messages",
       code: "invalid_value",
     });

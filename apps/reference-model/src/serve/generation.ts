@@ -1,5 +1,6 @@
 import { randomInt } from "node:crypto";
 import type { Tokenizer } from "@x/tokenizer";
+import type { ChatTemplate } from "../chat/template.js";
 import type { Decoder } from "../model/model.js";
 import { ApiError } from "./errors.js";
 import type { Metrics } from "./metrics.js";
@@ -28,13 +29,8 @@ export interface Service {
   readonly scheduler: Scheduler;
   readonly metrics: Metrics;
   readonly defaults: Defaults;
-  /** The text of a conversation as the model expects it, up to its answer; undefined where the model has no template. */
-  readonly chat: ((messages: readonly ChatMessage[]) => string) | undefined;
-}
-
-export interface ChatMessage {
-  readonly role: string;
-  readonly content: string;
+  /** How the model wants conversations written; undefined where it does not say. */
+  readonly chat: ChatTemplate | undefined;
 }
 
 /** What a route asks for besides what all requests have. */

@@ -3,6 +3,7 @@ import OpenAI, { APIError } from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { useGpu } from "@x/testing";
 import type { Tokenizer } from "@x/tokenizer";
+import { ChatTemplate } from "../chat/template.js";
 import { loadCheckpoint } from "../checkpoint/load.js";
 import { generate } from "../model/generate.js";
 import type { CausalLM } from "../model/model.js";
@@ -10,6 +11,10 @@ import { serve, type Server, type ServerOptions } from "./server.js";
 import { byteTokenizer } from "./test-support.js";
 
 const FOLDER = fileURLToPath(new URL("../../../../tooling/fixtures/models/llama", import.meta.url));
+
+const TEMPLATE =
+  "{% if messages[0].role != 'user' %}{{ raise_exception('the user begins') }}{% endif %}" +
+  "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% endfor %}<assistant>";
 
 /** An error of the API, as the client has it. */
 interface Refused {
@@ -43,10 +48,7 @@ describe("the server", () => {
   const options: ServerOptions = {
     ...{ name: "tiny", host: "127.0.0.1", port: 0, maxBatch: 4, queue: 64, length: 128 },
     defaults: { temperature: 1, topP: 1, maxTokens: 16 },
-    chat: (messages) => {
-      if (messages[0]!.role !== "user") throw new Error("the first turn is the user's");
-      return `${messages.map(({ role, content }) => `<${role}>${content}`).join("")}<assistant>`;
-    },
+    chat: new ChatTemplate("test", TEMPLATE),
     onFault: (error) => {
       throw error;
     },
@@ -175,6 +177,13 @@ describe("the server", () => {
       messages: [{ role: "system", content: "Hi" }],
     });
     expect(await refused(wrong)).toMatchObject({ status: 400, param: "messages" });
+    await withServer({ chat: undefined }, async (own) => {
+      const call = clientOf(own).chat.completions.create({
+        model: "tiny",
+        messages: [{ role: "user", content: "Hi" }],
+      });
+      expect(await refused(call)).toMatchObject({ status: 400, code: "no_chat_template" });
+    });
   });
 
   it("biases and penalties decide what is drawn", async () => {

@@ -23,7 +23,7 @@ export interface ServerOptions {
   /** Tokens of a text: prompt and continuation. */
   readonly length: number;
   readonly defaults: Defaults;
-  readonly chat?: Service["chat"];
+  readonly chat: Service["chat"];
   readonly onFault: (error: unknown) => void;
 }
 
