@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError } from "commander";
 import { openDevice } from "@x/kernels";
 import { cpus, loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
+import { changes, fell, otherBuild, showChanges } from "./comparison/against.js";
 import { CASES, COLD_CASES, LARGE_CASES } from "./comparison/cases.js";
 import { Holder, peerImplementations, PROJECT, type Implementation } from "./comparison/implementation.js";
 import type { Limits } from "./measure/limits.js";
@@ -13,6 +14,7 @@ import { SUITES } from "./suites/suites.js";
 
 interface Flags {
   readonly peers?: true;
+  readonly against?: string;
   readonly filter: string;
   readonly json?: string;
   readonly quick?: true;
@@ -89,12 +91,14 @@ async function runTable(flags: Flags): Promise<void> {
     const peers = peerImplementations(await installPeers(say));
     implementations.push(...peers.filter((p) => p.webgpu || flags.wasm));
   }
+  const other = flags.against === undefined ? undefined : otherBuild(flags.against);
+  if (other) implementations.push(other);
   const holders: Holder[] = [];
   const rows: Row[] = [];
   let limits: Limits | undefined;
   try {
     for (const implementation of implementations) {
-      const own = implementation === PROJECT;
+      const own = implementation === PROJECT || implementation === other;
       try {
         holders.push(
           await Holder.open(
@@ -115,11 +119,12 @@ async function runTable(flags: Flags): Promise<void> {
       limits = await limitsOf(holders[0]!);
       say(showLimits(limits));
     }
+    const ownBuilds = holders.filter((h) => [PROJECT, other].includes(h.implementation));
     const options = { quick: flags.quick === true, say, wake: holders[0]!.opened.software === false };
     const gpus = holders.filter((h) => h.implementation.webgpu);
     const cases = flags.large ? [...CASES, ...LARGE_CASES] : CASES;
     for (const bench of cases.filter((c) => c.name.includes(flags.filter))) {
-      const able = bench.projectOnly ? holders.slice(0, 1) : LARGE_CASES.includes(bench) ? gpus : holders;
+      const able = bench.projectOnly ? ownBuilds : LARGE_CASES.includes(bench) ? gpus : holders;
       const row = await measureCase(bench, able, options);
       rows.push(row);
       say(table([row], running, PROJECT).split("\n")[2]!.replace(/ +/g, " "));
@@ -143,6 +148,11 @@ async function runTable(flags: Flags): Promise<void> {
       await writeJson(path, report);
       say(`written: ${path}`);
     }
+    if (other) {
+      const all = changes(rows, PROJECT, other);
+      say(showChanges(all, other));
+      if (all.some(fell)) process.exitCode = 1;
+    }
     const wrong = rows.some((row) => row.results[PROJECT.name]?.status !== "ok");
     if (wrong) process.exitCode = 1;
   } finally {
@@ -155,6 +165,10 @@ const program = new Command("bench")
     "Measure the adapter's limits and this project; every output is checked against float64 before it is timed.",
   )
   .option("--peers", "install jax-js and TensorFlow.js beside the workspace and measure them in turn")
+  .option(
+    "--against <checkout>",
+    "measure another checkout's build in turn, and end with status 1 if a row fell by more than the noise",
+  )
   .option("--filter <text>", "only rows whose name holds this", "")
   .option("--json <file>", "where to write the results (default: tooling/bench/results/)")
   .option("--quick", "three rounds instead of nine")

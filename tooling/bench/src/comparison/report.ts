@@ -65,7 +65,8 @@ export function table(
   const webgpu = implementations.filter((i) => i.webgpu);
   const others = implementations.filter((i) => !i.webgpu);
   const header = ["row", "unit", ...implementations.map((i) => i.name), "GFLOP/s", "GB/s"];
-  if (peers) header.push("x best WebGPU peer", "x best wasm");
+  if (peers) header.push("x best other WebGPU");
+  if (others.length > 0) header.push("x best wasm");
   const times = (value: number | undefined): string => (value === undefined ? "-" : value.toFixed(2));
   const lines = rows.map((row) => {
     const mine = best(row, [own]);
@@ -76,7 +77,8 @@ export function table(
       row.flops && mine ? figure(row.flops / mine / 1e6) : "",
       row.bytes && mine ? figure(row.bytes / mine / 1e6) : "",
     ];
-    if (peers) cells.push(times(ratio(row, own, webgpu)), times(ratio(row, own, [own, ...others])));
+    if (peers) cells.push(times(ratio(row, own, webgpu)));
+    if (others.length > 0) cells.push(times(ratio(row, own, [own, ...others])));
     return cells;
   });
   const widths = header.map((h, i) => Math.max(h.length, ...lines.map((l) => l[i]!.length)));

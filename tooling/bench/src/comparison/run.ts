@@ -12,6 +12,8 @@ export type Result =
       readonly median: number;
       readonly least: number;
       readonly samples: number;
+      /** The time of each round, in which all implementations take their turn. */
+      readonly rounds: readonly number[];
       readonly error: number;
     }
   | { readonly status: "wrong"; readonly error: number }
@@ -90,6 +92,7 @@ export async function measureCase(
       median: median(samples) * scale,
       least: Math.min(...samples) * scale,
       samples: samples.length,
+      rounds: samples.map((time) => time * scale),
       error,
     };
   }
@@ -119,7 +122,10 @@ export async function measureCold(
       const error = bench.error(prepared.outputs, inputs);
       results[implementation.name] =
         error <= bench.tolerance
-          ? { status: "ok", median: prepared.first, least: prepared.first, samples: 1, error }
+          ? {
+              ...{ status: "ok", median: prepared.first, least: prepared.first, samples: 1 },
+              ...{ rounds: [prepared.first], error },
+            }
           : { status: "wrong", error };
     } catch (error) {
       results[implementation.name] = { status: "failed", reason: firstLine(error) };
