@@ -130,6 +130,7 @@ export function serveCommand(program: Command): void {
       `tokens of a text, prompt and answer (default: the model's context, ${LENGTH} at most)`,
       integerIn(2),
     )
+    .option("--chat-template <file>", "a template in Jinja's language, instead of the model's own", text)
     .option(
       "--grace <seconds>",
       "time that running requests have to end at a shutdown",

@@ -92,8 +92,11 @@ export async function answer(
       if (counted) await chunk([], usageOf(sequences, n));
       await stream.writeSSE({ data: "[DONE]" });
     } catch (error) {
+      if (stream.aborted || c.req.raw.signal.aborted) return;
+      const known = apiErrorOf(error);
+      if (known.status === 500) service.onFault(error);
       // The status has been sent; the client learns of the error as an event.
-      if (!stream.aborted) await send(apiErrorOf(error).body);
+      await send(known.body);
     }
   });
 }

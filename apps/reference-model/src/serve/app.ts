@@ -15,8 +15,6 @@ const RETRY_AFTER = "1";
 export interface AppOptions {
   /** Clients must send it as `Authorization: Bearer KEY`; undefined lets anyone in. */
   readonly apiKey?: string | undefined;
-  /** Hears of faults of the server, which clients are not told. */
-  readonly onFault: (error: unknown) => void;
 }
 
 async function bodyOf(c: Context): Promise<unknown> {
@@ -48,10 +46,12 @@ function key(apiKey: string): MiddlewareHandler {
 }
 
 /** The routes of the server. */
-export function createApp(service: Service, { apiKey, onFault }: AppOptions): Hono {
-  const { metrics, scheduler, pool } = service;
+export function createApp(service: Service, { apiKey }: AppOptions): Hono {
+  const { metrics, scheduler, pool, onFault } = service;
   const app = new Hono();
   const told = (c: Context, error: unknown): Response => {
+    // Nobody reads the answer; the status, which web servers use for that, is for the metrics.
+    if (c.req.raw.signal.aborted) return new Response(null, { status: 499 });
     const known = apiErrorOf(error);
     if (known.status === 500) onFault(error);
     if (known.status === 429 || known.status === 503) c.header("Retry-After", RETRY_AFTER);

@@ -31,6 +31,8 @@ export interface Service {
   readonly defaults: Defaults;
   /** How the model wants conversations written; undefined where it does not say. */
   readonly chat: ChatTemplate | undefined;
+  /** Hears of faults of the server, which clients are not told. */
+  readonly onFault: (error: unknown) => void;
 }
 
 /** What a route asks for besides what all requests have. */

@@ -42,11 +42,12 @@ async function together(
 describe("a pool of caches", () => {
   const device = useGpu();
 
-  // A full cache beside rings; a latent cache; a recurrent state.
+  // A full cache beside rings; a latent cache; a recurrent state; rotations that change with the length.
   it.each([
     ["gemma3_text", 3, 3],
     ["deepseek_v2-lite", 3, 3],
-    ["mamba", 3, 1],
+    ["rwkv", 3, 1],
+    ["phi3", 3, 1],
   ])(
     "%s: texts side by side, joined and left in turn, have the ids of each alone",
     async (name, asked, rows) => {

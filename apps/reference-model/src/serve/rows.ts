@@ -36,7 +36,7 @@ export function whyOneRow({ config, ...model }: LengthRule, length: number): str
  * a step, or that hold a number of them, depend on the pieces.
  */
 export const anyPieces = (config: ModelConfig): boolean =>
-  config.layers.every(({ ffn }) => TOKENWISE_FFNS.includes(ffn.type));
+  config.layers.every(({ ffn }) => TOKENWISE_FFNS.includes(ffn.type) || ffn.type === "rwkv4ChannelMix");
 
 /** Tokens that every ring of the model still holds after a text of this length; Infinity where there are no rings. */
 export const shortestWindow = (config: ModelConfig): number =>

@@ -21,6 +21,9 @@ export interface Listener {
   readonly onError: (error: Error) => void;
 }
 
+/** What a scheduler asks of a pool. */
+export type Rows = Pick<CachePool, "rows" | "take" | "release" | "missing" | "advance">;
+
 interface Job {
   readonly sequence: Sequence;
   readonly listener: Listener;
@@ -35,7 +38,7 @@ interface Running extends Job {
  * that read prompts and steps that draw a token each take turns, so that neither waits long for the other.
  */
 export class Scheduler {
-  readonly #pool: CachePool;
+  readonly #pool: Rows;
   readonly #queue: number;
   #waiting: Job[] = [];
   #running: Running[] = [];
@@ -44,7 +47,7 @@ export class Scheduler {
   #failure: Error | undefined;
 
   /** @param queue sequences that may wait for a row */
-  constructor(pool: CachePool, { queue }: { readonly queue: number }) {
+  constructor(pool: Rows, { queue }: { readonly queue: number }) {
     this.#pool = pool;
     this.#queue = queue;
   }

@@ -6,7 +6,7 @@ import type { Tokenizer } from "@x/tokenizer";
 import { ChatTemplate } from "../chat/template.js";
 import { loadCheckpoint } from "../checkpoint/load.js";
 import { generate } from "../model/generate.js";
-import type { CausalLM } from "../model/model.js";
+import type { CausalLM, Decoder } from "../model/model.js";
 import { serve, type Server, type ServerOptions } from "./server.js";
 import { byteTokenizer } from "./test-support.js";
 
@@ -44,14 +44,13 @@ describe("the server", () => {
   let model: CausalLM;
   let server: Server;
   let client: OpenAI;
+  const faults: unknown[] = [];
 
   const options: ServerOptions = {
     ...{ name: "tiny", host: "127.0.0.1", port: 0, maxBatch: 4, queue: 64, length: 128 },
     defaults: { temperature: 1, topP: 1, maxTokens: 16 },
     chat: new ChatTemplate("test", TEMPLATE),
-    onFault: (error) => {
-      throw error;
-    },
+    onFault: (error) => faults.push(error),
   };
   const clientOf = ({ url }: Server, apiKey = "none"): OpenAI =>
     new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
@@ -230,6 +229,7 @@ describe("the server", () => {
     await until(async () => (await health(server)).running === 0);
     const metrics = await (await fetch(`${server.url}/metrics`)).text();
     expect(metrics).toMatch(/reference_model_cancelled_total 2/);
+    expect(faults).toEqual([]);
   });
 
   it.each([
@@ -321,6 +321,31 @@ describe("the server", () => {
     };
     await expect(read()).rejects.toThrow(/shut down/);
     await until(() => device.gpu.memory().liveBytes === before);
+  });
+
+  it("a model that fails ends what runs with an error, and refuses what comes", async () => {
+    const lost = (): never => {
+      throw new Error("the device is lost");
+    };
+    const { gpu, config, positions, context } = model;
+    const failing: Decoder = {
+      ...{ gpu, config, positions, context, hidden: lost, head: lost, forward: lost },
+      // Rows that depend on each other run nothing before the first request.
+      changes: () => true,
+      createState: (state) => model.createState(state),
+    };
+    const own = await serve(failing, tokenizer, options);
+    try {
+      const one = clientOf(own);
+      const call = one.completions.create({ ...greedy, prompt: "x" });
+      expect(await refused(call)).toMatchObject({ status: 500, code: "internal_error" });
+      expect(String(faults.pop())).toContain("the device is lost");
+      const next = one.completions.create({ ...greedy, prompt: "x" });
+      expect(await refused(next)).toMatchObject({ status: 503, code: "model_failed" });
+      expect((await fetch(`${own.url}/health`)).status).toBe(503);
+    } finally {
+      await own.close(0);
+    }
   });
 
   it("a port that is taken is an error, and nothing stays behind", async () => {

@@ -42,8 +42,9 @@ export async function serve(model: Decoder, tokenizer: Tokenizer, options: Serve
   const scheduler = new Scheduler(pool, { queue });
   const metrics = new Metrics(pool, scheduler);
   const created = Math.floor(Date.now() / 1000);
-  const service: Service = { name, created, model, tokenizer, pool, scheduler, metrics, defaults, chat };
-  const app = createApp(service, { apiKey, onFault });
+  const parts = { model, tokenizer, pool, scheduler, metrics };
+  const service: Service = { name, created, ...parts, defaults, chat, onFault };
+  const app = createApp(service, { apiKey });
   const http = createAdaptorServer({ fetch: app.fetch }) as HttpServer;
   try {
     http.listen(port, host);
