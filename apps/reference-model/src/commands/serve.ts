@@ -6,6 +6,7 @@ import { loadChatTemplate, type ChatTemplate } from "../chat/template.js";
 import { filesBeside, loadCheckpoint } from "../checkpoint/load.js";
 import { onStop } from "../process_end.js";
 import { serve } from "../serve/server.js";
+import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import {
   BUNDLED,
@@ -20,7 +21,7 @@ import {
   withDevice,
 } from "./shared.js";
 
-interface ServeFlags extends ComponentsFlag {
+interface ServeFlags extends ComponentsFlag, AdapterFlag {
   model: string;
   name?: string;
   host: string;
@@ -59,12 +60,14 @@ async function templateOf({ model, chatTemplate: file }: ServeFlags): Promise<Ch
 
 async function run(flags: ServeFlags): Promise<void> {
   const components = await componentsOf(flags);
+  const adapters = await adaptersOf(flags.adapter);
   const chat = await templateOf(flags);
   await withDevice(async (gpu) => {
     const tokenizer = await expectTokenizer("serve", flags.model);
     const { model } = await loadCheckpoint(gpu, flags.model, {
       change: extension(flags.ropeScaling),
       components,
+      adapters,
       stored: true,
     });
     const length = flags.maxLength ?? Math.min(LENGTH, model.context);
@@ -115,6 +118,7 @@ export function serveCommand(program: Command): void {
     .description("serve the model over HTTP with OpenAI's API: completions, chat, streaming")
     .addOption(modelOption())
     .addOption(componentsOption())
+    .addOption(adapterOption())
     .option("--name <id>", "the model's id in the API (default: the folder's or file's name)", text)
     .option("--host <address>", "address to listen at; 0.0.0.0 for all", text, "127.0.0.1")
     .option("--port <n>", "port to listen at; 0: a free one", integerIn(0, 65535), 8000)
