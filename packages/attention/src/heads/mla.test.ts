@@ -76,6 +76,35 @@ describe("MultiHeadLatentAttention", () => {
     layer.dispose();
   });
 
+  it("records a piece on an empty cache that is right for the pieces after it", async () => {
+    const { gpu } = device;
+    const layer = new MultiHeadLatentAttention(
+      config,
+      parametersOf(gpu, MultiHeadLatentAttention.plan(config)),
+    );
+    const x = random(gpu, [1, 6, 10], 3);
+    const values = Array.from(await x.read());
+    const whole = await layer.forward(x).read();
+    const state = layer.createState({ batch: 1, maxLength: 6 });
+    const [piece, positions] = [gpu.empty([1, 3, 10]), gpu.empty([1, 3], "i32")];
+    const write = (first: number): void => {
+      piece.write(Float32Array.from(values.slice(first * 10, (first + 3) * 10)));
+      positions.write(Int32Array.from([first, first + 1, first + 2]));
+    };
+    write(0);
+    const step = { state, positions, textLength: 6 };
+    const recording = gpu.record(() => layer.forward(piece, step));
+    write(3);
+    recording.replay();
+    await expectSame(recording.outputs, gpu.tensor(whole.slice(30), [1, 3, 10]));
+    expect(() => gpu.record(() => layer.forward(piece, { ...step, form: "expanded" }))).toThrow(
+      "in a recording, it must be absorbed",
+    );
+    recording.dispose();
+    state.dispose();
+    layer.dispose();
+  });
+
   it("holds memory constant, and refuses a full cache and bad configurations", async () => {
     const { gpu } = device;
     const parameters = parametersOf(gpu, MultiHeadLatentAttention.plan(config));

@@ -175,9 +175,14 @@ export class MultiHeadLatentAttention extends Component<typeof MLA> implements S
       if (given !== undefined && !state)
         throw new ConfigError(who, `${name} is given without a state; rows are then counted from 0`);
     const p = this.weights;
-    const { form = state && !(state.length === 0 && seq > 1) ? "absorbed" : "expanded" } = rest;
-    if (form === "expanded" && state && state.length !== 0)
-      throw new ConfigError(who, "form is expanded; with a state that holds tokens it must be absorbed");
+    // A recording is run again when the state holds more than now.
+    const empty = state === undefined || (state.length === 0 && !x.gpu.recording);
+    const { form = empty && (!state || seq > 1) ? "expanded" : "absorbed" } = rest;
+    if (form === "expanded" && !empty)
+      throw new ConfigError(
+        who,
+        "form is expanded; with a state that holds tokens, or in a recording, it must be absorbed",
+      );
     return x.gpu.scope(() => {
       const positionIds = state?.place(seq, positions, {
         textLength,
