@@ -198,7 +198,10 @@ const OPS: Readonly<Record<string, (gpu: Gpu) => Made>> = {
   },
 };
 /** Exports that are not ops on tensors. */
-const NO_OPS = ["rowElement", "rowLanes", "rowMain", "rowPrelude", "rowVariant", "stridedCopy", "stridesOf"];
+const NO_OPS = [
+  ...["adaptLinear", "isAdapted"],
+  ...["rowElement", "rowLanes", "rowMain", "rowPrelude", "rowVariant", "stridedCopy", "stridesOf"],
+];
 
 describe("every public op", () => {
   it("is in the list below", () => {

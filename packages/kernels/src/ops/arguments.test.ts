@@ -47,6 +47,8 @@ const CALLS: Readonly<Record<string, (gpu: Gpu) => unknown[]>> = {
   cast: (gpu) => [f(gpu, 2), "f32"],
   elementwise: unary,
   matmul: (gpu) => [f(gpu, 2, 4), f(gpu, 4, 3), {}],
+  adaptLinear: (gpu) => [f(gpu, 3, 4), { a: f(gpu, 2, 4), b: f(gpu, 3, 2), scale: 2 }],
+  isAdapted: (gpu) => [f(gpu, 3, 4)],
   linear: (gpu) => [f(gpu, 2, 4), f(gpu, 3, 4), f(gpu, 3), {}],
   broadcastTo: (gpu) => [f(gpu, 4), [2, 4]],
   concat: (gpu) => [[f(gpu, 2), f(gpu, 2)], 0],
