@@ -13,6 +13,7 @@ import { logitsCommand } from "./commands/logits.js";
 import { perplexityCommand } from "./commands/perplexity.js";
 import { serveCommand } from "./commands/serve.js";
 import { storiesCommands } from "./commands/stories.js";
+import { addHubOptions, fetchFromHub } from "./hub_models.js";
 import { checkOutputs } from "./commands/output_option.js";
 import { surveyCommand } from "./commands/survey.js";
 import { trainCommand } from "./commands/train.js";
@@ -24,7 +25,10 @@ const program = new Command("reference-model")
   .showHelpAfterError("(--help shows the options)")
   .configureHelp({ sortSubcommands: false })
   .exitOverride()
-  .hook("preAction", (_, command) => checkOutputs(command));
+  .hook("preAction", async (_, command) => {
+    await checkOutputs(command);
+    await fetchFromHub(command);
+  });
 
 for (const add of [
   generateCommand,
@@ -42,6 +46,7 @@ for (const add of [
   storiesCommands,
 ])
   add(program);
+addHubOptions(program);
 
 /** `generate` runs where no command is named, so a first word that is not an option is meant as a command. */
 async function main(): Promise<void> {
