@@ -51,6 +51,7 @@ export interface SafetensorsHeader {
 /** Random access to the bytes of a file. */
 export interface ByteSource {
   readonly size: number;
+  /** Bytes that nothing else writes to: the numbers of a tensor may be a view of them. */
   read(begin: number, end: number): Promise<Uint8Array>;
 }
 
@@ -267,7 +268,7 @@ export class Safetensors {
   static parse(file: string, bytes: Uint8Array): Promise<Safetensors> {
     return Safetensors.open(file, {
       size: bytes.byteLength,
-      read: (begin, end) => Promise.resolve(bytes.subarray(begin, end)),
+      read: (begin, end) => Promise.resolve(bytes.slice(begin, end)),
     });
   }
 
@@ -293,7 +294,11 @@ export class Safetensors {
 
   /** The tensor's numbers: float32, or int32 for integer types. */
   async numbers(name: string): Promise<Float32Array | Int32Array> {
-    return decodeTensor(this.file, name, this.entry(name), await this.bytes(name));
+    const [entry, bytes] = [this.entry(name), await this.bytes(name)];
+    // Large matrices are read once, and not copied.
+    if (entry.dtype === "F32" && bytes.byteOffset % 4 === 0)
+      return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    return decodeTensor(this.file, name, entry, bytes);
   }
 }
 

@@ -168,6 +168,9 @@ function upload(gpu: Gpu, { data, shape, dtype }: Piece): Tensor {
   return gpu.keep(gpu.fromBytes(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), shape, dtype));
 }
 
+/** Bytes of weights that may wait for the device while the next are read. */
+const STAGED_BYTES = 64 * 2 ** 20;
+
 interface ReadOptions extends Pick<LoadOptions, "stored" | "onTensor" | "adapters"> {
   /** Whether adapters may be added to products; else they are merged. */
   readonly onTop: boolean;
@@ -188,7 +191,7 @@ async function readParameters(
     const unread = new Map<string, StoredTensor>();
     const given = new Map<string, string>();
     const all = underModelNames(path, tensors, names, tied);
-    let done = 0;
+    let [done, waiting] = [0, 0];
     for (const [name, places] of all) {
       onTensor?.(done++, all.size);
       const { found, reading } = places[0]!;
@@ -200,6 +203,12 @@ async function readParameters(
             ? await pieceAt(places[0]!, stored)
             : await stackOf(path, name, places, stored);
         out[name] = upload(gpu, piece);
+        // Queued writes keep a copy in host memory until the device has taken them.
+        waiting += piece.data.byteLength;
+        if (waiting >= STAGED_BYTES) {
+          await gpu.sync();
+          waiting = 0;
+        }
       }
     }
     onTensor?.(done, all.size);

@@ -10,6 +10,7 @@ import { editFacts } from "../facts/edit_facts.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
 import { componentsOf } from "./components_option.js";
 import { outputFolder } from "./output_option.js";
+import { loadingBar } from "./progress.js";
 import { expectTokenizer, repeatable, text, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
@@ -61,7 +62,10 @@ export function editCommand(program: Command): void {
     const { documents, heldOut } = await sampleText(flags);
     const components = await componentsOf(flags);
     await withDevice(async (gpu) => {
-      const { model, json } = await loadCheckpoint(gpu, flags.model, { components });
+      const { model, json } = await loadCheckpoint(gpu, flags.model, {
+        ...loadingBar(flags.model),
+        components,
+      });
       const tokenizer = await expectTokenizer("edit", flags.model);
       const options = editOptions(flags, model, documents);
       const { layer } = options;

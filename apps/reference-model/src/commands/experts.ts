@@ -7,6 +7,7 @@ import { expertSvg } from "../experts/picture.js";
 import { writeStory } from "../corpus/stories.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { outputFile } from "./output_option.js";
+import { loadingBar } from "./progress.js";
 import { expectTokenizer, integerIn, modelOption, withDevice } from "./shared.js";
 
 interface ExpertsFlags extends ComponentsFlag {
@@ -37,7 +38,7 @@ export function expertsCommand(program: Command): void {
     .action(async (flags: ExpertsFlags) => {
       const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model, { components });
+        const { model } = await loadCheckpoint(gpu, flags.model, { ...loadingBar(flags.model), components });
         const tokenizer = await expectTokenizer("experts", flags.model);
         const documents =
           flags.data === undefined

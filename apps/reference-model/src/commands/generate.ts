@@ -16,6 +16,7 @@ import type { Decoder } from "../model/model.js";
 import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectNoRope, hasEncoder, readText } from "./encoder_decoder.js";
+import { loadingBar } from "./progress.js";
 import {
   extension,
   integerIn,
@@ -244,7 +245,13 @@ async function run(flags: GenerateFlags): Promise<void> {
   const adapters = await adaptersOf(flags.adapter);
   await withDevice(async (gpu) => {
     const change = extension(flags.ropeScaling);
-    const loaded = await loadModel(gpu, flags.model, { change, components, adapters, stored: true });
+    const loaded = await loadModel(gpu, flags.model, {
+      ...loadingBar(flags.model),
+      change,
+      components,
+      adapters,
+      stored: true,
+    });
     expectNoRope(flags.ropeScaling, loaded);
     const tokenizer = await loadFolderTokenizer(flags.model);
     if (flags.stop.length > 0 && !tokenizer)

@@ -3,6 +3,7 @@ import { loadModel, type Checkpoint, type EncoderDecoderCheckpoint } from "../ch
 import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { hasEncoder } from "./encoder_decoder.js";
+import { loadingBar } from "./progress.js";
 import { modelOption, withDevice } from "./shared.js";
 
 /** What `info` says of a model. */
@@ -65,7 +66,12 @@ export function infoCommand(program: Command): void {
       }));
       await withDevice(async (gpu) => {
         const { info, features, limits } = gpu;
-        const loaded = await loadModel(gpu, flags.model, { components, adapters, stored: true });
+        const loaded = await loadModel(gpu, flags.model, {
+          ...loadingBar(flags.model),
+          components,
+          adapters,
+          stored: true,
+        });
         const model = describe(loaded);
         loaded.model.dispose();
         if (flags.json) {

@@ -5,6 +5,7 @@ import { loadCheckpoint } from "../checkpoint/load.js";
 import { LayerMemory } from "../facts/layer_memory.js";
 import { checkLength, CONTEXT_RULE } from "../model/context.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { loadingBar } from "./progress.js";
 import { expectTokenizer, integer, integerIn, modelOption, text, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
@@ -68,7 +69,7 @@ export function inspectCommand(program: Command): void {
     .action(async (flags: InspectFlags) => {
       const components = await componentsOf(flags);
       await withDevice(async (gpu) => {
-        const { model } = await loadCheckpoint(gpu, flags.model, { components });
+        const { model } = await loadCheckpoint(gpu, flags.model, { ...loadingBar(flags.model), components });
         const tokenizer = await expectTokenizer("inspect", flags.model);
         const ids = tokenizer.encode(flags.prompt);
         if (ids.length === 0) throw new ConfigError("inspect", "the prompt is empty");

@@ -9,6 +9,7 @@ import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
 import { expectNoRope, hasEncoder, row } from "./encoder_decoder.js";
 import { outputFile } from "./output_option.js";
+import { loadingBar } from "./progress.js";
 import { extension, modelOption, ropeOption, withDevice } from "./shared.js";
 
 interface LogitsFlags extends ComponentsFlag, AdapterFlag {
@@ -111,7 +112,13 @@ export function logitsCommand(program: Command): void {
       const adapters = await adaptersOf(flags.adapter);
       await withDevice(async (gpu) => {
         const change = extension(flags.ropeScaling);
-        const loaded = await loadModel(gpu, flags.model, { change, components, adapters, stored: true });
+        const loaded = await loadModel(gpu, flags.model, {
+          ...loadingBar(flags.model),
+          change,
+          components,
+          adapters,
+          stored: true,
+        });
         expectNoRope(flags.ropeScaling, loaded);
         const out: Record<string, TensorData> = {};
         for (const [i, item] of list.entries()) {

@@ -5,6 +5,7 @@ import { readDocuments } from "../corpus/documents.js";
 import { perplexity } from "../training/evaluate.js";
 import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { loadingBar } from "./progress.js";
 import { expectTokenizer, extension, integerIn, modelOption, ropeOption, withDevice } from "./shared.js";
 
 interface PerplexityFlags extends ComponentsFlag, AdapterFlag {
@@ -34,6 +35,7 @@ export function perplexityCommand(program: Command): void {
       const adapters = await adaptersOf(flags.adapter);
       await withDevice(async (gpu) => {
         const { model } = await loadCheckpoint(gpu, flags.model, {
+          ...loadingBar(flags.model),
           change: extension(flags.ropeScaling),
           components,
           adapters,

@@ -1,3 +1,4 @@
+import { basename } from "node:path";
 import cliProgress from "cli-progress";
 import { atEnd } from "../process_end.js";
 
@@ -31,4 +32,22 @@ export class Progress {
   stop(): void {
     this.#stop();
   }
+}
+
+/** Milliseconds after which a model that is still being read is worth a bar. */
+const PATIENCE = 500;
+
+/** Options of the loader that show the tensors of a large model as they are read, where standard error is a terminal. */
+export function loadingBar(path: string): { readonly onTensor?: (done: number, total: number) => void } {
+  if (!process.stderr.isTTY) return {};
+  const started = performance.now();
+  let bar: Progress | undefined;
+  return {
+    onTensor: (done, total) => {
+      if (!bar && performance.now() - started < PATIENCE) return;
+      bar ??= new Progress(`reading ${basename(path)} {bar} {value}/{total} tensors`);
+      bar.show(done, total);
+      if (done === total) bar.stop();
+    },
+  };
 }

@@ -8,6 +8,7 @@ import { onStop } from "../process_end.js";
 import { serve } from "../serve/server.js";
 import { adapterOption, adaptersOf, type AdapterFlag } from "./adapter_option.js";
 import { componentsOf, componentsOption, type ComponentsFlag } from "./components_option.js";
+import { loadingBar } from "./progress.js";
 import {
   BUNDLED,
   expectTokenizer,
@@ -65,6 +66,7 @@ async function run(flags: ServeFlags): Promise<void> {
   await withDevice(async (gpu) => {
     const tokenizer = await expectTokenizer("serve", flags.model);
     const { model } = await loadCheckpoint(gpu, flags.model, {
+      ...loadingBar(flags.model),
       change: extension(flags.ropeScaling),
       components,
       adapters,

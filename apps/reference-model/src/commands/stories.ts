@@ -7,6 +7,7 @@ import { evaluateStories, perplexity } from "../training/evaluate.js";
 import { writeStory } from "../corpus/stories.js";
 import { componentsOf, componentsOption } from "./components_option.js";
 import { outputFile } from "./output_option.js";
+import { loadingBar } from "./progress.js";
 import { expectTokenizer, integerIn, modelOption, numberIn, withDevice } from "./shared.js";
 
 /** `stories`: write the repository's own text; `evaluate-stories`: judge a model that was trained on it. */
@@ -55,7 +56,10 @@ export function storiesCommands(program: Command): void {
       }) => {
         const components = await componentsOf(flags);
         await withDevice(async (gpu) => {
-          const { model } = await loadCheckpoint(gpu, flags.model, { components });
+          const { model } = await loadCheckpoint(gpu, flags.model, {
+            ...loadingBar(flags.model),
+            components,
+          });
           const tokenizer = await expectTokenizer("evaluate-stories", flags.model);
           const training = new Set(await readDocuments(flags.training));
           const unseen = Array.from({ length: 500 }, (_, i) => writeStory(flags.firstUnseen + i)).filter(

@@ -5,6 +5,7 @@ import { surveyFacts, type SurveyRow, type SurveyShares } from "../facts/survey.
 import { readSurvey } from "../facts/survey_file.js";
 import { addEditOptions, editOptions, sampleText, type EditMethodFlags } from "./edit_options.js";
 import { componentsOf } from "./components_option.js";
+import { loadingBar } from "./progress.js";
 import { expectTokenizer, withDevice } from "./shared.js";
 import { table } from "./table.js";
 
@@ -42,7 +43,7 @@ export function surveyCommand(program: Command): void {
     const { documents, heldOut } = await sampleText(flags);
     const components = await componentsOf(flags);
     await withDevice(async (gpu) => {
-      const { model } = await loadCheckpoint(gpu, flags.model, { components });
+      const { model } = await loadCheckpoint(gpu, flags.model, { ...loadingBar(flags.model), components });
       const tokenizer = await expectTokenizer("edit-survey", flags.model);
       const options = editOptions(flags, model, documents);
       const rows = await surveyFacts(model, tokenizer, survey, documents, heldOut, options, (row) => {

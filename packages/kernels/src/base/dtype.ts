@@ -140,14 +140,19 @@ function checkData(who: string, data: unknown, dtype: ElementType): asserts data
 }
 
 /**
- * Pack host numbers into the bytes that a buffer of `dtype` holds, padded to a multiple of four.
+ * Pack host numbers into the bytes that a buffer of `dtype` holds, padded to a multiple of four. They are a view of `data`
+ * where it is a typed array of the dtype.
  *
  * @throws ConfigError for what is not an array; DTypeError naming the first element that is not a number or does not
  * fit the dtype.
  */
 export function encode(who: string, data: unknown, dtype: ElementType): Uint8Array<ArrayBuffer> {
   checkData(who, data, dtype);
-  if (dtype !== "f16") return new Uint8Array(new ARRAYS[dtype](data).buffer);
+  if (dtype !== "f16") {
+    const own = data instanceof ARRAYS[dtype] && data.buffer instanceof ArrayBuffer;
+    const { buffer, byteOffset, byteLength } = own ? data : new ARRAYS[dtype](data);
+    return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+  }
   const half = new Uint16Array(data.length + (data.length & 1));
   for (let i = 0; i < data.length; i++) half[i] = toHalfBits(data[i] ?? 0);
   return new Uint8Array(half.buffer);

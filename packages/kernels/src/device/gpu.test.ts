@@ -58,6 +58,21 @@ describe("tensors", () => {
     expect((await list(gpu.empty([3]))).every(Number.isNaN)).toBe(true);
   });
 
+  it("hold what an array held when it was given, whatever becomes of the array", async () => {
+    const data = Float32Array.from([1, 2, 3, 4]);
+    const [made, busy] = [gpu.tensor(data), gpu.zeros([4])];
+    // A write that waits behind a queued command, and one of a recording.
+    gpu.copy(made, busy);
+    busy.write(data);
+    const recording = gpu.record(() => add(gpu.tensor(data), 0));
+    data.fill(9);
+    recording.replay();
+    for (const tensor of [made, busy, recording.outputs])
+      expect(Array.from(await tensor.read())).toEqual([1, 2, 3, 4]);
+    recording.dispose();
+    for (const tensor of [made, busy]) tensor.dispose();
+  });
+
   it("are written in the order of the commands", async () => {
     const x = gpu.tensor([1], [1]);
     const first = add(x, 1);

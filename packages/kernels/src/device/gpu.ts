@@ -323,7 +323,7 @@ export class Gpu {
   }
 
   #write(storage: Storage, data: Uint8Array<ArrayBuffer>): void {
-    if (this.#capture) this.#push({ kind: "write", to: storage, offset: 0, data });
+    if (this.#capture) this.#push({ kind: "write", to: storage, offset: 0, data: data.slice() });
     else this.#queue.write(storage, 0, data);
   }
 

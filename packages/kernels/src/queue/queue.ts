@@ -59,7 +59,8 @@ export class CommandQueue {
       this.#device.queue.writeBuffer(to.buffer, offset, data);
       return;
     }
-    this.push({ kind: "write", to, offset, data });
+    // The caller may change its array before the commands are submitted.
+    this.push({ kind: "write", to, offset, data: data.slice() });
   }
 
   /** Destroy a buffer once the commands that use it are submitted. */
